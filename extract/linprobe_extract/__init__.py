@@ -1,0 +1,1 @@
+"""Extraction: source tars through a frozen vision encoder into the feature store."""

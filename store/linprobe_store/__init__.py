@@ -1,0 +1,1 @@
+"""The feature store: what extraction writes once and training reads for ever."""
