@@ -1,0 +1,218 @@
+"""An encoder in the store: its identity, its parts and its sealed datasets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from linprobe_store.canary import compare_canary, read_canary, write_canary
+from linprobe_store.canonical import canonical_json
+from linprobe_store.catalog import (
+    choose,
+    find_folder,
+    folder_digits,
+    list_folders,
+    make_folder,
+)
+from linprobe_store.commits import PartCommit
+from linprobe_store.datasets import StoredDataset
+from linprobe_store.jsonread import read_json
+from linprobe_store.labelmap import LabelMap
+from linprobe_store.layout import (
+    DATASET_FILE,
+    DATASET_PREFIX,
+    ENCODER_FILE,
+    NAMES_FILE,
+    SETS_FOLDER,
+    check_split_name,
+    dataset_folder,
+    short_id,
+)
+from linprobe_store.parts import PartWriter, find_part, part_path
+from linprobe_store.provenance import Provenance, append_provenance, read_provenance
+from linprobe_store.records import EncoderNames, FeatureArray
+from linprobe_store.sealing import (
+    SealTarget,
+    find_parts,
+    find_split_spec,
+    part_blocks,
+    plan_rows,
+    write_split,
+)
+from linprobe_store.spec import DatasetSpec, EncoderSpec, ShardFingerprint
+from linprobe_store.specjson import check_id, dataset_json, read_dataset_spec, read_encoder_spec
+from linprobe_store.splits import Split
+from linprobe_store.staging import remove_unit
+
+
+@dataclass(frozen=True)
+class StoredEncoder:
+    """An encoder of a store."""
+
+    spec: EncoderSpec
+    """What its features are a function of."""
+    names: EncoderNames
+    """What people call it."""
+    path: Path
+    """Its folder."""
+
+    @property
+    def encoder_id(self) -> str:
+        """Sha256 of the spec, 64 hex digits."""
+        return self.spec.encoder_id
+
+    @property
+    def short_id(self) -> str:
+        """First 12 hex digits of the id."""
+        return short_id(self.encoder_id)
+
+    def committed_part(self, shard: ShardFingerprint) -> PartCommit | None:
+        """Commit of the part of a source tar, or None when there is none yet.
+
+        Raises
+        ------
+        IntegrityError : the part is there and damaged.
+        MismatchError : it is of another encoder, source tar or version of the format.
+        """
+        return find_part(self.path, self.encoder_id, shard)
+
+    def part_writer(self, shard: ShardFingerprint) -> PartWriter:
+        """Writer of the part of a source tar, to be used in a ``with`` statement.
+
+        Raises
+        ------
+        StoreError : the store cannot be written to.
+        """
+        return PartWriter(self.path, self.spec, shard)
+
+    def seal(
+        self,
+        dataset: DatasetSpec,
+        split: str,
+        *,
+        dataset_name: str,
+        keep_parts: bool = True,
+        label_map: LabelMap | None = None,
+    ) -> Split:
+        """Seal the parts of a split, in shard-list order; opens it if that is done already.
+
+        Parameters
+        ----------
+        dataset_name : what people call the dataset; the first name given to an id stays.
+        keep_parts : False removes the parts afterwards, which halves the space; another dataset
+            over the same tars, such as a relabelling, then needs the GPU again.
+        label_map : other classes over the same parts; ``dataset`` is then what its
+            ``relabelled`` gives.
+
+        Raises
+        ------
+        NotFoundError : the dataset has no such split, or parts are missing.
+        IntegrityError : a part is damaged.
+        MismatchError : labels outside the classes, or parts of another encoder.
+        StoreError : a key comes twice, or the disk refuses.
+        """
+        check_split_name(split)
+        split_spec = find_split_spec(dataset, split)
+        if label_map is not None:
+            label_map.check_made(dataset)
+        folder = self._dataset_folder(dataset, dataset_name)
+        if not (folder / split).exists():
+            parts = find_parts(self.path, self.encoder_id, split_spec)
+            blocks = part_blocks(self.path, parts, label_map)
+            target = SealTarget(folder / split, self.spec, dataset, split)
+            write_split(target, blocks, plan_rows(parts))
+        sealed = self._open_dataset(folder).split(split)
+        if not keep_parts:
+            for shard in split_spec.shards:
+                if (part := part_path(self.path, shard)).exists():
+                    remove_unit(part)
+        return sealed
+
+    def datasets(self) -> tuple[StoredDataset, ...]:
+        """Datasets with sealed splits, sorted by folder name."""
+        folders = list_folders(self.path / SETS_FOLDER, DATASET_PREFIX)
+        return tuple(self._open_dataset(folder) for folder in folders)
+
+    def dataset(self, query: str | None = None) -> StoredDataset:
+        """A dataset by its name or the beginning of its id; None means the only one.
+
+        Raises
+        ------
+        NotFoundError : nothing matches; lists what is there.
+        StoreError : several match; lists them.
+        """
+        return choose(
+            self.datasets(),
+            query,
+            what="dataset",
+            place=self.path,
+            names=lambda dataset: (dataset.dataset_id, dataset.name),
+        )
+
+    def record_provenance(self, entry: Provenance) -> None:
+        """Append a run to ``provenance.jsonl``."""
+        append_provenance(self.path, entry)
+
+    def provenance(self) -> tuple[Provenance, ...]:
+        """Runs that wrote features of this encoder, oldest first."""
+        return read_provenance(self.path)
+
+    def canary(self) -> Mapping[str, FeatureArray] | None:
+        """Canary features (m, d) by tap; None before :meth:`check_canary` stored them.
+
+        Raises
+        ------
+        IntegrityError : the file is damaged.
+        """
+        return read_canary(self.path)
+
+    def check_canary(
+        self, features: Mapping[str, FeatureArray], *, min_cosine: float = 0.9999
+    ) -> None:
+        """Compare this machine's canary features with the stored ones; the first call stores.
+
+        Parameters
+        ----------
+        features : canary features (m, d) by tap.
+        min_cosine : 0.9999 is far above what another model, activation or preprocessing gives,
+            and below what another GPU or batch size gives.
+
+        Raises
+        ------
+        MismatchError : other taps or shapes, or a lower cosine.
+        """
+        stored = read_canary(self.path)
+        if stored is None and write_canary(self.path, features):
+            return
+        stored = stored or read_canary(self.path) or {}
+        compare_canary(stored, features, min_cosine=min_cosine, place=self.path)
+
+    def _dataset_folder(self, dataset: DatasetSpec, name: str) -> Path:
+        parent = self.path / SETS_FOLDER
+        folder = find_folder(parent, DATASET_PREFIX, dataset.dataset_id)
+        if folder is not None:
+            return folder
+        files = {
+            DATASET_FILE: dataset_json(dataset),
+            NAMES_FILE: canonical_json({"name": name}),
+        }
+        return make_folder(parent, DATASET_PREFIX, dataset_folder(name, dataset.dataset_id), files)
+
+    def _open_dataset(self, folder: Path) -> StoredDataset:
+        spec = read_dataset_spec(folder / DATASET_FILE)
+        check_id(folder / DATASET_FILE, spec.dataset_id, folder_digits(folder))
+        name = read_json(folder / NAMES_FILE).text("name")
+        return StoredDataset(self, spec, name, folder)
+
+
+def open_encoder(folder: Path) -> StoredEncoder:
+    """Open the folder of an encoder.
+
+    Raises
+    ------
+    IntegrityError : its spec is missing, damaged, or not what the folder's name says.
+    """
+    path = folder / ENCODER_FILE
+    spec = read_encoder_spec(path)
+    check_id(path, spec.encoder_id, folder_digits(folder))
+    names = read_json(folder / NAMES_FILE)
+    return StoredEncoder(spec, EncoderNames(names.text("model"), names.text("slug")), folder)

@@ -1,0 +1,176 @@
+"""Sealing: the parts of a split, in shard-list order, into one array per field.
+
+Memory is O(block) and 8 bytes per row (a hash of each key, to find duplicates); rows go from the
+maps of the parts straight to the shard files of the split.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linprobe_store.commits import (
+    PartCommit,
+    PartRows,
+    split_commit_json,
+)
+from linprobe_store.errors import MismatchError, NotFoundError, StoreError
+from linprobe_store.filetable import check_files
+from linprobe_store.labelmap import LabelMap, check_range
+from linprobe_store.layout import COMMIT_FILE
+from linprobe_store.parts import find_part, part_path
+from linprobe_store.records import FeatureArray, FeatureBlock, LabelArray
+from linprobe_store.spec import DatasetSpec, EncoderSpec, SplitSpec
+from linprobe_store.staging import Staging, told_as_store_error
+from linprobe_store.units import UnitArrays, map_unit
+from linprobe_store.unitwriter import UnitWriter
+
+BLOCK_ROWS = 4096
+_NAMED = 5
+"""How many offenders an error names."""
+
+
+@dataclass(frozen=True)
+class SealTarget:
+    """The split to be sealed."""
+
+    path: Path
+    """Folder of the split; its parent exists."""
+    spec: EncoderSpec
+    """Encoder."""
+    dataset: DatasetSpec
+    """Dataset, whose classes bound the labels."""
+    split: str
+    """Name of the split."""
+
+
+def find_split_spec(dataset: DatasetSpec, split: str) -> SplitSpec:
+    """The split of a dataset spec by its name.
+
+    Raises
+    ------
+    NotFoundError : there is no such split.
+    """
+    for candidate in dataset.splits:
+        if candidate.name == split:
+            return candidate
+    names = ", ".join(s.name for s in dataset.splits)
+    raise NotFoundError(f"the dataset has no split {split!r}", hint=f"its splits are: {names}")
+
+
+def find_parts(encoder_path: Path, encoder_id: str, split: SplitSpec) -> tuple[PartCommit, ...]:
+    """Commits of all parts of a split, in row order.
+
+    Raises
+    ------
+    NotFoundError : parts are missing; names the source tars.
+    """
+    found = {shard: find_part(encoder_path, encoder_id, shard) for shard in split.shards}
+    missing = [shard.name for shard, commit in found.items() if commit is None]
+    if missing:
+        raise NotFoundError(
+            f"split {split.name!r}: {len(missing)} of {len(split.shards)} shards have no part: "
+            f"{_some(missing)}",
+            hint="extract them: linprobe-extract run",
+        )
+    if len(found) != len(split.shards):
+        raise MismatchError(
+            f"split {split.name!r} lists a shard twice", hint="list every shard once"
+        )
+    return tuple(commit for commit in found.values() if commit is not None)
+
+
+def plan_rows(parts: Iterable[PartCommit]) -> tuple[PartRows, ...]:
+    """Where the rows of each part will lie."""
+    planned = []
+    start = 0
+    for part in parts:
+        planned.append(PartRows(part.shard, start, part.rows, part.skipped_by_reason))
+        start += part.rows
+    return tuple(planned)
+
+
+def part_blocks(
+    encoder_path: Path, parts: Iterable[PartCommit], label_map: LabelMap | None
+) -> Iterator[FeatureBlock]:
+    """All rows of the parts in order; every byte of a part is verified before it is used."""
+    for part in parts:
+        unit = part_path(encoder_path, part.shard)
+        check_files(unit, part.contents.files, "deep")
+        arrays = map_unit(unit, part.rows, part.taps, part.dtype)
+        keys = arrays.read_keys(unit)
+        labels = cast("LabelArray", arrays.labels.whole())
+        if label_map is not None:
+            labels = label_map.apply(labels, part.shard.name)
+        taps = {tap: mapped.whole() for tap, mapped in arrays.features.items()}
+        for start in range(0, part.rows, BLOCK_ROWS):
+            stop = min(start + BLOCK_ROWS, part.rows)
+            features = {tap: cast("FeatureArray", x[start:stop]) for tap, x in taps.items()}
+            yield FeatureBlock(keys.between(start, stop), features, labels[start:stop])
+
+
+def write_split(
+    target: SealTarget, blocks: Iterable[FeatureBlock], parts: tuple[PartRows, ...]
+) -> None:
+    """Write a sealed split and make it visible by one rename; harmless if another one was first.
+
+    Raises
+    ------
+    MismatchError : labels out of range, or rows that do not add up to those of ``parts``.
+    StoreError : a key comes twice, a value cannot be stored, or the disk refuses.
+    """
+    place = f"split {target.split!r}"
+    with told_as_store_error(target.path), Staging(target.path.parent) as staging:
+        unit = UnitWriter(staging.path, target.spec, place, strong=True)
+        try:
+            hashes = [_append(unit, block, target.dataset, place) for block in blocks]
+            expected = sum(part.rows for part in parts)
+            if unit.rows != expected:
+                raise MismatchError(
+                    f"{place}: expected {expected} rows, found {unit.rows}",
+                    hint="the source changed while it was read; run it again",
+                )
+            ids = {"encoder_id": target.spec.encoder_id, "dataset_id": target.dataset.dataset_id}
+            contents = unit.close({"kind": "split", "split": target.split, **ids})
+        finally:
+            unit.abandon()
+        arrays = map_unit(staging.path, contents.rows, contents.taps, contents.dtype)
+        _check_unique(np.concatenate([np.empty(0, np.int64), *hashes]), arrays, place)
+        data = split_commit_json(contents, target.dataset.dataset_id, target.split, parts)
+        (staging.path / COMMIT_FILE).write_bytes(data)
+        staging.publish(target.path)
+
+
+def _append(
+    unit: UnitWriter, block: FeatureBlock, dataset: DatasetSpec, place: str
+) -> NDArray[np.int64]:
+    """Write a block and give the hash of each of its keys."""
+    check_range(block.labels, len(dataset.classes), place)
+    unit.append(block)
+    return np.fromiter(map(hash, block.keys), np.int64, len(block.keys))
+
+
+def _check_unique(hashes: NDArray[np.int64], arrays: UnitArrays, place: str) -> None:
+    """Refuse keys that come twice; only keys of equal hash are compared as text."""
+    order = np.argsort(hashes, kind="stable")
+    again = hashes[order[1:]] == hashes[order[:-1]]
+    suspects = np.union1d(order[1:][again], order[:-1][again])
+    if not len(suspects):
+        return
+    keys = arrays.read_keys(arrays.keys_bytes.folder)
+    counts = Counter(keys[int(i)] for i in suspects)
+    twice = [key for key, count in counts.items() if count > 1]
+    if twice:
+        raise StoreError(
+            f"{place}: {len(twice)} keys come more than once: {_some(twice)}",
+            hint="a shard is listed under two names, or shards overlap: list every sample once",
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

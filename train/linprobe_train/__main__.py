@@ -1,0 +1,5 @@
+"""``python -m linprobe_train``."""
+
+from linprobe_train.cli import main
+
+main()

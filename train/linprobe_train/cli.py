@@ -1,0 +1,79 @@
+"""The command line of the train stage: parse, call one library function, print.
+
+Imports stay light: a stored answer is shown without loading the solver's libraries.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linprobe_store.terminal import emit, emit_json, new_app, note, run
+
+app = new_app("Train and score linear probes on stored features. CPU only.")
+
+
+@app.callback()
+def root() -> None:
+    """Train and score linear probes on stored features. CPU only."""
+
+
+@app.command()
+def probe(
+    store: Annotated[Path, typer.Option(help="Feature store.")] = Path("features"),
+    model: Annotated[str | None, typer.Option(help="Encoder; default the only one.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Dataset; repeat for more.")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="default, clip-paper, clip-readme or dino.")
+    ] = "default",
+    tap: Annotated[str | None, typer.Option(help="embedding or pre_projection.")] = None,
+    normalize: Annotated[
+        bool | None, typer.Option("--normalize/--no-normalize", help="L2-normalise rows.")
+    ] = None,
+    standardize: Annotated[
+        bool | None, typer.Option("--standardize/--no-standardize", help="Standardise features.")
+    ] = None,
+    c_value: Annotated[float | None, typer.Option("--C", help="One value of C, no sweep.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Values of C: 0.1,1,10.")] = None,
+    cv: Annotated[int, typer.Option(help="Folds of cross-validation; 0 uses val.")] = 0,
+    balanced: Annotated[bool, typer.Option("--balanced", help="Weigh classes equally.")] = False,
+    solver: Annotated[str, typer.Option(help="linprobe or sklearn.")] = "linprobe",
+    memory: Annotated[str | None, typer.Option(help="Most memory to use, such as 4GB.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; default all cores.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the val cut and the bootstrap.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Choose C on val, fit on train and val, score on test, store the result."""
+    from linprobe_train.command import ProbeRequest, probe_datasets
+    from linprobe_train.text import answer_text, answers_json
+
+    request = ProbeRequest(
+        store,
+        model,
+        tuple(data or ()),
+        protocol,
+        tap,
+        normalize,
+        standardize,
+        c_value,
+        grid,
+        cv,
+        balanced,
+        solver,
+        memory,
+        threads,
+        seed,
+        out,
+    )
+    answers = probe_datasets(request, note)
+    if as_json:
+        emit_json(answers_json(answers))
+        return
+    for one in answers:
+        emit(answer_text(one, store))
+
+
+def main() -> None:
+    """Run ``linprobe-train``."""
+    run(app)

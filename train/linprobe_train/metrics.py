@@ -1,0 +1,160 @@
+"""Scores of predictions, each with its 95 % interval.
+
+Every metric is a function of row weights (multiplicities): the same code gives the value (all ones)
+and its bootstrap. n rows, k classes; probabilities p (n, k).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linprobe_store.records import LabelArray
+from linprobe_train.intervals import Interval, bootstrap, wilson
+
+Weights = NDArray[np.float64]
+Statistic = Callable[[Weights], float]
+
+ECE_BINS = 15
+"""Guo et al. 2017, "On calibration of modern neural networks"."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric on one split."""
+
+    name: str
+    """``top1``, ``top5``, ``mean_per_class``, ``macro_f1``, ``nll``, ``ece``, ``roc_auc``,
+    ``mean_top1_top5``, ``map_11_point`` or ``map``."""
+    value: float
+    """A share in [0, 1], except ``nll`` in nats."""
+    interval: Interval
+    """95 %."""
+
+
+def score_names(k: int, *, multi_label: bool) -> tuple[str, ...]:
+    """Names of the metrics that exist for k classes, the most usual headline first."""
+    if multi_label:
+        return ("map", "map_11_point")
+    names = ("top1", "mean_per_class", "macro_f1", "nll", "ece")
+    if k == 2:
+        return (*names, "roc_auc")
+    return (*names, "top5", "mean_top1_top5") if k > 5 else names
+
+
+def score_value(name: str, p: NDArray[np.float64], labels: LabelArray) -> float:
+    """One metric without its interval; p (n, k), labels (n,) or (n, k)."""
+    return statistic(name, p, labels)(np.ones(len(p)))
+
+
+def scores_of(p: NDArray[np.float64], labels: LabelArray, seed: int) -> tuple[Score, ...]:
+    """Every metric that exists, with its interval; p (n, k), labels (n,) or (n, k)."""
+    names = score_names(p.shape[1], multi_label=labels.ndim == 2)
+    return tuple(_score(name, p, labels, seed) for name in names)
+
+
+def _score(name: str, p: NDArray[np.float64], labels: LabelArray, seed: int) -> Score:
+    n = len(p)
+    function = statistic(name, p, labels)
+    value = function(np.ones(n))
+    if name in ("top1", "top5"):
+        return Score(name, value, wilson(round(value * n), n))
+    return Score(name, value, bootstrap(function, n, seed))
+
+
+def statistic(name: str, p: NDArray[np.float64], labels: LabelArray) -> Statistic:
+    """Metric as a function of row weights; sorting and lookups are done once, here."""
+    return _STATISTICS[name](p, labels)
+
+
+def in_top(p: NDArray[np.float64], labels: LabelArray, count: int) -> NDArray[np.bool_]:
+    """Whether the label is among the ``count`` most probable classes, (n,).
+
+    Of equally probable classes the smaller id comes first.
+    """
+    own = p[np.arange(len(p)), labels][:, None]
+    earlier = np.arange(p.shape[1]) < labels[:, None]
+    ahead = (p > own).sum(axis=1) + ((p == own) & earlier).sum(axis=1)
+    inside: NDArray[np.bool_] = ahead < count
+    return inside
+
+
+def _top(count: int) -> Callable[[NDArray[np.float64], LabelArray], Statistic]:
+    def make(p: NDArray[np.float64], labels: LabelArray) -> Statistic:
+        hit = in_top(p, labels, count).astype(np.float64)
+        return lambda w: float(w @ hit / w.sum())
+
+    return make
+
+
+def _mean_top1_top5(p: NDArray[np.float64], labels: LabelArray) -> Statistic:
+    first, fifth = _top(1)(p, labels), _top(5)(p, labels)
+    return lambda w: (first(w) + fifth(w)) / 2
+
+
+def _mean_per_class(p: NDArray[np.float64], labels: LabelArray) -> Statistic:
+    hit, k = in_top(p, labels, 1), p.shape[1]
+
+    def value(w: Weights) -> float:
+        rows = np.bincount(labels, w, k)
+        hits = np.bincount(labels, w * hit, k)
+        return float((hits[rows > 0] / rows[rows > 0]).mean())
+
+    return value
+
+
+def _macro_f1(p: NDArray[np.float64], labels: LabelArray) -> Statistic:
+    predicted, k = p.argmax(axis=1), p.shape[1]
+    hit = predicted == labels
+
+    def value(w: Weights) -> float:
+        # Classes neither present nor predicted have no F1, as in scikit-learn's default labels.
+        size = np.bincount(labels, w, k) + np.bincount(predicted, w, k)
+        hits = np.bincount(labels, w * hit, k)
+        return float((2 * hits[size > 0] / size[size > 0]).mean())
+
+    return value
+
+
+def _nll(p: NDArray[np.float64], labels: LabelArray) -> Statistic:
+    # scikit-learn's log_loss clips at the same place; a class missing from training has p = 0.
+    own = np.maximum(p[np.arange(len(p)), labels], np.finfo(np.float64).eps)
+    losses = -np.log(own)
+    return lambda w: float(w @ losses / w.sum())
+
+
+def _ece(p: NDArray[np.float64], labels: LabelArray) -> Statistic:
+    """Gap between confidence and accuracy over equal-width bins, weighted by rows."""
+    confidence = p.max(axis=1)
+    error = confidence - (p.argmax(axis=1) == labels)
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    return lambda w: float(np.abs(np.bincount(bins, w * error, ECE_BINS)).sum() / w.sum())
+
+
+def _roc_auc(p: NDArray[np.float64], labels: LabelArray) -> Statistic:
+    """Chance that a row of class 1 scores above a row of class 0; ties count half."""
+    _, group = np.unique(p[:, 1], return_inverse=True)
+    positive = labels == 1
+
+    def value(w: Weights) -> float:
+        up = np.bincount(group, w * positive)
+        down = np.bincount(group, w * ~positive)
+        pairs = up.sum() * down.sum()
+        below = np.cumsum(down) - down
+        return float(up @ (below + down / 2) / pairs) if pairs else float("nan")
+
+    return value
+
+
+_Make = Callable[[NDArray[np.float64], LabelArray], Statistic]
+_STATISTICS: dict[str, _Make] = {
+    "top1": _top(1),
+    "top5": _top(5),
+    "mean_top1_top5": _mean_top1_top5,
+    "mean_per_class": _mean_per_class,
+    "macro_f1": _macro_f1,
+    "nll": _nll,
+    "ece": _ece,
+    "roc_auc": _roc_auc,
+}

@@ -1,0 +1,80 @@
+"""What happens to a stored row before the probe sees it: float32, unit norm, standardised.
+
+Applied block by block while reading; the store keeps rows as the encoder gave them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linprobe_store.records import FeatureArray
+from linprobe_train.errors import DataError
+from linprobe_train.rows import Rows
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """``x -> (unit(x) - shift) / scale``, where each of the three steps is optional."""
+
+    normalize: bool
+    """Divide every row by its L2 norm first."""
+    shift: Float64 | None = None
+    """(d,) subtracted from the (normalised) row; None for nothing."""
+    scale: Float64 | None = None
+    """(d,) divided by after the shift, all positive; None for ones."""
+
+    def apply(self, features: FeatureArray) -> Float32:
+        """Prepare rows (b, d): a new float32 array, the input is left as it is."""
+        rows = features.astype(np.float32)
+        if self.normalize:
+            squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float32)
+            rows *= (1 / np.sqrt(squares))[:, None]
+        if self.shift is not None:
+            rows -= self.shift.astype(np.float32)
+        if self.scale is not None:
+            rows *= (1 / self.scale).astype(np.float32)
+        return rows
+
+
+def check_features(rows: Rows, *, normalize: bool) -> None:
+    """Refuse values that no fit survives, naming the first such row.
+
+    Raises
+    ------
+    DataError : NaN or infinity; a row of zeros where rows are to be normalised.
+    """
+    for start, block in rows.pairs():
+        features = block.read()
+        squares = np.einsum("ij,ij->i", features, features, dtype=np.float32)
+        bad = ~np.isfinite(squares) | ((squares == 0) & normalize)
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            what = "all zeros" if squares[row] == 0 else "NaN or infinite values"
+            raise DataError(
+                f"row {start + row} of the features is {what}",
+                hint="remove the row, or extract or import the features again",
+            )
+
+
+def column_moments(rows: Rows, *, normalize: bool) -> tuple[Float64, Float64]:
+    """Mean and standard deviation of every feature, each (d,) float64, in one read of the rows.
+
+    A feature that is constant gets deviation 1: dividing by it changes nothing.
+    """
+    plain = Preparation(normalize)
+    # Sums of deviations from one typical row do not cancel, unlike raw second moments.
+    pivot = plain.apply(rows.blocks[0].read()[:1])[0].astype(np.float64)
+    total, squares = np.zeros(rows.dim), np.zeros(rows.dim)
+    for block in rows.blocks:
+        deviations = plain.apply(block.read()).astype(np.float64) - pivot
+        total += deviations.sum(0)
+        squares += np.einsum("ij,ij->j", deviations, deviations)
+    mean = total / rows.n
+    deviation = np.sqrt(np.maximum(squares / rows.n - mean**2, 0))
+    # Rounding leaves a constant column a deviation of about 1e-8 of its size, not 0.
+    constant = deviation <= 1e-6 * np.maximum(np.abs(mean + pivot), 1e-30)
+    return mean + pivot, np.where(constant, 1.0, deviation)

@@ -1,0 +1,72 @@
+"""The probe: a linear classifier of stored features, as plain arrays."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linprobe_train.errors import DataError
+from linprobe_train.losses import Loss, probabilities
+from linprobe_train.preparation import Float64, Preparation
+from linprobe_train.rows import Rows
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Weights on raw stored features; row normalisation is a flag, standardisation is folded in."""
+
+    coef: Float64
+    """(m, d): m = 1 for two fitted classes, else one row for each."""
+    intercept: Float64
+    """(m,)"""
+    loss: Loss
+    """``softmax``, or ``sigmoid`` for two classes and for multi-label."""
+    normalize: bool
+    """Whether rows are divided by their L2 norm before the product."""
+    fitted: NDArray[np.int64]
+    """Class ids the probe was fitted on, ascending; other classes get probability 0."""
+    n_classes: int
+    """k, the classes of the dataset."""
+    multi_label: bool
+    """Whether classes are predicted independently."""
+
+    def logits(self, rows: Rows) -> Float64:
+        """``x @ coef.T + intercept`` for every row, (n, m).
+
+        Raises
+        ------
+        DataError : rows of another dimension.
+        """
+        if rows.dim != self.coef.shape[1]:
+            raise DataError(
+                f"rows have {rows.dim} features; the probe was trained on {self.coef.shape[1]}",
+                hint="use features of the encoder and tap the probe was trained on",
+            )
+        preparation = Preparation(self.normalize)
+        columns = np.ascontiguousarray(self.coef.T, dtype=np.float32)
+        out = np.empty((rows.n, len(self.coef)))
+        for start, block in rows.pairs():
+            out[start : start + block.n] = preparation.apply(block.read()) @ columns
+        out += self.intercept
+        return out
+
+    def probabilities(self, rows: Rows) -> Float64:
+        """Probability of every class of the dataset, (n, k)."""
+        p = self.logits(rows)
+        probabilities(p, self.loss)
+        if len(self.fitted) == 2 and not self.multi_label:
+            p = np.column_stack([1 - p[:, 0], p[:, 0]])
+        if len(self.fitted) == self.n_classes:
+            return p
+        full = np.zeros((rows.n, self.n_classes))
+        full[:, self.fitted] = p
+        return full
+
+
+def fold(coef: Float64, intercept: Float64, preparation: Preparation) -> tuple[Float64, Float64]:
+    """Weights on prepared rows to weights on (normalised) raw rows: shift and scale go inside."""
+    if preparation.scale is not None:
+        coef = coef / preparation.scale
+    if preparation.shift is not None:
+        intercept = intercept - coef @ preparation.shift
+    return coef, intercept

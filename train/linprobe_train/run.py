@@ -1,0 +1,176 @@
+"""The probe command: one question about one stored dataset, from features to a stored result."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from linprobe_store.records import LabelArray
+from linprobe_train.headlines import headline_metric
+from linprobe_train.metrics import scores_of
+from linprobe_train.passes import crew_of
+from linprobe_train.predictions import Predictions, predictions_of, save_predictions
+from linprobe_train.probe_file import ProbeCard, save_probe
+from linprobe_train.protocols import Protocol
+from linprobe_train.results import (
+    Environment,
+    ProbeResult,
+    Question,
+    check_writable,
+    commit_result,
+    read_result,
+    result_folder,
+)
+from linprobe_train.search import Search, SearchSettings, SplitUse, search
+from linprobe_train.solver import FitReport
+from linprobe_train.stored import StoredSplits
+from linprobe_train.sweep import SweepPoint
+from linprobe_train.training import FitSettings
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """What the person asking decides."""
+
+    protocol: Protocol
+    """How C is chosen and what the features go through."""
+    settings: FitSettings
+    """Threads, memory, solver and class weights; the preparation must be the protocol's."""
+    folds: int = 0
+    """Folds of cross-validation; 0 for a val split."""
+    seed: int = 0
+    """Of the val cut, the folds and the bootstrap."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A result and where it lies."""
+
+    result: ProbeResult
+    """What was found."""
+    folder: Path
+    """Where it is stored."""
+    fresh: bool
+    """False where it was read from disk."""
+
+
+def answer(
+    splits: StoredSplits,
+    options: ProbeOptions,
+    out: Path,
+    told: Callable[[SweepPoint], None] = lambda point: None,
+) -> Answer:
+    """Give the stored answer, or search, score and store one.
+
+    Raises
+    ------
+    DataError : rows or labels that no probe can be fitted on.
+    ResultError : the result cannot be written.
+    """
+    question = make_question(splits, options)
+    folder = result_folder(out, question, splits.encoder.names.slug, splits.dataset.name)
+    stored = read_result(folder)
+    if stored is not None:
+        return Answer(stored, folder, fresh=False)
+    check_writable(out)
+    wall, cpu = time.perf_counter(), time.process_time()
+    train = splits.rows(splits.train)
+    val = splits.rows(splits.val) if splits.val is not None else None
+    how = SearchSettings(options.protocol.grid, question.metric, options.folds, options.seed)
+    with crew_of(options.settings.threads) as crew:
+        found = search(train, val, how, options.settings, crew, told)
+    test = splits.open_test()
+    p = found.probe.probabilities(test)
+    result = ProbeResult(
+        question=question,
+        dataset=splits.dataset.name,
+        encoder=splits.encoder.names.model,
+        dim=test.dim,
+        classes=tuple(splits.train.classes),
+        fitted_on=found.fitted_on,
+        held_out=found.held_out,
+        test=SplitUse("test", test.n),
+        C=found.fit.C,
+        sweep=found.sweep,
+        fit=found.fit,
+        scores=scores_of(p, test.labels, options.seed),
+        warnings=_warnings(splits, found, test.labels),
+        environment=Environment(
+            _versions(),
+            options.settings.threads,
+            time.perf_counter() - wall,
+            time.process_time() - cpu,
+        ),
+    )
+    predictions = predictions_of(p, test.labels, list(splits.test_split().keys))
+    _store(folder, result, found, predictions, splits.tap)
+    return Answer(result, folder, fresh=True)
+
+
+def make_question(splits: StoredSplits, options: ProbeOptions) -> Question:
+    """Collect everything the answer depends on."""
+    multi_label = splits.train.labels.ndim == 2
+    return Question(
+        encoder_id=splits.encoder.encoder_id,
+        dataset_id=splits.dataset.dataset_id,
+        splits=splits.digests(),
+        protocol=options.protocol,
+        metric=headline_metric(splits.dataset.name, multi_label=multi_label),
+        folds=options.folds,
+        balanced=options.settings.balanced,
+        solver=options.settings.solver,
+        seed=options.seed,
+    )
+
+
+def _store(
+    folder: Path, result: ProbeResult, found: Search, predictions: Predictions, tap: str
+) -> None:
+    probe = found.probe
+    card = ProbeCard(
+        encoder_id=result.question.encoder_id,
+        encoder=result.encoder,
+        dataset=result.dataset,
+        tap=tap,
+        normalize=probe.normalize,
+        loss=probe.loss,
+        multi_label=probe.multi_label,
+        classes=result.classes,
+        C=result.C,
+    )
+
+    def write(partial: Path) -> None:
+        save_probe(partial, probe, card)
+        save_predictions(partial / "predictions.npz", predictions)
+
+    commit_result(folder, result, write)
+
+
+def _warnings(splits: StoredSplits, found: Search, labels: LabelArray) -> tuple[str, ...]:
+    classes, fitted = splits.train.classes, set(found.probe.fitted.tolist())
+    missing = [name for i, name in enumerate(classes) if i not in fitted]
+    lines = [*(found.sweep.warnings() if found.sweep else ()), *_unfinished(found.fit)]
+    if missing:
+        rows = 0 if labels.ndim == 2 else int((~np.isin(labels, list(fitted))).sum())
+        lines.append(
+            f"{len(missing)} classes have no training row and are never predicted: "
+            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''} ({rows} test rows)"
+        )
+    return (*lines, *splits.shared_keys())
+
+
+def _unfinished(fit: FitReport) -> list[str]:
+    if fit.converged:
+        return []
+    line = (
+        f"the final fit did not converge ({fit.stop} after {fit.iterations} iterations): its gap "
+        f"is at most {fit.bound:.1g}; try a smaller C, or --standardize"
+    )
+    return [line]
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("linprobe", "numpy", "scipy", "scikit-learn")}
