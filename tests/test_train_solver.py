@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from train_factories import features, make_rows
 
 from linprobe_train import problem as problem_module
 from linprobe_train.passes import Crew, crew_of, evaluate
@@ -14,6 +13,7 @@ from linprobe_train.preparation import Preparation
 from linprobe_train.problem import Problem, make_problem
 from linprobe_train.rows import Rows, rows_of_array
 from linprobe_train.solver import FitReport, PathSolver, Tolerance
+from train_factories import features, make_rows
 
 Float64 = NDArray[np.float64]
 
@@ -167,7 +167,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads(resident: bool) -> 
 def test_warm_and_cold_starts_agree(crew: Crew) -> None:
     rows = make_rows(400, 12, 6)
     warm = PathSolver(plain_problem(rows), crew)
-    for C in (1e-2, 1.0, 1e2):
+    for C in (1e-2, 1.0, 10.0, 1e2):
         report = warm.fit(C, Tolerance())
     cold = PathSolver(plain_problem(rows), crew).fit(1e2, Tolerance())
 

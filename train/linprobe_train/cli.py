@@ -22,7 +22,9 @@ def root() -> None:
 def probe(
     store: Annotated[Path, typer.Option(help="Feature store.")] = Path("features"),
     model: Annotated[str | None, typer.Option(help="Encoder; default the only one.")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="Dataset; repeat for more.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Dataset, repeatable; default all.")
+    ] = None,
     protocol: Annotated[
         str, typer.Option(help="default, clip-paper, clip-readme or dino.")
     ] = "default",

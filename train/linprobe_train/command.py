@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
 
-from linprobe_train.errors import OptionError
+from linprobe_train.errors import DataError, OptionError
 from linprobe_train.grids import Grid, list_grid
 from linprobe_train.memory import parse_bytes
 from linprobe_train.protocols import Protocol, protocol_named
@@ -25,7 +25,7 @@ class ProbeRequest:
     model: str | None
     """Encoder; None for the only one."""
     data: tuple[str, ...]
-    """Datasets; () for the only one."""
+    """Datasets; () for every dataset of the encoder."""
     protocol: str
     """Name of a protocol."""
     tap: str | None
@@ -62,7 +62,13 @@ def probe_datasets(request: ProbeRequest, tell: Callable[[str], None]) -> list[A
     options = options_of(request)
     encoder = open_encoder(request.store, request.model)
     tap = options.protocol.tap
-    every = [open_splits(encoder, name, tap) for name in request.data or (None,)]
+    names = request.data or tuple(dataset.dataset_id for dataset in encoder.datasets())
+    if not names:
+        raise DataError(
+            f"{request.store} holds no dataset for {encoder.names.model}",
+            hint=f"linprobe-extract run --model {encoder.names.model} --data DIR",
+        )
+    every = [open_splits(encoder, name, tap) for name in names]
 
     def told(point: SweepPoint) -> None:
         passes = sum(fit.passes for fit in point.fits)

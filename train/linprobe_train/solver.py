@@ -7,6 +7,8 @@ Stop, whichever comes first (F objective, g gradient, H the inverse Hessian L-BF
 - ``estimate``: g'Hg / 2 <= ``decrement`` F: the decrease that L-BFGS itself expects of its next
   step. Measured, the true gap is up to about ten times this.
 
+Both also ask that W, and not only F, has settled.
+
 Everything else is an honest ``converged = False``.
 """
 
@@ -27,6 +29,12 @@ StopReason = Literal["bound", "estimate", "max_iter", "stalled"]
 ARMIJO = 1e-4
 """Share of the expected decrease a step must bring; Nocedal and Wright 2006, section 3.1."""
 
+SETTLED = 1e-3
+"""Decrease left to gain, relative to the ridge, that moves W by about 3 % at most."""
+
+FLAT = 1e-11
+"""Relative decrease of F that float64 sums barely resolve: nothing is left to gain."""
+
 F32_NOISE = 1e-7
 """Relative change of F that float32 logits cannot resolve."""
 
@@ -37,7 +45,7 @@ class Tolerance:
 
     gap: float = 1e-6
     """Relative objective gap that the rigorous bound must reach."""
-    decrement: float = 5e-8
+    decrement: float = 2e-8
     """Relative decrease expected of the next step that counts as done."""
     max_iter: int = 1000
     """Most iterations; the CLIP paper's number."""
@@ -180,10 +188,11 @@ class Descent:
             )
             slope = -dot(self.at.g, direction)
             self.decrement = -0.5 * slope
-            if self.decrement <= self.tolerance.decrement * self.at.F:
-                return "estimate"
-            if self.at.bound <= self.tolerance.gap:
-                return "bound"
+            if self._weights_settled():
+                if self.at.bound <= self.tolerance.gap:
+                    return "bound"
+                if self.decrement <= self.tolerance.decrement * self.at.F:
+                    return "estimate"
             if self.iterations >= self.tolerance.max_iter:
                 return "max_iter"
             if not self._step(direction, slope):
@@ -192,6 +201,15 @@ class Descent:
                 self.arithmetic = "float64"
                 self._move(self.path.evaluate(self.point.V, "float64"))
             self._refresh()
+
+    def _weights_settled(self) -> bool:
+        """Whether W itself, not only F, is near its end.
+
+        At tiny C all of F is the loss at W = 0, where a small relative gap says nothing of the
+        direction of W, which alone decides predictions. The ridge is the scale of W's part of F.
+        """
+        ridge = self.at.F - self.point.loss
+        return self.decrement <= max(SETTLED * ridge, FLAT * self.at.F)
 
     def _move(self, point: Point) -> None:
         self.point, self.at = point, with_ridge(point, self.at.l2)

@@ -68,7 +68,7 @@ class StoredSplits:
         return tuple(found)
 
 
-def open_splits(encoder: StoredEncoder, dataset: str | None, tap: str) -> StoredSplits:
+def open_splits(encoder: StoredEncoder, dataset: str, tap: str) -> StoredSplits:
     """Find train, val and test of a dataset.
 
     Raises
