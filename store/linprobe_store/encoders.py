@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from linprobe_store.canary import compare_canary, read_canary, write_canary
 from linprobe_store.canonical import canonical_json
@@ -15,6 +16,7 @@ from linprobe_store.catalog import (
 )
 from linprobe_store.commits import PartCommit
 from linprobe_store.datasets import StoredDataset
+from linprobe_store.errors import NotFoundError
 from linprobe_store.jsonread import read_json
 from linprobe_store.labelmap import LabelMap
 from linprobe_store.layout import (
@@ -29,7 +31,7 @@ from linprobe_store.layout import (
 )
 from linprobe_store.parts import PartWriter, find_part, part_path
 from linprobe_store.provenance import Provenance, append_provenance, read_provenance
-from linprobe_store.records import EncoderNames, FeatureArray
+from linprobe_store.records import EncoderNames, FeatureArray, LabelArray
 from linprobe_store.sealing import (
     SealTarget,
     find_parts,
@@ -42,6 +44,7 @@ from linprobe_store.spec import DatasetSpec, EncoderSpec, ShardFingerprint
 from linprobe_store.specjson import check_id, dataset_json, read_dataset_spec, read_encoder_spec
 from linprobe_store.splits import Split
 from linprobe_store.staging import remove_unit
+from linprobe_store.units import map_unit
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,21 @@ class StoredEncoder:
         MismatchError : it is of another encoder, source tar or version of the format.
         """
         return find_part(self.path, self.encoder_id, shard)
+
+    def part_labels(self, shard: ShardFingerprint) -> LabelArray:
+        """Labels in the part of a source tar, in row order, read-only.
+
+        Raises
+        ------
+        NotFoundError : it has no part yet.
+        """
+        part = self.committed_part(shard)
+        if part is None:
+            raise NotFoundError(
+                f"{self.path}: '{shard.name}' has no part", hint="linprobe-extract run makes it"
+            )
+        arrays = map_unit(part_path(self.path, shard), part.rows, part.taps, part.dtype)
+        return cast("LabelArray", arrays.labels.whole())
 
     def part_writer(self, shard: ShardFingerprint) -> PartWriter:
         """Writer of the part of a source tar, to be used in a ``with`` statement.

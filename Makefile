@@ -1,0 +1,63 @@
+# linprobe: a thin face over three scripts. `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+MODEL ?=
+DATA ?=
+STORE ?= features
+OUT ?= results
+GPUS ?= 1
+ARGS ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+EXTRACT := $(if $(filter-out 1,$(GPUS)),$(BIN)/torchrun --standalone --nproc-per-node $(GPUS) -m linprobe_extract,$(BIN)/linprobe-extract)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test data extract probe compare report bench check lint types clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  variables: MODEL=$(MODEL) DATA=$(DATA) STORE=$(STORE) OUT=$(OUT) GPUS=$(GPUS) ARGS='$(ARGS)'"
+
+demo: $(VENV)/.demo ## From nothing to an accuracy, offline: handwritten digits
+	@$(BIN)/linprobe-extract pack digits --out data/digits
+	@$(BIN)/linprobe-extract run --model demo --data data/digits --store $(STORE)
+	@$(BIN)/linprobe-train probe --store $(STORE) --model demo --data digits --out $(OUT)
+
+test: lint types ## From nothing to a green test run
+	$(BIN)/python -m pytest
+
+data: $(VENV)/.extract ## Download and pack a known dataset: make data DATA=cifar10
+	@$(BIN)/linprobe-extract pack $(DATA) --out data/$(DATA) $(ARGS)
+
+extract: $(VENV)/.extract ## Features of a dataset: make extract MODEL=ViT-B/16 DATA=data/cifar10
+	@$(EXTRACT) run --model '$(MODEL)' --data '$(DATA)' --store '$(STORE)' $(ARGS)
+
+probe: $(VENV)/.base ## Train and score the probe on stored features: make probe [MODEL=...] [DATA=...]
+	@$(BIN)/linprobe-train probe --store '$(STORE)' --out '$(OUT)' \
+		$(if $(MODEL),--model '$(MODEL)') $(if $(DATA),--data '$(notdir $(DATA))') $(ARGS)
+
+check: test ## What has to be green before a commit
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+clean: ## Remove the environment and the caches; data, features and results stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+
+# An environment per need; each installs once, and again when what it needs has changed.
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than 3.11" >&2; \
+		  echo "hint: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/.python
+	@echo "installing linprobe$(if $(filter-out base,$*),[$*]) into $(VENV) (once)" >&2
+	@$(PIP) -e '.$(if $(filter-out base,$*),[$*])'
+	@touch $@

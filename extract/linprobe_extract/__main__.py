@@ -1,0 +1,5 @@
+"""``python -m linprobe_extract`` is ``linprobe-extract``."""
+
+from linprobe_extract.cli import main
+
+main()

@@ -1,0 +1,108 @@
+"""Which process encodes which shard.
+
+Alone: all of them, in order. Under torchrun: whoever is free takes the next one from a counter in
+the c10d store, so that fast ranks do more; there are no collectives and nothing to hang on. Under
+SLURM without torchrun: every n-th. A shard that a dead rank leaves is finished by the next run,
+and a shard encoded twice is committed once.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from linprobe_extract.errors import ExtractError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The place of this process among those of one run."""
+
+    rank: int
+    """0-based, below ``world_size``."""
+    world_size: int
+    """Processes of the run."""
+    local_rank: int
+    """0-based among the processes of this machine: its GPU."""
+    local_world_size: int
+    """Processes of this machine, which share its cores."""
+    torchrun: bool
+    """Started by torchrun, so that there is a c10d store to claim from."""
+
+
+def ranks_from_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
+    """Read torchrun's variables, else SLURM's, else be alone.
+
+    Sources: the torchrun manual, "Environment Variables"; the srun manual, "OUTPUT ENVIRONMENT
+    VARIABLES".
+
+    Raises
+    ------
+    ExtractError : a variable is not a number, or the rank is not below the world size.
+    """
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    elif "SLURM_PROCID" in environment and "SLURM_NTASKS" in environment:
+        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
+    else:
+        return Ranks(0, 1, 0, 1, torchrun=False)
+    rank, world_size, local_rank, local_size = (_number(environment, name) for name in names)
+    if not 0 <= rank < world_size:
+        raise ExtractError(
+            f"{names[0]}={rank} is not below {names[1]}={world_size}",
+            hint="start the processes with torchrun or srun, or unset these variables",
+        )
+    return Ranks(
+        rank, world_size, local_rank, max(1, local_size), torchrun="MASTER_ADDR" in environment
+    )
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "0")
+    if not text.isdigit():
+        raise ExtractError(
+            f"environment variable {name}={text!r} is not a number",
+            hint="start the processes with torchrun or srun, or unset it",
+        )
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Shared counters of one run: who takes what, and who is last."""
+
+    ranks: Ranks
+    """This process."""
+    add: Callable[[str, int], int] | None
+    """Atomically add to a named counter and give the new value; None without a shared store."""
+
+    def claim(self, items: Sequence[T], round_name: str) -> Iterator[T]:
+        """Yield the items that fall to this process; each item falls to one."""
+        if self.add is None:
+            yield from items[self.ranks.rank :: self.ranks.world_size]
+            return
+        while (index := self.add(f"{round_name}/next", 1) - 1) < len(items):
+            yield items[index]
+
+    def is_last(self, round_name: str) -> bool:
+        """Tell whether all other processes have finished this round.
+
+        Without a shared store nobody can know, so everyone may be: sealing twice is harmless.
+        """
+        return self.add is None or self.add(f"{round_name}/done", 1) == self.ranks.world_size
+
+
+def open_turns(ranks: Ranks) -> Turns:
+    """Connect to the counters of this run."""
+    if not ranks.torchrun or ranks.world_size == 1:
+        return Turns(ranks, None)
+    # Imported here: planning and every error about arguments come without torch.
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store, _, _ = next(iter(rendezvous("env://")))
+    # A restarted group of workers claims afresh: what the last one finished is committed.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return Turns(ranks, PrefixStore(f"linprobe/{attempt}", store).add)

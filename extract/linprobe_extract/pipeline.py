@@ -1,0 +1,315 @@
+"""Shards to committed parts: read, decode, encode and write at the same time.
+
+One thread reads tars, a pool decodes into a ring of (pinned) uint8 buffers, the calling thread
+feeds the device and keeps one batch in flight, one thread writes parts. Every queue is bounded
+by the ring. A batch never straddles a shard, and a sample that cannot be decoded keeps its slot,
+so a shard's features depend on the shard and the batch size alone.
+"""
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+import torch
+
+from linprobe_extract.device import Collect, Launch
+from linprobe_extract.errors import ShardError
+from linprobe_extract.preprocess import Note, Outcome, limit_thread, preprocess
+from linprobe_extract.samples import Labelling, Sample, read_samples
+from linprobe_extract.shards import Shard
+from linprobe_extract.tar_stream import read_members
+from linprobe_store.records import FeatureArray, FeatureBlock, LabelArray, SkippedSample
+from linprobe_store.spec import PreprocessSpec, ShardFingerprint
+
+_TASK_IMAGES = 8
+"""Images per decode task: enough to hide the cost of a task, few enough to balance."""
+_RING_BUFFERS = 4
+"""Batches in memory: being filled, ready, on the device, being collected."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One shard to be encoded."""
+
+    split: str
+    """``train``, ``val`` or ``test``."""
+    shard: Shard
+    """Where to read."""
+    fingerprint: ShardFingerprint
+    """What the bytes must be."""
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Consecutive samples of one unit with their features."""
+
+    unit: Unit
+    """The shard."""
+    block: FeatureBlock
+    """Rows of the samples that could be decoded."""
+    skipped: tuple[SkippedSample, ...]
+    """The others."""
+    notes: Counter[str]
+    """Remarks on the rows, such as ``orientation_ignored``, by count."""
+
+
+@dataclass(frozen=True)
+class UnitEnd:
+    """A shard has been read to its end, or cannot be."""
+
+    unit: Unit
+    """The shard."""
+    planned: int
+    """Samples read; rows + skipped must come to this."""
+    error: ShardError | None
+    """Why it failed, or None."""
+
+
+@dataclass
+class Timings:
+    """Where the calling thread spent its time, in seconds."""
+
+    decode_wait_s: float = 0.0
+    """Waiting for decoded pixels: the host is too slow."""
+    device_s: float = 0.0
+    """Launching batches and waiting for features: the encoder is the limit, as it should be."""
+    write_wait_s: float = 0.0
+    """Waiting for the writer: the disk is too slow."""
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    reason: str | None
+    notes: tuple[Note, ...]
+
+
+@dataclass(frozen=True)
+class _HostBatch:
+    unit: Unit
+    samples: tuple[Sample, ...]
+    buffer: torch.Tensor
+    outcomes: tuple[Future[list[_Decoded]], ...]
+
+
+@dataclass
+class Pipeline:
+    """A configured host side; :meth:`run` streams units through it once."""
+
+    launch: Launch
+    """Starts a batch on the device."""
+    preprocess: PreprocessSpec
+    """How an image becomes pixels."""
+    labelling: Labelling
+    """How labels are read."""
+    batch_size: int
+    """Images a batch, at least 1."""
+    decode_threads: int
+    """Threads that decode, at least 1."""
+    pin_memory: bool
+    """Page-locked buffers, for copies to a GPU that overlap."""
+    timings: Timings = field(default_factory=Timings)
+    """Filled while running."""
+
+    def run(self, units: Iterable[Unit]) -> Iterator[EncodedBatch | UnitEnd]:
+        """Encode units in order; each unit's batches, then its end.
+
+        Raises
+        ------
+        torch.OutOfMemoryError : a batch does not fit the device.
+        """
+        ring = self._ring()
+        ready: queue.Queue[_HostBatch | UnitEnd | Exception | None] = queue.Queue(_RING_BUFFERS)
+        stop = threading.Event()
+        pool = ThreadPoolExecutor(self.decode_threads, "decode", initializer=limit_thread)
+        reader = threading.Thread(
+            target=self._read, args=(units, ring, ready, pool, stop), name="reader", daemon=True
+        )
+        reader.start()
+        try:
+            yield from self._encode(ready, ring)
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            reader.join()
+
+    def _ring(self) -> "queue.Queue[torch.Tensor]":
+        ring: queue.Queue[torch.Tensor] = queue.Queue()
+        shape = (self.batch_size, 3, self.preprocess.image_size, self.preprocess.image_size)
+        for _ in range(_RING_BUFFERS):
+            ring.put(torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory))
+        return ring
+
+    def _read(
+        self,
+        units: Iterable[Unit],
+        ring: "queue.Queue[torch.Tensor]",
+        ready: "queue.Queue[_HostBatch | UnitEnd | Exception | None]",
+        pool: ThreadPoolExecutor,
+        stop: threading.Event,
+    ) -> None:
+        """Thread: tars to batches under decoding; ends with None, or with what went wrong."""
+        with suppress(_StoppedError):
+            try:
+                for unit in units:
+                    for item in self._read_unit(unit, ring, pool, stop):
+                        _put(ready, item, stop)
+                _put(ready, None, stop)
+            except Exception as error:
+                _put(ready, error, stop)
+
+    def _read_unit(
+        self,
+        unit: Unit,
+        ring: "queue.Queue[torch.Tensor]",
+        pool: ThreadPoolExecutor,
+        stop: threading.Event,
+    ) -> Iterator[_HostBatch | UnitEnd]:
+        planned = 0
+        try:
+            members = read_members(unit.shard, unit.fingerprint)
+            samples = read_samples(unit.shard.url, members, self.labelling)
+            while batch := tuple(islice(samples, self.batch_size)):
+                planned += len(batch)
+                buffer = _get(ring, stop)
+                yield _HostBatch(unit, batch, buffer, self._decode(batch, buffer, pool))
+        except ShardError as error:
+            yield UnitEnd(unit, planned, error)
+        else:
+            yield UnitEnd(unit, planned, None)
+
+    def _decode(
+        self, batch: tuple[Sample, ...], buffer: torch.Tensor, pool: ThreadPoolExecutor
+    ) -> tuple[Future[list[_Decoded]], ...]:
+        starts = range(0, len(batch), _TASK_IMAGES)
+        return tuple(
+            pool.submit(self._decode_task, batch[i : i + _TASK_IMAGES], buffer[i:]) for i in starts
+        )
+
+    def _decode_task(self, samples: tuple[Sample, ...], slots: torch.Tensor) -> list[_Decoded]:
+        return [
+            self._decode_one(sample, slot) for sample, slot in zip(samples, slots, strict=False)
+        ]
+
+    def _decode_one(self, sample: Sample, slot: torch.Tensor) -> _Decoded:
+        outcome = (
+            preprocess(self.preprocess, sample.image, slot) if not sample.reason else Outcome(None)
+        )
+        reason = sample.reason or outcome.skip
+        if reason is not None:
+            # Whatever was half-decoded must not reach the encoder: equal runs, equal batches.
+            slot.zero_()
+        return _Decoded(None if reason is None else str(reason), outcome.notes)
+
+    def _encode(
+        self,
+        ready: "queue.Queue[_HostBatch | UnitEnd | Exception | None]",
+        ring: "queue.Queue[torch.Tensor]",
+    ) -> Iterator[EncodedBatch | UnitEnd]:
+        flying: tuple[_HostBatch, Collect, list[_Decoded]] | None = None
+        while True:
+            started = time.perf_counter()
+            item = ready.get()
+            if isinstance(item, Exception):
+                raise item
+            decoded = _decoded(item) if isinstance(item, _HostBatch) else []
+            self.timings.decode_wait_s += time.perf_counter() - started
+            started = time.perf_counter()
+            launched = None
+            if isinstance(item, _HostBatch):
+                launched = (item, self.launch(item.buffer[: len(item.samples)]), decoded)
+            landed = _land(*flying, self.labelling) if flying else None
+            self.timings.device_s += time.perf_counter() - started
+            if flying and landed:
+                ring.put(flying[0].buffer)
+                yield landed
+            flying = launched
+            if isinstance(item, UnitEnd):
+                yield item
+            elif item is None:
+                return
+
+
+class _StoppedError(Exception):
+    """The consumer has left; the reader thread unwinds."""
+
+
+def _put(
+    ready: "queue.Queue[_HostBatch | UnitEnd | Exception | None]",
+    item: _HostBatch | UnitEnd | Exception | None,
+    stop: threading.Event,
+) -> None:
+    while True:
+        if stop.is_set():
+            raise _StoppedError
+        try:
+            return ready.put(item, timeout=0.1)
+        except queue.Full:
+            continue
+
+
+def _get(ring: "queue.Queue[torch.Tensor]", stop: threading.Event) -> torch.Tensor:
+    while True:
+        if stop.is_set():
+            raise _StoppedError
+        try:
+            return ring.get(timeout=0.1)
+        except queue.Empty:
+            continue
+
+
+def _decoded(batch: _HostBatch) -> list[_Decoded]:
+    return [decoded for task in batch.outcomes for decoded in task.result()]
+
+
+def _land(
+    batch: _HostBatch, collect: Collect, decoded: list[_Decoded], labelling: Labelling
+) -> EncodedBatch:
+    features = collect()
+    kept = [i for i, image in enumerate(decoded) if image.reason is None]
+    block = FeatureBlock(
+        keys=tuple(batch.samples[i].key for i in kept),
+        features=_rows(features, kept, len(decoded)),
+        labels=label_array([batch.samples[i] for i in kept], labelling.classes),
+    )
+    skipped = tuple(
+        SkippedSample(sample.key, image.reason)
+        for sample, image in zip(batch.samples, decoded, strict=True)
+        if image.reason is not None
+    )
+    notes = Counter(str(note) for i in kept for note in decoded[i].notes)
+    return EncodedBatch(batch.unit, block, skipped, notes)
+
+
+def _rows(
+    features: Mapping[str, FeatureArray], kept: list[int], n_samples: int
+) -> dict[str, FeatureArray]:
+    if len(kept) == n_samples:
+        return dict(features)
+    return {name: array[kept] for name, array in features.items()}
+
+
+def label_array(samples: list[Sample], classes: tuple[str, ...] | None) -> LabelArray:
+    """Labels as the store takes them: (n,) int64, or (n, k) uint8 for multi-label samples.
+
+    Raises
+    ------
+    ShardError : a sample has several labels and the class names are not known.
+    """
+    if not any(isinstance(sample.label, tuple) for sample in samples):
+        return np.array([sample.label for sample in samples], np.int64)
+    if classes is None:
+        raise ShardError(
+            f"sample '{samples[0].key}' has several labels and the number of classes is unknown",
+            hint="name the classes in classnames.txt or with --classes FILE",
+        )
+    hot = np.zeros((len(samples), len(classes)), np.uint8)
+    for row, sample in zip(hot, samples, strict=True):
+        row[list(sample.label) if isinstance(sample.label, tuple) else [sample.label]] = 1
+    return hot

@@ -1,0 +1,249 @@
+"""Tars to labelled samples: in order, whole, or refused by name."""
+
+import gzip
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from linprobe_extract.errors import ExtractError, ShardError
+from linprobe_extract.fingerprints import FingerprintCache
+from linprobe_extract.samples import Labelling, Sample, read_samples, split_member
+from linprobe_extract.shards import Shard, plan_dataset
+from linprobe_extract.tar_stream import fingerprint_shard, read_members
+from tar_factories import image_bytes, labelled, tar_bytes, write_dataset
+
+CLS = Labelling("cls", None)
+
+
+def shard_of(path: Path, data: bytes) -> Shard:
+    path.write_bytes(data)
+    return Shard(str(path), None, None)
+
+
+def samples_of(shard: Shard, labelling: Labelling = CLS) -> Iterator[Sample]:
+    return read_samples(shard.url, read_members(shard), labelling)
+
+
+def test_samples_come_in_tar_order_with_their_labels(tmp_path: Path) -> None:
+    shard = shard_of(tmp_path / "a.tar", tar_bytes(labelled({"b": 1, "a": 0, "c/d": 7})))
+
+    found = list(samples_of(shard))
+
+    assert [(sample.key, sample.label) for sample in found] == [("b", 1), ("a", 0), ("c/d", 7)]
+    assert [sample.image for sample in found] == [image_bytes(seed) for seed in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a/b.jpg", ("a/b", "jpg")),
+        ("a.b/c.v2.JPG", ("a.b/c", "jpg")),
+        ("x.seg.png", ("x", "png")),
+        ("noext", ("noext", "")),
+        ("dir/.hidden", ("dir/.hidden", "hidden")),
+    ],
+)
+def test_the_key_ends_at_the_first_dot_of_the_basename(
+    name: str, expected: tuple[str, str]
+) -> None:
+    assert split_member(name) == expected
+
+
+def test_a_pipe_and_a_gzipped_tar_read_like_the_plain_file(tmp_path: Path) -> None:
+    data = tar_bytes(labelled({"a": 0, "b": 1}))
+    plain = shard_of(tmp_path / "a.tar", data)
+    zipped = shard_of(tmp_path / "a.tar.gz", gzip.compress(data))
+    piped = Shard(f"pipe:cat {plain.url}", None, None)
+    fsspec_url = Shard(f"file://{plain.url}", None, None)
+
+    expected = list(samples_of(plain))
+
+    assert list(samples_of(zipped)) == expected
+    assert list(samples_of(piped)) == expected
+    assert list(samples_of(fsspec_url)) == expected
+
+
+def test_a_tar_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    """Also between two members, where tar readers end without an error."""
+    data = tar_bytes(labelled({"a": 0, "b": 1, "c": 2}))
+    ends = len(data.rstrip(b"\0"))
+    cuts = {0, 1, 511, 512, 1536, *range(512, ends, 512)}
+
+    for cut in sorted(cuts):
+        with pytest.raises(ShardError, match=r"cut\.tar"):
+            list(samples_of(shard_of(tmp_path / "cut.tar", data[:cut])))
+
+
+def test_a_file_that_is_no_tar_is_refused(tmp_path: Path) -> None:
+    for data in (b"<html>404</html>" * 100, image_bytes(0), bytes(range(256)) * 8):
+        with pytest.raises(ShardError, match="not_a_tar"):
+            list(samples_of(shard_of(tmp_path / "not_a_tar", data)))
+
+
+def test_a_missing_shard_and_a_failing_pipe_are_refused(tmp_path: Path) -> None:
+    for url in (str(tmp_path / "absent.tar"), "pipe:cat /does/not/exist", "nosuch://a/b.tar"):
+        with pytest.raises(ShardError, match="cannot read"):
+            list(samples_of(Shard(url, None, None)))
+
+
+def test_bytes_other_than_the_fingerprint_are_refused(tmp_path: Path) -> None:
+    shard = shard_of(tmp_path / "a.tar", tar_bytes(labelled({"a": 0})))
+    fingerprint = fingerprint_shard(shard)
+    assert len(list(read_members(shard, fingerprint))) == 2
+
+    shard_of(tmp_path / "a.tar", tar_bytes(labelled({"a": 1})))
+
+    with pytest.raises(ShardError, match="other content"):
+        list(read_members(shard, fingerprint))
+
+
+def test_keys_whose_files_are_not_adjacent_are_refused(tmp_path: Path) -> None:
+    """All images and then all labels: webdataset gives half samples without a word."""
+    members = labelled({"a": 0, "b": 1})
+    apart = sorted(members, key=lambda member: member[0].endswith("cls"))
+
+    with pytest.raises(ShardError, match="'a' comes twice"):
+        list(samples_of(shard_of(tmp_path / "a.tar", tar_bytes(apart))))
+
+
+def test_a_key_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    twice = tar_bytes([*labelled({"a": 0}), *labelled({"a": 0})])
+
+    with pytest.raises(ShardError, match="comes twice"):
+        list(samples_of(shard_of(tmp_path / "a.tar", twice)))
+
+
+def test_samples_without_image_or_label_are_kept_with_their_reason(tmp_path: Path) -> None:
+    members = [("a.cls", b"0"), ("b.jpg", image_bytes(0)), *labelled({"c": 1})]
+
+    found = list(samples_of(shard_of(tmp_path / "a.tar", tar_bytes(members))))
+
+    assert [(sample.key, sample.reason) for sample in found] == [
+        ("a", "no_image"),
+        ("b", "no_label"),
+        ("c", None),
+    ]
+
+
+def test_a_shard_without_any_label_is_refused(tmp_path: Path) -> None:
+    members = [(f"{key}.jpg", image_bytes(0)) for key in "ab"]
+
+    with pytest.raises(ShardError, match="no sample of") as caught:
+        list(samples_of(shard_of(tmp_path / "a.tar", tar_bytes(members))))
+
+    assert "--label-key" in caught.value.hint
+
+
+@pytest.mark.parametrize("label", [b"cat", b"1.5", b"", b"-1", b"2"])
+def test_a_label_that_is_no_class_id_is_refused_with_its_key(tmp_path: Path, label: bytes) -> None:
+    shard = shard_of(tmp_path / "a.tar", tar_bytes([("k.jpg", image_bytes(0)), ("k.cls", label)]))
+
+    with pytest.raises(ShardError, match="label of sample 'k'"):
+        list(samples_of(shard, Labelling("cls", ("cat", "dog"))))
+
+
+def test_labels_come_from_a_json_field_or_the_folder(tmp_path: Path) -> None:
+    def member(key: str, **fields: object) -> list[tuple[str, bytes]]:
+        return [(f"{key}.jpg", image_bytes(0)), (f"{key}.json", json.dumps(fields).encode())]
+
+    members = [
+        *member("cat/1", y=0, name="cat", several=[0, 1]),
+        *member("dog/1", y=1, name="dog", several=["dog"]),
+        *member("dog/2", y=1, name="dog", several=[]),
+    ]
+    shard = shard_of(tmp_path / "a.tar", tar_bytes(members))
+
+    def labels(source: str) -> list[object]:
+        return [s.label for s in samples_of(shard, Labelling(source, ("cat", "dog")))]
+
+    assert labels("json:y") == labels("json:name") == labels("folder") == [0, 1, 1]
+    assert labels("json:several") == [(0, 1), (1,), ()]
+
+
+def test_shards_are_planned_in_natural_order(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "pets", splits={"train": [1] * 12, "test": [1]})
+
+    plan = plan_dataset(str(folder))
+
+    assert [shard.name for shard in plan.split("train").shards] == [f"{i}.tar" for i in range(12)]
+    assert (plan.name, plan.classes, plan.label_source) == ("pets", ("cat", "dog"), "cls")
+
+
+def test_flat_files_and_explicit_patterns_give_the_same_plan(tmp_path: Path) -> None:
+    for split, index in itertools.product(("train", "test"), range(3)):
+        shard_of(tmp_path / f"{split}-{index:05d}.tar", tar_bytes(labelled({"a": 0})))
+
+    flat = plan_dataset(str(tmp_path))
+    braces = plan_dataset(
+        None,
+        shards=(f"train={tmp_path}/train-{{00000..00002}}.tar", f"test={tmp_path}/test-*.tar"),
+    )
+
+    assert braces.splits == flat.splits
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"data": "/does/not/exist"}, "no folder of shards"),
+        ({"data": None}, "no data"),
+        ({"data": None, "shards": ("tain=x.tar",)}, "cannot understand --shards 'tain=x.tar'"),
+        ({"data": None, "shards": ("train=/no/such/*.tar",)}, "no shards match"),
+        ({"data": None, "shards": ("train=/no/such.tar",)}, "no shard at"),
+    ],
+)
+def test_bad_data_arguments_are_told_with_a_hint(
+    arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ExtractError, match=message) as caught:
+        plan_dataset(**arguments)  # type: ignore[arg-type]
+
+    assert caught.value.hint
+
+
+def test_a_folder_without_shards_says_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(ExtractError, match="no shards found") as caught:
+        plan_dataset(str(tmp_path))
+
+    assert "DIR/train/*.tar" in caught.value.hint
+
+
+def test_a_missing_shard_of_the_stated_number_is_told(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "pets", splits={"train": [1, 1, 1], "test": [1]})
+    (folder / "train" / "1.tar").unlink()
+
+    with pytest.raises(ExtractError, match="has 2 shards, expected 3"):
+        plan_dataset(str(folder))
+
+
+def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    plan = plan_dataset(str(write_dataset(tmp_path / "pets", splits={"train": [1], "test": [1]})))
+
+    with pytest.raises(ExtractError, match="no split 'val'; it has test, train"):
+        plan.split("val")
+
+
+def test_a_fingerprint_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
+    shard = shard_of(tmp_path / "a.tar", tar_bytes(labelled({"a": 0})))
+    cache = tmp_path / "cache" / "shards.jsonl"
+    first = FingerprintCache(cache).fingerprint(shard)
+    lines = cache.read_text()
+
+    assert FingerprintCache(cache).fingerprint(shard) == first == fingerprint_shard(shard)
+    assert cache.read_text() == lines
+
+    shard_of(tmp_path / "a.tar", tar_bytes(labelled({"a": 0, "b": 1})))
+
+    assert FingerprintCache(cache).fingerprint(shard) == fingerprint_shard(shard) != first
+
+
+def test_a_cache_line_cut_by_a_crash_is_no_loss(tmp_path: Path) -> None:
+    shard = shard_of(tmp_path / "a.tar", tar_bytes(labelled({"a": 0})))
+    cache = tmp_path / "shards.jsonl"
+    first = FingerprintCache(cache).fingerprint(shard)
+    cache.write_text(cache.read_text()[:-20])
+
+    assert FingerprintCache(cache).fingerprint(shard) == first
