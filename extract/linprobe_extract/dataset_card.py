@@ -9,10 +9,10 @@ no error here: :func:`load_card` gives None.
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import cast
+from typing import TypeVar
 
 from linprobe_store.errors import LinprobeError
 from linprobe_store.spec import ShardFingerprint
@@ -120,9 +120,11 @@ class DatasetCard:
     """What was packed, as given: ``digits``, ``imagefolder:flowers``, ``torchvision:CIFAR10``."""
     seed: int
     """Seed of the split rule, where the source had no official split."""
+    request: str
+    """Sha256 over the source as given and the options that shape the shards."""
     plan: str
-    """Sha256 over the listing of the source and the options that shape the shards: tells whether
-    packing again would give the same."""
+    """Sha256 over ``request`` and every sample that was listed (name, labels, size, time): tells
+    whether packing again would give the same."""
     splits: Mapping[str, SplitCard]
     """By split name: ``train``, ``val``, ``test``."""
     unreadable: tuple[UnreadableImage, ...] = ()
@@ -196,39 +198,63 @@ def write_atomic(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def _card_of(content: Mapping[str, object]) -> DatasetCard:
-    """The card that parsed JSON describes; a missing or odd field raises."""
-    known = {key: value for key, value in content.items() if key not in ("format", "version")}
-    splits = cast("Mapping[str, Mapping[str, object]]", known["splits"])
-    unreadable = cast("list[dict[str, str]]", known["unreadable"])
-    duplicates = cast("list[dict[str, list[object]]]", known["duplicates"])
-    parsed: dict[str, object] = {
-        "classes": tuple(cast("list[str]", known["classes"])),
-        "headline_metric": HeadlineMetric(cast("str", known["headline_metric"])),
-        "splits": {name: _split_of(split) for name, split in splits.items()},
-        "unreadable": tuple(UnreadableImage(**image) for image in unreadable),
-        "duplicates": tuple(_duplicate_of(image) for image in duplicates),
-        "notes": tuple(cast("list[str]", known["notes"])),
-    }
-    return DatasetCard(**(known | parsed))  # type: ignore[arg-type] # checked by the tests' round trip
+T = TypeVar("T")
 
 
-def _split_of(content: Mapping[str, object]) -> SplitCard:
+def _card_of(content: dict[str, object]) -> DatasetCard:
+    """The card that parsed JSON describes; a missing, unknown or odd field raises."""
+    unknown = set(content) - {field.name for field in fields(DatasetCard)} - {"format", "version"}
+    if unknown:
+        raise KeyError(f"unknown fields {sorted(unknown)}")
+    splits = _typed(dict, content["splits"])
+    return DatasetCard(
+        name=_typed(str, content["name"]),
+        classes=_tuple(str, content["classes"]),
+        label_source=_typed(str, content["label_source"]),
+        headline_metric=HeadlineMetric(_typed(str, content["headline_metric"])),
+        source=_typed(str, content["source"]),
+        seed=_typed(int, content["seed"]),
+        request=_typed(str, content["request"]),
+        plan=_typed(str, content["plan"]),
+        splits={name: _split_of(_typed(dict, split)) for name, split in splits.items()},
+        unreadable=tuple(UnreadableImage(**row) for row in _tuple(dict, content["unreadable"])),
+        duplicates=tuple(_duplicate_of(row) for row in _tuple(dict, content["duplicates"])),
+        notes=_tuple(str, content["notes"]),
+    )
+
+
+def _split_of(content: dict[str, object]) -> SplitCard:
     """The split that parsed JSON describes."""
-    shards = cast("list[dict[str, object]]", content["shards"])
-    return SplitCard(
-        cast("int", content["samples"]),
-        tuple(ShardCard(**shard) for shard in shards),  # type: ignore[arg-type] # see _card_of
+    shards = tuple(
+        ShardCard(
+            name=_typed(str, shard["name"]),
+            bytes=_typed(int, shard["bytes"]),
+            sha256=_typed(str, shard["sha256"]),
+            samples=_typed(int, shard["samples"]),
+        )
+        for shard in _tuple(dict, content["shards"])
     )
+    return SplitCard(_typed(int, content["samples"]), shards)
 
 
-def _duplicate_of(content: Mapping[str, object]) -> DuplicateImage:
+def _duplicate_of(content: dict[str, object]) -> DuplicateImage:
     """The duplicate that parsed JSON describes."""
-    labels = cast("list[list[int]]", content["labels"])
     return DuplicateImage(
-        sha256=cast("str", content["sha256"]),
-        splits=tuple(cast("list[str]", content["splits"])),
-        names=tuple(cast("list[str]", content["names"])),
-        labels=tuple(tuple(copy) for copy in labels),
-        dropped=tuple(cast("list[str]", content["dropped"])),
+        sha256=_typed(str, content["sha256"]),
+        splits=_tuple(str, content["splits"]),
+        names=_tuple(str, content["names"]),
+        labels=tuple(_tuple(int, copy) for copy in _tuple(list, content["labels"])),
+        dropped=_tuple(str, content["dropped"]),
     )
+
+
+def _typed(kind: type[T], value: object) -> T:
+    """``value``, which must be of this type."""
+    if not isinstance(value, kind):
+        raise TypeError(f"expected {kind.__name__}, found {value!r}")
+    return value
+
+
+def _tuple(kind: type[T], value: object) -> tuple[T, ...]:
+    """The items of a list, which must all be of this type."""
+    return tuple(_typed(kind, item) for item in _typed(list, value))

@@ -1,0 +1,157 @@
+"""The commands ``linprobe-extract pack`` and ``linprobe-extract datasets``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linprobe_extract.dataset_card import DatasetCard
+from linprobe_extract.pack import PackReport, pack
+from linprobe_extract.pack_listing import some_names
+from linprobe_extract.pack_plan import DEFAULT_SHARD_BYTES, PackOptions
+from linprobe_extract.pack_progress import pack_progress
+from linprobe_store.canonical import JsonValue
+from linprobe_store.terminal import emit, emit_json, human_bytes
+
+DEFAULTS = PackOptions()
+
+
+def pack_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="digits | imagefolder:DIR | csv:FILE | torchvision:NAME[:key=value,...] | "
+            "hf:NAME | a known dataset (see the command datasets)"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the shards and the card.")],
+    name: Annotated[str | None, typer.Option(help="Name to record.")] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the files of a known dataset are, or go to. [default: OUT.source]"
+        ),
+    ] = None,
+    download: Annotated[bool, typer.Option(help="Download missing files.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the split rule.")] = DEFAULTS.seed,
+    test_fraction: Annotated[
+        float, typer.Option(help="Share of each class for test, where nothing is split.")
+    ] = DEFAULTS.test_fraction,
+    val_fraction: Annotated[
+        float, typer.Option(help="Share of each class for val, where nothing is split.")
+    ] = DEFAULTS.val_fraction,
+    label_separator: Annotated[
+        str | None, typer.Option(help="Separates several labels of one image in a csv file.")
+    ] = None,
+    drop_leaks: Annotated[
+        bool, typer.Option("--drop-leaks", help="Leave images of test and val out of train.")
+    ] = False,
+    shard_samples: Annotated[
+        int | None, typer.Option(min=1, help="Most images in a shard. [default: 1000]")
+    ] = None,
+    shard_bytes: Annotated[
+        int, typer.Option(min=1, help="Most bytes in a shard.")
+    ] = DEFAULT_SHARD_BYTES,
+    any_counts: Annotated[
+        bool, typer.Option("--any-counts", help="Pack a known dataset whatever its size.")
+    ] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Threads. [default: cores]")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the dataset that --out holds.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Pack labelled images into tar shards with splits, class names and a card."""
+    options = PackOptions(
+        name=name,
+        shard_samples=shard_samples,
+        shard_bytes=shard_bytes,
+        seed=seed,
+        test_fraction=test_fraction,
+        val_fraction=val_fraction,
+        drop_leaks=drop_leaks,
+        label_separator=label_separator,
+        root=root,
+        download=download,
+        check_counts=not any_counts,
+        jobs=jobs,
+        overwrite=overwrite,
+    )
+    with pack_progress() as watch:
+        report = pack(source, out, options, watch)
+    if as_json:
+        emit_json(report_json(report))
+    else:
+        emit(report_text(report))
+
+
+def report_json(report: PackReport) -> JsonValue:
+    """The report as one JSON object."""
+    card = report.card
+    return {
+        "out": str(report.out),
+        "name": card.name,
+        "classes": len(card.classes),
+        "headline_metric": card.headline_metric.value,
+        "splits": {name: split.samples for name, split in card.splits.items()},
+        "shards": {name: len(split.shards) for name, split in card.splits.items()},
+        "bytes": _total_bytes(card),
+        "unreadable": len(card.unreadable),
+        "duplicates": len(card.duplicates),
+        "leaks": len(card.leaks),
+        "dropped": sum(len(image.dropped) for image in card.duplicates),
+        "packed_shards": report.n_packed,
+        "seconds": round(report.seconds, 3),
+    }
+
+
+def report_text(report: PackReport) -> str:
+    """The report as a few lines for a person."""
+    card = report.card
+    lines = [f"{card.name}: {len(card.classes)} classes, headline metric {card.headline_metric}"]
+    for name, split in card.splits.items():
+        shards = "1 shard" if len(split.shards) == 1 else f"{len(split.shards)} shards"
+        lines.append(f"  {name:<5} {split.samples:>9,} images  {shards}")
+    lines += [f"  {note}" for note in card.notes]
+    lines += _trouble(card)
+    if report.is_new:
+        earlier = f" ({report.n_kept} shards from an earlier run)" if report.n_kept else ""
+        lines.append(
+            f"packed {_total_bytes_text(card)} in {report.seconds:.1f} s{earlier}: {report.out}"
+        )
+    else:
+        lines.append(f"nothing to do: {report.out} holds it already")
+    lines.append(f"next: linprobe-extract run --data {report.out} --model ViT-B/16")
+    return "\n".join(lines)
+
+
+def _trouble(card: DatasetCard) -> list[str]:
+    """What is wrong with the images, one line each: unreadable, leaking, contradictory."""
+    lines = []
+    if card.unreadable:
+        names = some_names(f"{image.name} ({image.reason})" for image in card.unreadable)
+        lines.append(f"warning: {len(card.unreadable):,} unreadable images kept out: {names}")
+    if card.leaks:
+        n_dropped = sum(len(image.dropped) for image in card.leaks)
+        done = f"{n_dropped:,} copies dropped" if n_dropped else "kept; --drop-leaks drops them"
+        names = some_names(" = ".join(image.names) for image in card.leaks)
+        lines.append(f"warning: {len(card.leaks):,} images leak across splits ({done}): {names}")
+    within = [image for image in card.duplicates if not image.is_leak]
+    if within:
+        names = some_names(" = ".join(image.names) for image in within)
+        lines.append(f"note: {len(within):,} images occur twice or more within a split: {names}")
+    contradictions = [image for image in card.duplicates if image.is_contradiction]
+    if contradictions:
+        names = some_names(" = ".join(image.names) for image in contradictions)
+        lines.append(f"warning: {len(contradictions):,} images carry different labels: {names}")
+    return lines
+
+
+def _total_bytes(card: DatasetCard) -> int:
+    """Bytes in all shards."""
+    return sum(shard.bytes for split in card.splits.values() for shard in split.shards)
+
+
+def _total_bytes_text(card: DatasetCard) -> str:
+    """Bytes in all shards, for people."""
+    return human_bytes(_total_bytes(card))
