@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from linprobe_extract.pipeline import Unit
 from linprobe_extract.samples import split_member
 from linprobe_extract.shards import Shard
 from linprobe_extract.state import State
+from linprobe_extract.units import Unit
 from linprobe_store.canonical import JsonValue
 from linprobe_store.spec import EncoderSpec
 from linprobe_store.terminal import human_bytes

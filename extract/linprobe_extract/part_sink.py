@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Self
 
 from linprobe_extract.errors import ShardError
-from linprobe_extract.pipeline import EncodedBatch, Unit, UnitEnd
 from linprobe_extract.report import FailedShard
+from linprobe_extract.units import EncodedBatch, Unit, UnitEnd
 from linprobe_store import PartWriter, StoredEncoder
 from linprobe_store.errors import LinprobeError
 from linprobe_store.records import SkippedSample

@@ -23,65 +23,15 @@ from linprobe_extract.device import Collect, Launch
 from linprobe_extract.errors import ShardError
 from linprobe_extract.preprocess import Note, Outcome, limit_thread, preprocess
 from linprobe_extract.samples import Labelling, Sample, read_samples
-from linprobe_extract.shards import Shard
 from linprobe_extract.tar_stream import read_members
+from linprobe_extract.units import EncodedBatch, Timings, Unit, UnitEnd
 from linprobe_store.records import FeatureArray, FeatureBlock, LabelArray, SkippedSample
-from linprobe_store.spec import PreprocessSpec, ShardFingerprint
+from linprobe_store.spec import PreprocessSpec
 
 _TASK_IMAGES = 8
 """Images per decode task: enough to hide the cost of a task, few enough to balance."""
 _RING_BUFFERS = 4
 """Batches in memory: being filled, ready, on the device, being collected."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One shard to be encoded."""
-
-    split: str
-    """``train``, ``val`` or ``test``."""
-    shard: Shard
-    """Where to read."""
-    fingerprint: ShardFingerprint
-    """What the bytes must be."""
-
-
-@dataclass(frozen=True)
-class EncodedBatch:
-    """Consecutive samples of one unit with their features."""
-
-    unit: Unit
-    """The shard."""
-    block: FeatureBlock
-    """Rows of the samples that could be decoded."""
-    skipped: tuple[SkippedSample, ...]
-    """The others."""
-    notes: Counter[str]
-    """Remarks on the rows, such as ``orientation_ignored``, by count."""
-
-
-@dataclass(frozen=True)
-class UnitEnd:
-    """A shard has been read to its end, or cannot be."""
-
-    unit: Unit
-    """The shard."""
-    planned: int
-    """Samples read; rows + skipped must come to this."""
-    error: ShardError | None
-    """Why it failed, or None."""
-
-
-@dataclass
-class Timings:
-    """Where the calling thread spent its time, in seconds."""
-
-    decode_wait_s: float = 0.0
-    """Waiting for decoded pixels: the host is too slow."""
-    device_s: float = 0.0
-    """Launching batches and waiting for features: the encoder is the limit, as it should be."""
-    write_wait_s: float = 0.0
-    """Waiting for the writer: the disk is too slow."""
 
 
 @dataclass(frozen=True)

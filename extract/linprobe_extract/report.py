@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from linprobe_extract.pipeline import Timings
+from linprobe_extract.units import Timings
 from linprobe_store import Split
 from linprobe_store.canonical import JsonValue
 

@@ -19,11 +19,12 @@ from linprobe_extract.encoder import Encoder
 from linprobe_extract.errors import ExtractError
 from linprobe_extract.fingerprints import FingerprintCache
 from linprobe_extract.part_sink import PartSink
-from linprobe_extract.pipeline import EncodedBatch, Pipeline, Timings, Unit, UnitEnd
+from linprobe_extract.pipeline import Pipeline
 from linprobe_extract.report import RunReport
 from linprobe_extract.samples import Labelling
 from linprobe_extract.shards import DatasetPlan
 from linprobe_extract.state import State, seal_complete, state_of
+from linprobe_extract.units import EncodedBatch, Timings, Unit, UnitEnd
 from linprobe_store import StoredEncoder
 
 

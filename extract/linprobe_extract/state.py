@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from linprobe_extract.classes import dataset_spec
 from linprobe_extract.errors import ShardError
 from linprobe_extract.fingerprints import FingerprintCache
-from linprobe_extract.pipeline import Unit
 from linprobe_extract.report import FailedShard
 from linprobe_extract.shards import DatasetPlan, SplitPlan
+from linprobe_extract.units import Unit
 from linprobe_store import Split, StoredEncoder
 from linprobe_store.spec import ShardFingerprint
 

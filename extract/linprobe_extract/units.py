@@ -1,0 +1,59 @@
+"""What flows through a run: shards to encode, batches of features, ends. Imports no torch."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from linprobe_extract.errors import ShardError
+from linprobe_extract.shards import Shard
+from linprobe_store.records import FeatureBlock, SkippedSample
+from linprobe_store.spec import ShardFingerprint
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One shard to be encoded."""
+
+    split: str
+    """``train``, ``val`` or ``test``."""
+    shard: Shard
+    """Where to read."""
+    fingerprint: ShardFingerprint
+    """What the bytes must be."""
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Consecutive samples of one unit with their features."""
+
+    unit: Unit
+    """The shard."""
+    block: FeatureBlock
+    """Rows of the samples that could be decoded."""
+    skipped: tuple[SkippedSample, ...]
+    """The others."""
+    notes: Counter[str]
+    """Remarks on the rows, such as ``orientation_ignored``, by count."""
+
+
+@dataclass(frozen=True)
+class UnitEnd:
+    """A shard has been read to its end, or cannot be."""
+
+    unit: Unit
+    """The shard."""
+    planned: int
+    """Samples read; rows + skipped must come to this."""
+    error: ShardError | None
+    """Why it failed, or None."""
+
+
+@dataclass
+class Timings:
+    """Where the calling thread spent its time, in seconds."""
+
+    decode_wait_s: float = 0.0
+    """Waiting for decoded pixels: the host is too slow."""
+    device_s: float = 0.0
+    """Launching batches and waiting for features: the encoder is the limit, as it should be."""
+    write_wait_s: float = 0.0
+    """Waiting for the writer: the disk is too slow."""
