@@ -74,7 +74,7 @@ def run_command(
         Path | None, typer.Option(help="Class names, one a line, instead of classnames.txt.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images a batch; default: 256 on CUDA, 32 on a CPU.")
+        int | None, typer.Option(min=1, help="Images a batch; default: 256 on CUDA, 16 on a CPU.")
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Decode threads; default: from the cores available.")
@@ -92,6 +92,9 @@ def run_command(
     max_skipped: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of a shard that may be skipped.")
     ] = 0.01,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Extract the features of a dataset with one encoder, and seal them in the store."""
@@ -117,7 +120,7 @@ def run_command(
         decode_threads=threads,
         max_skipped=max_skipped,
     )
-    raise typer.Exit(run_extraction(request, as_json=as_json))
+    raise typer.Exit(run_extraction(request, dry_run=dry_run, as_json=as_json))
 
 
 @app.command("models")
@@ -125,7 +128,7 @@ def models_command() -> None:
     """List the models that can be named, one a line."""
     from linprobe_extract.models import known_models
 
-    emit("\n".join(known_models()))
+    emit("\n".join(f"{model.name:<50} {model.origin}" for model in known_models()))
 
 
 def main() -> NoReturn:

@@ -5,21 +5,24 @@ plan and every error about arguments or shards come at once.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from linprobe_extract.claims import Ranks, open_turns, ranks_from_environment
+from linprobe_extract.dry_run import forecast
 from linprobe_extract.errors import ExtractError
 from linprobe_extract.fingerprints import FingerprintCache
 from linprobe_extract.machine import available_cores, decode_threads
 from linprobe_extract.memo import EncoderRequest, RequestMemo
 from linprobe_extract.result import RunResult, tell
 from linprobe_extract.shards import DatasetPlan, plan_dataset
-from linprobe_extract.state import seal_complete
+from linprobe_extract.state import seal_complete, state_of
 from linprobe_extract.stopping import stop_on_signals
 from linprobe_store import FeatureStore, NotFoundError, StoredEncoder
+from linprobe_store.layout import encoder_folder
+from linprobe_store.terminal import emit, emit_json
 
-BATCH_SIZE = {"cuda": 256, "cpu": 32}
+BATCH_SIZE = {"cuda": 256, "cpu": 16}
 """Images a batch by device: enough to fill it, small enough for its memory."""
 
 
@@ -51,7 +54,7 @@ class RunRequest:
     """Greatest share of samples of a shard that may be skipped."""
 
 
-def run_extraction(request: RunRequest, *, as_json: bool) -> int:
+def run_extraction(request: RunRequest, *, dry_run: bool, as_json: bool) -> int:
     """Carry out ``linprobe-extract run``; give the exit code.
 
     Raises
@@ -72,11 +75,39 @@ def run_extraction(request: RunRequest, *, as_json: bool) -> int:
     ranks = ranks_from_environment()
     fingerprints = FingerprintCache(request.store / ".cache" / "shards.jsonl")
     stored = _remembered_encoder(request)
+    if dry_run:
+        return _tell_forecast(request, plan, splits, fingerprints, stored, as_json=as_json)
     if stored is not None:
         state = seal_complete(plan, splits, stored, fingerprints)
         if not (state.todo or state.unreadable):
             return tell(RunResult(plan, stored, state.sealed, None), ranks, as_json=as_json)
     return _encode(request, plan, splits, fingerprints, ranks, as_json=as_json)
+
+
+def _tell_forecast(
+    request: RunRequest,
+    plan: DatasetPlan,
+    splits: tuple[str, ...],
+    fingerprints: FingerprintCache,
+    stored: StoredEncoder | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Say what would be done; the encoder is loaded on the CPU if its id is not remembered."""
+    if stored is None:
+        from linprobe_extract.loading import load
+
+        encoder = load(replace(request.encoder, device="cpu"))
+        spec, folder = encoder.spec, encoder_folder(encoder.names.slug, encoder.spec.encoder_id)
+        stored = _known_encoder(request.store, spec.encoder_id)
+    else:
+        spec, folder = stored.spec, stored.path.name
+    told = forecast(state_of(plan, splits, stored, fingerprints), spec, folder)
+    if as_json:
+        emit_json(told.as_json())
+    else:
+        emit("\n".join(told.lines()))
+    return 0
 
 
 def memo_of(store: Path) -> RequestMemo:
@@ -98,10 +129,12 @@ def _check_writable(store: Path) -> None:
 
 def _remembered_encoder(request: RunRequest) -> StoredEncoder | None:
     encoder_id = memo_of(request.store).encoder_id(request.encoder)
-    if encoder_id is None:
-        return None
+    return None if encoder_id is None else _known_encoder(request.store, encoder_id)
+
+
+def _known_encoder(store: Path, encoder_id: str) -> StoredEncoder | None:
     try:
-        return FeatureStore(request.store).encoder(encoder_id)
+        return FeatureStore(store).encoder(encoder_id)
     except NotFoundError:
         return None
 

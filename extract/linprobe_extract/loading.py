@@ -14,6 +14,7 @@ import torch
 from linprobe_extract.canary import canary_images
 from linprobe_extract.device import launcher
 from linprobe_extract.encoder import Encoder, Precision, PreprocessPath, load_encoder
+from linprobe_extract.machine import keep_freed_memory
 from linprobe_extract.memo import LIBRARIES, EncoderRequest
 from linprobe_extract.models import resolve_model
 from linprobe_extract.preprocess import preprocess
@@ -31,6 +32,8 @@ def load(request: EncoderRequest, *, local_rank: int = 0) -> Encoder:
         request.model, weights=None if request.weights is None else Path(request.weights)
     )
     use_cuda = request.device == "cuda" or (request.device == "auto" and torch.cuda.is_available())
+    if not use_cuda:
+        keep_freed_memory()
     return load_encoder(
         reference,
         device=f"cuda:{local_rank}" if use_cuda else "cpu",

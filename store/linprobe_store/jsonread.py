@@ -52,6 +52,13 @@ class JsonObject:
             raise damaged(f"{self.place}: {name}", "a number", value)
         return value
 
+    def boolean(self, name: str) -> bool:
+        """Value of a field that is true or false."""
+        value = self.get(name)
+        if not isinstance(value, bool):
+            raise damaged(f"{self.place}: {name}", "true or false", value)
+        return value
+
     def list(self, name: str) -> Sequence[JsonValue]:
         """Value of a list field."""
         value = self.get(name)

@@ -108,6 +108,7 @@ def _preprocess(json: JsonObject) -> PreprocessSpec:
         crop_pct=json.number("crop_pct"),
         path=cast(Literal["fast", "exact"], json.one_of("path", "fast", "exact")),
         canary=json.text("canary"),
+        rgb_first=json.boolean("rgb_first"),
     )
 
 
