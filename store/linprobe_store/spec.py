@@ -50,6 +50,9 @@ class PreprocessSpec:
     """``fast``: uint8 JPEG decode and resize; ``exact``: the model's own transform."""
     canary: str
     """Sha256 of the uint8 pixels of the built-in canary images after this preprocessing."""
+    rgb_first: bool = False
+    """Whether palette, alpha and CMYK images become RGB before the resize (timm's loader) or
+    after it (open_clip's transform); the two differ by up to 255 gray levels."""
 
 
 @dataclass(frozen=True)

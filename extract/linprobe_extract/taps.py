@@ -1,0 +1,107 @@
+"""Both taps of a tower in one forward pass, without changing a bit of what it returns.
+
+``embedding`` is what the library's ``encode_image`` returns; ``pre_projection`` is what enters the
+last linear map: the penultimate features of the CLIP paper (its appendix A.3 probes them).
+A tower without such a map has ``embedding`` alone.
+
+Every class here maps pixels (b, 3, s, s) to a dict of features (b, d), embedding first.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class PlainTaps(nn.Module):
+    """A tower without a projection."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Give the one tap."""
+        return {"embedding": self.visual(pixels)}
+
+
+class ParameterTaps(nn.Module):
+    """A tower that ends in ``pooled @ proj``, as open_clip's VisionTransformer does."""
+
+    def __init__(self, visual: nn.Module, proj: nn.Parameter) -> None:
+        super().__init__()
+        self.visual = visual
+        """The tower without its ``proj``: it then returns the pooled features."""
+        self.proj = proj
+
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Pool, then project."""
+        pooled = self.visual(pixels)
+        return {"embedding": pooled @ self.proj, "pre_projection": pooled}
+
+
+class LinearTaps(nn.Module):
+    """A tower whose last module is a linear layer, the input of which is kept as it passes."""
+
+    def __init__(self, visual: nn.Module, projection: nn.Linear) -> None:
+        super().__init__()
+        self.visual = visual
+        self._entering: torch.Tensor | None = None
+        projection.register_forward_pre_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Remember what enters the projection."""
+        self._entering = inputs[0]
+
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run the tower as it is."""
+        taps = {"embedding": self.visual(pixels)}
+        if self._entering is not None:
+            taps["pre_projection"] = self._entering
+        self._entering = None
+        return taps
+
+
+class AttentionPool(Protocol):
+    """The parts of open_clip's ``AttentionPool2d``."""
+
+    positional_embedding: torch.Tensor
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    c_proj: nn.Linear
+    num_heads: int
+
+
+class AttentionPoolTaps(nn.Module):
+    """A ResNet of the CLIP paper, whose attention pooling ends in the projection ``c_proj``.
+
+    The pooling is open_clip's ``AttentionPool2d.forward``, an attention of all positions and their
+    mean in which only the mean's row is used, opened up between attention and ``c_proj``. All rows
+    are computed, as there, so that the sums are done in the same order.
+    """
+
+    def __init__(self, trunk: nn.Module, pool: AttentionPool) -> None:
+        super().__init__()
+        self.trunk = trunk
+        """The tower with an identity in place of its pooling: grids (b, d, h, w)."""
+        self.pool = pool
+
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Pool by attention, then project."""
+        tokens = self.trunk(pixels).flatten(2).permute(2, 0, 1)
+        tokens = torch.cat([tokens.mean(dim=0, keepdim=True), tokens], dim=0)
+        tokens = tokens + self.pool.positional_embedding[:, None, :].to(tokens.dtype)
+        length, batch, dim = tokens.shape
+        layers = (self.pool.q_proj, self.pool.k_proj, self.pool.v_proj)
+        query, key, value = (self._heads(layer(tokens)) for layer in layers)
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        rows = mixed.permute(2, 0, 1, 3).reshape(length * batch, dim)
+        return {"embedding": self.pool.c_proj(rows)[:batch], "pre_projection": rows[:batch]}
+
+    def _heads(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Split (length, b, d) into (b, heads, length, d / heads)."""
+        length, batch, _ = tokens.shape
+        heads = tokens.view(length, batch * self.pool.num_heads, -1).transpose(0, 1)
+        return heads.reshape(batch, self.pool.num_heads, length, -1)
