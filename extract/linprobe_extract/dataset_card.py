@@ -167,7 +167,7 @@ def load_card(folder: Path) -> DatasetCard | None:
     path = folder / CARD_NAME
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise CardError(f"{path} cannot be read: {error}", hint=UNREADABLE_CARD_HINT) from error

@@ -143,7 +143,12 @@ def file_sample(path: Path, name: str, labels: tuple[int, ...]) -> SourceSample:
     except OSError:
         n_bytes, stamp = 0, 0
     extension = PurePosixPath(name).suffix.lower().removeprefix(".")
-    return SourceSample(name, labels, extension, n_bytes, stamp, path.read_bytes)
+    return SourceSample(printable(name), labels, extension, n_bytes, stamp, path.read_bytes)
+
+
+def printable(name: str) -> str:
+    """A file name as UTF-8 can hold it: a byte that is no UTF-8 is written as its escape."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def is_image_name(name: str) -> bool:
@@ -164,11 +169,11 @@ def listing_digest(listing: Listing) -> str:
     """Sha256 over everything that a listing says: as 64 hex digits."""
     digest = hashlib.sha256()
     head = (listing.name, listing.classes, listing.is_multi_label, listing.headline_metric.value)
-    digest.update(repr(head).encode("utf-8", "surrogateescape"))
+    digest.update(repr(head).encode())
     for split in sorted(listing.splits):
         for sample in listing.splits[split]:
             row = (split, sample.name, sample.labels, sample.n_bytes, sample.stamp)
-            digest.update(repr(row).encode("utf-8", "surrogateescape"))
+            digest.update(repr(row).encode())
     return digest.hexdigest()
 
 

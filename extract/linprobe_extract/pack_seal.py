@@ -113,4 +113,4 @@ def _samples_csv(records: Sequence[ShardRecord]) -> bytes:
     for record in records:
         for image in record.kept:
             rows.writerow((image.key, image.name, " ".join(map(str, image.labels)), image.sha256))
-    return table.getvalue().encode("utf-8", "surrogateescape")
+    return table.getvalue().encode()

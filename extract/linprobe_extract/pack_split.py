@@ -113,7 +113,7 @@ def _ranked(samples: Sequence[SourceSample], seed: int) -> list[SourceSample]:
     """Samples in the order of the sha256 of seed and name."""
 
     def rank(sample: SourceSample) -> bytes:
-        return hashlib.sha256(f"{seed}/{sample.name}".encode("utf-8", "surrogateescape")).digest()
+        return hashlib.sha256(f"{seed}/{sample.name}".encode()).digest()
 
     return sorted(samples, key=rank)
 

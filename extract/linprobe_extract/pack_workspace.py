@@ -42,8 +42,8 @@ class Workspace:
     """
 
     def __init__(self, out: Path) -> None:
-        self.out = out
-        self.folder = out.with_name(f".{out.name}.partial")
+        self.out = out.resolve()
+        self.folder = self.out.with_name(f".{self.out.name}.partial")
         self.tree = self.folder / "tree"
 
     @contextmanager
@@ -79,24 +79,20 @@ class Workspace:
             size = self.tar_path(shard.split, shard.index).stat().st_size
         except FileNotFoundError:
             return None
-        record = _record_of(json.loads(text.decode("utf-8", "surrogateescape")))
+        record = _record_of(json.loads(text.decode()))
         return record if size == record.bytes else None
 
     def save_record(self, record: ShardRecord) -> None:
         """Mark a shard as done; its tar is there already."""
         content = json.dumps(asdict(record), ensure_ascii=False)
         path = self._record_path(record.split, record.index)
-        write_atomic(path, content.encode("utf-8", "surrogateescape"))
+        write_atomic(path, content.encode())
 
     def publish(self) -> None:
         """Show the finished tree under its name in one rename, in place of what was there."""
-        if self.out.is_symlink() or (self.out.exists() and any(self.out.iterdir())):
-            old = self.folder / "replaced"
-            self.out.rename(old)
-            self.tree.rename(self.out)
-            _remove(old)
-        else:
-            self.tree.rename(self.out)
+        if self.out.exists():
+            self.out.rename(self.folder / "replaced")
+        self.tree.rename(self.out)
         sync_folder(self.out.parent)
         shutil.rmtree(self.folder)
 
@@ -134,7 +130,7 @@ class Workspace:
 
 
 def check_output(out: Path) -> None:
-    """Refuse an output folder that holds anything but a packed dataset.
+    """Refuse an output folder that holds anything but a packed dataset; an empty one is fine.
 
     Raises
     ------
@@ -176,14 +172,6 @@ def _has_size(path: Path, n_bytes: int) -> bool:
         return path.stat().st_size == n_bytes
     except OSError:
         return False
-
-
-def _remove(path: Path) -> None:
-    """Remove a folder, or a link to one without what it points to."""
-    if path.is_symlink():
-        path.unlink()
-    else:
-        shutil.rmtree(path)
 
 
 def _record_of(content: dict[str, object]) -> ShardRecord:
