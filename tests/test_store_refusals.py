@@ -254,7 +254,7 @@ def test_encoders_are_found_by_id_slug_and_model_name(tmp_path: Path) -> None:
 
     assert store.encoder(a.encoder_id[:6]) == store.encoder("ViT-T/8") == a
     assert store.encoder("rn-50") == store.encoder(b.encoder_id) == b
-    with pytest.raises(StoreError, match="2 encoders match"):
+    with pytest.raises(StoreError, match="expected one encoder, found 2"):
         store.encoder()
     with pytest.raises(NotFoundError, match="nothing") as caught:
         store.encoder("nothing")
@@ -264,7 +264,7 @@ def test_encoders_are_found_by_id_slug_and_model_name(tmp_path: Path) -> None:
 def test_one_model_name_for_two_encoders_is_ambiguous(tmp_path: Path) -> None:
     a, b = (register(tmp_path, encoder_spec(weights=w)) for w in "ab")
 
-    with pytest.raises(StoreError, match="2 encoders match ViT-T/8") as caught:
+    with pytest.raises(StoreError, match="found 2 called 'ViT-T/8'") as caught:
         FeatureStore(tmp_path).encoder("ViT-T/8")
 
     assert a.short_id in caught.value.message

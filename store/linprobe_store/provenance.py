@@ -42,6 +42,14 @@ def append_provenance(encoder_path: Path, entry: Provenance) -> None:
             os.close(fd)
 
 
+def merge_provenance(encoder_path: Path, lines: bytes) -> None:
+    """Append the whole lines of another store's file that are not here yet."""
+    for line in lines[: lines.rfind(b"\n") + 1].splitlines():
+        entry = _entry(line, "provenance of the source")
+        if entry not in read_provenance(encoder_path):
+            append_provenance(encoder_path, entry)
+
+
 def read_provenance(encoder_path: Path) -> tuple[Provenance, ...]:
     """All entries, oldest first.
 

@@ -122,7 +122,7 @@ def _check_format(root: Path) -> None:
     """Check the file ``FORMAT`` of a store that is there."""
     path = root / FORMAT_FILE
     try:
-        words = path.read_text(encoding="utf-8", errors="replace").split()
+        line = path.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         if (root.is_dir() and not any(root.iterdir())) or not root.exists():
             return
@@ -130,8 +130,19 @@ def _check_format(root: Path) -> None:
             f"{root}: expected a feature store, found no file {FORMAT_FILE} in it",
             hint=f"give another --store; in a copied store, copy {FORMAT_FILE} too",
         ) from None
+    check_format_line(line, str(path))
+
+
+def check_format_line(line: str, place: str) -> None:
+    """Refuse another format or version than ours, by the content of ``FORMAT``.
+
+    Raises
+    ------
+    MismatchError : naming both.
+    """
+    words = line.split()
     version = int(words[1]) if len(words) == 2 and words[1].isdecimal() else -1
-    check_version(words[0] if words else "nothing", version, str(path))
+    check_version(words[0] if words else "nothing", version, place)
 
 
 def _write_format(root: Path) -> None:
