@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_decoded_is_skipped_with_its_key_and_changes_no_other_row
 ) -> None:
     whole = labelled({f"k{i}": i % 2 for i in range(6)})
     holed = [
-        (name, data[:100] if name == "k2.jpg" else b"<html>" if name == "k4.jpg" else data)
+        (name, data[:-200] if name == "k2.jpg" else b"<html>" if name == "k4.jpg" else data)
         for name, data in whole
     ]
     for folder, members in (("whole", whole), ("holed", holed)):
@@ -181,7 +181,7 @@ def test_too_many_skipped_fail_the_shard_by_name_and_leave_the_others(
     assert "1 of 3 samples" in failed.message
     assert "c (not_an_image)" in failed.message
     assert "--max-skipped" in failed.hint
-    assert [split.name for split in report.sealed] == ["test"]
+    assert report.sealed == ()
     assert report.n_shards_missing == 1
 
 
@@ -195,7 +195,7 @@ def test_a_cut_shard_fails_alone_and_is_finished_once_mended(
 
     report = run_once(encoder, data, tmp_path / "features")
     assert [failure.url for failure in report.failed] == [str(shard)]
-    assert [split.name for split in report.sealed] == ["test"]
+    assert report.sealed == ()
 
     shard.write_bytes(whole)
     report = run_once(encoder, data, tmp_path / "features")
@@ -344,17 +344,31 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
         time.sleep(0.002)
 
 
-@pytest.fixture
-def many(tmp_path: Path) -> Iterator[Path]:
-    yield write_dataset(tmp_path / "many", splits={"train": [6] * 40, "test": [3]})
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "many"
+    return write_dataset(folder, splits={"train": [6] * 40, "test": [3]})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    encoder: Encoder, many: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, bytes]:
+    """What a run over ``many`` that nothing happens to seals."""
+    store = tmp_path_factory.mktemp("undisturbed") / "features"
+    run_once(encoder, many, store)
+    return sealed_bytes(store)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_run_ended_by_a_signal_is_finished_by_the_next(
-    model: SmallModel, many: Path, tmp_path: Path, number: signal.Signals
+    model: SmallModel,
+    many: Path,
+    undisturbed: Mapping[str, bytes],
+    tmp_path: Path,
+    number: signal.Signals,
 ) -> None:
     """The sealed store is byte for byte that of an undisturbed run."""
-    finish(command(model, many, tmp_path / "undisturbed"))
     store = tmp_path / "features"
     arguments = command(model, many, store)
 
@@ -369,24 +383,23 @@ def test_a_run_ended_by_a_signal_is_finished_by_the_next(
         assert process.returncode == 128 + number, errors
         assert b"stopping" in errors
     assert 2 <= len(list(store.glob("enc-*/parts/part-*"))) < 41
-    assert not sealed_bytes(store)
+    assert not list(store.glob("enc-*/sets/ds-*/train"))
     again = finish(arguments)
     assert again.returncode == 0, again.stderr
     assert "done before" in again.stderr
-    assert sealed_bytes(store) == sealed_bytes(tmp_path / "undisturbed")
+    assert sealed_bytes(store) == undisturbed
 
 
 def test_two_processes_under_torchrun_share_the_work_and_give_the_same_bytes(
-    model: SmallModel, many: Path, tmp_path: Path
+    model: SmallModel, many: Path, undisturbed: Mapping[str, bytes], tmp_path: Path
 ) -> None:
-    finish(command(model, many, tmp_path / "one"))
     alone = command(model, many, tmp_path / "two")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 
     both = finish([*torchrun, "--nproc-per-node", "2", *alone[1:]], OMP_NUM_THREADS="1")
 
     assert both.returncode == 0, both.stderr
-    assert sealed_bytes(tmp_path / "two") == sealed_bytes(tmp_path / "one")
+    assert sealed_bytes(tmp_path / "two") == undisturbed
     shares = [int(line.split()[0]) for line in both.stderr.splitlines() if " shards" in line]
     assert sum(shares) == 41
     assert min(shares) > 0
@@ -446,7 +459,7 @@ def test_shards_without_labels_are_an_error_and_nothing_is_sealed(
         members = [(f"{split}{i}.jpg", image_bytes(i)) for i in range(3)]
         (data / split / "0.tar").write_bytes(tar_bytes(members))
 
-    with pytest.raises(ExtractError, match="no sample of .* has a label") as caught:
+    with pytest.raises(ExtractError, match=r"no sample of .* has a label") as caught:
         run_extraction(request_for(model, data, tmp_path / "f"), dry_run=False, as_json=False)
 
     assert "--label-key" in caught.value.hint

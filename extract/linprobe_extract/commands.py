@@ -73,13 +73,14 @@ def run_extraction(request: RunRequest, *, dry_run: bool, as_json: bool) -> int:
         plan.split(split)
     _check_writable(request.store)
     ranks = ranks_from_environment()
-    fingerprints = FingerprintCache(request.store / ".cache" / "shards.jsonl")
+    fingerprints = FingerprintCache(request.store / ".cache" / "shards.jsonl", read_only=dry_run)
     stored = _remembered_encoder(request)
     if dry_run:
         return _tell_forecast(request, plan, splits, fingerprints, stored, as_json=as_json)
     if stored is not None:
-        state = seal_complete(plan, splits, stored, fingerprints)
-        if not (state.todo or state.unreadable):
+        state = state_of(plan, splits, stored, fingerprints)
+        if not state.todo:
+            state = seal_complete(plan, splits, stored, fingerprints)
             return tell(RunResult(plan, stored, state.sealed, None), ranks, as_json=as_json)
     return _encode(request, plan, splits, fingerprints, ranks, as_json=as_json)
 

@@ -9,7 +9,6 @@ import numpy as np
 from linprobe_extract.samples import split_member
 from linprobe_extract.shards import Shard
 from linprobe_extract.state import State
-from linprobe_extract.units import Unit
 from linprobe_store.canonical import JsonValue
 from linprobe_store.spec import EncoderSpec
 from linprobe_store.terminal import human_bytes
@@ -29,7 +28,7 @@ class Forecast:
     n_sealed: int
     """Splits that are complete."""
     n_shards_done: int
-    """Shards with a part, of the splits that are not."""
+    """Shards that are in the store already."""
     n_shards: int
     """Shards still to encode."""
     n_images: int | None
@@ -43,7 +42,7 @@ class Forecast:
         size = "unknown" if self.n_bytes is None else f"about {human_bytes(self.n_bytes)}"
         return [
             f"encoder  {self.folder}",
-            f"done     {self.n_sealed} splits sealed; {self.n_shards_done} more shards encoded",
+            f"done     {self.n_shards_done} shards; {self.n_sealed} splits sealed",
             f"to do    {self.n_shards} shards, {images} images",
             f"on disk  {size} more",
         ]
@@ -69,7 +68,7 @@ def forecast(state: State, spec: EncoderSpec, folder: str) -> Forecast:
     spec : the encoder; says how wide a row is.
     folder : its folder in the store.
     """
-    counts = [_n_samples(unit) for unit in state.todo]
+    counts = [_n_samples(task.shard) for task in state.todo]
     n_images = None if None in counts else sum(count or 0 for count in counts)
     itemsize = np.dtype(spec.storage_dtype).itemsize
     row_bytes = sum(tap.dim for tap in spec.taps) * itemsize + _LABEL_AND_KEY_BYTES
@@ -85,14 +84,10 @@ def forecast(state: State, spec: EncoderSpec, folder: str) -> Forecast:
     )
 
 
-def _n_samples(unit: Unit) -> int | None:
-    if unit.shard.n_samples is not None:
-        return unit.shard.n_samples
-    return None if _is_stream(unit.shard) else _count(Path(unit.shard.url))
-
-
-def _is_stream(shard: Shard) -> bool:
-    return "://" in shard.url or shard.url.startswith("pipe:")
+def _n_samples(shard: Shard) -> int | None:
+    if shard.n_samples is not None:
+        return shard.n_samples
+    return None if shard.is_stream else _count(Path(shard.url))
 
 
 def _count(path: Path) -> int | None:

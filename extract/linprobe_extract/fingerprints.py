@@ -1,39 +1,54 @@
-"""Fingerprints of shards, remembered.
+"""Fingerprints of shards, remembered, and the bytes that they were taken from.
 
 A shard is known by its sha256, which takes a read of the whole file. The cache beside the store
-remembers it under (path, size, modification time), so that a second run costs no read. It is
-local to a host, holds nothing that cannot be computed again, and may be deleted at any time.
+remembers it under (path, size, modification time) or (URL, size, ETag), so that a second run
+costs no read. It is local to a host, holds nothing that cannot be computed again, and may be
+deleted at any time.
 """
 
 import json
-from contextlib import suppress
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import fsspec
 
+from linprobe_extract.errors import ShardError
 from linprobe_extract.shards import Shard
-from linprobe_extract.tar_stream import fingerprint_shard
+from linprobe_extract.tar_stream import fingerprint_shard, open_shard
 from linprobe_store.spec import ShardFingerprint
 
 
 class FingerprintCache:
-    """Shard fingerprints, from the dataset's card, from the cache, or by reading.
+    """Shard fingerprints: from the dataset's card, from the cache, or by reading.
 
     Parameters
     ----------
     path : a JSON-lines file, made when first needed.
+    read_only : remember in memory alone.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self._path = path
+        self._read_only = read_only
         self._known: dict[str, ShardFingerprint] = {}
-        with suppress(FileNotFoundError):
-            for line in path.read_text().splitlines():
+        self.reload()
+
+    def reload(self) -> None:
+        """Learn what other processes have written meanwhile."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for line in self._path.read_text().splitlines():
                 # A line cut by a crash is no loss: its shard is read again.
                 with suppress(ValueError, TypeError, KeyError):
                     entry = json.loads(line)
                     self._known[entry["seen"]] = ShardFingerprint(**entry["fingerprint"])
+
+    def known(self, shard: Shard) -> ShardFingerprint | None:
+        """Give the fingerprint of a shard if that needs no read of its bytes."""
+        return shard.fingerprint or self._known.get(_state(shard.url) or shard.url)
 
     def fingerprint(self, shard: Shard) -> ShardFingerprint:
         """Give the fingerprint of a shard, reading it only when nothing else knows it.
@@ -42,21 +57,49 @@ class FingerprintCache:
         ------
         ShardError : it has to be read and cannot be.
         """
-        if shard.fingerprint is not None:
-            return shard.fingerprint
+        known = self.known(shard)
+        if known is not None:
+            return known
+        return self._remember(shard, fingerprint_shard(shard))
+
+    @contextmanager
+    def fetched(self, shard: Shard) -> Iterator[tuple[Shard, ShardFingerprint]]:
+        """Give a shard to read and its fingerprint; what is not a file is copied to one first.
+
+        A stream can be read but once, and its fingerprint is needed before its samples.
+
+        Raises
+        ------
+        ShardError : it cannot be read.
+        """
+        if not shard.is_stream:
+            yield shard, self.fingerprint(shard)
+            return
+        with tempfile.TemporaryDirectory(prefix="linprobe-") as folder:
+            copy = Shard(str(Path(folder) / shard.name), None, shard.n_samples)
+            _download(shard, Path(copy.url))
+            found = fingerprint_shard(copy)
+            named = ShardFingerprint(shard.name, found.bytes, found.sha256)
+            yield copy, self._remember(shard, named)
+
+    def _remember(self, shard: Shard, fingerprint: ShardFingerprint) -> ShardFingerprint:
         seen = _state(shard.url)
-        if seen is not None and seen in self._known:
-            return self._known[seen]
-        fingerprint = fingerprint_shard(shard)
-        if seen is not None:
-            self._remember(seen, fingerprint)
+        self._known[seen or shard.url] = fingerprint
+        if seen is not None and not self._read_only:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as lines:
+                lines.write(json.dumps({"seen": seen, "fingerprint": asdict(fingerprint)}) + "\n")
         return fingerprint
 
-    def _remember(self, seen: str, fingerprint: ShardFingerprint) -> None:
-        self._known[seen] = fingerprint
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as lines:
-            lines.write(json.dumps({"seen": seen, "fingerprint": asdict(fingerprint)}) + "\n")
+
+def _download(shard: Shard, target: Path) -> None:
+    try:
+        with open_shard(shard) as stream, target.open("wb") as copy:
+            shutil.copyfileobj(stream, copy, 1 << 20)
+    except (OSError, ValueError) as error:
+        raise ShardError(
+            f"cannot read '{shard.url}': {error}", hint="check the URL or the command, then rerun"
+        ) from error
 
 
 def _state(url: str) -> str | None:
@@ -69,7 +112,10 @@ def _state(url: str) -> str | None:
             return None
         status = path.stat()
         return f"{path}|{status.st_size}|{status.st_mtime_ns}"
-    filesystem, name = fsspec.core.url_to_fs(url)
-    info = filesystem.info(name)
+    try:
+        filesystem, name = fsspec.core.url_to_fs(url)
+        info = filesystem.info(name)
+    except (OSError, ValueError, ImportError):
+        return None
     version = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified")
     return f"{url}|{info.get('size')}|{version}" if version and info.get("size") else None

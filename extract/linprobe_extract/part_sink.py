@@ -14,7 +14,7 @@ from typing import Self
 
 from linprobe_extract.errors import ShardError
 from linprobe_extract.report import FailedShard
-from linprobe_extract.units import EncodedBatch, Unit, UnitEnd
+from linprobe_extract.units import EncodedBatch, Task, Unit, UnitEnd, UnitLost
 from linprobe_store import PartWriter, StoredEncoder
 from linprobe_store.errors import LinprobeError
 from linprobe_store.records import SkippedSample
@@ -73,13 +73,16 @@ class PartSink:
             self._thread.shutdown(wait=True, cancel_futures=True)
             self._scope.close()
 
-    def put(self, item: EncodedBatch | UnitEnd) -> None:
+    def put(self, item: EncodedBatch | UnitEnd | UnitLost) -> None:
         """Queue a batch or the end of its unit for writing.
 
         Raises
         ------
         OSError : an earlier write met a full or failing disk.
         """
+        if isinstance(item, UnitLost):
+            self._fail(item.task, item.error)
+            return
         self._pending.append(self._thread.submit(self._write, item))
         self._wait(_MAX_PENDING)
 
@@ -128,8 +131,8 @@ class PartSink:
             return
         worst = ", ".join(f"{s.key} ({s.reason})" for s in self._unit_skipped[:_WORST_NAMED])
         raise ShardError(
-            f"{n_skipped} of {end.planned} samples of '{end.unit.shard.url}' cannot be used, more "
-            f"than --max-skipped {self.max_skipped:g}: {worst}",
+            f"{n_skipped} of {end.planned} samples of '{end.unit.task.shard.url}' cannot be used, "
+            f"more than --max-skipped {self.max_skipped:g}: {worst}",
             hint="mend the shard, or allow more with --max-skipped",
         )
 
@@ -140,10 +143,11 @@ class PartSink:
             self.skipped.update(sample.reason for sample in self._unit_skipped)
             self.notes.update(self._unit_notes)
         else:
-            self.failed.append(
-                FailedShard(end.unit.shard.url, self._error.message, self._error.hint)
-            )
+            self._fail(end.unit.task, self._error)
         self._scope.close()
         self._scope = ExitStack()
         self._writer, self._error = None, None
         self._unit_rows, self._unit_skipped, self._unit_notes = 0, [], Counter()
+
+    def _fail(self, task: Task, error: LinprobeError) -> None:
+        self.failed.append(FailedShard(task.shard.url, error.message, error.hint))

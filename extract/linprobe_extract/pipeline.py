@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from linprobe_extract.errors import ShardError
 from linprobe_extract.preprocess import Note, Outcome, limit_thread, preprocess
 from linprobe_extract.samples import Labelling, Sample, read_samples
 from linprobe_extract.tar_stream import read_members
-from linprobe_extract.units import EncodedBatch, Timings, Unit, UnitEnd
+from linprobe_extract.units import EncodedBatch, Timings, Unit, UnitEnd, UnitLost
 from linprobe_store.records import FeatureArray, FeatureBlock, LabelArray, SkippedSample
 from linprobe_store.spec import PreprocessSpec
 
@@ -48,6 +49,10 @@ class _HostBatch:
     outcomes: tuple[Future[list[_Decoded]], ...]
 
 
+_Ring: TypeAlias = "queue.Queue[torch.Tensor]"
+_Ready: TypeAlias = "queue.Queue[_HostBatch | UnitEnd | UnitLost | Exception | None]"
+
+
 @dataclass
 class Pipeline:
     """A configured host side; :meth:`run` streams units through it once."""
@@ -67,15 +72,15 @@ class Pipeline:
     timings: Timings = field(default_factory=Timings)
     """Filled while running."""
 
-    def run(self, units: Iterable[Unit]) -> Iterator[EncodedBatch | UnitEnd]:
-        """Encode units in order; each unit's batches, then its end.
+    def run(self, units: Iterable[Unit | UnitLost]) -> Iterator[EncodedBatch | UnitEnd | UnitLost]:
+        """Encode units in order; each unit's batches, then its end. Lost ones pass through.
 
         Raises
         ------
         torch.OutOfMemoryError : a batch does not fit the device.
         """
         ring = self._ring()
-        ready: queue.Queue[_HostBatch | UnitEnd | Exception | None] = queue.Queue(_RING_BUFFERS)
+        ready: _Ready = queue.Queue(_RING_BUFFERS)
         stop = threading.Event()
         pool = ThreadPoolExecutor(self.decode_threads, "decode", initializer=limit_thread)
         reader = threading.Thread(
@@ -89,8 +94,8 @@ class Pipeline:
             pool.shutdown(wait=True, cancel_futures=True)
             reader.join()
 
-    def _ring(self) -> "queue.Queue[torch.Tensor]":
-        ring: queue.Queue[torch.Tensor] = queue.Queue()
+    def _ring(self) -> _Ring:
+        ring: _Ring = queue.Queue()
         shape = (self.batch_size, 3, self.preprocess.image_size, self.preprocess.image_size)
         for _ in range(_RING_BUFFERS):
             ring.put(torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory))
@@ -98,9 +103,9 @@ class Pipeline:
 
     def _read(
         self,
-        units: Iterable[Unit],
-        ring: "queue.Queue[torch.Tensor]",
-        ready: "queue.Queue[_HostBatch | UnitEnd | Exception | None]",
+        units: Iterable[Unit | UnitLost],
+        ring: _Ring,
+        ready: _Ready,
         pool: ThreadPoolExecutor,
         stop: threading.Event,
     ) -> None:
@@ -108,6 +113,9 @@ class Pipeline:
         with suppress(_StoppedError):
             try:
                 for unit in units:
+                    if isinstance(unit, UnitLost):
+                        _put(ready, unit, stop)
+                        continue
                     for item in self._read_unit(unit, ring, pool, stop):
                         _put(ready, item, stop)
                 _put(ready, None, stop)
@@ -117,14 +125,14 @@ class Pipeline:
     def _read_unit(
         self,
         unit: Unit,
-        ring: "queue.Queue[torch.Tensor]",
+        ring: _Ring,
         pool: ThreadPoolExecutor,
         stop: threading.Event,
     ) -> Iterator[_HostBatch | UnitEnd]:
         planned = 0
         try:
-            members = read_members(unit.shard, unit.fingerprint)
-            samples = read_samples(unit.shard.url, members, self.labelling)
+            members = read_members(unit.source, unit.fingerprint)
+            samples = read_samples(unit.task.shard.url, members, self.labelling)
             while batch := tuple(islice(samples, self.batch_size)):
                 planned += len(batch)
                 buffer = _get(ring, stop)
@@ -159,9 +167,9 @@ class Pipeline:
 
     def _encode(
         self,
-        ready: "queue.Queue[_HostBatch | UnitEnd | Exception | None]",
-        ring: "queue.Queue[torch.Tensor]",
-    ) -> Iterator[EncodedBatch | UnitEnd]:
+        ready: _Ready,
+        ring: _Ring,
+    ) -> Iterator[EncodedBatch | UnitEnd | UnitLost]:
         flying: tuple[_HostBatch, Collect, list[_Decoded]] | None = None
         while True:
             started = time.perf_counter()
@@ -180,7 +188,7 @@ class Pipeline:
                 ring.put(flying[0].buffer)
                 yield landed
             flying = launched
-            if isinstance(item, UnitEnd):
+            if isinstance(item, UnitEnd | UnitLost):
                 yield item
             elif item is None:
                 return
@@ -191,8 +199,8 @@ class _StoppedError(Exception):
 
 
 def _put(
-    ready: "queue.Queue[_HostBatch | UnitEnd | Exception | None]",
-    item: _HostBatch | UnitEnd | Exception | None,
+    ready: _Ready,
+    item: _HostBatch | UnitEnd | UnitLost | Exception | None,
     stop: threading.Event,
 ) -> None:
     while True:
@@ -204,7 +212,7 @@ def _put(
             continue
 
 
-def _get(ring: "queue.Queue[torch.Tensor]", stop: threading.Event) -> torch.Tensor:
+def _get(ring: _Ring, stop: threading.Event) -> torch.Tensor:
     while True:
         if stop.is_set():
             raise _StoppedError

@@ -7,7 +7,7 @@ Safe to interrupt and to repeat: a shard is either committed whole or not there.
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,7 @@ import torch
 from linprobe_extract.claims import Turns
 from linprobe_extract.device import launcher
 from linprobe_extract.encoder import Encoder
-from linprobe_extract.errors import ExtractError
+from linprobe_extract.errors import ExtractError, ShardError
 from linprobe_extract.fingerprints import FingerprintCache
 from linprobe_extract.part_sink import PartSink
 from linprobe_extract.pipeline import Pipeline
@@ -24,8 +24,8 @@ from linprobe_extract.report import RunReport
 from linprobe_extract.samples import Labelling
 from linprobe_extract.shards import DatasetPlan
 from linprobe_extract.state import State, seal_complete, state_of
-from linprobe_extract.units import EncodedBatch, Timings, Unit, UnitEnd
-from linprobe_store import StoredEncoder
+from linprobe_extract.units import EncodedBatch, Timings, Unit, UnitEnd, UnitLost
+from linprobe_store import ShardFingerprint, StoredEncoder
 
 
 @dataclass(frozen=True)
@@ -87,20 +87,19 @@ class Run:
         ExtractError : the device's memory is too small for one image.
         OSError : a full or failing disk; what was committed stays.
         """
-        before = self._state()
+        before = state_of(self.plan, self.options.splits, self.stored, self.fingerprints)
         self.observer.planned(len(before.todo), before.n_images)
         timings = Timings()
         started = time.perf_counter()
-        sinks, batch_size = self._encode(before.todo, timings)
+        sinks, batch_size = self._encode(before, timings)
         seconds = time.perf_counter() - started
-        after = self._state()
-        if self.turns.is_last("all"):
-            after = seal_complete(self.plan, self.options.splits, self.stored, self.fingerprints)
+        failed = tuple(failure for sink in sinks for failure in sink.failed)
+        after = self._after(sealing=self.turns.is_last("all") and not failed)
         return RunReport(
             n_shards=sum(sink.n_committed for sink in sinks),
             n_shards_before=before.n_done,
-            n_shards_missing=len(after.todo) + len(after.unreadable),
-            failed=before.unreadable + tuple(f for sink in sinks for f in sink.failed),
+            n_shards_missing=len(after.todo),
+            failed=failed,
             n_images=sum(sink.n_rows for sink in sinks),
             skipped=sum((sink.skipped for sink in sinks), Counter[str]()),
             notes=sum((sink.notes for sink in sinks), Counter[str]()),
@@ -111,16 +110,19 @@ class Run:
             stopped=self.stop.is_set(),
         )
 
-    def _state(self) -> State:
-        return state_of(self.plan, self.options.splits, self.stored, self.fingerprints)
+    def _after(self, *, sealing: bool) -> State:
+        """Seal what is complete, unless a bad shard leaves open what the dataset will be."""
+        self.fingerprints.reload()
+        finish = seal_complete if sealing else state_of
+        return finish(self.plan, self.options.splits, self.stored, self.fingerprints)
 
-    def _encode(self, todo: Sequence[Unit], timings: Timings) -> tuple[list[PartSink], int]:
+    def _encode(self, before: State, timings: Timings) -> tuple[list[PartSink], int]:
         """Stream all units; begin again with half the batch when memory runs out."""
         batch_size, sinks = self.options.batch_size, list[PartSink]()
-        while todo:
+        while before.todo:
             sinks.append(PartSink(self.stored, batch_size, self.options.max_skipped))
             try:
-                self._stream(todo, sinks[-1], timings, batch_size)
+                self._stream(before, sinks[-1], timings, batch_size)
                 break
             except torch.OutOfMemoryError:
                 if batch_size == 1:
@@ -129,9 +131,7 @@ class Run:
                 self.observer.told(f"out of device memory: going on with batches of {batch_size}")
         return sinks, batch_size
 
-    def _stream(
-        self, todo: Sequence[Unit], sink: PartSink, timings: Timings, batch_size: int
-    ) -> None:
+    def _stream(self, before: State, sink: PartSink, timings: Timings, batch_size: int) -> None:
         pipeline = Pipeline(
             launch=launcher(self.encoder),
             preprocess=self.encoder.preprocess,
@@ -142,7 +142,7 @@ class Run:
             timings=timings,
         )
         with sink:
-            for item in pipeline.run(self._claimed(todo, f"batch-{batch_size}")):
+            for item in pipeline.run(self._claimed(before, f"batch-{batch_size}")):
                 sink.put(item)
                 if isinstance(item, EncodedBatch):
                     self.observer.encoded(len(item.block.keys) + len(item.skipped))
@@ -150,15 +150,25 @@ class Run:
                     self._ended(item)
         timings.write_wait_s += sink.wait_s
 
-    def _claimed(self, todo: Sequence[Unit], round_name: str) -> Iterator[Unit]:
-        """Give the shards of this process, skipping those that another has meanwhile done."""
-        for unit in self.turns.claim(todo, round_name):
+    def _claimed(self, before: State, round_name: str) -> Iterator[Unit | UnitLost]:
+        """Give the shards of this process that have no part, fetched while they are read."""
+        sealed = {split.name for split in before.sealed}
+        for task in self.turns.claim(before.tasks, round_name):
             if self.stop.is_set():
                 return
-            if self.stored.committed_part(unit.fingerprint) is None:
-                yield unit
+            if task.split in sealed or self._is_done(self.fingerprints.known(task.shard)):
+                continue
+            try:
+                with self.fingerprints.fetched(task.shard) as (source, fingerprint):
+                    if not self._is_done(fingerprint):
+                        yield Unit(task, source, fingerprint)
+            except ShardError as error:
+                yield UnitLost(task, error)
 
-    def _ended(self, end: UnitEnd) -> None:
+    def _is_done(self, fingerprint: ShardFingerprint | None) -> bool:
+        return fingerprint is not None and self.stored.committed_part(fingerprint) is not None
+
+    def _ended(self, end: UnitEnd | UnitLost) -> None:
         self.observer.shard_done()
         if end.error is not None:
             self.observer.told(f"shard failed: {end.error.message}")

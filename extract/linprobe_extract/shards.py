@@ -38,6 +38,11 @@ class Shard:
     """From the dataset's card; None when not known before reading."""
 
     @property
+    def is_stream(self) -> bool:
+        """Whether it is a URL or a command, and no local file."""
+        return "://" in self.url or self.url.startswith("pipe:")
+
+    @property
     def name(self) -> str:
         """Basename of the tar, without query strings."""
         return re.split(r"[/\s]", self.url.split("?")[0].rstrip("/"))[-1]

@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from linprobe_extract.classes import dataset_spec
-from linprobe_extract.errors import ShardError
 from linprobe_extract.fingerprints import FingerprintCache
-from linprobe_extract.report import FailedShard
 from linprobe_extract.shards import DatasetPlan, SplitPlan
-from linprobe_extract.units import Unit
+from linprobe_extract.units import Task
 from linprobe_store import Split, StoredEncoder
-from linprobe_store.spec import ShardFingerprint
 
 
 @dataclass(frozen=True)
@@ -19,17 +16,21 @@ class State:
 
     sealed: tuple[Split, ...]
     """Splits that are complete."""
-    n_done: int
-    """Shards with a part, of the splits not sealed."""
-    todo: tuple[Unit, ...]
-    """Shards without a part, of the splits not sealed, in order."""
-    unreadable: tuple[FailedShard, ...]
-    """Shards that cannot be read, of the splits not sealed."""
+    tasks: tuple[Task, ...]
+    """All shards of the chosen splits, in order: the same for every process of a run, whatever
+    the others have done meanwhile."""
+    todo: tuple[Task, ...]
+    """Those that still have to be encoded, as far as can be told without reading them."""
+
+    @property
+    def n_done(self) -> int:
+        """Shards that are in the store already."""
+        return len(self.tasks) - len(self.todo)
 
     @property
     def n_images(self) -> int | None:
         """Images still to encode, or None when not known before reading."""
-        counts = [unit.shard.n_samples for unit in self.todo]
+        counts = [task.shard.n_samples for task in self.todo]
         return None if None in counts else sum(count or 0 for count in counts)
 
 
@@ -45,22 +46,15 @@ def state_of(
     ------
     ExtractError : the dataset has no split of a given name.
     """
-    sealed, todo, unreadable, n_done = [], list[Unit](), list[FailedShard](), 0
+    sealed, tasks = list[Split](), list[Task]()
     for split in (plan.split(name) for name in splits):
-        units, failed = _units(split, fingerprints)
-        found = None if failed else _sealed(plan, split, units, stored)
+        found = _sealed(plan, split, stored, fingerprints)
+        tasks += [Task(split.name, shard) for shard in split.shards]
         if found is not None:
             sealed.append(found)
-            continue
-        missing = [
-            unit
-            for unit in units
-            if stored is None or stored.committed_part(unit.fingerprint) is None
-        ]
-        todo += missing
-        unreadable += failed
-        n_done += len(units) - len(missing)
-    return State(tuple(sealed), n_done, tuple(todo), tuple(unreadable))
+    done = {split.name for split in sealed}
+    todo = (t for t in tasks if t.split not in done and not _has_part(t, stored, fingerprints))
+    return State(tuple(sealed), tuple(tasks), tuple(todo))
 
 
 def seal_complete(
@@ -73,33 +67,32 @@ def seal_complete(
 
     Raises
     ------
+    ShardError : a shard of another split has to be read for its fingerprint and cannot be.
     StoreError : parts cannot be sealed: keys come twice, labels are out of range.
     """
     for name in splits:
         state = state_of(plan, [name], stored, fingerprints)
-        if not (state.sealed or state.todo or state.unreadable):
+        if not (state.sealed or state.todo):
             spec = dataset_spec(plan, stored, fingerprints)
             stored.seal(spec, name, dataset_name=plan.name)
     return state_of(plan, splits, stored, fingerprints)
 
 
-def _units(
-    split: SplitPlan, fingerprints: FingerprintCache
-) -> tuple[list[Unit], list[FailedShard]]:
-    units, failed = [], []
-    for shard in split.shards:
-        try:
-            units.append(Unit(split.name, shard, fingerprints.fingerprint(shard)))
-        except ShardError as error:
-            failed.append(FailedShard(shard.url, error.message, error.hint))
-    return units, failed
+def _has_part(task: Task, stored: StoredEncoder | None, fingerprints: FingerprintCache) -> bool:
+    fingerprint = fingerprints.known(task.shard)
+    if stored is None or fingerprint is None:
+        return False
+    return stored.committed_part(fingerprint) is not None
 
 
 def _sealed(
-    plan: DatasetPlan, split: SplitPlan, units: Sequence[Unit], stored: StoredEncoder | None
+    plan: DatasetPlan,
+    split: SplitPlan,
+    stored: StoredEncoder | None,
+    fingerprints: FingerprintCache,
 ) -> Split | None:
     """Find the sealed split that holds exactly these shards under these classes."""
-    wanted: tuple[ShardFingerprint, ...] = tuple(unit.fingerprint for unit in units)
+    wanted = tuple(fingerprints.known(shard) for shard in split.shards)
     for dataset in stored.datasets() if stored else ():
         same_classes = plan.classes is None or plan.classes == dataset.spec.classes
         if not same_classes or dataset.spec.label_source != plan.label_source:

@@ -10,13 +10,23 @@ from linprobe_store.spec import ShardFingerprint
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One shard to be encoded."""
+class Task:
+    """A shard of the dataset, before it is known what its bytes are."""
 
     split: str
     """``train``, ``val`` or ``test``."""
     shard: Shard
-    """Where to read."""
+    """As the plan names it."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A shard to be encoded."""
+
+    task: Task
+    """Which."""
+    source: Shard
+    """Where to read it: the shard itself, or a local copy while there is one."""
     fingerprint: ShardFingerprint
     """What the bytes must be."""
 
@@ -37,7 +47,7 @@ class EncodedBatch:
 
 @dataclass(frozen=True)
 class UnitEnd:
-    """A shard has been read to its end, or cannot be."""
+    """A shard has been read to its end."""
 
     unit: Unit
     """The shard."""
@@ -45,6 +55,16 @@ class UnitEnd:
     """Samples read; rows + skipped must come to this."""
     error: ShardError | None
     """Why it failed, or None."""
+
+
+@dataclass(frozen=True)
+class UnitLost:
+    """A shard that cannot be read at all."""
+
+    task: Task
+    """Which."""
+    error: ShardError
+    """Why."""
 
 
 @dataclass
