@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from linprobe_store.checksums import (
     REPAIR,
@@ -84,10 +84,12 @@ def copy_store(request: CopyRequest) -> Iterator[CopiedSplit]:
     source = open_place(request.source)
     splits = list_splits(source, request.encoder, request.dataset)
     for split in splits:
-        if is_remote(request.target) or request.pack:
-            yield _copy_out(source, split, request)
-        else:
-            yield _copy_in(source, split, FeatureStore(request.target))
+        with told_as_store_error(request.target):
+            if is_remote(request.target) or request.pack:
+                copied = _copy_out(source, split, request)
+            else:
+                copied = _copy_in(source, split, FeatureStore(request.target))
+        yield copied
 
 
 def _copy_in(source: Place, split: SourceSplit, store: FeatureStore) -> CopiedSplit:
@@ -99,10 +101,8 @@ def _copy_in(source: Place, split: SourceSplit, store: FeatureStore) -> CopiedSp
     if final.exists():
         _check_same(encoder.open_dataset(folder).split(split.name), split)
         return CopiedSplit(split, "there already", 0)
-    with (
-        told_as_store_error(final),
-        Staging(folder, resume_as=f"copy-{split.name}-{split.commit.digest[:12]}") as fetched,
-    ):
+    resume_as = f"copy-{split.name}-{split.commit.digest[:12]}"
+    with Staging(folder, resume_as=resume_as) as fetched:
         moved = sum(
             _fetch(source, f"{split.folder}/{name}", fetched.path / name, digest)
             for name, digest in split.files.items()
@@ -132,7 +132,7 @@ def _copy_beside(source: Place, split: SourceSplit, encoder: StoredEncoder) -> N
     """Copy what is recorded beside an encoder: its canary features and its provenance."""
     canary = f"{split.encoder_folder}/{CANARY_FOLDER}/canary.npz"
     if encoder.canary() is None and source.size(canary) is not None:
-        with told_as_store_error(encoder.path), Staging(encoder.path) as staging:
+        with Staging(encoder.path) as staging:
             (staging.path / "canary.npz").write_bytes(read_small(source, canary))
             staging.publish(encoder.path / CANARY_FOLDER)
     provenance = f"{split.encoder_folder}/{PROVENANCE_FILE}"
@@ -149,20 +149,24 @@ def _fetch(source: Place, name: str, path: Path, expected: FileDigest) -> int:
         except IntegrityError:
             path.unlink()
     path.parent.mkdir(parents=True, exist_ok=True)
-    if source.size(name) is None:
-        raise IntegrityError(f"{source.label}/{name}: missing", hint=REPAIR)
-    hasher = FileHasher(strong=True)
-    with source.open_read(name) as stream, path.open("wb") as out:
-        while data := stream.read(_CHUNK_BYTES):
-            hasher.update(data)
-            out.write(data)
-    _check_digest(f"{source.label}/{name}", expected, hasher.digest())
+    with path.open("wb") as out:
+        _stream(source, name, out, expected)
     return expected.bytes
 
 
-def _check_digest(place: str, expected: FileDigest, found: FileDigest) -> None:
-    if found != expected:
-        raise IntegrityError(f"{place}: expected {expected}, found {found}", hint=REPAIR)
+def _stream(source: Place, name: str, out: BinaryIO, expected: FileDigest) -> None:
+    """Write a file of the source to ``out``, and check that its bytes are those committed."""
+    if source.size(name) is None:
+        raise IntegrityError(f"{source.label}/{name}: missing", hint=REPAIR)
+    hasher = FileHasher(strong=True)
+    with source.open_read(name) as stream:
+        while data := stream.read(_CHUNK_BYTES):
+            hasher.update(data)
+            out.write(data)
+    if (found := hasher.digest()) != expected:
+        raise IntegrityError(
+            f"{source.label}/{name}: expected {expected}, found {found}", hint=REPAIR
+        )
 
 
 def _copy_out(source: Place, split: SourceSplit, request: CopyRequest) -> CopiedSplit:
@@ -232,12 +236,8 @@ def _send(source: Place, name: str, target: Place, target_name: str, expected: F
         with target.open_read(target_name) as stream:
             if digest_stream(stream, strong=True) == expected:
                 return 0
-    hasher = FileHasher(strong=True)
-    with source.open_read(name.lstrip("/")) as stream, target.open_write(target_name) as out:
-        while data := stream.read(_CHUNK_BYTES):
-            hasher.update(data)
-            out.write(data)
-    _check_digest(f"{source.label}/{name}", expected, hasher.digest())
+    with target.open_write(target_name) as out:
+        _stream(source, name.lstrip("/"), out, expected)
     if (found := target.size(target_name)) != expected.bytes:
         raise IntegrityError(
             f"{target.label}/{target_name}: expected {expected.bytes} bytes, found {found}",

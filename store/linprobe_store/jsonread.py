@@ -116,10 +116,12 @@ def read_json(path: Path) -> JsonObject:
 
     Raises
     ------
-    IntegrityError : the file is missing, or not a JSON object.
+    IntegrityError : the file is missing, unreadable, or not a JSON object.
     """
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise IntegrityError(f"{path}: missing", hint=REPAIR) from None
+    except OSError as error:
+        raise IntegrityError(f"{path}: {error.strerror}", hint=REPAIR) from error
     return parse_json(data, str(path))

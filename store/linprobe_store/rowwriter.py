@@ -6,6 +6,7 @@ ever read back, changed or appended to.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -104,7 +105,8 @@ class RowWriter:
     def abandon(self) -> None:
         """Close the file being written, whose folder is about to be removed."""
         if self._open is not None:
-            self._open.stream.close()
+            with suppress(OSError):  # what is buffered does not fit a full disk, and never will
+                self._open.stream.close()
             self._open = None
 
     def _geometry(self) -> ArrayGeometry:

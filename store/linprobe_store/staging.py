@@ -31,7 +31,7 @@ _HINTS = {
 
 
 @contextmanager
-def told_as_store_error(place: Path) -> Iterator[None]:
+def told_as_store_error(place: Path | str) -> Iterator[None]:
     """Tell what the operating system refuses (full disk, read-only, ...) as an expected failure.
 
     Raises
