@@ -11,6 +11,7 @@ import pytest
 import scipy.io
 import torch
 import torchvision.datasets
+
 from pack_factories import write_image
 from torchvision_arrays import Expected, Writer, md5, write_text
 
