@@ -17,6 +17,7 @@ from linprobe_store.canonical import JsonValue
 from linprobe_store.terminal import emit, emit_json, human_bytes
 
 DEFAULTS = PackOptions()
+NEXT_COMMAND = "linprobe-extract run --model ViT-B/16 --data {out} --store features"
 
 
 def pack_command(
@@ -152,7 +153,9 @@ def report_text(report: PackReport) -> str:
         )
     else:
         lines.append(f"nothing to do: {report.out} holds it already")
-    lines.append(f"next: linprobe-extract run --data {report.out} --model ViT-B/16")
+    lines.append(
+        f"next: linprobe-extract run --model ViT-B/16 --data {report.out} --store features"
+    )
     return "\n".join(lines)
 
 

@@ -128,7 +128,7 @@ def _samples(
     names = pyarrow.compute.struct_field(stored, "path").to_pylist()
     return [
         SourceSample(
-            name=f"{split}/{index:07d}{f'/{PurePosixPath(name).name}' if name else ''}",
+            name=f"{split}/{index:07d}{f'-{PurePosixPath(name).name}' if name else ''}",
             labels=_labels(raw, label_of),
             extension=_extension(name),
             n_bytes=int(size or 0),
