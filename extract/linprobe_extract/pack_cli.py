@@ -1,11 +1,14 @@
 """The commands ``linprobe-extract pack`` and ``linprobe-extract datasets``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from linprobe_extract.dataset_card import DatasetCard
+from linprobe_extract.dataset_card import DatasetCard, DuplicateImage, UnreadableImage
+from linprobe_extract.dataset_row import KnownDataset
+from linprobe_extract.dataset_table import KNOWN_DATASETS, table_text
 from linprobe_extract.pack import PackReport, pack
 from linprobe_extract.pack_listing import some_names
 from linprobe_extract.pack_plan import DEFAULT_SHARD_BYTES, PackOptions
@@ -14,6 +17,7 @@ from linprobe_store.canonical import JsonValue
 from linprobe_store.terminal import emit, emit_json, human_bytes
 
 DEFAULTS = PackOptions()
+NEXT_COMMAND = "linprobe-extract run --model ViT-B/16 --data {out} --store features"
 
 
 def pack_command(
@@ -105,6 +109,34 @@ def report_json(report: PackReport) -> JsonValue:
     }
 
 
+def datasets_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List the datasets that pack knows by name: the 27 of the CLIP paper."""
+    if as_json:
+        emit_json({"datasets": [row_json(row) for row in KNOWN_DATASETS]})
+    else:
+        emit(table_text())
+
+
+def row_json(row: KnownDataset) -> JsonValue:
+    """A row of the table as one JSON object."""
+    return {
+        "name": row.slug,
+        "title": row.title,
+        "classes": row.n_classes,
+        "headline_metric": row.metric.value,
+        "sizes": dict(row.sizes) if row.sizes else None,
+        "paper_sizes": {"train": row.paper_sizes[0], "test": row.paper_sizes[1]},
+        "split": row.split,
+        "provider": row.provider,
+        "torchvision": row.torchvision.name if row.torchvision else None,
+        "files": row.files,
+        "citation": row.citation,
+        "note": row.note,
+    }
+
+
 def report_text(report: PackReport) -> str:
     """The report as a few lines for a person."""
     card = report.card
@@ -121,30 +153,43 @@ def report_text(report: PackReport) -> str:
         )
     else:
         lines.append(f"nothing to do: {report.out} holds it already")
-    lines.append(f"next: linprobe-extract run --data {report.out} --model ViT-B/16")
+    lines.append(
+        f"next: linprobe-extract run --model ViT-B/16 --data {report.out} --store features"
+    )
     return "\n".join(lines)
 
 
 def _trouble(card: DatasetCard) -> list[str]:
-    """What is wrong with the images, one line each: unreadable, leaking, contradictory."""
+    """What is wrong with the images, one line each: unreadable, leaking, twice, contradictory."""
     lines = []
     if card.unreadable:
         names = some_names(f"{image.name} ({image.reason})" for image in card.unreadable)
-        lines.append(f"warning: {len(card.unreadable):,} unreadable images kept out: {names}")
+        lines.append(f"warning: {_images(card.unreadable)} kept out: {names}")
     if card.leaks:
         n_dropped = sum(len(image.dropped) for image in card.leaks)
-        done = f"{n_dropped:,} copies dropped" if n_dropped else "kept; --drop-leaks drops them"
-        names = some_names(" = ".join(image.names) for image in card.leaks)
-        lines.append(f"warning: {len(card.leaks):,} images leak across splits ({done}): {names}")
+        what = f"{n_dropped:,} dropped" if n_dropped else "kept; --drop-leaks leaves them out"
+        verb = "leaks" if len(card.leaks) == 1 else "leak"
+        lines.append(f"warning: {_copies(card.leaks, f'{verb} across splits ({what})')}")
     within = [image for image in card.duplicates if not image.is_leak]
     if within:
-        names = some_names(" = ".join(image.names) for image in within)
-        lines.append(f"note: {len(within):,} images occur twice or more within a split: {names}")
+        verb = "is" if len(within) == 1 else "are"
+        lines.append(f"note: {_copies(within, f'{verb} twice or more in one split')}")
     contradictions = [image for image in card.duplicates if image.is_contradiction]
     if contradictions:
-        names = some_names(" = ".join(image.names) for image in contradictions)
-        lines.append(f"warning: {len(contradictions):,} images carry different labels: {names}")
+        verb = "has" if len(contradictions) == 1 else "have"
+        lines.append(f"warning: {_copies(contradictions, f'{verb} more than one label')}")
     return lines
+
+
+def _images(images: Sequence[UnreadableImage]) -> str:
+    """So many unreadable images."""
+    return f"{len(images):,} unreadable image{'' if len(images) == 1 else 's'}"
+
+
+def _copies(images: Sequence[DuplicateImage], what: str) -> str:
+    """So many images, what is the matter with them, and the names of a few."""
+    names = some_names(" = ".join(image.names) for image in images)
+    return f"{len(images):,} image{'' if len(images) == 1 else 's'} {what}: {names}"
 
 
 def _total_bytes(card: DatasetCard) -> int:

@@ -41,9 +41,10 @@ class SourceSample:
     labels: tuple[int, ...]
     """Class ids: exactly one, or any number where the listing is multi-label."""
     extension: str
-    """Extension of the image in the shard, in lower case, without a dot."""
+    """Extension of the image in the shard, in lower case, without a dot; empty where the source
+    gives no name, and the format decides."""
     n_bytes: int
-    """Size of the image file in bytes, or a bound on it; 0 where it cannot be told."""
+    """Size of the image file in bytes; 0 where it cannot be told."""
     stamp: int
     """Modification time of the file in nanoseconds; 0 for a source that never changes."""
     read: Callable[[], bytes]
@@ -144,6 +145,11 @@ def file_sample(path: Path, name: str, labels: tuple[int, ...]) -> SourceSample:
         n_bytes, stamp = 0, 0
     extension = PurePosixPath(name).suffix.lower().removeprefix(".")
     return SourceSample(printable(name), labels, extension, n_bytes, stamp, path.read_bytes)
+
+
+def name_under(path: Path, root: Path) -> str:
+    """The name of a file within the source ``root``."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def printable(name: str) -> str:

@@ -163,7 +163,7 @@ def tar_bytes(image_bytes: int) -> int:
 def sample_key(split: str, row: int, name: str) -> str:
     """A unique key that still says which image it was: split, row, and the end of the name."""
     path = PurePosixPath(name)
-    spoken = "_".join([*path.parts[-2:-1], path.stem])
+    spoken = "_".join([*(part for part in path.parts[-2:-1] if part != split), path.stem])
     plain = unicodedata.normalize("NFKD", spoken).encode("ascii", "ignore").decode()
     safe = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_")[-KEY_NAME_LENGTH:]
     return f"{split}-{row:07d}-{safe}" if safe else f"{split}-{row:07d}"

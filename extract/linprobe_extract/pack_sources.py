@@ -1,18 +1,31 @@
 """From the words on the command line to a listing."""
 
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
+from linprobe_extract.dataset_table import KNOWN_DATASETS, find_known
 from linprobe_extract.pack_csv import list_csv
 from linprobe_extract.pack_digits import list_digits
 from linprobe_extract.pack_folder import list_image_folder
+from linprobe_extract.pack_hf import list_hf
+from linprobe_extract.pack_known import list_known, list_other_class
 from linprobe_extract.pack_listing import Listing, PackError, dataset_slug
 from linprobe_extract.pack_plan import PackOptions
+
+FORMS_HINT = (
+    "digits, imagefolder:DIR, csv:FILE, torchvision:NAME, hf:NAME, or a dataset that the command "
+    "datasets lists"
+)
 
 
 def never_changes(source: str) -> bool:
     """Whether a source of this name is the same whenever it is listed."""
-    return not source.startswith(("imagefolder:", "csv:"))
+    kind, _, rest = source.partition(":")
+    name = rest.partition(":")[0] if kind == "torchvision" else kind
+    row = find_known(name)
+    by_hand = row is not None and row.torchvision is None
+    return kind not in ("imagefolder", "csv", "hf") and not by_hand
 
 
 def list_source(source: str, out: Path, options: PackOptions) -> Listing:
@@ -37,9 +50,20 @@ def _list(source: str, out: Path, options: PackOptions) -> Listing:
         return list_image_folder(folder, options)
     if kind == "csv" and rest:
         return list_csv(Path(rest).expanduser(), options)
+    if kind == "hf" and rest:
+        return list_hf(rest, options)
+    name, arguments = (rest.partition(":")[::2]) if kind == "torchvision" else (kind, rest)
+    row = find_known(name)
+    if options.root is not None:
+        _refuse_inside(out, options.root)
+    if row is not None:
+        return list_known(row, arguments, out, options)
+    if kind == "torchvision" and name:
+        return list_other_class(name, arguments, out, options)
+    close = get_close_matches(source, [*(row.slug for row in KNOWN_DATASETS), "digits"], n=3)
     raise PackError(
         f"unknown source {source!r}",
-        hint="digits, imagefolder:DIR, csv:FILE, torchvision:NAME or hf:NAME",
+        hint=f"did you mean {' or '.join(close)}?" if close else FORMS_HINT,
     )
 
 

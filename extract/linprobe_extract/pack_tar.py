@@ -121,7 +121,8 @@ def write_shard(
             elif (packed := _packed(sample, found)).sha256 in elsewhere:
                 dropped.append(packed)
             else:
-                tar.add_member(f"{sample.key}.{sample.source.extension}", found)
+                extension = sample.source.extension or sniff_extension(found)
+                tar.add_member(f"{sample.key}.{extension}", found)
                 tar.add_member(*label_member(sample, is_multi_label=is_multi_label))
                 kept.append(packed)
             on_sample()
@@ -176,6 +177,13 @@ def image_defect(content: bytes) -> str | None:
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error...
         return f"cannot be decoded: {error}"
     return None
+
+
+def sniff_extension(content: bytes) -> str:
+    """The file extension of an image that Pillow can open, by its content."""
+    with Image.open(io.BytesIO(content)) as image:
+        found = (image.format or "").lower()
+    return {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif"}.get(found, found)
 
 
 def _packed(sample: PlannedSample, content: bytes) -> PackedImage:

@@ -1,0 +1,125 @@
+"""The only file of packing that imports torchvision (and with it torch).
+
+A dataset object becomes samples in one of three ways, tried in this order: a reader of its own
+(:mod:`linprobe_extract.pack_torchvision_special`), the path that the class hands to its
+``loader``, or the rows of its ``data`` array. The first two keep the bytes of the files; an array
+is written as PNG.
+"""
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linprobe_extract.dataset_row import Argument
+from linprobe_extract.pack_listing import PackError, SourceSample, file_sample, name_under
+from linprobe_extract.pack_png import encode_png
+from linprobe_extract.pack_torchvision_special import SPECIAL_CLASSES, SPECIAL_READERS
+
+FILES_HINT = (
+    "put the files under {root} as torchvision's {name} expects them (extract/DATASETS.md), or "
+    "let it download them"
+)
+
+
+def list_torchvision(
+    name: str, arguments: Mapping[str, Argument], root: Path, *, split: str, download: bool
+) -> tuple[tuple[str, ...], list[SourceSample]]:
+    """Class names and samples of one split of ``torchvision.datasets.<name>``.
+
+    Parameters
+    ----------
+    arguments : of the constructor, ``root``, ``download`` and ``loader`` aside.
+    root : where the files are, or are downloaded to.
+    split : what the names of the samples begin with.
+
+    Raises
+    ------
+    PackError : the files are not there, are damaged or cannot be downloaded, an argument is
+        wrong, or no labels come with them.
+    """
+    dataset = _open(name, arguments, root, download=download)
+    reader = SPECIAL_READERS.get(name)
+    if reader is not None:
+        samples = reader(dataset, root, split, download)
+    elif hasattr(dataset, "loader"):
+        samples = _samples_of_paths(dataset, root)
+    elif hasattr(dataset, "data"):
+        samples = _samples_of_arrays(dataset, split)
+    else:
+        raise PackError(
+            f"torchvision's {name} gives neither files nor arrays with one label each",
+            hint="export it as folders of images, and pack imagefolder:DIR",
+        )
+    classes = _class_names(name, dataset, {label for s in samples for label in s.labels})
+    return classes, samples
+
+
+def _open(name: str, arguments: Mapping[str, Argument], root: Path, *, download: bool) -> Any:  # noqa: ANN401 # torchvision has no types
+    """Construct the dataset; what torchvision prints goes to stderr."""
+    import torchvision.datasets
+
+    kind = getattr(torchvision.datasets, name)
+    parameters = inspect.signature(kind).parameters
+    extra: dict[str, Any] = {}
+    if "download" in parameters:
+        extra["download"] = download
+    if "loader" in parameters or issubclass(kind, torchvision.datasets.DatasetFolder):
+        extra["loader"] = _path_itself
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with contextlib.redirect_stdout(sys.stderr):
+            return kind(root, **arguments, **extra)
+    except (RuntimeError, ValueError, OSError, TypeError, ImportError, LookupError) as error:
+        raise PackError(
+            f"torchvision's {name} with {dict(arguments)}: {str(error).strip() or repr(error)}",
+            hint=FILES_HINT.format(root=root, name=name),
+        ) from error
+
+
+def _path_itself(path: object) -> Path:
+    """A loader that loads nothing: a sample is its path."""
+    return Path(str(path))
+
+
+def _samples_of_paths(dataset: Any, root: Path) -> list[SourceSample]:  # noqa: ANN401 # see above
+    """Samples of a class that hands each path to its loader: the files as they are."""
+    pairs = (dataset[index] for index in range(len(dataset)))
+    return [file_sample(path, name_under(path, root), (int(label),)) for path, label in pairs]
+
+
+def _samples_of_arrays(dataset: Any, split: str) -> list[SourceSample]:  # noqa: ANN401 # see above
+    """Samples of a class that holds (n, h, w), (n, h, w, 3) or (n, 3, h, w) uint8 pixels."""
+    pixels: NDArray[np.uint8] = np.asarray(dataset.data)
+    if pixels.ndim == 4 and pixels.shape[1] == 3:
+        pixels = pixels.transpose(0, 2, 3, 1)
+    targets = dataset.targets if hasattr(dataset, "targets") else dataset.labels
+    labels: NDArray[np.int64] = np.asarray(targets, dtype=np.int64)
+    size = len(encode_png(pixels[0])) if len(pixels) else 0
+    return [
+        SourceSample(
+            name=f"{split}/{index:06d}",
+            labels=(int(label),),
+            extension="png",
+            n_bytes=size,
+            stamp=0,
+            read=partial(encode_png, pixels[index]),
+        )
+        for index, label in enumerate(labels)
+    ]
+
+
+def _class_names(name: str, dataset: Any, labels: set[int]) -> tuple[str, ...]:  # noqa: ANN401 # see above
+    """Names of the classes; numbers where the class has none."""
+    if name in SPECIAL_CLASSES:
+        return SPECIAL_CLASSES[name](dataset)
+    found = getattr(dataset, "classes", None)
+    if found is None:
+        return tuple(str(label) for label in range(max(labels, default=0) + 1))
+    return tuple(str(one) for one in found)

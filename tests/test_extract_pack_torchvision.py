@@ -1,0 +1,316 @@
+"""Every known dataset comes out of its on-disk format, through torchvision, as it was written."""
+
+import io
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from linprobe_extract.dataset_card import HeadlineMetric
+from linprobe_extract.dataset_row import KnownDataset
+from linprobe_extract.dataset_table import KNOWN_DATASETS, find_known, table_text
+from linprobe_extract.pack import pack
+from linprobe_extract.pack_known import list_known, parse_arguments
+from linprobe_extract.pack_listing import Listing, PackError, check_listing
+from linprobe_extract.pack_plan import PackOptions
+from linprobe_extract.pack_split import PerClassRule
+from pack_factories import read_members, write_image_folder
+from torchvision_arrays import (
+    ARRAY_WRITERS,
+    Expected,
+    write_cifar10,
+    write_mnist,
+    write_stl10,
+)
+from torchvision_files import FILE_WRITERS
+
+WRITERS = ARRAY_WRITERS | FILE_WRITERS
+ANY = PackOptions(check_counts=False, download=False, jobs=1)
+
+
+def row_of(slug: str) -> KnownDataset:
+    """The row of a slug, with a rule that tiny datasets can meet."""
+    row = find_known(slug)
+    assert row is not None
+    return replace(row, rule=PerClassRule(2, 1)) if row.rule else row
+
+
+def list_tiny(slug: str, root: Path, arguments: str = "") -> Listing:
+    """List the tiny dataset under ``root``."""
+    options = replace(ANY, root=root)
+    return list_known(row_of(slug), arguments, root.with_name("out"), options)
+
+
+def contents(listing: Listing) -> dict[str, Counter[tuple[tuple[int, ...], bytes]]]:
+    """Labels and image of every sample, by split."""
+    return {
+        split: Counter((sample.labels, sample.read()) for sample in samples)
+        for split, samples in listing.splits.items()
+    }
+
+
+def pixels_of(content: bytes) -> bytes:
+    """Shape and pixels of an encoded image, as bytes."""
+    pixels = np.asarray(Image.open(io.BytesIO(content)))
+    return repr(pixels.shape).encode() + pixels.tobytes()
+
+
+def as_written(expected: Expected) -> dict[str, Counter[tuple[tuple[int, ...], bytes]]]:
+    """What was written, in the form of :func:`contents`; pixels as pixels."""
+    return {
+        split: Counter(
+            (
+                labels,
+                image if isinstance(image, bytes) else repr(image.shape).encode() + image.tobytes(),
+            )
+            for labels, image in pairs
+        )
+        for split, pairs in expected.items()
+    }
+
+
+@pytest.mark.parametrize("slug", sorted(set(WRITERS) - {"eurosat", "caltech101"}))
+def test_images_and_labels_of_every_split_come_out_as_written(
+    slug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = WRITERS[slug](tmp_path / "root", monkeypatch)
+
+    listing = list_tiny(slug, tmp_path / "root")
+
+    check_listing(listing)
+    found = contents(listing)
+    holds_pixels = any(not isinstance(image, bytes) for _, image in expected["train"])
+    if holds_pixels:
+        found = {
+            split: Counter({(labels, pixels_of(image)): n for (labels, image), n in pairs.items()})
+            for split, pairs in found.items()
+        }
+    assert found == as_written(expected)
+
+
+@pytest.mark.parametrize("slug", ["eurosat", "caltech101"])
+def test_unsplit_datasets_are_split_by_the_rule_of_their_row(
+    slug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = as_written(WRITERS[slug](tmp_path / "root", monkeypatch))["all"]
+
+    listing = list_tiny(slug, tmp_path / "root")
+
+    found = contents(listing)
+    assert set(found) == {"train", "test"}
+    assert not set(found["train"]) & set(found["test"])
+    assert found["train"] + found["test"] <= everything
+    counts = Counter(sample.labels for sample in listing.splits["train"])
+    assert set(counts.values()) == {2}
+
+
+def test_caltech_has_its_background_as_a_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    WRITERS["caltech101"](tmp_path / "root", monkeypatch)
+
+    assert list_tiny("caltech101", tmp_path / "root").classes == (
+        "BACKGROUND_Google",
+        "Faces",
+        "accordion",
+    )
+
+
+def test_classes_of_imagenet_with_the_same_synonyms_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    WRITERS["imagenet"](tmp_path / "root", monkeypatch)
+
+    listing = list_tiny("imagenet", tmp_path / "root")
+
+    assert listing.classes == ("crane (n01)", "crane (n02)", "cat, tabby")
+
+
+def test_voc_is_multi_label_with_its_own_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    WRITERS["voc2007"](tmp_path / "root", monkeypatch)
+
+    listing = list_tiny("voc2007", tmp_path / "root")
+
+    assert listing.is_multi_label
+    assert listing.headline_metric is HeadlineMetric.MAP_11_POINT
+
+
+def test_a_known_dataset_packs_end_to_end_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = write_cifar10(tmp_path / "root", monkeypatch)
+
+    card = pack("cifar10", tmp_path / "out", replace(ANY, root=tmp_path / "root")).card
+
+    assert (card.name, card.source, len(card.classes)) == ("cifar10", "cifar10", 10)
+    members = read_members(tmp_path / "out/train/0.tar")
+    assert members[1] == ("train-0000000-000000.cls", b"0")
+    assert pixels_of(members[0][1]) == next(iter(as_written(expected)["train"]))[1]
+
+
+def test_a_dataset_that_is_packed_is_found_without_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cifar10(tmp_path / "root", monkeypatch)
+    pack("cifar10", tmp_path / "out", replace(ANY, root=tmp_path / "root"))
+
+    assert not pack("cifar10", tmp_path / "out", ANY).is_new
+
+
+def test_other_sizes_than_the_tables_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cifar10(tmp_path / "root", monkeypatch)
+    options = replace(ANY, root=tmp_path / "root", check_counts=True)
+
+    with pytest.raises(
+        PackError, match="cifar10: expected 50,000 train, 10,000 test, found 10 train, 2 test"
+    ) as caught:
+        pack("cifar10", tmp_path / "out", options)
+
+    assert "--any-counts" in caught.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_number_of_classes_than_the_tables_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    WRITERS["food101"](tmp_path / "root", monkeypatch)
+    options = replace(ANY, root=tmp_path / "root", check_counts=True)
+
+    with pytest.raises(PackError, match="food101: expected 101 classes, found 2"):
+        pack("food101", tmp_path / "out", options)
+
+
+def test_a_fold_of_stl10_is_packed_by_an_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = as_written(write_stl10(tmp_path / "root", monkeypatch))
+
+    listing = list_tiny("stl10", tmp_path / "root", "folds=0")
+
+    assert [sample.labels[0] for sample in listing.splits["train"]] == [0, 4]
+    assert len(listing.splits["test"]) == expected["test"].total()
+    assert listing.expected is None
+
+
+def test_a_class_of_torchvision_names_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path / "root", monkeypatch)
+
+    card = pack("torchvision:MNIST", tmp_path / "out", replace(ANY, root=tmp_path / "root")).card
+
+    assert (card.name, card.classes[3]) == ("mnist", "3 - three")
+
+
+def test_a_class_beyond_the_table_packs_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path / "root", monkeypatch)
+    (tmp_path / "root" / "MNIST").rename(tmp_path / "root" / "FashionMNIST")
+    options = replace(ANY, root=tmp_path / "root")
+
+    card = pack("torchvision:FashionMNIST", tmp_path / "out", options).card
+
+    assert (card.name, card.classes[9]) == ("fashionmnist", "Ankle boot")
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("torchvision:CIFAR10", "not found or corrupted"),
+        ("torchvision:CIFAR10:colour=3", "colour"),
+        ("torchvision:STL10:folds=11", "folds"),
+        ("torchvision:STL10:folds", "expected key=value, found 'folds'"),
+        ("torchvision:Kinetics", "unknown torchvision dataset 'Kinetics'"),
+        ("torchvision:utils", "unknown torchvision dataset 'utils'"),
+        ("sun397", "not found"),
+        ("fer2013", "not found"),
+        ("imagenet", "ILSVRC2012_devkit"),
+    ],
+)
+def test_files_that_are_not_there_and_wrong_arguments_are_told(
+    source: str, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(PackError, match=told):
+        pack(source, tmp_path / "out", replace(ANY, root=tmp_path / "root"))
+
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dataset_that_nothing_downloads_says_where_it_is_and_how_it_is_laid_out(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(PackError, match="resisc45 cannot be downloaded: get NWPU") as caught:
+        pack("resisc45", tmp_path / "out", ANY)
+
+    assert "--root DIR" in caught.value.hint
+    assert "CLASS/IMAGE" in caught.value.hint
+
+
+def test_a_dataset_got_by_hand_packs_from_its_folder_under_its_own_name(tmp_path: Path) -> None:
+    root = write_image_folder(tmp_path / "frames")
+
+    card = pack("kinetics700", tmp_path / "out", replace(ANY, root=root)).card
+
+    assert (card.name, card.headline_metric) == ("kinetics700", HeadlineMetric.MEAN_TOP1_TOP5)
+
+
+def test_a_dataset_got_by_hand_packs_from_a_table(tmp_path: Path) -> None:
+    root = write_image_folder(tmp_path / "memes")
+    rows = [
+        f"{split}/{name}/{i}.jpg,{number},{split}\n"
+        for split in ("train", "test")
+        for number, name in enumerate("ab")
+        for i in range(3)
+    ]
+    (root / "dataset.csv").write_text("path,label,split\n" + "".join(rows))
+
+    card = pack("hateful_memes", tmp_path / "out", replace(ANY, root=root)).card
+
+    assert (card.classes, card.headline_metric) == (("0", "1"), HeadlineMetric.ROC_AUC)
+
+
+def test_a_name_close_to_a_known_one_is_suggested(tmp_path: Path) -> None:
+    with pytest.raises(PackError) as caught:
+        pack("cifar-10", tmp_path / "out", ANY)
+
+    assert "cifar10" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("", {}),
+        ("folds=3", {"folds": 3}),
+        ("a=true,b=x-1,c=False", {"a": True, "b": "x-1", "c": False}),
+    ],
+)
+def test_arguments_are_parsed(text: str, arguments: dict[str, object]) -> None:
+    assert parse_arguments(text) == arguments
+
+
+def test_the_table_has_the_27_datasets_of_the_paper_once_each() -> None:
+    assert len({row.slug for row in KNOWN_DATASETS}) == 27
+    assert len(table_text().splitlines()) == 28
+
+
+def test_every_dataset_that_torchvision_reads_is_tested_in_its_own_format() -> None:
+    assert {row.slug for row in KNOWN_DATASETS if row.torchvision} == set(WRITERS)
+
+
+@pytest.mark.parametrize("row", KNOWN_DATASETS, ids=lambda row: row.slug)
+def test_a_row_agrees_with_table_9_or_says_why_not(row: KnownDataset) -> None:
+    """Table 9 counts val as train."""
+    sizes = row.sizes or {"train": 0, "test": 0}
+
+    assert set(sizes) <= {"train", "val", "test"}
+    if (sizes["train"] + sizes.get("val", 0), sizes["test"]) != row.paper_sizes:
+        assert row.note
+    assert row.torchvision or row.files
