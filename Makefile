@@ -13,7 +13,7 @@ EXTRACT := $(if $(filter-out 1,$(GPUS)),$(BIN)/torchrun --standalone --nproc-per
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test data extract probe compare report bench check lint types clean
+.PHONY: help demo test data extract probe bench check lint types clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ extract: $(VENV)/.extract ## Features of a dataset: make extract MODEL=ViT-B/16 
 probe: $(VENV)/.base ## Train and score the probe on stored features: make probe [MODEL=...] [DATA=...]
 	@$(BIN)/linprobe-train probe --store '$(STORE)' --out '$(OUT)' \
 		$(if $(MODEL),--model '$(MODEL)') $(if $(DATA),--data '$(notdir $(DATA))') $(ARGS)
+
+bench: $(VENV)/.dev ## Speed and memory, as ratios against peers (takes long; wants a quiet machine)
+	@for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 check: test ## What has to be green before a commit
 
