@@ -91,6 +91,8 @@ def test_a_line_cut_by_a_crash_is_left_out_and_a_damaged_one_told(tmp_path: Path
     path = encoder.path / "provenance.jsonl"
     path.write_bytes(path.read_bytes() + b'{"time": "cut')
     assert encoder.provenance() == (RUN,)
+    encoder.record_provenance(RUN)
+    assert encoder.provenance() == (RUN, RUN)
 
     path.write_bytes(b"{damage}\n")
     with pytest.raises(IntegrityError, match=r"provenance\.jsonl:1"):

@@ -5,34 +5,25 @@ against the sha256 of the commit, and renamed once. To a URL, which has no atomi
 ``COMMIT.json`` is written last. Parts are not copied: they serve the machine that extracts.
 """
 
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from linprobe_store.checksums import (
-    REPAIR,
     FileDigest,
-    FileHasher,
     check_content,
-    digest_stream,
 )
 from linprobe_store.encoders import StoredEncoder
-from linprobe_store.errors import IntegrityError, MismatchError, StoreError
+from linprobe_store.errors import IntegrityError, MismatchError
 from linprobe_store.layout import (
     CANARY_FOLDER,
-    DATASET_FILE,
-    ENCODER_FILE,
-    FORMAT_FILE,
-    FORMAT_NAME,
-    FORMAT_VERSION,
-    NAMES_FILE,
     PROVENANCE_FILE,
 )
-from linprobe_store.packing import pack_split, unpack_split
-from linprobe_store.places import LocalPlace, Place, is_remote, open_place, read_small
+from linprobe_store.packing import unpack_split
+from linprobe_store.places import Place, is_remote, open_place, read_small
 from linprobe_store.provenance import merge_provenance
+from linprobe_store.sending import send_split, stream_file
 from linprobe_store.sources import SourceSplit, list_splits
 from linprobe_store.splits import Split
 from linprobe_store.staging import Staging, told_as_store_error
@@ -86,21 +77,22 @@ def copy_store(request: CopyRequest) -> Iterator[CopiedSplit]:
     for split in splits:
         with told_as_store_error(request.target):
             if is_remote(request.target) or request.pack:
-                copied = _copy_out(source, split, request)
+                target = open_place(request.target)
+                moved = send_split(source, split, target, pack=request.pack)
             else:
-                copied = _copy_in(source, split, FeatureStore(request.target))
-        yield copied
+                moved = _receive_split(source, split, FeatureStore(request.target))
+        yield CopiedSplit(split, "there already" if moved is None else "copied", moved or 0)
 
 
-def _copy_in(source: Place, split: SourceSplit, store: FeatureStore) -> CopiedSplit:
-    """Copy a split into a local store, unpacking it where it is packed."""
+def _receive_split(source: Place, split: SourceSplit, store: FeatureStore) -> int | None:
+    """Copy a split into a local store, unpacking it; gives the bytes moved, None if it is there."""
     encoder = store.register_encoder(split.spec, split.names)
-    _copy_beside(source, split, encoder)
+    _receive_beside(source, split, encoder)
     folder = encoder.make_dataset(split.dataset, split.dataset_name)
     final = folder / split.name
     if final.exists():
         _check_same(encoder.open_dataset(folder).split(split.name), split)
-        return CopiedSplit(split, "there already", 0)
+        return None
     resume_as = f"copy-{split.name}-{split.commit.digest[:12]}"
     with Staging(folder, resume_as=resume_as) as fetched:
         moved = sum(
@@ -116,7 +108,7 @@ def _copy_in(source: Place, split: SourceSplit, store: FeatureStore) -> CopiedSp
             fetched.publish(final)
         fetched.drop()
     _check_same(encoder.open_dataset(folder).split(split.name), split)
-    return CopiedSplit(split, "copied", moved)
+    return moved
 
 
 def _check_same(stored: Split, split: SourceSplit) -> None:
@@ -128,7 +120,7 @@ def _check_same(stored: Split, split: SourceSplit) -> None:
         )
 
 
-def _copy_beside(source: Place, split: SourceSplit, encoder: StoredEncoder) -> None:
+def _receive_beside(source: Place, split: SourceSplit, encoder: StoredEncoder) -> None:
     """Copy what is recorded beside an encoder: its canary features and its provenance."""
     canary = f"{split.encoder_folder}/{CANARY_FOLDER}/canary.npz"
     if encoder.canary() is None and source.size(canary) is not None:
@@ -150,97 +142,5 @@ def _fetch(source: Place, name: str, path: Path, expected: FileDigest) -> int:
             path.unlink()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as out:
-        _stream(source, name, out, expected)
-    return expected.bytes
-
-
-def _stream(source: Place, name: str, out: BinaryIO, expected: FileDigest) -> None:
-    """Write a file of the source to ``out``, and check that its bytes are those committed."""
-    if source.size(name) is None:
-        raise IntegrityError(f"{source.label}/{name}: missing", hint=REPAIR)
-    hasher = FileHasher(strong=True)
-    with source.open_read(name) as stream:
-        while data := stream.read(_CHUNK_BYTES):
-            hasher.update(data)
-            out.write(data)
-    if (found := hasher.digest()) != expected:
-        raise IntegrityError(
-            f"{source.label}/{name}: expected {expected}, found {found}", hint=REPAIR
-        )
-
-
-def _copy_out(source: Place, split: SourceSplit, request: CopyRequest) -> CopiedSplit:
-    """Copy a split to a URL, or packed to a folder; the marker goes last."""
-    target = open_place(request.target)
-    format_line = f"{FORMAT_NAME} {FORMAT_VERSION}\n".encode()
-    _send_bytes(target, FORMAT_FILE, format_line)
-    _send_beside(source, split, target)
-    if split.is_packed or not request.pack:
-        return _send_split(source, split, split.folder, split.files, target)
-    if not isinstance(source, LocalPlace):
-        raise StoreError(
-            f"{source.label}: only a local store can be packed",
-            hint="copy it to a local store first, or leave out --pack",
-        )
-    encoder = FeatureStore(source.root).encoder(split.spec.encoder_id)
-    sealed = encoder.dataset(split.dataset.dataset_id).split(split.name)
-    with tempfile.TemporaryDirectory(prefix="linprobe-pack-") as folder:
-        pack_split(sealed, Path(folder))
-        packed = split.packed(Path(folder))
-        return _send_split(LocalPlace(Path(folder)), packed, "", packed.files, target)
-
-
-def _send_beside(source: Place, split: SourceSplit, target: Place) -> None:
-    """Send the specs, names, canary and provenance that stand beside a split."""
-    for name in (
-        f"{split.encoder_folder}/{ENCODER_FILE}",
-        f"{split.encoder_folder}/{NAMES_FILE}",
-        f"{split.encoder_folder}/{PROVENANCE_FILE}",
-        f"{split.encoder_folder}/{CANARY_FOLDER}/canary.npz",
-        f"{split.dataset_folder}/{DATASET_FILE}",
-        f"{split.dataset_folder}/{NAMES_FILE}",
-    ):
-        if source.size(name) is not None:
-            _send_bytes(target, name, read_small(source, name))
-
-
-def _send_bytes(target: Place, name: str, data: bytes) -> None:
-    if target.size(name) is None or read_small(target, name) != data:
-        with target.open_write(name) as stream:
-            stream.write(data)
-
-
-def _send_split(
-    source: Place, split: SourceSplit, folder: str, files: Mapping[str, FileDigest], target: Place
-) -> CopiedSplit:
-    """Send the files of a split, then its marker; what is there already, whole, is not sent."""
-    marker = f"{split.folder}/{split.marker}"
-    if target.size(marker) is not None:
-        if read_small(target, marker) != split.marker_bytes:
-            raise MismatchError(
-                f"{target.label}/{marker}: is there with other content",
-                hint="remove that split from the target first, or name another target",
-            )
-        return CopiedSplit(split, "there already", 0)
-    moved = 0
-    for name, digest in files.items():
-        moved += _send(source, f"{folder}/{name}", target, f"{split.folder}/{name}", digest)
-    with target.open_write(marker) as stream:
-        stream.write(split.marker_bytes)
-    return CopiedSplit(split, "copied", moved)
-
-
-def _send(source: Place, name: str, target: Place, target_name: str, expected: FileDigest) -> int:
-    """Send a file and check the size that arrived; gives the bytes moved."""
-    if target.size(target_name) == expected.bytes:
-        with target.open_read(target_name) as stream:
-            if digest_stream(stream, strong=True) == expected:
-                return 0
-    with target.open_write(target_name) as out:
-        _stream(source, name.lstrip("/"), out, expected)
-    if (found := target.size(target_name)) != expected.bytes:
-        raise IntegrityError(
-            f"{target.label}/{target_name}: expected {expected.bytes} bytes, found {found}",
-            hint="run the copy again",
-        )
+        stream_file(source, name, out, expected)
     return expected.bytes
