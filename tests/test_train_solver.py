@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from linprobe_train import problem as problem_module
+from linprobe_train.descent import FitReport, Tolerance
 from linprobe_train.passes import Crew, crew_of, evaluate
+from linprobe_train.path import PathSolver
 from linprobe_train.preparation import Preparation
 from linprobe_train.problem import Problem, make_problem
 from linprobe_train.rows import Rows, rows_of_array
-from linprobe_train.solver import FitReport, PathSolver, Tolerance
 from train_factories import features, make_rows
 
 Float64 = NDArray[np.float64]

@@ -8,11 +8,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
+from linprobe_train.descent import FitReport, Tolerance
+from linprobe_train.objective import Point, with_ridge
 from linprobe_train.passes import Crew, evaluate
 from linprobe_train.preparation import Float64
 from linprobe_train.probe import Probe
 from linprobe_train.problem import Problem
-from linprobe_train.solver import FitReport, Point, Tolerance, with_ridge
 from linprobe_train.training import Outline
 
 TOL = 1e-6

@@ -14,11 +14,11 @@ from uuid import uuid4
 
 from linprobe_store.canonical import digest_json
 from linprobe_train.codec import decode
+from linprobe_train.descent import FitReport
 from linprobe_train.errors import ResultError
 from linprobe_train.metrics import Score
 from linprobe_train.protocols import Protocol
 from linprobe_train.search import SplitUse
-from linprobe_train.solver import FitReport
 from linprobe_train.sweep import Sweep
 
 FORMAT = 1

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from linprobe_train.descent import FitReport, Tolerance
 from linprobe_train.grids import Grid, best_C, next_values
 from linprobe_train.metrics import score_value
 from linprobe_train.rows import Rows
-from linprobe_train.solver import FitReport, Tolerance
 from linprobe_train.training import Trainer
 
 SWEEP_TOLERANCE = Tolerance(gap=5e-4, decrement=1e-4)

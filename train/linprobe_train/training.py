@@ -6,14 +6,15 @@ from typing import Literal, Protocol, cast
 import numpy as np
 
 from linprobe_store.records import LabelArray
+from linprobe_train.descent import FitReport, Tolerance
 from linprobe_train.errors import DataError
 from linprobe_train.memory import available_bytes, plan_memory
 from linprobe_train.passes import Crew
+from linprobe_train.path import PathSolver
 from linprobe_train.preparation import Float64, Preparation, check_features, column_moments
 from linprobe_train.probe import Probe, fold
 from linprobe_train.problem import make_problem
 from linprobe_train.rows import Rows
-from linprobe_train.solver import FitReport, PathSolver, Tolerance
 
 SolverName = Literal["linprobe", "sklearn"]
 
