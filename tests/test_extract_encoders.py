@@ -1,14 +1,39 @@
 """A loaded encoder gives, bit for bit, what the library's whole model gives."""
 
+import io
+import json
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
+import open_clip
 import pytest
+import timm
 import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision.transforms import Normalize, ToTensor
 
-from encoder_factories import CONFIGS, SmallModel, load_small, make_model, random_pixels
-from linprobe_extract.encoder import Encoder
+from encoder_factories import (
+    CONFIGS,
+    SmallModel,
+    load_small,
+    make_model,
+    random_pixels,
+    randomise,
+    save_weights,
+)
+from image_factories import encode, picture
+from linprobe_extract.canary import with_canary
+from linprobe_extract.encoder import Encoder, TowerEncoder, load_encoder
+from linprobe_extract.models import resolve_model
+from linprobe_extract.preprocess import preprocess
+from linprobe_store.spec import Tap
 
 SmallModels = Callable[[str], tuple[SmallModel, Encoder]]
 
@@ -26,12 +51,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SmallModels:
     return made
 
 
-def reference_input(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
-    """What torchvision's ToTensor and Normalize make of the pixels."""
-    mean, std = (
-        torch.tensor(v).view(3, 1, 1) for v in (encoder.preprocess.mean, encoder.preprocess.std)
-    )
-    return (pixels.float() / 255 - mean) / std
+def normalised(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+    """What torchvision's ToTensor and Normalize make of uint8 pixels (b, 3, s, s)."""
+    normalize = Normalize(encoder.preprocess.mean, encoder.preprocess.std)
+    images = [ToTensor()(image.permute(1, 2, 0).numpy()) for image in pixels]
+    return torch.stack([normalize(image) for image in images])
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -42,5 +66,295 @@ def test_the_tower_alone_gives_exactly_what_encode_image_gives(
     pixels = random_pixels(3, encoder.image_size)
 
     with torch.inference_mode():
-        expected = model.model.encode_image(reference_input(encoder, pixels), normalize=False)
+        expected = model.model.encode_image(normalised(encoder, pixels), normalize=False)
     assert torch.equal(encoder.encode(pixels)["embedding"], expected)
+
+
+@pytest.mark.parametrize("kind", ["vit", "vit-avg", "coca"])
+def test_a_vits_pre_projection_is_its_pooled_output(small: SmallModels, kind: str) -> None:
+    model, encoder = small(kind)
+    pixels = random_pixels(3, encoder.image_size)
+    visual = model.model.visual
+    features = encoder.encode(pixels)
+
+    with torch.inference_mode():
+        proj, visual.proj = visual.proj, None
+        pooled = visual(normalised(encoder, pixels))
+        visual.proj = proj
+        projected = features["pre_projection"] @ proj
+    pooled = pooled[0] if isinstance(pooled, tuple) else pooled
+    assert torch.equal(features["pre_projection"], pooled)
+    assert torch.equal(projected, features["embedding"])
+
+
+def test_a_resnets_pre_projection_is_its_attention_pooling_before_c_proj(
+    small: SmallModels,
+) -> None:
+    """The oracle is open_clip's own pooling with an identity in place of ``c_proj``."""
+    model, encoder = small("resnet")
+    pixels = random_pixels(3, encoder.image_size)
+    pool = model.model.visual.attnpool
+    features = encoder.encode(pixels)
+
+    with torch.inference_mode():
+        projected = pool.c_proj(features["pre_projection"])
+        c_proj, pool.c_proj = pool.c_proj, torch.nn.Linear(256, 256)
+        pool.c_proj.weight.copy_(torch.eye(256))
+        pool.c_proj.bias.zero_()
+        pooled = model.model.visual(normalised(encoder, pixels))
+        pool.c_proj = c_proj
+    assert torch.equal(features["pre_projection"], pooled)
+    torch.testing.assert_close(projected, features["embedding"])
+
+
+def test_a_timm_towers_pre_projection_is_its_trunk_output(small: SmallModels) -> None:
+    model, encoder = small("timm-linear")
+    pixels = random_pixels(3, encoder.image_size)
+    features = encoder.encode(pixels)
+
+    with torch.inference_mode():
+        trunk = model.model.visual.trunk(normalised(encoder, pixels))
+        assert torch.equal(features["pre_projection"], trunk)
+        assert torch.equal(model.model.visual.head(trunk), features["embedding"])
+
+
+def test_a_timm_classifier_used_as_projection_is_opened_up(small: SmallModels) -> None:
+    """MobileCLIP2 and EVA02 have no head of open_clip's; the trunk's own classifier projects."""
+    model, encoder = small("timm-head")
+    pixels = random_pixels(3, encoder.image_size)
+    trunk = model.model.visual.trunk
+    features = encoder.encode(pixels)
+
+    with torch.inference_mode():
+        grid = trunk.forward_features(normalised(encoder, pixels))
+        assert torch.equal(features["pre_projection"], trunk.forward_head(grid, pre_logits=True))
+        logits = trunk.get_classifier()(features["pre_projection"])
+    assert torch.equal(logits, features["embedding"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "taps"),
+    [
+        ("vit", (Tap("embedding", 24), Tap("pre_projection", 64))),
+        ("coca", (Tap("embedding", 32), Tap("pre_projection", 32))),
+        ("resnet", (Tap("embedding", 24), Tap("pre_projection", 256))),
+        ("timm-head", (Tap("embedding", 24), Tap("pre_projection", 256))),
+        ("siglip", (Tap("embedding", 64),)),
+    ],
+)
+def test_the_spec_lists_the_taps_that_encode_gives(
+    small: SmallModels, kind: str, taps: tuple[Tap, ...]
+) -> None:
+    _, encoder = small(kind)
+    features = encoder.encode(random_pixels(2, encoder.image_size))
+
+    assert encoder.spec.taps == taps
+    assert [Tap(name, f.shape[1]) for name, f in features.items()] == list(taps)
+    assert all(f.dtype == torch.float32 for f in features.values())
+
+
+@pytest.mark.parametrize("kind", ["vit", "siglip"])
+def test_the_exact_path_is_open_clips_whole_pipeline_bit_for_bit(
+    small: SmallModels, kind: str
+) -> None:
+    """From the bytes of a file to the feature, with open_clip's own transform as the oracle."""
+    model, _ = small(kind)
+    encoder = load_small(model, preprocess="exact")
+    data = encode(picture(200, 150))
+    slot = torch.empty(1, 3, encoder.image_size, encoder.image_size, dtype=torch.uint8)
+    preprocess(encoder.preprocess, data, slot[0])
+    transform = image_transform_v2(PreprocessCfg(size=encoder.image_size), is_train=False)
+
+    with torch.inference_mode():
+        expected = model.model.encode_image(transform(Image.open(io.BytesIO(data)))[None])
+    assert torch.equal(encoder.encode(slot)["embedding"], expected)
+
+
+def test_fast_features_are_within_5e_5_of_exact_ones(small: SmallModels) -> None:
+    model, fast = small("vit")
+    exact = load_small(model, preprocess="exact")
+    slots = torch.empty(2, 20, 3, 32, 32, dtype=torch.uint8)
+    for i in range(20):
+        data = encode(picture(150 + 17 * i, 300 - 5 * i, seed=i))
+        preprocess(fast.preprocess, data, slots[0, i])
+        preprocess(exact.preprocess, data, slots[1, i])
+
+    one, other = (e.encode(s)["embedding"] for e, s in ((fast, slots[0]), (exact, slots[1])))
+    assert not torch.equal(slots[0], slots[1])
+    assert float(1 - torch.cosine_similarity(one, other).min()) < 5e-5
+
+
+def test_bf16_rounds_the_same_pixels_and_gives_nearly_the_same_features(
+    small: SmallModels,
+) -> None:
+    for kind in ("vit", "resnet", "timm-head"):
+        model, encoder = small(kind)
+        half = load_small(model, precision="bf16")
+        pixels = random_pixels(4, encoder.image_size)
+        one, other = encoder.encode(pixels)["embedding"], half.encode(pixels)["embedding"]
+
+        assert other.dtype == torch.float32
+        assert not torch.equal(one, other)
+        assert float(torch.cosine_similarity(one, other).min()) > 0.999
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD),
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    ],
+)
+def test_normalisation_is_torchvisions_for_every_gray_level(
+    small: SmallModels, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> None:
+    """In fp32 bit for bit; in bf16 equal after rounding to bf16. All 256 levels, all channels."""
+    _, encoder = small("vit")
+    spec = replace(encoder.spec, preprocess=replace(encoder.preprocess, mean=mean, std=std))
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(1, 3, 1, 1)
+    expected = Normalize(mean, std)(ToTensor()(levels[0].permute(1, 2, 0).numpy()))[None]
+
+    both: tuple[tuple[Literal["fp32", "bf16"], torch.Tensor], ...] = (
+        ("fp32", expected),
+        ("bf16", expected.to(torch.bfloat16)),
+    )
+    for precision, wanted in both:
+        tower = TowerEncoder(
+            replace(spec, precision=precision), encoder.names, torch.nn.Linear(1, 1)
+        )
+        assert torch.equal(tower._normalised(levels), wanted)
+
+
+def test_pixels_may_have_any_strides(small: SmallModels) -> None:
+    _, encoder = small("resnet")
+    pixels = random_pixels(3, encoder.image_size)
+    last = pixels.to(memory_format=torch.channels_last)
+
+    assert torch.equal(encoder.encode(last)["embedding"], encoder.encode(pixels)["embedding"])
+
+
+def test_the_same_weights_have_the_same_id_in_every_format(tmp_path: Path) -> None:
+    """.safetensors, .pt, a training checkpoint, a TorchScript archive; under any file name."""
+    model = make_model(tmp_path, "vit-quickgelu")
+    state = model.model.state_dict()
+    save_weights(model.model, tmp_path / "plain.pt")
+    parallel = {f"module.{name}": tensor for name, tensor in state.items()}
+    torch.save({"epoch": 3, "state_dict": parallel, "optimizer": {}}, tmp_path / "epoch_3.pt")
+    save_archive(model.model.visual, tmp_path / "archive.pt")
+    files = [model.weights, *(tmp_path / f for f in ("plain.pt", "epoch_3.pt", "archive.pt"))]
+
+    ids = {load_small(replace(model, weights=file)).spec.encoder_id for file in files}
+    assert len(ids) == 1
+
+
+def save_archive(visual: torch.nn.Module, path: Path) -> None:
+    """Save a vision tower as OpenAI does: traced, below the name ``visual``."""
+
+    class Whole(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.visual = visual
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            features: torch.Tensor = self.visual(pixels)
+            return features
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(Whole(), torch.zeros(1, 3, 32, 32), check_trace=False)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, path)
+
+
+def test_half_precision_weights_are_loaded_as_float32(tmp_path: Path) -> None:
+    """OpenAI's archives are half precision, the hub's copies of them are not."""
+    model = make_model(tmp_path, "vit")
+    rounded = {k: v.half() for k, v in model.model.state_dict().items()}
+    save_file(rounded, tmp_path / "half.safetensors")
+    save_file({k: v.float() for k, v in rounded.items()}, tmp_path / "float.safetensors")
+    half, full = (
+        load_small(replace(model, weights=tmp_path / f"{name}.safetensors"))
+        for name in ("half", "float")
+    )
+
+    assert half.spec.encoder_id == full.spec.encoder_id
+    assert half.spec.encoder_id != load_small(model).spec.encoder_id
+
+
+def test_every_choice_that_changes_features_changes_the_id(tmp_path: Path) -> None:
+    model = make_model(tmp_path, "vit")
+    twin = make_model(tmp_path, "vit-quickgelu")
+    other = make_model(tmp_path, "vit", seed=1)
+    encoders = [
+        load_small(model),
+        load_small(other),
+        load_small(replace(twin, weights=model.weights)),
+        load_small(model, preprocess="exact"),
+        load_small(model, precision="bf16"),
+        load_small(model, storage_dtype="float32"),
+    ]
+
+    assert encoders[0].spec.weights_sha256 == encoders[2].spec.weights_sha256
+    assert {e.spec.activation for e in encoders} == {"gelu", "quick_gelu"}
+    assert len({e.spec.encoder_id for e in encoders}) == len(encoders)
+    assert load_small(model).spec.encoder_id == encoders[0].spec.encoder_id
+
+
+def test_the_id_is_of_the_effective_configuration_not_of_its_spelling(tmp_path: Path) -> None:
+    """A JSON that states open_clip's defaults is the model of one that leaves them out."""
+    model = make_model(tmp_path, "vit")
+    told = open_clip.get_model_config(model.config.stem)
+    told["vision_cfg"] |= {"mlp_ratio": 4.0, "pool_type": "tok", "patch_dropout": 0.5}
+    spelt = tmp_path / "another-name.json"
+    spelt.write_text(json.dumps(told))
+
+    one, other = load_small(model), load_small(replace(model, config=spelt))
+    assert one.spec.encoder_id == other.spec.encoder_id
+    assert one.names != other.names
+
+
+def test_the_canary_in_the_spec_is_this_machines() -> None:
+    encoder = load_encoder(resolve_model("demo"), device="cpu")
+
+    assert with_canary(encoder.preprocess) == encoder.preprocess
+
+
+def test_a_timm_model_gives_its_pooled_features(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model: Any = timm.create_model("test_efficientnet", num_classes=10).eval()
+    randomise(model)
+    save_weights(model, tmp_path / "w.safetensors")
+    ref = resolve_model("timm:test_efficientnet", weights=tmp_path / "w.safetensors")
+    encoder = load_encoder(ref, device="cpu")
+    pixels = random_pixels(3, encoder.image_size)
+
+    with torch.inference_mode():
+        grid = model.forward_features(normalised(encoder, pixels))
+        expected = model.forward_head(grid, pre_logits=True)
+    assert torch.equal(encoder.encode(pixels)["embedding"], expected)
+    assert encoder.preprocess.crop_pct == 0.95
+    assert encoder.preprocess.rgb_first
+
+
+@pytest.mark.parametrize(
+    ("image", "class_id"), [("china.jpg", 698), ("flower.jpg", 985)], ids=["palace", "daisy"]
+)
+def test_the_demo_encoder_sees_what_is_in_a_photo(image: str, class_id: int) -> None:
+    """Strict loading would not notice two renamed layers of equal shape; ImageNet classes do."""
+    from sklearn.datasets import load_sample_image
+
+    from linprobe_extract.weights import read_checkpoint
+
+    encoder = load_encoder(resolve_model("demo"), device="cpu", preprocess="exact")
+    weights = resolve_model("demo").weights
+    assert weights is not None
+    state = read_checkpoint(weights)
+    slot = torch.empty(1, 3, 224, 224, dtype=torch.uint8)
+    preprocess(
+        encoder.preprocess, encode(Image.fromarray(load_sample_image(image)), "PNG"), slot[0]
+    )
+    logits = encoder.encode(slot)["embedding"] @ state["_fc.weight"].T + state["_fc.bias"]
+
+    assert int(logits.argmax()) == class_id
+    assert np.isfinite(logits.numpy()).all()

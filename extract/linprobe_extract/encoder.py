@@ -78,7 +78,8 @@ class TowerEncoder:
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """Encode a batch; see :meth:`Encoder.encode`."""
-        features: Mapping[str, torch.Tensor] = self._taps(self._normalised(pixels))
+        # Kernels for channels-last memory round otherwise: the layout of a buffer is no choice.
+        features: Mapping[str, torch.Tensor] = self._taps(self._normalised(pixels.contiguous()))
         return {tap.name: features[tap.name].float() for tap in self.spec.taps}
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -194,11 +195,15 @@ def _measure(taps: nn.Module, spec: EncoderSpec) -> tuple[Tap, ...]:
     with torch.inference_mode():
         features = taps(ramp.repeat(1, 3, 1, 1).to(parameter.dtype))
     for name, feature in features.items():
-        if feature.ndim != 2 or not bool(feature.isfinite().all()):
+        if feature.ndim != 2:
             raise LinprobeError(
-                f"the {name} of one image is {tuple(feature.shape)}, or not finite; expected one "
-                "finite vector",
-                hint="is the checkpoint whole, and --model its architecture?",
+                f"the {name} of one image has the shape {tuple(feature.shape)}, expected (1, d)",
+                hint="linprobe takes towers that pool to one vector",
+            )
+        if not bool(feature.isfinite().all()):
+            raise LinprobeError(
+                f"the {name} of a gray ramp has infinities or NaN, in {spec.precision}",
+                hint="is the checkpoint whole, and --model its architecture? try --precision fp32",
             )
     return tuple(Tap(name, feature.shape[1]) for name, feature in features.items())
 

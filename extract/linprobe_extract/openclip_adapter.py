@@ -28,6 +28,7 @@ from torch import nn
 from torchvision.transforms import Normalize, ToTensor
 
 from linprobe_extract.canary import ReferenceTransform
+from linprobe_extract.hub import cache_alone_if_unreachable
 from linprobe_extract.models import ModelRef
 from linprobe_extract.taps import AttentionPoolTaps, LinearTaps, ParameterTaps, PlainTaps
 from linprobe_extract.tower import LoadedTower, effective_activation
@@ -141,7 +142,8 @@ def _checkpoint_of(ref: ModelRef) -> Path:
         return _from_hub(name, None)
     tag = open_clip.get_pretrained_cfg(name, ref.pretrained)
     try:
-        return Path(open_clip.download_pretrained(tag))
+        with cache_alone_if_unreachable():
+            return Path(open_clip.download_pretrained(tag))
     except Exception as error:  # the hub's and urllib's many errors all mean: no file
         raise LinprobeError(
             f"cannot download the weights of {ref.names.model}: {first_line(error)}", hint=_OFFLINE
@@ -152,7 +154,8 @@ def _from_hub(name: str, filename: str | None) -> Path:
     """Fetch a file of a hub repository, from the local cache if it is there."""
     repository = name.removeprefix("hf-hub:")
     try:
-        return Path(download_pretrained_from_hf(repository, filename=filename))
+        with cache_alone_if_unreachable():
+            return Path(download_pretrained_from_hf(repository, filename=filename))
     except Exception as error:  # as above
         raise LinprobeError(
             f"cannot download {filename or 'the weights'} of {name}: {first_line(error)}",

@@ -23,6 +23,7 @@ from timm.data.transforms_factory import create_transform
 from torch import nn
 
 from linprobe_extract.canary import ReferenceTransform
+from linprobe_extract.hub import cache_alone_if_unreachable
 from linprobe_extract.models import ModelRef
 from linprobe_extract.tower import LoadedTower, effective_activation
 from linprobe_extract.weights import digest_weights, first_line, load_weights, read_checkpoint
@@ -80,7 +81,8 @@ def load_timm(ref: ModelRef) -> LoadedTower:
 def _from_hub(name: str) -> Any:
     """Build a model with the weights that timm downloads."""
     try:
-        return timm.create_model(name, pretrained=True, num_classes=0)
+        with cache_alone_if_unreachable():
+            return timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # the hub's many errors, and timm's own, all mean: no weights
         raise LinprobeError(
             f"cannot download the weights of timm:{name}: {first_line(error)}",

@@ -47,12 +47,13 @@ def _is_activation(module: nn.Module) -> bool:
     """Whether a module is an activation function."""
     leaf = next(module.children(), None) is None and next(module.parameters(), None) is None
     home = type(module).__module__
-    return leaf and ("activation" in home or type(module).__name__ == "QuickGELU")
+    known = "activation" in home and not isinstance(module, nn.Softmax)  # attention's, not ours
+    return leaf and (known or type(module).__name__ == "QuickGELU")
 
 
 def _activation_name(module: nn.Module) -> str:
-    """``quick_gelu`` for QuickGELU, ``gelu_tanh`` for the tanh approximation, else as torch."""
+    """``quick_gelu``, ``gelu_tanh`` for the tanh approximation, else the class in lower case."""
     name = type(module).__name__
-    if name == "QuickGELU":
-        return "quick_gelu"
-    return f"{name.lower()}_tanh" if getattr(module, "approximate", "") == "tanh" else name.lower()
+    if name == "GELUTanh" or getattr(module, "approximate", "") == "tanh":
+        return "gelu_tanh"
+    return "quick_gelu" if name == "QuickGELU" else name.lower()

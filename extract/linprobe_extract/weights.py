@@ -6,6 +6,8 @@ digest whether they came as ``.pt``, as ``.safetensors`` or in half precision.
 
 import hashlib
 import pickle
+import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,6 +16,16 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from linprobe_store.errors import LinprobeError
+
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    SafetensorError,
+)
+"""What the readers raise for bytes that are no checkpoint."""
 
 _SHOWN = 3
 """Keys named in an error before the rest is counted."""
@@ -36,7 +48,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         else:
             state = _read_pickle(path)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise LinprobeError(
             f"{path} is not a readable checkpoint: {first_line(error)}",
             hint="save the state dict alone, best with safetensors.torch.save_file",
@@ -48,12 +60,13 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
 
 def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     """Read a checkpoint of ``torch.save`` or ``torch.jit.save``."""
-    try:
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except RuntimeError as error:
-        if "TorchScript" not in str(error):
-            raise
-        content = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+    content: object
+    if _is_torchscript(path):
+        with warnings.catch_warnings():  # deprecated for making archives; OpenAI's stay as they are
+            warnings.simplefilter("ignore", FutureWarning)
+            content = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+    else:
+        content = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
@@ -61,6 +74,14 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     return {
         str(name): tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)
     }
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether a file is an archive of ``torch.jit.save``: those alone have a constants table."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
@@ -90,11 +111,13 @@ def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: s
             f"{source} does not fit the model: {found}",
             hint="--model must name the architecture that the checkpoint was trained with",
         )
-    floats = {
-        name: tensor.float() if tensor.is_floating_point() else tensor
+    # A copy, because kernels round by the alignment of their operands, and a mapped file has none:
+    # the same weights would give other last bits from .pt than from .safetensors.
+    copies = {
+        name: tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
         for name, tensor in state.items()
     }
-    module.load_state_dict(floats, assign=True)
+    module.load_state_dict(copies, assign=True)
 
 
 def _listed(what: str, names: Iterable[str]) -> str:
