@@ -1,6 +1,7 @@
 """Packing is deterministic, atomic, resumable, and loses nothing unsaid."""
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -50,8 +51,7 @@ def test_digits_are_the_images_and_labels_of_scikit_learn(tmp_path: Path) -> Non
             ):
                 key, extension = name.split(".")
                 index = int(key.split("-")[2])
-                (tmp_path / "digit.png").write_bytes(content)
-                image = np.asarray(Image.open(tmp_path / "digit.png"))
+                image = np.asarray(Image.open(io.BytesIO(content)))
                 assert (extension, label_name) == ("png", f"{key}.cls")
                 assert int(label) == labels[index]
                 assert np.array_equal(image, np.rint(pixels[index].reshape(8, 8) * 255 / 16))
@@ -205,6 +205,23 @@ def test_the_unfinished_packing_of_another_source_is_refused_until_overwritten(
         pack(source, tmp_path / "out", other)
 
     assert pack(source, tmp_path / "out", replace(other, overwrite=True)).n_packed == 6
+
+
+def test_a_tar_that_is_not_as_recorded_is_packed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder_source(tmp_path)
+    pack(source, tmp_path / "whole", SMALL)
+    monkeypatch.setattr(pack_module, "write_tree", _raise(_PowerCut()))
+    with pytest.raises(_PowerCut):
+        pack(source, tmp_path / "out", SMALL)
+    monkeypatch.undo()
+    tars = tmp_path / ".out.partial" / "tars"
+    (tars / "train-0.tar").write_bytes(b"cut")
+    (tars / "train-1.tar").unlink()
+
+    assert pack(source, tmp_path / "out", SMALL).n_packed == 2
+    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "whole")
 
 
 def test_two_packers_of_one_folder_do_not_mix(tmp_path: Path) -> None:

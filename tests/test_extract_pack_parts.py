@@ -22,6 +22,7 @@ from linprobe_extract.pack_split import (
     split_by_fraction,
     split_per_class,
 )
+from linprobe_extract.pack_tar import image_defect, sniff_extension
 
 SHAPES = st.one_of(
     st.tuples(st.integers(1, 40), st.integers(1, 40)),
@@ -170,3 +171,58 @@ def test_class_names_that_cannot_be_told_apart_or_stored_are_refused(
 ) -> None:
     with pytest.raises(PackError, match=told):
         check_classes(classes)
+
+
+def full_decode_fails(content: bytes) -> bool:
+    """Whether Pillow cannot decode all pixels."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+    except (OSError, SyntaxError):
+        return True
+    return False
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_a_jpeg_cut_anywhere_is_judged_as_by_a_full_decode(options: dict[str, int]) -> None:
+    """The check decodes at an eighth of the size, and must miss nothing that a full one finds."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", **options)
+    whole = file.getvalue()
+
+    verdicts = {n: image_defect(whole[:n]) is not None for n in range(0, len(whole) + 1, 5)}
+
+    assert image_defect(whole) is None
+    assert verdicts == {n: full_decode_fails(whole[:n]) for n in verdicts}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
+def test_other_formats_are_judged_as_by_a_full_decode(kind: str) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(file, kind)
+    whole = file.getvalue()
+
+    assert image_defect(whole) is None
+    cut = whole[: len(whole) // 2]
+    assert (image_defect(cut) is not None) == full_decode_fails(cut)
+
+
+def test_more_pixels_than_pillow_accepts_is_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    file = io.BytesIO()
+    Image.new("L", (99, 99)).save(file, "PNG")
+
+    assert image_defect(file.getvalue()) == "more pixels than Pillow accepts"
+
+
+@pytest.mark.parametrize(
+    ("kind", "extension"), [("JPEG", "jpg"), ("PNG", "png"), ("TIFF", "tif"), ("WEBP", "webp")]
+)
+def test_an_image_without_a_name_gets_the_extension_of_its_format(
+    kind: str, extension: str
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (3, 3)).save(file, kind)
+
+    assert sniff_extension(file.getvalue()) == extension

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from linprobe_extract import pack_sources
 from linprobe_extract.dataset_card import HeadlineMetric
 from linprobe_extract.dataset_row import KnownDataset
 from linprobe_extract.dataset_table import KNOWN_DATASETS, find_known, table_text
@@ -175,6 +176,25 @@ def test_other_sizes_than_the_tables_are_refused(
 
     assert "--any-counts" in caught.value.hint
     assert not (tmp_path / "out").exists()
+
+
+def test_an_unreadable_image_of_a_known_dataset_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    WRITERS["dtd"](tmp_path / "root", monkeypatch)
+    row = replace(row_of("dtd"), n_classes=2, sizes={"train": 2, "val": 2, "test": 2})
+    monkeypatch.setattr(pack_sources, "find_known", lambda name: row if name == "dtd" else None)
+    options = replace(ANY, root=tmp_path / "root", check_counts=True)
+    broken = tmp_path / "root/dtd/dtd/images/woven/woven_0.jpg"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:50])
+
+    with pytest.raises(PackError, match=r"found 1 train, 2 val, 2 test; 1 unreadable: .*woven_0"):
+        pack("dtd", tmp_path / "out", options)
+
+    assert not (tmp_path / "out").exists()
+    broken.write_bytes(whole)
+    assert pack("dtd", tmp_path / "out", replace(options, overwrite=True)).is_new
 
 
 def test_another_number_of_classes_than_the_tables_is_refused(
