@@ -11,7 +11,8 @@ import pytest
 from linprobe_extract.errors import ExtractError, ShardError
 from linprobe_extract.fingerprints import FingerprintCache
 from linprobe_extract.samples import Labelling, Sample, read_samples, split_member
-from linprobe_extract.shards import Shard, plan_dataset
+from linprobe_extract.shard_layouts import Shard
+from linprobe_extract.shards import plan_dataset
 from linprobe_extract.tar_stream import fingerprint_shard, read_members
 from tar_factories import image_bytes, labelled, tar_bytes, write_dataset
 

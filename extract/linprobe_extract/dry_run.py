@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from linprobe_extract.samples import split_member
-from linprobe_extract.shards import Shard
+from linprobe_extract.shard_layouts import Shard
 from linprobe_extract.state import State
 from linprobe_store.canonical import JsonValue
 from linprobe_store.spec import EncoderSpec

@@ -17,7 +17,7 @@ from pathlib import Path
 import fsspec
 
 from linprobe_extract.errors import ShardError
-from linprobe_extract.shards import Shard
+from linprobe_extract.shard_layouts import Shard
 from linprobe_extract.tar_stream import fingerprint_shard, open_shard
 from linprobe_store.spec import ShardFingerprint
 

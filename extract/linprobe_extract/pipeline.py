@@ -9,24 +9,22 @@ so a shard's features depend on the shard and the batch size alone.
 import queue
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeAlias
 
-import numpy as np
 import torch
 
 from linprobe_extract.device import Collect, Launch
+from linprobe_extract.encoded import Decoded, encoded_batch
 from linprobe_extract.errors import ShardError
-from linprobe_extract.preprocess import Note, Outcome, limit_thread, preprocess
+from linprobe_extract.preprocess import Outcome, limit_thread, preprocess
 from linprobe_extract.samples import Labelling, Sample, read_samples
 from linprobe_extract.tar_stream import read_members
 from linprobe_extract.units import EncodedBatch, Timings, Unit, UnitEnd, UnitLost
-from linprobe_store.records import FeatureArray, FeatureBlock, LabelArray, SkippedSample
 from linprobe_store.spec import PreprocessSpec
 
 _TASK_IMAGES = 8
@@ -36,17 +34,11 @@ _RING_BUFFERS = 4
 
 
 @dataclass(frozen=True)
-class _Decoded:
-    reason: str | None
-    notes: tuple[Note, ...]
-
-
-@dataclass(frozen=True)
 class _HostBatch:
     unit: Unit
     samples: tuple[Sample, ...]
     buffer: torch.Tensor
-    outcomes: tuple[Future[list[_Decoded]], ...]
+    outcomes: tuple[Future[list[Decoded]], ...]
 
 
 _Ring: TypeAlias = "queue.Queue[torch.Tensor]"
@@ -144,18 +136,18 @@ class Pipeline:
 
     def _decode(
         self, batch: tuple[Sample, ...], buffer: torch.Tensor, pool: ThreadPoolExecutor
-    ) -> tuple[Future[list[_Decoded]], ...]:
+    ) -> tuple[Future[list[Decoded]], ...]:
         starts = range(0, len(batch), _TASK_IMAGES)
         return tuple(
             pool.submit(self._decode_task, batch[i : i + _TASK_IMAGES], buffer[i:]) for i in starts
         )
 
-    def _decode_task(self, samples: tuple[Sample, ...], slots: torch.Tensor) -> list[_Decoded]:
+    def _decode_task(self, samples: tuple[Sample, ...], slots: torch.Tensor) -> list[Decoded]:
         return [
             self._decode_one(sample, slot) for sample, slot in zip(samples, slots, strict=False)
         ]
 
-    def _decode_one(self, sample: Sample, slot: torch.Tensor) -> _Decoded:
+    def _decode_one(self, sample: Sample, slot: torch.Tensor) -> Decoded:
         outcome = (
             preprocess(self.preprocess, sample.image, slot) if not sample.reason else Outcome(None)
         )
@@ -163,14 +155,14 @@ class Pipeline:
         if reason is not None:
             # Whatever was half-decoded must not reach the encoder: equal runs, equal batches.
             slot.zero_()
-        return _Decoded(None if reason is None else str(reason), outcome.notes)
+        return Decoded(None if reason is None else str(reason), outcome.notes)
 
     def _encode(
         self,
         ready: _Ready,
         ring: _Ring,
     ) -> Iterator[EncodedBatch | UnitEnd | UnitLost]:
-        flying: tuple[_HostBatch, Collect, list[_Decoded]] | None = None
+        flying: tuple[_HostBatch, Collect, list[Decoded]] | None = None
         while True:
             started = time.perf_counter()
             item = ready.get()
@@ -182,7 +174,7 @@ class Pipeline:
             launched = None
             if isinstance(item, _HostBatch):
                 launched = (item, self.launch(item.buffer[: len(item.samples)]), decoded)
-            landed = _land(*flying, self.labelling) if flying else None
+            landed = self._land(*flying) if flying else None
             self.timings.device_s += time.perf_counter() - started
             if flying and landed:
                 ring.put(flying[0].buffer)
@@ -192,6 +184,9 @@ class Pipeline:
                 yield item
             elif item is None:
                 return
+
+    def _land(self, batch: _HostBatch, collect: Collect, decoded: list[Decoded]) -> EncodedBatch:
+        return encoded_batch(batch.unit, batch.samples, decoded, collect(), self.labelling.classes)
 
 
 class _StoppedError(Exception):
@@ -222,52 +217,5 @@ def _get(ring: _Ring, stop: threading.Event) -> torch.Tensor:
             continue
 
 
-def _decoded(batch: _HostBatch) -> list[_Decoded]:
+def _decoded(batch: _HostBatch) -> list[Decoded]:
     return [decoded for task in batch.outcomes for decoded in task.result()]
-
-
-def _land(
-    batch: _HostBatch, collect: Collect, decoded: list[_Decoded], labelling: Labelling
-) -> EncodedBatch:
-    features = collect()
-    kept = [i for i, image in enumerate(decoded) if image.reason is None]
-    block = FeatureBlock(
-        keys=tuple(batch.samples[i].key for i in kept),
-        features=_rows(features, kept, len(decoded)),
-        labels=label_array([batch.samples[i] for i in kept], labelling.classes),
-    )
-    skipped = tuple(
-        SkippedSample(sample.key, image.reason)
-        for sample, image in zip(batch.samples, decoded, strict=True)
-        if image.reason is not None
-    )
-    notes = Counter(str(note) for i in kept for note in decoded[i].notes)
-    return EncodedBatch(batch.unit, block, skipped, notes)
-
-
-def _rows(
-    features: Mapping[str, FeatureArray], kept: list[int], n_samples: int
-) -> dict[str, FeatureArray]:
-    if len(kept) == n_samples:
-        return dict(features)
-    return {name: array[kept] for name, array in features.items()}
-
-
-def label_array(samples: list[Sample], classes: tuple[str, ...] | None) -> LabelArray:
-    """Labels as the store takes them: (n,) int64, or (n, k) uint8 for multi-label samples.
-
-    Raises
-    ------
-    ShardError : a sample has several labels and the class names are not known.
-    """
-    if not any(isinstance(sample.label, tuple) for sample in samples):
-        return np.array([sample.label for sample in samples], np.int64)
-    if classes is None:
-        raise ShardError(
-            f"sample '{samples[0].key}' has several labels and the number of classes is unknown",
-            hint="name the classes in classnames.txt or with --classes FILE",
-        )
-    hot = np.zeros((len(samples), len(classes)), np.uint8)
-    for row, sample in zip(hot, samples, strict=True):
-        row[list(sample.label) if isinstance(sample.label, tuple) else [sample.label]] = 1
-    return hot

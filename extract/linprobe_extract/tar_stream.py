@@ -14,7 +14,7 @@ from typing import IO, cast
 import fsspec
 
 from linprobe_extract.errors import ShardError
-from linprobe_extract.shards import Shard
+from linprobe_extract.shard_layouts import Shard
 from linprobe_store.spec import ShardFingerprint
 
 _END = 1024

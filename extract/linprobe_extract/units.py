@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from linprobe_extract.errors import ShardError
-from linprobe_extract.shards import Shard
+from linprobe_extract.shard_layouts import Shard
 from linprobe_store.records import FeatureBlock, SkippedSample
 from linprobe_store.spec import ShardFingerprint
 

@@ -1,0 +1,185 @@
+"""Where the shards of each split lie: in a folder, under a URL, or as patterns say.
+
+The order is the natural one (``2.tar`` before ``10.tar``) and is the row order of the features.
+"""
+
+import glob
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import braceexpand
+import fsspec
+
+from linprobe_extract.dataset_card import DatasetCard, ShardCard
+from linprobe_extract.errors import ExtractError
+from linprobe_store.spec import ShardFingerprint
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""Folder or file prefix of a split, and the split that it means."""
+
+LAYOUT_HINT = (
+    "expected DIR/train/*.tar and DIR/test/*.tar (as `linprobe-extract pack` writes them), "
+    "or give each split: --shards 'train=path/{00..09}.tar'"
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A source tar: the unit of work, of resume, of commit and of error."""
+
+    url: str
+    """Local path, URL, or ``pipe:`` command."""
+    fingerprint: ShardFingerprint | None
+    """From the dataset's card; None means that the bytes have to be read to know it."""
+    n_samples: int | None
+    """From the dataset's card; None when not known before reading."""
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is a URL or a command, and no local file."""
+        return "://" in self.url or self.url.startswith("pipe:")
+
+    @property
+    def name(self) -> str:
+        """Basename of the tar, without query strings."""
+        return re.split(r"[/\s]", self.url.split("?")[0].rstrip("/"))[-1]
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Sort key under which ``2.tar`` precedes ``10.tar``."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+
+
+def local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Shard, ...]]:
+    """Find ``<split>/*.tar`` or ``<split>-*.tar`` in a folder.
+
+    Raises
+    ------
+    ExtractError : there are none, a split comes twice, or shards are missing or of another size.
+    """
+    found: dict[str, tuple[Shard, ...]] = {}
+    for alias, split in SPLITS.items():
+        nested = (folder / alias).glob("*.tar*")
+        flat = (path for path in folder.glob(f"{alias}*.tar*") if _has_prefix(path.name, alias))
+        paths = sorted((str(path) for path in (*nested, *flat) if path.is_file()), key=_natural)
+        if paths and split in found:
+            raise ExtractError(
+                f"'{folder}' holds the split '{split}' twice, under '{alias}' and another name",
+                hint="keep one of them, or name the shards: --shards 'val=path/*.tar'",
+            )
+        if paths:
+            found[split] = tuple(_shard(path, split, card) for path in paths)
+    if not found:
+        raise ExtractError(f"no shards found in '{folder}'", hint=LAYOUT_HINT)
+    _check_complete(folder, found, card)
+    return found
+
+
+def _has_prefix(name: str, alias: str) -> bool:
+    return re.match(rf"{alias}[-_.]?\d*\.tar", name) is not None
+
+
+def _shard(path: str, split: str, card: DatasetCard | None) -> Shard:
+    listed = _listed(split, Path(path).name, card)
+    if listed is None:
+        return Shard(path, None, None)
+    size = Path(path).stat().st_size
+    if size != listed.bytes:
+        raise ExtractError(
+            f"'{path}' has {size} bytes; the dataset's card says {listed.bytes}",
+            hint="copy or pack the dataset again",
+        )
+    fingerprint = ShardFingerprint(listed.name, listed.bytes, listed.sha256)
+    return Shard(path, fingerprint, listed.samples)
+
+
+def _listed(split: str, name: str, card: DatasetCard | None) -> ShardCard | None:
+    if card is None or split not in card.splits:
+        return None
+    return next((shard for shard in card.splits[split].shards if shard.name == name), None)
+
+
+def _check_complete(
+    folder: Path, found: dict[str, tuple[Shard, ...]], card: DatasetCard | None
+) -> None:
+    """Compare with the shard counts that the folder itself states."""
+    for split, shards in found.items():
+        counts = folder / split / "nshards.txt"
+        if card is not None and split in card.splits:
+            expected = len(card.splits[split].shards)
+        elif counts.is_file():
+            expected = int(counts.read_text().strip())
+        else:
+            continue
+        if expected != len(shards):
+            raise ExtractError(
+                f"split '{split}' of '{folder}' has {len(shards)} shards, expected {expected}",
+                hint="copy or pack the dataset again",
+            )
+
+
+def remote_splits(base: str) -> dict[str, tuple[Shard, ...]]:
+    """Find ``<split>/<i>.tar`` under a URL by ``<split>/nshards.txt``.
+
+    Raises
+    ------
+    ExtractError : there is none.
+    """
+    found: dict[str, tuple[Shard, ...]] = {}
+    for alias, split in SPLITS.items():
+        count = remote_text(f"{base.rstrip('/')}/{alias}/nshards.txt")
+        if count is not None and split not in found:
+            urls = (f"{base.rstrip('/')}/{alias}/{index}.tar" for index in range(int(count)))
+            found[split] = tuple(Shard(url, None, None) for url in urls)
+    if not found:
+        raise ExtractError(
+            f"no shards found under '{base}'",
+            hint="expected URL/train/nshards.txt beside 0.tar, 1.tar, ...; "
+            "or give each split: --shards 'train=URL/{0..9}.tar'",
+        )
+    return found
+
+
+def remote_text(url: str) -> str | None:
+    """Read a small text file; None when there is none."""
+    try:
+        with fsspec.open(url, "rt") as stream:
+            return str(stream.read())
+    except FileNotFoundError:
+        return None
+
+
+def explicit_splits(entries: tuple[str, ...]) -> dict[str, tuple[Shard, ...]]:
+    """Expand ``SPLIT=PATTERN`` entries with braces and globs.
+
+    Raises
+    ------
+    ExtractError : an entry cannot be understood or matches nothing.
+    """
+    found: dict[str, tuple[Shard, ...]] = {}
+    for entry in entries:
+        split, _, pattern = entry.partition("=")
+        if SPLITS.get(split) is None or not pattern:
+            raise ExtractError(
+                f"cannot understand --shards '{entry}'",
+                hint="write SPLIT=PATTERN, such as 'train=shards/train-{000..099}.tar'",
+            )
+        urls = tuple(url for spec in braceexpand.braceexpand(pattern) for url in _glob(spec))
+        if not urls:
+            raise ExtractError(
+                f"no shards match '{pattern}'", hint="check the pattern; quote it for the shell"
+            )
+        known = found.get(SPLITS[split], ())
+        found[SPLITS[split]] = known + tuple(Shard(url, None, None) for url in urls)
+    return found
+
+
+def _glob(spec: str) -> list[str]:
+    if "://" in spec or spec.startswith("pipe:"):
+        return [spec]
+    if any(char in spec for char in "*?["):
+        return sorted(glob.glob(spec, recursive=True), key=_natural)  # noqa: PTH207 - may be absolute
+    if not Path(spec).is_file():
+        raise ExtractError(f"no shard at '{spec}'", hint="check the path or the braces")
+    return [spec]
