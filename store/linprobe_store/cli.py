@@ -81,12 +81,12 @@ def verify(
         emit_json({"store": str(store), "deep": deep, "units": _jsonable_reports(units)})
     else:
         emit(reports.verification(units, store))
-    damaged = [unit for unit in units if unit.problem]
-    if damaged:
+    problems = [unit for unit in units if unit.problem]
+    if problems:
         raise IntegrityError(
-            f"{store}: {len(damaged)} of {len(units)} units are damaged",
-            hint="copy them again from where they are whole, or remove parts and splits with "
-            "'linprobe-store gc --damaged' and make them again",
+            f"{store}: {len(problems)} of {len(units)} units have a problem",
+            hint="copy them again from where they are whole, or remove the damaged parts and "
+            "splits with 'linprobe-store gc --damaged' and make them again",
         )
 
 

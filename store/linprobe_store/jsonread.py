@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from linprobe_store.canonical import JsonValue
-from linprobe_store.checksums import REPAIR
+from linprobe_store.checksums import REPAIR, unreadable
 from linprobe_store.errors import IntegrityError
 
 
@@ -116,12 +116,13 @@ def read_json(path: Path) -> JsonObject:
 
     Raises
     ------
-    IntegrityError : the file is missing, unreadable, or not a JSON object.
+    IntegrityError : the file is missing, or not a JSON object.
+    StoreError : the file cannot be read.
     """
     try:
         data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise IntegrityError(f"{path}: missing", hint=REPAIR) from None
     except OSError as error:
-        raise IntegrityError(f"{path}: {error.strerror}", hint=REPAIR) from error
+        raise unreadable(path, error) from error
     return parse_json(data, str(path))

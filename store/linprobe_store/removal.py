@@ -53,11 +53,11 @@ def find_leftovers(
 
 
 def find_damaged(store: FeatureStore, *, deep: bool) -> tuple[Leftover, ...]:
-    """Parts and splits that fail verification; encoders and datasets are never among them."""
+    """Damaged parts and splits; never an encoder or dataset, nor what another version wrote."""
     return tuple(
-        Leftover(report.path, folder_bytes(report.path), report.problem)
+        Leftover(report.path, folder_bytes(report.path), report.problem or "")
         for report in verify_store(store, deep=deep)
-        if report.problem and report.kind in ("part", "split")
+        if report.is_damaged and report.kind in ("part", "split")
     )
 
 

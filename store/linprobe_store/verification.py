@@ -45,6 +45,9 @@ class UnitReport:
     """Bytes of its files; 0 for encoders and datasets."""
     problem: str | None
     """What is wrong with it, or None."""
+    is_damaged: bool
+    """Whether its bytes are not what was committed. Not so for a unit of another version or
+    encoder, nor for one that may not be read: those have a problem and are not damaged."""
 
 
 def verify_store(store: FeatureStore, *, deep: bool) -> Iterator[UnitReport]:
@@ -126,8 +129,9 @@ def _report(kind: UnitKind, path: Path, check: Callable[[Path], UnitContents | N
     try:
         contents = check(path)
     except StoreError as error:
-        return UnitReport(kind, path, 0, 0, error.message)
+        is_damaged = isinstance(error, IntegrityError)
+        return UnitReport(kind, path, 0, 0, error.message, is_damaged)
     if contents is None:
-        return UnitReport(kind, path, 0, 0, None)
+        return UnitReport(kind, path, 0, 0, None, is_damaged=False)
     n_bytes = sum(digest.bytes for digest in contents.files.values())
-    return UnitReport(kind, path, contents.rows, n_bytes, None)
+    return UnitReport(kind, path, contents.rows, n_bytes, None, is_damaged=False)
