@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
 
+from linprobe_train.choosing import SweepPoint
 from linprobe_train.errors import DataError, OptionError
 from linprobe_train.grids import Grid, list_grid
 from linprobe_train.memory import parse_bytes
 from linprobe_train.protocols import Protocol, protocol_named
 from linprobe_train.run import Answer, ProbeOptions, answer
 from linprobe_train.stored import open_encoder, open_splits
-from linprobe_train.sweep import SweepPoint
 from linprobe_train.training import FitSettings, SolverName
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from linprobe_store.records import LabelArray
+from linprobe_train.choosing import SweepPoint
 from linprobe_train.descent import FitReport
 from linprobe_train.headlines import headline_metric
 from linprobe_train.metrics import scores_of
@@ -27,7 +28,6 @@ from linprobe_train.results import (
 )
 from linprobe_train.search import Search, SearchSettings, SplitUse, search
 from linprobe_train.stored import StoredSplits
-from linprobe_train.sweep import SweepPoint
 from linprobe_train.training import FitSettings
 
 

@@ -6,13 +6,13 @@ Knows nothing of test rows, stores or files.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from linprobe_train.choosing import Sweep, SweepPoint, Trial, run_sweep
 from linprobe_train.descent import FitReport, Tolerance
 from linprobe_train.folds import stratified_folds, stratified_tenth
 from linprobe_train.grids import Grid, ListGrid
 from linprobe_train.passes import Crew
 from linprobe_train.probe import Probe
 from linprobe_train.rows import Rows
-from linprobe_train.sweep import Sweep, SweepPoint, Trial, run_sweep
 from linprobe_train.training import FitSettings, make_trainer
 
 
