@@ -118,7 +118,9 @@ def make_question(splits: StoredSplits, options: ProbeOptions) -> Question:
         dataset_id=splits.dataset.dataset_id,
         splits=splits.digests(),
         protocol=options.protocol,
-        metric=headline_metric(splits.dataset.name, multi_label=multi_label),
+        metric=headline_metric(
+            splits.dataset.name, len(splits.train.classes), multi_label=multi_label
+        ),
         folds=options.folds,
         balanced=options.settings.balanced,
         solver=options.settings.solver,
