@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
 
-from linprobe_train.choosing import SweepPoint
 from linprobe_train.errors import DataError, OptionError
 from linprobe_train.grids import Grid, list_grid
 from linprobe_train.memory import parse_bytes
@@ -70,14 +69,10 @@ def probe_datasets(request: ProbeRequest, tell: Callable[[str], None]) -> list[A
         )
     every = [open_splits(encoder, name, tap) for name in names]
 
-    def told(point: SweepPoint) -> None:
-        passes = sum(fit.passes for fit in point.fits)
-        tell(f"  C = {point.C:<10.3g} val {point.score:.4f}  ({passes} passes)")
-
     answers = []
     for splits in every:
         tell(f"probing {splits.dataset.name} with {encoder.names.model} ({options.protocol.name})")
-        answers.append(answer(splits, options, request.out, told))
+        answers.append(answer(splits, options, request.out, tell))
         if not answers[-1].fresh:
             tell(f"nothing to do: {answers[-1].folder} answers this question")
     return answers

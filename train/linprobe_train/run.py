@@ -28,7 +28,7 @@ from linprobe_train.results import (
 )
 from linprobe_train.search import Search, SearchSettings, SplitUse, search
 from linprobe_train.stored import StoredSplits
-from linprobe_train.training import FitSettings
+from linprobe_train.training import FitSettings, plan_fit
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def answer(
     splits: StoredSplits,
     options: ProbeOptions,
     out: Path,
-    told: Callable[[SweepPoint], None] = lambda point: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Answer:
-    """Give the stored answer, or search, score and store one.
+    """Give the stored answer, or search, score and store one; ``tell`` gets lines of progress.
 
     Raises
     ------
@@ -80,8 +80,10 @@ def answer(
     train = splits.rows(splits.train)
     val = splits.rows(splits.val) if splits.val is not None else None
     how = SearchSettings(options.protocol.grid, question.metric, options.folds, options.seed)
+    everything = train if val is None else train.join(val)
+    tell(plan_fit(everything, options.settings).text())
     with crew_of(options.settings.threads) as crew:
-        found = search(train, val, how, options.settings, crew, told)
+        found = search(train, val, how, options.settings, crew, lambda p: tell(point_text(p)))
     test = splits.open_test()
     p = found.probe.probabilities(test)
     result = ProbeResult(
@@ -108,6 +110,12 @@ def answer(
     predictions = predictions_of(p, test.labels, list(splits.test_split().keys))
     _store(folder, result, found, predictions, splits.tap)
     return Answer(result, folder, fresh=True)
+
+
+def point_text(point: SweepPoint) -> str:
+    """One line of progress."""
+    passes = sum(fit.passes for fit in point.fits)
+    return f"  C = {point.C:<10.3g} val {point.score:.4f}  ({passes} passes)"
 
 
 def make_question(splits: StoredSplits, options: ProbeOptions) -> Question:

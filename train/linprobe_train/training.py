@@ -8,7 +8,7 @@ import numpy as np
 from linprobe_store.records import LabelArray
 from linprobe_train.descent import FitReport, Tolerance
 from linprobe_train.errors import DataError
-from linprobe_train.memory import available_bytes, plan_memory
+from linprobe_train.memory import MemoryPlan, available_bytes, plan_memory
 from linprobe_train.passes import Crew
 from linprobe_train.path import PathSolver
 from linprobe_train.preparation import (
@@ -76,22 +76,32 @@ def make_trainer(
     check_features(rows, normalize=settings.normalize)
     preparation = _preparation(rows, settings)
     outline = Outline(fitted, rows.n_classes, rows.multi_label, preparation)
-    m = 1 if len(fitted) == 2 and not rows.multi_label else len(fitted)
-    limit = settings.memory_bytes or available_bytes()
-    plan = plan_memory(
-        rows.n,
-        rows.dim,
-        m,
-        threads=settings.threads,
-        limit_bytes=limit,
-        value_bytes=np.dtype(settings.arithmetic).itemsize,
-    )
+    plan = plan_fit(rows, settings)
     problem = make_problem(compact, preparation, weights=weights, resident=plan.resident)
     if settings.solver == "sklearn":
         from linprobe_train.oracle import SklearnTrainer
 
         return SklearnTrainer(problem, outline, crew)
     return OwnTrainer(PathSolver(problem, crew), outline)
+
+
+def plan_fit(rows: Rows, settings: FitSettings) -> MemoryPlan:
+    """Reckon the memory of one fit before it starts.
+
+    Raises
+    ------
+    DataError : fewer than two classes have rows.
+    OptionError : ``memory_bytes`` is too small.
+    """
+    classes = len(fitted_classes(rows))
+    return plan_memory(
+        rows.n,
+        rows.dim,
+        1 if classes == 2 and not rows.multi_label else classes,
+        threads=settings.threads,
+        limit_bytes=settings.memory_bytes or available_bytes(),
+        value_bytes=np.dtype(settings.arithmetic).itemsize,
+    )
 
 
 @dataclass(frozen=True)
