@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from linprobe_train import memory, problem
 from linprobe_train.cli import app
 from linprobe_train.errors import DataError, OptionError, ProbeError, ResultError
 from linprobe_train.probe_file import load_probe
@@ -82,6 +83,53 @@ def test_the_same_question_is_answered_from_disk_and_another_is_not(tmp_path: Pa
     assert (first["results"][0].pop("fresh"), again["results"][0].pop("fresh")) == (True, False)
     assert first == again
     assert other["results"][0]["folder"] != first["results"][0]["folder"]
+
+
+def test_multi_label_rows_are_probed_by_their_own_metric(tmp_path: Path) -> None:
+    splits = some_splits("train", "val", "test", n=120)
+    hot = {
+        name: SplitData(data.features, np.eye(4, dtype=np.uint8)[data.labels])
+        for name, data in splits.items()
+    }
+    stored_dataset(tmp_path / "features", hot, classes=CLASSES, name="voc2007")
+    text = probe(tmp_path)
+    result = read_result(only_folder(tmp_path))
+
+    assert result is not None
+    assert result.question.metric == "map_11_point"
+    assert result.headline.value > 0.5
+    assert "11-point mAP" in text
+
+
+def test_two_classes_share_one_logit_and_get_an_area_under_the_curve(tmp_path: Path) -> None:
+    X, y = features(200, 6, 2, noise=2)
+    splits = {"train": SplitData(X[:100], y[:100]), "test": SplitData(X[100:], y[100:])}
+    stored_dataset(tmp_path / "features", splits, classes=("no", "yes"))
+    probe(tmp_path)
+    result = read_result(only_folder(tmp_path))
+    saved, _ = load_probe(only_folder(tmp_path))
+
+    assert result is not None
+    assert saved.coef.shape == (1, 6)
+    assert result.score("roc_auc").value > 0.5
+
+
+def test_streaming_within_a_tight_limit_gives_the_same_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (memory, problem):
+        monkeypatch.setattr(module, "PILOT_ROWS", 300)
+    X, y = features(6000, 64, 4, noise=4)
+    splits = {"train": SplitData(X[:5000], y[:5000]), "test": SplitData(X[5000:], y[5000:])}
+    stored_dataset(tmp_path / "features", splits, classes=CLASSES)
+    base = ["probe", "--store", str(tmp_path / "features"), "--json", "--C", "1", "--threads", "1"]
+    free = CliRunner().invoke(app, [*base, "--out", str(tmp_path / "a")])
+    tight = CliRunner().invoke(app, [*base, "--out", str(tmp_path / "b"), "--memory", "2.5MB"])
+
+    assert "in memory" in free.stderr
+    assert "streamed from disk" in tight.stderr
+    one, other = (json.loads(done.stdout)["results"][0] for done in (free, tight))
+    assert one["fit"]["objective"] == pytest.approx(other["fit"]["objective"], rel=1e-6)
 
 
 def test_every_dataset_of_the_encoder_is_probed_by_default(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from linprobe_train.memory import parse_bytes
 from linprobe_train.protocols import Protocol, protocol_named
 from linprobe_train.run import Answer, ProbeOptions, answer
 from linprobe_train.stored import open_encoder, open_splits
-from linprobe_train.sweep import SweepPoint
 from linprobe_train.training import FitSettings, SolverName
 
 
@@ -70,14 +69,10 @@ def probe_datasets(request: ProbeRequest, tell: Callable[[str], None]) -> list[A
         )
     every = [open_splits(encoder, name, tap) for name in names]
 
-    def told(point: SweepPoint) -> None:
-        passes = sum(fit.passes for fit in point.fits)
-        tell(f"  C = {point.C:<10.3g} val {point.score:.4f}  ({passes} passes)")
-
     answers = []
     for splits in every:
         tell(f"probing {splits.dataset.name} with {encoder.names.model} ({options.protocol.name})")
-        answers.append(answer(splits, options, request.out, told))
+        answers.append(answer(splits, options, request.out, tell))
         if not answers[-1].fresh:
             tell(f"nothing to do: {answers[-1].folder} answers this question")
     return answers

@@ -17,8 +17,8 @@ from typing import Literal
 from linprobe_train.live_metric import LiveMetric
 from linprobe_train.objective import Objective, Point, with_ridge
 from linprobe_train.pairs import PairMemory, dot
-from linprobe_train.passes import Arithmetic, Crew, evaluate
-from linprobe_train.preparation import Float64
+from linprobe_train.passes import Crew, evaluate
+from linprobe_train.preparation import Arithmetic, Float64
 from linprobe_train.problem import Problem
 
 StopReason = Literal["bound", "estimate", "max_iter", "stalled"]
@@ -83,10 +83,11 @@ class Surface:
         self.pairs = PairMemory()
         self.metric = LiveMetric(problem, crew)
 
-    def at(self, V: Float64, arithmetic: Arithmetic = "float32") -> Point:
-        """Read all rows once."""
+    def at(self, V: Float64, arithmetic: Arithmetic | None = None) -> Point:
+        """Read all rows once; in the arithmetic of the rows where none is given."""
         self.passes += 1
-        found = evaluate(self.problem, V, self.crew, arithmetic)
+        kind = arithmetic or self.problem.preparation.arithmetic
+        found = evaluate(self.problem, V, self.crew, kind)
         return Point(V, found.loss, found.gradient)
 
 
@@ -97,7 +98,7 @@ class Descent:
         self.surface = surface
         self.at = start
         self.tolerance = tolerance
-        self.arithmetic: Arithmetic = "float32"
+        self.arithmetic = surface.problem.preparation.arithmetic
         self.iterations = 0
         self.decrement = math.inf
 

@@ -1,5 +1,7 @@
 """Which metric each known dataset is reported in: table 9 of Radford et al. 2021."""
 
+from linprobe_train.metrics import score_names
+
 HEADLINES = {
     "fgvc-aircraft": "mean_per_class",
     "oxford-pets": "mean_per_class",
@@ -31,7 +33,11 @@ def plain_name(dataset: str) -> str:
     return ALIASES.get(name, name)
 
 
-def headline_metric(dataset: str, *, multi_label: bool) -> str:
-    """Metric that a dataset is selected and reported by."""
-    default = "map_11_point" if multi_label else "top1"
-    return HEADLINES.get(plain_name(dataset), default)
+def headline_metric(dataset: str, k: int, *, multi_label: bool) -> str:
+    """Metric that a dataset is selected and reported by.
+
+    A known name whose labels do not have its metric is another dataset of that name.
+    """
+    known = score_names(k, multi_label=multi_label)
+    named = HEADLINES.get(plain_name(dataset), known[0])
+    return named if named in known else known[0]

@@ -12,8 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from linprobe_train.preparation import Real
+
 Loss = Literal["softmax", "sigmoid"]
-Real = NDArray[np.float32] | NDArray[np.float64]
 
 
 def softmax_loss(z: Real, labels: NDArray[np.int64], weights: NDArray[np.float64] | None) -> float:

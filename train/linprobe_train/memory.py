@@ -41,8 +41,12 @@ class MemoryPlan:
         )
 
 
-def plan_memory(n: int, d: int, m: int, *, threads: int, limit_bytes: int) -> MemoryPlan:
+def plan_memory(
+    n: int, d: int, m: int, *, threads: int, limit_bytes: int, value_bytes: int = 4
+) -> MemoryPlan:
     """Choose between a resident copy and streaming for n rows, d features and m logit columns.
+
+    ``value_bytes`` is the size of one prepared feature.
 
     Raises
     ------
@@ -54,7 +58,7 @@ def plan_memory(n: int, d: int, m: int, *, threads: int, limit_bytes: int) -> Me
     points = 8 * 8 * m * (d + 1)
     blocks = (threads + 1) * (8 * m * (d + 1) + 4 * BLOCK_ROWS * (3 * d + 3 * m))
     state = pairs + metric + points + blocks + 24 * d * d
-    copy = 4 * n * d + (8 * m * min(n, PILOT_ROWS) if n > PILOT_ROWS else 8 * m * n)
+    copy = value_bytes * n * d + (8 * m * min(n, PILOT_ROWS) if n > PILOT_ROWS else 8 * m * n)
     if copy + state <= limit_bytes:
         return MemoryPlan(True, copy, state, limit_bytes)
     if pilot + state > limit_bytes:

@@ -6,12 +6,15 @@ and its bootstrap. n rows, k classes; probabilities p (n, k).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from linprobe_store.records import LabelArray
+from linprobe_train.errors import OptionError
 from linprobe_train.intervals import Interval, bootstrap, wilson
+from linprobe_train.ranking import average_precision, eleven_point, mean_over_classes
 
 Weights = NDArray[np.float64]
 Statistic = Callable[[Weights], float]
@@ -64,7 +67,18 @@ def _score(name: str, p: NDArray[np.float64], labels: LabelArray, seed: int) -> 
 
 
 def statistic(name: str, p: NDArray[np.float64], labels: LabelArray) -> Statistic:
-    """Metric as a function of row weights; sorting and lookups are done once, here."""
+    """Metric as a function of row weights; sorting and lookups are done once, here.
+
+    Raises
+    ------
+    OptionError : no such metric, or one that these labels do not have.
+    """
+    known = score_names(p.shape[1], multi_label=labels.ndim == 2)
+    if name not in known:
+        raise OptionError(
+            f"the metric {name!r} does not exist here; these labels have {', '.join(known)}",
+            hint=f"choose {known[0]}",
+        )
     return _STATISTICS[name](p, labels)
 
 
@@ -157,4 +171,6 @@ _STATISTICS: dict[str, _Make] = {
     "nll": _nll,
     "ece": _ece,
     "roc_auc": _roc_auc,
+    "map": partial(mean_over_classes, average_precision),
+    "map_11_point": partial(mean_over_classes, eleven_point),
 }

@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from linprobe_train.losses import Real, sigmoid_loss, softmax_loss
-from linprobe_train.preparation import Float64
+from linprobe_train.losses import sigmoid_loss, softmax_loss
+from linprobe_train.preparation import Arithmetic, Float64, Real
 from linprobe_train.problem import Problem, Targets
 
-Arithmetic = Literal["float32", "float64"]
 T = TypeVar("T")
 R = TypeVar("R")
 

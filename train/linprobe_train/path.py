@@ -51,8 +51,14 @@ class PathSolver:
         self._solved[math.log(C)] = self.surface.at(V)
 
     def solution(self, C: float) -> tuple[Float64, Float64]:
-        """Coef (m, d) and intercept (m,) on prepared rows of a C already fitted."""
-        return self.problem.axes.out_of(self._solved[math.log(C)].V)
+        """Coef (m, d) and intercept (m,) on prepared rows of a C already fitted.
+
+        With softmax both have mean 0 over the columns: what columns share changes no probability.
+        """
+        V = self._solved[math.log(C)].V
+        if self.problem.targets.loss == "softmax":
+            V = V - V.mean(axis=0)
+        return self.problem.axes.out_of(V)
 
     def fit(self, C: float, tolerance: Tolerance) -> FitReport:
         """Minimise F at C."""

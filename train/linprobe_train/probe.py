@@ -42,8 +42,9 @@ class Probe:
                 f"rows have {rows.dim} features; the probe was trained on {self.coef.shape[1]}",
                 hint="use features of the encoder and tap the probe was trained on",
             )
-        preparation = Preparation(self.normalize)
-        columns = np.ascontiguousarray(self.coef.T, dtype=np.float32)
+        double = rows.blocks[0].features.dtype == np.float64
+        preparation = Preparation(self.normalize, arithmetic="float64" if double else "float32")
+        columns = np.ascontiguousarray(self.coef.T, dtype=preparation.arithmetic)
         out = np.empty((rows.n, len(self.coef)))
         for start, block in rows.pairs():
             out[start : start + block.n] = preparation.apply(block.read()) @ columns

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from linprobe_store.records import LabelArray
 from linprobe_train.losses import Loss
-from linprobe_train.preparation import Float32, Float64, Preparation
+from linprobe_train.preparation import Float32, Float64, Preparation, Real
 from linprobe_train.rows import BLOCK_ROWS, Rows
 
 PILOT_ROWS = 16384
@@ -95,7 +95,7 @@ class Problem:
     """The coordinates of V."""
     pilot: Pilot
     """The rows that steer the metric."""
-    resident: Float32 | None
+    resident: Real | None
     """(n, d) in the solver's coordinates; None when rows are streamed."""
     source: Rows
     """The rows as stored."""
@@ -119,13 +119,13 @@ class Problem:
             BLOCK_ROWS if self.resident is not None else 1,
         )
 
-    def blocks(self, start: int, stop: int) -> Iterator[tuple[int, Float32]]:
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[int, Real]]:
         """First row and centred features (b, d) of every block of a chunk."""
         if self.resident is not None:
             for row in range(start, stop, BLOCK_ROWS):
                 yield row, self.resident[row : min(row + BLOCK_ROWS, stop)]
             return
-        mean = self.axes.mean.astype(np.float32)
+        mean = self.axes.mean.astype(self.preparation.arithmetic)
         for index in range(start, stop):
             features = self.preparation.apply(self.source.blocks[index].read())
             features -= mean
@@ -154,13 +154,13 @@ def make_problem(
     """
     targets = make_targets(rows.labels, rows.n_classes, weights)
     chosen = _spread(rows.n, PILOT_ROWS)
-    sample = preparation.apply(rows.gather(chosen))
+    sample = preparation.apply(rows.gather(chosen)).astype(np.float32, copy=False)
     share = np.ones(len(chosen)) if weights is None else weights[chosen]
     share = share / share.sum()
     axes = _principal_axes(sample, share)
     copy = _resident(rows, preparation, axes) if resident else None
     if copy is not None and len(copy) == len(sample):
-        pilot = copy
+        pilot = copy.astype(np.float32, copy=False)
     else:
         sample -= axes.mean.astype(np.float32)
         pilot = sample @ axes.rotation.astype(np.float32)
@@ -184,9 +184,10 @@ def _principal_axes(sample: Float32, share: Float64) -> Axes:
     return Axes(mean, np.linalg.eigh(covariance.astype(np.float64))[1])
 
 
-def _resident(rows: Rows, preparation: Preparation, axes: Axes) -> Float32:
-    out = np.empty((rows.n, rows.dim), np.float32)
-    mean, rotation = axes.mean.astype(np.float32), axes.rotation.astype(np.float32)
+def _resident(rows: Rows, preparation: Preparation, axes: Axes) -> Real:
+    kind = preparation.arithmetic
+    out: Real = np.empty((rows.n, rows.dim), kind)
+    mean, rotation = axes.mean.astype(kind), axes.rotation.astype(kind)
     for start, block in rows.pairs():
         features = preparation.apply(block.read())
         features -= mean

@@ -13,13 +13,13 @@ from pathlib import Path
 from uuid import uuid4
 
 from linprobe_store.canonical import digest_json
+from linprobe_train.choosing import Sweep
 from linprobe_train.codec import decode
 from linprobe_train.descent import FitReport
 from linprobe_train.errors import ResultError
 from linprobe_train.metrics import Score
 from linprobe_train.protocols import Protocol
 from linprobe_train.search import SplitUse
-from linprobe_train.sweep import Sweep
 
 FORMAT = 1
 """Version of ``result.json``; also part of every question, so old answers are not mistaken."""

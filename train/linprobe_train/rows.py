@@ -9,13 +9,16 @@ n rows, d feature dimension, k classes, b rows of one block.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from linprobe_store.records import FeatureArray, LabelArray
 from linprobe_train.errors import DataError
+
+AnyFeatures: TypeAlias = FeatureArray | NDArray[np.float64]
+"""Features (n, d): float16 or float32 as stored, or float64 from a Python program."""
 
 BLOCK_ROWS = 1024
 """Rows read at once: 2 MB of float32 at d = 512, which stays in a core's cache between the two
@@ -26,8 +29,8 @@ products that use it; larger blocks were not faster."""
 class Block:
     """Consecutive rows of one array, or some of them."""
 
-    features: FeatureArray
-    """(b, d) float16 or float32 view, never written."""
+    features: AnyFeatures
+    """(b, d) view, never written."""
     take: NDArray[np.intp] | None = None
     """Positions to use, ascending; None for all."""
 
@@ -36,7 +39,7 @@ class Block:
         """Rows used."""
         return len(self.features) if self.take is None else len(self.take)
 
-    def read(self) -> FeatureArray:
+    def read(self) -> AnyFeatures:
         """Give the rows used, (n, d): a view where all are used, else a copy."""
         return self.features if self.take is None else self.features[self.take]
 
@@ -105,7 +108,7 @@ class Rows:
         labels: LabelArray = np.concatenate([self.labels, other.labels])
         return Rows(self.blocks + other.blocks, labels, self.n_classes)
 
-    def gather(self, indices: NDArray[np.int64]) -> FeatureArray:
+    def gather(self, indices: NDArray[np.int64]) -> AnyFeatures:
         """Copy the rows at ``indices``, ascending, as one array (len(indices), d)."""
         edges = np.searchsorted(indices, self.offsets)
         parts = [
@@ -113,10 +116,10 @@ class Rows:
             for (start, block), low, high in zip(self.pairs(), edges, edges[1:], strict=False)
             if high > low
         ]
-        return cast("FeatureArray", np.concatenate(parts))
+        return cast("AnyFeatures", np.concatenate(parts))
 
 
-def rows_of_views(views: Sequence[FeatureArray], labels: LabelArray, n_classes: int) -> Rows:
+def rows_of_views(views: Sequence[AnyFeatures], labels: LabelArray, n_classes: int) -> Rows:
     """Rows over arrays (b, d) that follow one another.
 
     Raises
@@ -135,7 +138,7 @@ def rows_of_views(views: Sequence[FeatureArray], labels: LabelArray, n_classes: 
     return Rows(blocks, labels, n_classes)
 
 
-def rows_of_array(features: FeatureArray, labels: LabelArray, n_classes: int) -> Rows:
+def rows_of_array(features: AnyFeatures, labels: LabelArray, n_classes: int) -> Rows:
     """Rows over one array (n, d); see :func:`rows_of_views`."""
     starts = range(0, len(features), BLOCK_ROWS)
     return rows_of_views([features[i : i + BLOCK_ROWS] for i in starts], labels, n_classes)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from linprobe_store.records import LabelArray
+from linprobe_train.choosing import SweepPoint
 from linprobe_train.descent import FitReport
 from linprobe_train.headlines import headline_metric
 from linprobe_train.metrics import scores_of
@@ -27,8 +28,7 @@ from linprobe_train.results import (
 )
 from linprobe_train.search import Search, SearchSettings, SplitUse, search
 from linprobe_train.stored import StoredSplits
-from linprobe_train.sweep import SweepPoint
-from linprobe_train.training import FitSettings
+from linprobe_train.training import FitSettings, plan_fit
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def answer(
     splits: StoredSplits,
     options: ProbeOptions,
     out: Path,
-    told: Callable[[SweepPoint], None] = lambda point: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Answer:
-    """Give the stored answer, or search, score and store one.
+    """Give the stored answer, or search, score and store one; ``tell`` gets lines of progress.
 
     Raises
     ------
@@ -80,8 +80,10 @@ def answer(
     train = splits.rows(splits.train)
     val = splits.rows(splits.val) if splits.val is not None else None
     how = SearchSettings(options.protocol.grid, question.metric, options.folds, options.seed)
+    everything = train if val is None else train.join(val)
+    tell(plan_fit(everything, options.settings).text())
     with crew_of(options.settings.threads) as crew:
-        found = search(train, val, how, options.settings, crew, told)
+        found = search(train, val, how, options.settings, crew, lambda p: tell(point_text(p)))
     test = splits.open_test()
     p = found.probe.probabilities(test)
     result = ProbeResult(
@@ -110,6 +112,12 @@ def answer(
     return Answer(result, folder, fresh=True)
 
 
+def point_text(point: SweepPoint) -> str:
+    """One line of progress."""
+    passes = sum(fit.passes for fit in point.fits)
+    return f"  C = {point.C:<10.3g} val {point.score:.4f}  ({passes} passes)"
+
+
 def make_question(splits: StoredSplits, options: ProbeOptions) -> Question:
     """Collect everything the answer depends on."""
     multi_label = splits.train.labels.ndim == 2
@@ -118,7 +126,9 @@ def make_question(splits: StoredSplits, options: ProbeOptions) -> Question:
         dataset_id=splits.dataset.dataset_id,
         splits=splits.digests(),
         protocol=options.protocol,
-        metric=headline_metric(splits.dataset.name, multi_label=multi_label),
+        metric=headline_metric(
+            splits.dataset.name, len(splits.train.classes), multi_label=multi_label
+        ),
         folds=options.folds,
         balanced=options.settings.balanced,
         solver=options.settings.solver,

@@ -4,15 +4,16 @@ Knows nothing of test rows, stores or files.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from linprobe_train.choosing import Sweep, SweepPoint, Trial, run_sweep
 from linprobe_train.descent import FitReport, Tolerance
 from linprobe_train.folds import stratified_folds, stratified_tenth
 from linprobe_train.grids import Grid, ListGrid
+from linprobe_train.memory import available_bytes
 from linprobe_train.passes import Crew
 from linprobe_train.probe import Probe
 from linprobe_train.rows import Rows
-from linprobe_train.sweep import Sweep, SweepPoint, Trial, run_sweep
 from linprobe_train.training import FitSettings, make_trainer
 
 
@@ -77,7 +78,9 @@ def search(
         C = how.grid.values[0]
     else:
         cuts, held_out = _cuts(train, val, how)
-        trials = [Trial(make_trainer(fit, settings, crew), held) for fit, held in cuts]
+        share = (settings.memory_bytes or available_bytes()) // len(cuts)
+        each = replace(settings, memory_bytes=share)
+        trials = [Trial(make_trainer(fit, each, crew), held) for fit, held in cuts]
         sweep = run_sweep(trials, how.grid, how.metric, told=told)
         C, start = sweep.C, trials[0].trainer.probe(sweep.C)
         del trials

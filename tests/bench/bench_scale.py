@@ -1,0 +1,218 @@
+"""Rows beyond memory, and threads: synthetic features in a file, streamed.
+
+python tests/bench/bench_scale.py memory       # anonymous memory at 50,000 and 500,000 rows
+python tests/bench/bench_scale.py imagenet     # ImageNet's shape within 4 GB: seconds a pass
+python tests/bench/bench_scale.py threads      # one thread against two, wall time
+python tests/bench/bench_scale.py synthetic    # 50,000 x 512 x 100 against scikit-learn
+"""
+
+import argparse
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from linprobe_train.descent import Tolerance
+from linprobe_train.memory import plan_memory
+from linprobe_train.passes import crew_of, evaluate
+from linprobe_train.path import PathSolver
+from linprobe_train.preparation import Preparation
+from linprobe_train.problem import make_problem
+from linprobe_train.rows import rows_of_array
+
+FOUR_GB = 4 * 10**9
+A3_PASSES = 150
+"""Passes of the A.3 search with refit on real CLIP features: 150 to 180 in bench_solver.py."""
+
+
+def write_features(folder: Path, n: int, d: int, k: int) -> tuple[Path, NDArray[np.int64]]:
+    """CLIP-like unit rows in float16, written in blocks: power-law spectrum, 2 % label noise."""
+    rng = np.random.default_rng(0)
+    spectrum = np.arange(1, d + 1) ** -0.5
+    centres = (0.6 * rng.standard_normal((k, d)) * spectrum).astype(np.float32)
+    shift = (0.8 * rng.standard_normal(d) / np.sqrt(d)).astype(np.float32)
+    labels = rng.integers(0, k, n)
+    path = folder / f"{n}x{d}x{k}.f16"
+    with path.open("wb") as file:
+        for start in range(0, n, 16384):
+            y = labels[start : start + 16384]
+            rows = rng.standard_normal((len(y), d), np.float32) * spectrum.astype(np.float32)
+            rows += centres[y]
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+            rows += shift
+            file.write((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16))
+    noisy = rng.random(n) < 0.02
+    labels[noisy] = rng.integers(0, k, int(noisy.sum()))
+    return path, labels
+
+
+def anonymous_bytes() -> int:
+    """Anonymous resident memory of this process now; pages of mapped files do not count."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return 1024 * int(line.split()[1])
+    raise SystemExit("this benchmark needs Linux's /proc/self/status")
+
+
+@contextmanager
+def watched_peak() -> Iterator[list[int]]:
+    """Sample anonymous memory every 10 ms; the list holds the highest at the end."""
+    peak, done = [anonymous_bytes()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            peak[0] = max(peak[0], anonymous_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+
+
+def stream(n: int, d: int, k: int, iterations: int, threads: int) -> None:
+    """Fit at C = 10 for a few iterations from a file; print memory, passes and seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, labels = write_features(Path(folder), n, d, k)
+        mapped = np.memmap(path, np.float16, "r", shape=(n, d))
+        before = anonymous_bytes()
+        # A copy of the rows alone is over this limit: the plan is one of streaming.
+        plan = plan_memory(n, d, k, threads=threads, limit_bytes=min(FOUR_GB, 4 * n * d))
+        with crew_of(threads) as crew, watched_peak() as peak:
+            wall = time.perf_counter()
+            problem = make_problem(
+                rows_of_array(mapped, labels, k), Preparation(True), weights=None, resident=False
+            )
+            solver = PathSolver(problem, crew)
+            ready = time.perf_counter()
+            report = solver.fit(10.0, Tolerance(max_iter=iterations))
+            seconds = (time.perf_counter() - ready) / report.passes
+        grown = (peak[0] - before) / 1e6
+        print(
+            f"| {n:,} x {d} x {k} | {grown:.0f} | {plan.total_bytes / 1e6:.0f} "
+            f"| {ready - wall:.1f} | {report.passes} | {seconds:.2f} "
+            f"| {report.objective:.4f} | {A3_PASSES * seconds / 3600:.2f} |",
+            flush=True,
+        )
+
+
+def header() -> None:
+    """Print the head of the table of :func:`stream`."""
+    print(
+        "| rows x dim x classes | peak anonymous MB, grown | planned MB | s to set up | passes "
+        "| s a pass | F | hours for the A.3 search |\n|---|---|---|---|---|---|---|---|"
+    )
+
+
+def in_fresh_process(*arguments: int) -> None:
+    """Run :func:`stream` where nothing else has grown the heap."""
+    command = [sys.executable, __file__, "stream", *map(str, arguments)]
+    subprocess.run(command, check=True)
+
+
+def memory() -> None:
+    """Stream two sizes that differ tenfold."""
+    header()
+    sys.stdout.flush()
+    for n in (50_000, 500_000):
+        in_fresh_process(n, 512, 100, 5, 2)
+
+
+def imagenet() -> None:
+    """Stream ImageNet's shape."""
+    header()
+    sys.stdout.flush()
+    in_fresh_process(1_281_167, 768, 1000, 2, 2)
+
+
+def threads(repeats: int) -> None:
+    """Time passes over resident rows with one thread and with two."""
+    with tempfile.TemporaryDirectory() as folder:
+        n, d, k = 50_000, 512, 100
+        path, labels = write_features(Path(folder), n, d, k)
+        rows = rows_of_array(np.memmap(path, np.float16, "r", shape=(n, d)), labels, k)
+        problem = make_problem(rows, Preparation(True), weights=None, resident=True)
+    V = np.random.default_rng(0).standard_normal((k, d + 1))
+    taken: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(repeats):
+        for count, times in taken.items():
+            with crew_of(count) as crew:
+                begin = time.perf_counter()
+                evaluate(problem, V, crew)
+                times.append(time.perf_counter() - begin)
+    one, two = median(taken[1]), median(taken[2])
+    print(
+        f"a pass over {n} x {d} x {k}: {one:.3f} s with 1 thread, {two:.3f} s with 2: "
+        f"{one / two:.2f} times as fast, wall, medians of {repeats}"
+    )
+
+
+def synthetic() -> None:
+    """Time the path C = 1, 10, 100 on 50,000 x 512 x 100 against scikit-learn; CPU seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        n, d, k = 50_000, 512, 100
+        path, labels = write_features(Path(folder), n, d, k)
+        features = np.fromfile(path, np.float16).reshape(n, d)
+    rows, Cs = rows_of_array(features, labels, k), (1.0, 10.0, 100.0)
+    print("| solver | CPU s | passes | F at C = 1, 10, 100 |\n|---|---|---|---|")
+    with crew_of(1) as crew:
+        begin = time.process_time()
+        problem = make_problem(rows, Preparation(True), weights=None, resident=True)
+        solver = PathSolver(problem, crew)
+        reports = [solver.fit(C, Tolerance()) for C in Cs]
+        seconds = time.process_time() - begin
+        values = " ".join(f"{report.objective:.9g}" for report in reports)
+        print(f"| linprobe | {seconds:.1f} | {solver.passes} | {values} |", flush=True)
+        X = Preparation(True).apply(features).astype(np.float64)
+        for tol in (1e-4, 1e-6):
+            begin, passes, found = time.process_time(), 0, []
+            for C in Cs:
+                model = LogisticRegression(C=C, tol=tol, max_iter=10_000).fit(X, labels)
+                passes += int(model.n_iter_[0])
+                V = problem.axes.into(model.coef_, model.intercept_)
+                found.append((V, C, float((model.coef_**2).sum())))
+            seconds = time.process_time() - begin
+            values = " ".join(
+                f"{evaluate(problem, V, crew, 'float64').loss + ridge / (2 * C * n):.9g}"
+                for V, C, ridge in found
+            )
+            print(
+                f"| scikit-learn f64 tol {tol:g} | {seconds:.1f} | {passes} | {values} |",
+                flush=True,
+            )
+
+
+def main() -> None:
+    """Run one benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["memory", "imagenet", "threads", "synthetic", "stream"])
+    parser.add_argument("sizes", nargs="*", type=int, help="of stream")
+    parser.add_argument("--repeats", type=int, default=9)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if options.what == "stream":
+        stream(*options.sizes)
+    elif options.what == "threads":
+        threads(options.repeats)
+    else:
+        {"memory": memory, "imagenet": imagenet, "synthetic": synthetic}[options.what]()
+
+
+if __name__ == "__main__":
+    main()
