@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import open_clip
 import torch
 from safetensors.torch import save_file
+from torchvision.transforms import Normalize, ToTensor
 
 from linprobe_extract.encoder import Encoder, load_encoder
 from linprobe_extract.models import resolve_model
@@ -133,3 +134,10 @@ def random_pixels(n: int, side: int, seed: int = 0) -> torch.Tensor:
     """Seeded uint8 pixels (n, 3, side, side)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, generator=generator)
+
+
+def normalised(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
+    """What torchvision's ToTensor and Normalize make of uint8 pixels (b, 3, s, s)."""
+    normalize = Normalize(encoder.preprocess.mean, encoder.preprocess.std)
+    images = [ToTensor()(image.permute(1, 2, 0).numpy()) for image in pixels]
+    return torch.stack([normalize(image) for image in images])

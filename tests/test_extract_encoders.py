@@ -1,22 +1,17 @@
 """A loaded encoder gives, bit for bit, what the library's whole model gives."""
 
 import io
-import json
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import open_clip
 import pytest
-import timm
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from safetensors.torch import save_file
 from torchvision.transforms import Normalize, ToTensor
 
 from encoder_factories import (
@@ -24,14 +19,11 @@ from encoder_factories import (
     SmallModel,
     load_small,
     make_model,
+    normalised,
     random_pixels,
-    randomise,
-    save_weights,
 )
 from image_factories import encode, picture
-from linprobe_extract.canary import with_canary
-from linprobe_extract.encoder import Encoder, TowerEncoder, load_encoder
-from linprobe_extract.models import resolve_model
+from linprobe_extract.encoder import Encoder, TowerEncoder
 from linprobe_extract.preprocess import preprocess
 from linprobe_store.spec import Tap
 
@@ -49,13 +41,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> SmallModels:
         return model, load_small(model)
 
     return made
-
-
-def normalised(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
-    """What torchvision's ToTensor and Normalize make of uint8 pixels (b, 3, s, s)."""
-    normalize = Normalize(encoder.preprocess.mean, encoder.preprocess.std)
-    images = [ToTensor()(image.permute(1, 2, 0).numpy()) for image in pixels]
-    return torch.stack([normalize(image) for image in images])
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -233,128 +218,3 @@ def test_pixels_may_have_any_strides(small: SmallModels) -> None:
     last = pixels.to(memory_format=torch.channels_last)
 
     assert torch.equal(encoder.encode(last)["embedding"], encoder.encode(pixels)["embedding"])
-
-
-def test_the_same_weights_have_the_same_id_in_every_format(tmp_path: Path) -> None:
-    """.safetensors, .pt, a training checkpoint, a TorchScript archive; under any file name."""
-    model = make_model(tmp_path, "vit-quickgelu")
-    state = model.model.state_dict()
-    save_weights(model.model, tmp_path / "plain.pt")
-    parallel = {f"module.{name}": tensor for name, tensor in state.items()}
-    torch.save({"epoch": 3, "state_dict": parallel, "optimizer": {}}, tmp_path / "epoch_3.pt")
-    save_archive(model.model.visual, tmp_path / "archive.pt")
-    files = [model.weights, *(tmp_path / f for f in ("plain.pt", "epoch_3.pt", "archive.pt"))]
-
-    ids = {load_small(replace(model, weights=file)).spec.encoder_id for file in files}
-    assert len(ids) == 1
-
-
-def save_archive(visual: torch.nn.Module, path: Path) -> None:
-    """Save a vision tower as OpenAI does: traced, below the name ``visual``."""
-
-    class Whole(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.visual = visual
-
-        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            features: torch.Tensor = self.visual(pixels)
-            return features
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(Whole(), torch.zeros(1, 3, 32, 32), check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, path)
-
-
-def test_half_precision_weights_are_loaded_as_float32(tmp_path: Path) -> None:
-    """OpenAI's archives are half precision, the hub's copies of them are not."""
-    model = make_model(tmp_path, "vit")
-    rounded = {k: v.half() for k, v in model.model.state_dict().items()}
-    save_file(rounded, tmp_path / "half.safetensors")
-    save_file({k: v.float() for k, v in rounded.items()}, tmp_path / "float.safetensors")
-    half, full = (
-        load_small(replace(model, weights=tmp_path / f"{name}.safetensors"))
-        for name in ("half", "float")
-    )
-
-    assert half.spec.encoder_id == full.spec.encoder_id
-    assert half.spec.encoder_id != load_small(model).spec.encoder_id
-
-
-def test_every_choice_that_changes_features_changes_the_id(tmp_path: Path) -> None:
-    model = make_model(tmp_path, "vit")
-    twin = make_model(tmp_path, "vit-quickgelu")
-    other = make_model(tmp_path, "vit", seed=1)
-    encoders = [
-        load_small(model),
-        load_small(other),
-        load_small(replace(twin, weights=model.weights)),
-        load_small(model, preprocess="exact"),
-        load_small(model, precision="bf16"),
-        load_small(model, storage_dtype="float32"),
-    ]
-
-    assert encoders[0].spec.weights_sha256 == encoders[2].spec.weights_sha256
-    assert {e.spec.activation for e in encoders} == {"gelu", "quick_gelu"}
-    assert len({e.spec.encoder_id for e in encoders}) == len(encoders)
-    assert load_small(model).spec.encoder_id == encoders[0].spec.encoder_id
-
-
-def test_the_id_is_of_the_effective_configuration_not_of_its_spelling(tmp_path: Path) -> None:
-    """A JSON that states open_clip's defaults is the model of one that leaves them out."""
-    model = make_model(tmp_path, "vit")
-    told = open_clip.get_model_config(model.config.stem)
-    told["vision_cfg"] |= {"mlp_ratio": 4.0, "pool_type": "tok", "patch_dropout": 0.5}
-    spelt = tmp_path / "another-name.json"
-    spelt.write_text(json.dumps(told))
-
-    one, other = load_small(model), load_small(replace(model, config=spelt))
-    assert one.spec.encoder_id == other.spec.encoder_id
-    assert one.names != other.names
-
-
-def test_the_canary_in_the_spec_is_this_machines() -> None:
-    encoder = load_encoder(resolve_model("demo"), device="cpu")
-
-    assert with_canary(encoder.preprocess) == encoder.preprocess
-
-
-def test_a_timm_model_gives_its_pooled_features(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model: Any = timm.create_model("test_efficientnet", num_classes=10).eval()
-    randomise(model)
-    save_weights(model, tmp_path / "w.safetensors")
-    ref = resolve_model("timm:test_efficientnet", weights=tmp_path / "w.safetensors")
-    encoder = load_encoder(ref, device="cpu")
-    pixels = random_pixels(3, encoder.image_size)
-
-    with torch.inference_mode():
-        grid = model.forward_features(normalised(encoder, pixels))
-        expected = model.forward_head(grid, pre_logits=True)
-    assert torch.equal(encoder.encode(pixels)["embedding"], expected)
-    assert encoder.preprocess.crop_pct == 0.95
-    assert encoder.preprocess.rgb_first
-
-
-@pytest.mark.parametrize(
-    ("image", "class_id"), [("china.jpg", 698), ("flower.jpg", 985)], ids=["palace", "daisy"]
-)
-def test_the_demo_encoder_sees_what_is_in_a_photo(image: str, class_id: int) -> None:
-    """Strict loading would not notice two renamed layers of equal shape; ImageNet classes do."""
-    from sklearn.datasets import load_sample_image
-
-    from linprobe_extract.weights import read_checkpoint
-
-    encoder = load_encoder(resolve_model("demo"), device="cpu", preprocess="exact")
-    weights = resolve_model("demo").weights
-    assert weights is not None
-    state = read_checkpoint(weights)
-    slot = torch.empty(1, 3, 224, 224, dtype=torch.uint8)
-    preprocess(
-        encoder.preprocess, encode(Image.fromarray(load_sample_image(image)), "PNG"), slot[0]
-    )
-    logits = encoder.encode(slot)["embedding"] @ state["_fc.weight"].T + state["_fc.bias"]
-
-    assert int(logits.argmax()) == class_id
-    assert np.isfinite(logits.numpy()).all()
