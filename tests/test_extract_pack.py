@@ -207,6 +207,25 @@ def test_the_unfinished_packing_of_another_source_is_refused_until_overwritten(
     assert pack(source, tmp_path / "out", replace(other, overwrite=True)).n_packed == 6
 
 
+def test_progress_counts_every_sample_once_those_of_an_earlier_run_included(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder_source(tmp_path)
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(pack_module, "write_tree", _raise(_PowerCut()))
+    with pytest.raises(_PowerCut):
+        pack(source, tmp_path / "out", SMALL, lambda done, total: seen.append((done, total)))
+    monkeypatch.undo()
+    (tmp_path / ".out.partial/tars/train-1.tar").unlink()
+    again: list[tuple[int, int]] = []
+
+    pack(source, tmp_path / "out", SMALL, lambda done, total: again.append((done, total)))
+
+    assert sorted(set(seen) - {(0, 12)}) == [(done, 12) for done in range(1, 13)]
+    assert again[-1] == (12, 12)
+    assert (10, 12) in again
+
+
 def test_a_tar_that_is_not_as_recorded_is_packed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
