@@ -2,10 +2,13 @@
 
 import io
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from linprobe_extract.dataset_card import DatasetCard
 
 
 def image_bytes(seed: int, image_format: str = "JPEG", side: int = 16) -> bytes:
@@ -46,6 +49,39 @@ def tree_bytes(folder: Path) -> dict[str, bytes]:
     """Every file under ``folder`` by its relative name."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def folder_source(root: Path) -> str:
+    """An image folder of 6 train and 6 test images, as a source."""
+    return f"imagefolder:{write_image_folder(root / 'pets')}"
+
+
+class PowerCut(BaseException):
+    """Stops a run where it stands."""
+
+
+def raising(error: BaseException) -> Callable[..., object]:
+    """A function that raises ``error`` whatever it is given."""
+
+    def stand_in(*_: object, **__: object) -> object:
+        raise error
+
+    return stand_in
+
+
+def sizes(card: DatasetCard) -> dict[str, int]:
+    """Samples by split."""
+    return {name: split.samples for name, split in card.splits.items()}
+
+
+def labels_of(out: Path, split: str) -> dict[str, bytes]:
+    """Label member by the end of the key."""
+    return {
+        name.split(".")[0].split("-", 2)[2]: content
+        for tar in sorted((out / split).glob("*.tar"))
+        for name, content in read_members(tar)
+        if name.endswith((".cls", ".json"))
+    }
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from linprobe_extract.dataset_table import table_text
 from pack_factories import write_image, write_image_folder
 
 SCRIPT = """
@@ -85,3 +86,9 @@ def test_sources_that_need_no_torch_do_not_import_it(source: str, tmp_path: Path
     )
 
     assert done.stdout == "[]\n"
+
+
+def test_the_page_on_datasets_shows_the_table_as_it_is_printed() -> None:
+    page = Path(__file__).parents[1] / "extract" / "DATASETS.md"
+
+    assert table_text() in page.read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from linprobe_extract.dataset_row import KnownDataset
 from linprobe_extract.dataset_table import KNOWN_DATASETS, table_text
 from linprobe_extract.pack import PackReport, pack
 from linprobe_extract.pack_listing import some_names
-from linprobe_extract.pack_plan import DEFAULT_SHARD_BYTES, PackOptions
+from linprobe_extract.pack_plan import PackOptions
 from linprobe_extract.pack_progress import pack_progress
 from linprobe_store.canonical import JsonValue
 from linprobe_store.terminal import emit, emit_json, human_bytes
@@ -20,50 +20,64 @@ DEFAULTS = PackOptions()
 NEXT_COMMAND = "linprobe-extract run --model ViT-B/16 --data {out} --store features"
 
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="digits | imagefolder:DIR | csv:FILE | torchvision:NAME[:key=value,...] | "
+        "hf:NAME[:key=value,...] | a known dataset (see the command datasets)"
+    ),
+]
+Out = Annotated[Path, typer.Option(help="Folder for the shards and the card.")]
+Name = Annotated[str | None, typer.Option(help="Name to record. [default: of the source]")]
+Root = Annotated[
+    Path | None,
+    typer.Option(help="Where a known dataset's files are, or go to. [default: OUT.source]"),
+]
+Download = Annotated[bool, typer.Option(help="Download missing files.")]
+Seed = Annotated[int, typer.Option(help="Seed of the split rule.")]
+TestFraction = Annotated[
+    float, typer.Option(help="Share of each class for test, where nothing is split.")
+]
+ValFraction = Annotated[
+    float, typer.Option(help="Share of each class for val, where nothing is split.")
+]
+LabelSeparator = Annotated[
+    str | None, typer.Option(help="Separates several labels of one image in a csv file.")
+]
+DropLeaks = Annotated[
+    bool, typer.Option("--drop-leaks", help="Leave images of test and val out of train.")
+]
+ShardSamples = Annotated[
+    int | None, typer.Option(min=1, help="Most images in a shard. [default: 1000]")
+]
+ShardBytes = Annotated[int, typer.Option(min=1, help="Most bytes in a shard.")]
+AnyCounts = Annotated[
+    bool, typer.Option("--any-counts", help="Pack a known dataset whatever its size.")
+]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Threads. [default: cores, at most 16]")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the dataset that --out holds.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
 def pack_command(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="digits | imagefolder:DIR | csv:FILE | torchvision:NAME[:key=value,...] | "
-            "hf:NAME | a known dataset (see the command datasets)"
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the shards and the card.")],
-    name: Annotated[str | None, typer.Option(help="Name to record.")] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where the files of a known dataset are, or go to. [default: OUT.source]"
-        ),
-    ] = None,
-    download: Annotated[bool, typer.Option(help="Download missing files.")] = True,
-    seed: Annotated[int, typer.Option(help="Seed of the split rule.")] = DEFAULTS.seed,
-    test_fraction: Annotated[
-        float, typer.Option(help="Share of each class for test, where nothing is split.")
-    ] = DEFAULTS.test_fraction,
-    val_fraction: Annotated[
-        float, typer.Option(help="Share of each class for val, where nothing is split.")
-    ] = DEFAULTS.val_fraction,
-    label_separator: Annotated[
-        str | None, typer.Option(help="Separates several labels of one image in a csv file.")
-    ] = None,
-    drop_leaks: Annotated[
-        bool, typer.Option("--drop-leaks", help="Leave images of test and val out of train.")
-    ] = False,
-    shard_samples: Annotated[
-        int | None, typer.Option(min=1, help="Most images in a shard. [default: 1000]")
-    ] = None,
-    shard_bytes: Annotated[
-        int, typer.Option(min=1, help="Most bytes in a shard.")
-    ] = DEFAULT_SHARD_BYTES,
-    any_counts: Annotated[
-        bool, typer.Option("--any-counts", help="Pack a known dataset whatever its size.")
-    ] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Threads. [default: cores]")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the dataset that --out holds.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    source: Source,
+    out: Out,
+    name: Name = None,
+    root: Root = None,
+    download: Download = True,
+    seed: Seed = DEFAULTS.seed,
+    test_fraction: TestFraction = DEFAULTS.test_fraction,
+    val_fraction: ValFraction = DEFAULTS.val_fraction,
+    label_separator: LabelSeparator = None,
+    drop_leaks: DropLeaks = False,
+    shard_samples: ShardSamples = None,
+    shard_bytes: ShardBytes = DEFAULTS.shard_bytes,
+    any_counts: AnyCounts = False,
+    jobs: Jobs = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Pack labelled images into tar shards with splits, class names and a card."""
     options = PackOptions(
@@ -109,9 +123,7 @@ def report_json(report: PackReport) -> JsonValue:
     }
 
 
-def datasets_command(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
+def datasets_command(as_json: AsJson = False) -> None:
     """List the datasets that pack knows by name: the 27 of the CLIP paper."""
     if as_json:
         emit_json({"datasets": [row_json(row) for row in KNOWN_DATASETS]})
@@ -172,8 +184,8 @@ def _trouble(card: DatasetCard) -> list[str]:
         lines.append(f"warning: {_copies(card.leaks, f'{verb} across splits ({what})')}")
     within = [image for image in card.duplicates if not image.is_leak]
     if within:
-        verb = "is" if len(within) == 1 else "are"
-        lines.append(f"note: {_copies(within, f'{verb} twice or more in one split')}")
+        verb = "occurs" if len(within) == 1 else "occur"
+        lines.append(f"note: {_copies(within, f'{verb} more than once within a split')}")
     contradictions = [image for image in card.duplicates if image.is_contradiction]
     if contradictions:
         verb = "has" if len(contradictions) == 1 else "have"

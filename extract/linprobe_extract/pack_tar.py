@@ -108,37 +108,50 @@ def write_shard(
     ------
     OSError : the tar cannot be written. An image that cannot be read does not raise.
     """
-    kept: list[PackedImage] = []
-    dropped: list[PackedImage] = []
-    unreadable: list[UnreadableImage] = []
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
         tar = _HashingFile(file)
-        for sample in shard.samples:
-            found = read_image(sample)
-            if isinstance(found, str):
-                unreadable.append(UnreadableImage(shard.split, sample.source.name, found))
-            elif (packed := _packed(sample, found)).sha256 in elsewhere:
-                dropped.append(packed)
-            else:
-                extension = sample.source.extension or sniff_extension(found)
-                tar.add_member(f"{sample.key}.{extension}", found)
-                tar.add_member(*label_member(sample, is_multi_label=is_multi_label))
-                kept.append(packed)
-            on_sample()
+        kept, dropped, unreadable = _fill(tar, shard, is_multi_label, elsewhere, on_sample)
         tar.close_archive()
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+    digest = tar.sha256.hexdigest()
     return ShardRecord(
         shard.split,
         shard.index,
         tar.n_bytes,
-        tar.sha256.hexdigest(),
+        digest,
         tuple(kept),
         tuple(dropped),
         tuple(unreadable),
     )
+
+
+def _fill(
+    tar: _HashingFile,
+    shard: PlannedShard,
+    is_multi_label: bool,
+    elsewhere: Set[str],
+    on_sample: Callable[[], None],
+) -> tuple[list[PackedImage], list[PackedImage], list[UnreadableImage]]:
+    """Write what can be read and is not elsewhere; what was kept, dropped, and unreadable."""
+    kept: list[PackedImage] = []
+    dropped: list[PackedImage] = []
+    unreadable: list[UnreadableImage] = []
+    for sample in shard.samples:
+        found = read_image(sample)
+        if isinstance(found, str):
+            unreadable.append(UnreadableImage(shard.split, sample.source.name, found))
+        elif (packed := _packed(sample, found)).sha256 in elsewhere:
+            dropped.append(packed)
+        else:
+            extension = sample.source.extension or sniff_extension(found)
+            tar.add_member(f"{sample.key}.{extension}", found)
+            tar.add_member(*label_member(sample, is_multi_label=is_multi_label))
+            kept.append(packed)
+        on_sample()
+    return kept, dropped, unreadable
 
 
 def label_member(sample: PlannedSample, *, is_multi_label: bool) -> tuple[str, bytes]:
