@@ -32,8 +32,7 @@ def load(request: EncoderRequest, *, local_rank: int = 0) -> Encoder:
         request.model, weights=None if request.weights is None else Path(request.weights)
     )
     use_cuda = request.device == "cuda" or (request.device == "auto" and torch.cuda.is_available())
-    if not use_cuda:
-        keep_freed_memory()
+    keep_freed_memory()
     return load_encoder(
         reference,
         device=f"cuda:{local_rank}" if use_cuda else "cpu",

@@ -1,0 +1,239 @@
+"""Extraction beside its peers: the host path, the whole run, writing, and memory.
+
+Run ``python tests/bench/bench_extract.py [ROUNDS]``. Every table is made in one process, peer and
+ours in turn, medians over the rounds. CPU time (children included) for the host path, so that other
+work on the machine counts little; wall time for the whole run, which wants a quiet machine.
+"""
+
+import io
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import open_clip
+import torch
+import webdataset as wds
+from bench_preprocess import SPEC, make_jpegs
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from torch.utils.data import DataLoader
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from linprobe_extract.claims import Ranks, Turns
+from linprobe_extract.device import Collect, launcher
+from linprobe_extract.encoder import Encoder, load_encoder
+from linprobe_extract.fingerprints import FingerprintCache
+from linprobe_extract.loading import register
+from linprobe_extract.machine import available_cores, keep_freed_memory
+from linprobe_extract.models import resolve_model
+from linprobe_extract.pipeline import Pipeline
+from linprobe_extract.run import Run, RunOptions
+from linprobe_extract.samples import Labelling
+from linprobe_extract.shard_layouts import Shard
+from linprobe_extract.shards import plan_dataset
+from linprobe_extract.tar_stream import fingerprint_shard
+from linprobe_extract.units import EncodedBatch, Task, Unit
+from tar_factories import tar_bytes
+
+BATCH = 32
+
+
+class Silent:
+    """An observer that looks away."""
+
+    def planned(self, n_shards: int, n_images: int | None) -> None: ...
+    def encoded(self, n_images: int) -> None: ...
+    def shard_done(self) -> None: ...
+    def told(self, text: str) -> None: ...
+
+
+def write_shard(path: Path, jpegs: list[bytes], n: int) -> None:
+    """A tar of n labelled images."""
+    members = []
+    for i in range(n):
+        members += [(f"{path.stem}-{i:05d}.jpg", jpegs[i % len(jpegs)])]
+        members += [(f"{path.stem}-{i:05d}.cls", str(i % 10).encode())]
+    path.write_bytes(tar_bytes(members))
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of the children it has waited for."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def no_encoder(pixels: torch.Tensor) -> Collect:
+    """Stand where the encoder would: takes pixels, gives one number per image."""
+    features = pixels[:, :1, 0, 0].to(torch.float16).numpy() + 1
+    return lambda: {"embedding": features}
+
+
+def our_host_path(shard: Shard) -> int:
+    """Tar to uint8 batches, checksum verified, through the pipeline with no encoder behind it."""
+    pipeline = Pipeline(no_encoder, SPEC, Labelling("cls", None), BATCH, 1, pin_memory=False)
+    assert shard.fingerprint is not None
+    unit = Unit(Task("train", shard), shard, shard.fingerprint)
+    batches = (item for item in pipeline.run([unit]) if isinstance(item, EncodedBatch))
+    return sum(len(batch.block.keys) for batch in batches)
+
+
+def their_host_path(shard: Shard) -> int:
+    """webdataset, the model's transform and a DataLoader with one worker process."""
+    transform = image_transform_v2(PreprocessCfg(size=224), is_train=False)
+
+    def samples() -> Iterator[tuple[torch.Tensor, int]]:
+        for sample in wds.WebDataset([shard.url], shardshuffle=False, empty_check=False):
+            yield transform(Image.open(io.BytesIO(sample["jpg"]))), int(sample["cls"])
+
+    class Stream(torch.utils.data.IterableDataset[tuple[torch.Tensor, int]]):
+        def __iter__(self) -> Iterator[tuple[torch.Tensor, int]]:
+            torch.set_num_threads(1)
+            return samples()
+
+    return sum(len(labels) for _, labels in DataLoader(Stream(), BATCH, num_workers=1))
+
+
+def host_path(folder: Path, rounds: int) -> None:
+    """Print CPU milliseconds per image of both, and the ratio."""
+    print(f"{'host path, tar to batch':28}{'JPEG':>11}{'ms':>8}{'images/s/core':>15}{'times':>7}")
+    for width, height, quality, n in ((500, 375, 92, 512), (2000, 1500, 90, 96)):
+        path = folder / f"{width}.tar"
+        write_shard(path, make_jpegs(width, height, quality), n)
+        # As the card of a packed dataset has it: the bytes are verified, but read once.
+        shard = Shard(str(path), fingerprint_shard(Shard(str(path), None, None)), n)
+        spent: dict[str, list[float]] = {"webdataset + DataLoader": [], "linprobe": []}
+        for _ in range(rounds):
+            for name, way in zip(spent, (their_host_path, our_host_path), strict=True):
+                start = cpu_seconds()
+                assert way(shard) == n
+                spent[name].append(1000 * (cpu_seconds() - start) / n)
+        base = statistics.median(spent["webdataset + DataLoader"])
+        for name, times in spent.items():
+            ms = statistics.median(times)
+            size = f"{width}x{height}"
+            print(f"{name:28}{size:>11}{ms:8.2f}{1000 / ms:15.0f}{base / ms:7.2f}")
+
+
+def random_encoder(folder: Path, architecture: str) -> Encoder:
+    """A real tower with random weights."""
+    checkpoint = folder / f"{architecture}.pt"
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model(architecture).state_dict(), checkpoint)
+    return load_encoder(resolve_model(architecture, weights=checkpoint), device="cpu")
+
+
+def extract(encoder: Encoder, data: Path, store: Path) -> tuple[float, float]:
+    """One run; its wall seconds, and those outside the encoder (waits, writing, sealing)."""
+    plan = plan_dataset(str(data))
+    stored = register(encoder, store, batch_size=BATCH)
+    cache = FingerprintCache(store / ".cache" / "shards.jsonl")
+    options = RunOptions(tuple(s.name for s in plan.splits), BATCH, 1, 0.0)
+    alone = Turns(Ranks(0, 1, 0, 1, torchrun=False), None)
+    run = Run(plan, encoder, stored, cache, options, alone, Silent(), threading.Event())
+    start = time.perf_counter()
+    report = run.extract()
+    wall = time.perf_counter() - start
+    assert len(report.sealed) == len(plan.splits)
+    return wall, wall - report.timings.device_s
+
+
+def forward_only(encoder: Encoder, n: int) -> float:
+    """Wall seconds of the encoder alone over n images in batches."""
+    launch = launcher(encoder)
+    pixels = torch.randint(0, 256, (BATCH, 3, 224, 224), dtype=torch.uint8)
+    start = time.perf_counter()
+    for done in range(0, n, BATCH):
+        launch(pixels[: min(BATCH, n - done)])()
+    return time.perf_counter() - start
+
+
+def whole_run(folder: Path, rounds: int, architecture: str, sizes: Mapping[str, int]) -> None:
+    """Print the share of the encoder's own rate that a run on this CPU reaches."""
+    keep_freed_memory()
+    encoder = random_encoder(folder, architecture)
+    data = folder / "whole"
+    for split, n in sizes.items():
+        (data / split).mkdir(parents=True)
+        write_shard(data / split / "0.tar", make_jpegs(500, 375, 92), n)
+    n = sum(sizes.values())
+    forward_only(encoder, BATCH)
+    alone, ours, outside = [], [], []
+    for i in range(rounds):
+        alone.append(forward_only(encoder, n))
+        wall, rest = extract(encoder, data, folder / f"store{i}")
+        ours.append(wall)
+        outside.append(rest)
+    mean = statistics.median
+    ratio = mean(a / o for a, o in zip(alone, ours, strict=True))
+    print(f"\nwhole run, {architecture} on {available_cores()} cores, {n} images of 500x375")
+    print(f"encoder alone {n / mean(alone):6.2f} images/s; run {n / mean(ours):6.2f} images/s")
+    print(f"share of the encoder's rate {ratio:.1%}; outside the encoder {mean(outside):.2f} s")
+
+
+def writing(folder: Path) -> None:
+    """Print what storing costs: seconds to write and seal against the run's."""
+    from linprobe_store import FeatureStore
+    from linprobe_store.records import FeatureBlock
+
+    stored = FeatureStore(folder / "store0").encoder()
+    dataset = stored.dataset()
+    start = time.perf_counter()
+    n = 0
+    for split in (dataset.split(name) for name in dataset.splits):
+        for part in split.commit.parts:
+            shard = part.shard
+            rows = slice(part.row_start, part.row_start + part.rows)
+            block = FeatureBlock(
+                tuple(split.keys[rows]),
+                {tap.name: split.array(tap.name)[rows] for tap in split.taps},
+                split.labels[rows],
+            )
+            again = FeatureStore(folder / "again").register_encoder(stored.spec, stored.names)
+            with again.part_writer(shard) as writer:
+                writer.append(block)
+                writer.commit(skipped=(), batch_size=BATCH, planned=part.rows)
+            n += part.rows
+    for name in dataset.splits:
+        again.seal(dataset.spec, name, dataset_name="again")
+    print(f"writing, committing and sealing the same rows: {time.perf_counter() - start:.3f} s")
+
+
+def memory(folder: Path) -> None:
+    """Print the peak memory of runs over few and over many shards."""
+    print("\npeak resident memory of `linprobe-extract run --model demo`, shards of 16 images")
+    for n_shards in (2, 24):
+        data = folder / f"shards{n_shards}"
+        (data / "train").mkdir(parents=True)
+        (data / "test").mkdir()
+        jpegs = make_jpegs(500, 375, 92)
+        for i in range(n_shards):
+            write_shard(data / "train" / f"{i}.tar", jpegs, 16)
+        write_shard(data / "test" / "x.tar", jpegs, 16)
+        command = [sys.executable, "-m", "linprobe_extract", "run", "--model", "demo"]
+        command += ["--data", str(data), "--store", str(folder / f"features{n_shards}")]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        assert status == 0
+        print(f"{n_shards:4} shards {usage.ru_maxrss / 1024:8.0f} MiB")
+
+
+def main() -> None:
+    """Print the tables."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        host_path(folder, rounds)
+        whole_run(folder, max(1, rounds // 2), "ViT-B-32", {"train": 256, "test": 64})
+        writing(folder)
+        memory(folder)
+
+
+if __name__ == "__main__":
+    main()
