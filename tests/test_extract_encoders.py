@@ -183,6 +183,19 @@ def test_bf16_rounds_the_same_pixels_and_gives_nearly_the_same_features(
         assert float(torch.cosine_similarity(one, other).min()) > 0.999
 
 
+@pytest.mark.parametrize("kind", ["resnet", "timm-head"])
+def test_batch_norm_keeps_its_statistics_in_float32(small: SmallModels, kind: str) -> None:
+    half = load_small(small(kind)[0], precision="bf16")
+    assert isinstance(half, TowerEncoder)
+    norms = [m for m in half._taps.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    convolutions = [m for m in half._taps.modules() if isinstance(m, torch.nn.Conv2d)]
+
+    assert {norm.running_var.dtype for norm in norms if norm.running_var is not None} == {
+        torch.float32
+    }
+    assert {layer.weight.dtype for layer in convolutions} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize(
     ("mean", "std"),
     [

@@ -2,6 +2,7 @@
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -125,6 +126,35 @@ def test_a_rotation_that_exif_asks_for_is_ignored_and_noted(
 
     assert outcome.notes == (() if orientation == 1 else (Note.ORIENTATION_IGNORED,))
     assert np.array_equal(ours, pixels_of(CLIP, encode(PHOTO, quality=92), path)[1])
+
+
+@pytest.mark.parametrize("path", ["fast", "exact"])
+def test_the_limit_of_pixels_holds_for_images_that_decode(
+    path: PathName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow has a limit of its own, the fast decoder has none."""
+    monkeypatch.setattr("linprobe_extract.preprocess.MAX_PIXELS", 300 * 200 - 1)
+    assert pixels_of(CLIP, JPEG, path)[0] == Outcome(SkipReason.TOO_MANY_PIXELS)
+
+    monkeypatch.setattr("linprobe_extract.preprocess.MAX_PIXELS", 300 * 200)
+    assert pixels_of(CLIP, JPEG, path)[0].skip is None
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_exif_is_read_in_both_byte_orders(order: Literal["little", "big"]) -> None:
+    """A directory of two entries, the orientation last, as cameras write it."""
+    mark = b"II*\0" if order == "little" else b"MM\0*"
+    entries = [(0x010F, 2, 4, 0x41414100), (0x0112, 3, 1, 8)]
+    body = mark + (8).to_bytes(4, order) + len(entries).to_bytes(2, order)
+    for tag, kind, count, value in entries:
+        size = 2 if kind == 3 else 4
+        body += tag.to_bytes(2, order) + kind.to_bytes(2, order) + count.to_bytes(4, order)
+        body += value.to_bytes(size, order).ljust(4, b"\0")
+    block = b"Exif\0\0" + body
+    segment = b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block
+
+    outcome, _ = pixels_of(CLIP, JPEG[:2] + segment + JPEG[2:])
+    assert outcome == Outcome(None, (Note.ORIENTATION_IGNORED,))
 
 
 @given(tail=st.binary(max_size=80))

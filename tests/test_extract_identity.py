@@ -17,6 +17,7 @@ from encoder_factories import (
 from linprobe_extract.canary import with_canary
 from linprobe_extract.encoder import load_encoder
 from linprobe_extract.models import resolve_model
+from linprobe_extract.weights import digest_weights
 
 
 def test_the_same_weights_have_the_same_id_in_every_format(tmp_path: Path) -> None:
@@ -102,3 +103,24 @@ def test_the_canary_in_the_spec_is_this_machines() -> None:
     encoder = load_encoder(resolve_model("demo"), device="cpu")
 
     assert with_canary(encoder.preprocess) == encoder.preprocess
+
+
+def test_the_digest_of_weights_sees_names_shapes_dtypes_and_bytes_but_no_order() -> None:
+    def digest(**tensors: torch.Tensor) -> str:
+        module = torch.nn.Module()
+        for name, tensor in tensors.items():
+            module.register_buffer(name, tensor)
+        return digest_weights(module)
+
+    a, b = torch.arange(6.0), torch.ones(2, 3)
+    assert digest(a=a, b=b) == digest(b=b, a=a)
+    assert digest(a=a, b=b) == digest(a=a.clone(), b=b.T.contiguous().T)
+    others = [
+        digest(a=a, c=b),
+        digest(a=a.view(2, 3), b=b),
+        digest(a=a.double(), b=b),
+        digest(a=-a, b=b),
+        digest(a=b, b=a),
+        digest(a=a),
+    ]
+    assert len({digest(a=a, b=b), *others}) == len(others) + 1

@@ -102,9 +102,10 @@ def test_exact_is_timms_transform_bit_for_bit(
     side=st.sampled_from([64, 224, 336]),
     resize_mode=st.sampled_from(["shortest", "squash", "longest"]),
     interpolation=st.sampled_from(["bicubic", "bilinear"]),
+    fill=st.sampled_from([0, 128]),
 )
 @example(
-    333, 640, 95, "4:4:4", False, False, 1, 224, "squash", "bicubic"
+    333, 640, 95, "4:4:4", False, False, 1, 224, "squash", "bicubic", 0
 )  # the height shrinks first
 def test_fast_is_within_4_gray_levels_of_exact(
     width: int,
@@ -117,8 +118,15 @@ def test_fast_is_within_4_gray_levels_of_exact(
     side: int,
     resize_mode: str,
     interpolation: str,
+    fill: int,
 ) -> None:
-    spec = replace(CLIP, image_size=side, resize_mode=resize_mode, interpolation=interpolation)
+    spec = replace(
+        CLIP,
+        image_size=side,
+        resize_mode=resize_mode,
+        interpolation=interpolation,
+        fill_color=fill,
+    )
     image = picture(width, height, mode="L" if gray else "RGB", seed=seed)
     data = encode(image, quality=quality, subsampling=subsampling, progressive=progressive)
     fast, fast_pixels = pixels_of(spec, data, "fast")

@@ -73,7 +73,7 @@ def exif_orientation(data: bytes) -> int:
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         length = int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == _FIRST_SCAN:
+        if marker == _FIRST_SCAN or length < 2:
             break
         if marker == _APP1 and data[position + 4 : position + 10] == b"Exif\0\0":
             return _tiff_orientation(data[position + 10 : position + 2 + length])
@@ -89,10 +89,8 @@ def _tiff_orientation(tiff: bytes) -> int:
         return int.from_bytes(tiff[start : start + size], order)
 
     directory = number(4, 4)
-    for entry in range(number(directory, 2)):
+    for entry in range(min(number(directory, 2), len(tiff) // 12)):
         start = directory + 2 + 12 * entry
-        if start + 12 > len(tiff):
-            break
         if number(start, 2) == _ORIENTATION_TAG:
             value = number(start + 8, 2)
             return value if 1 <= value <= 8 else 1

@@ -188,10 +188,7 @@ def _window(image: Image.Image, geometry: Geometry, spec: PreprocessSpec) -> Ima
     if any(padding):
         bands = len(image.getbands())
         fill = spec.fill_color if bands == 1 else (spec.fill_color,) * bands
-        palette = image.getpalette() if image.mode == "P" else None
         image = ImageOps.expand(image, border=padding, fill=fill)
-        if palette is not None:
-            image.putpalette(palette)
     left, top = max(0, geometry.left), max(0, geometry.top)
     return image.crop((left, top, left + side, top + side))
 
