@@ -113,6 +113,18 @@ def test_a_second_run_finds_nothing_to_do_and_writes_nothing(tmp_path: Path) -> 
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
 
 
+def test_a_source_that_was_moved_is_still_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder_source(tmp_path)
+    pack(source, tmp_path / "out", SMALL)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "pets").rename(tmp_path / "elsewhere" / "pets")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    assert not pack("imagefolder:pets", tmp_path / "out", SMALL).is_new
+
+
 def test_a_finished_dataset_that_cannot_change_is_not_listed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
