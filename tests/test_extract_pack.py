@@ -16,6 +16,7 @@ from linprobe_extract.dataset_card import load_card
 from linprobe_extract.pack import pack
 from linprobe_extract.pack_listing import PackError
 from linprobe_extract.pack_plan import PackOptions
+from linprobe_extract.pack_workspace import Workspace
 from pack_factories import (
     folder_source,
     raising,
@@ -112,6 +113,18 @@ def test_a_second_run_finds_nothing_to_do_and_writes_nothing(tmp_path: Path) -> 
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
 
 
+def test_a_source_that_was_moved_is_still_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder_source(tmp_path)
+    pack(source, tmp_path / "out", SMALL)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "pets").rename(tmp_path / "elsewhere" / "pets")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    assert not pack("imagefolder:pets", tmp_path / "out", SMALL).is_new
+
+
 def test_a_finished_dataset_that_cannot_change_is_not_listed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +192,21 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(PackError, match="cannot write beside"):
         pack("digits", tmp_path / "file" / "out", PackOptions())
+
+
+def test_a_rename_that_is_refused_is_told_and_the_work_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder_source(tmp_path)
+    monkeypatch.setattr(Workspace, "publish", raising(OSError(16, os.strerror(16))))
+    with pytest.raises(PackError, match=r"cannot write .*busy"):
+        pack(source, tmp_path / "out", SMALL)
+    monkeypatch.undo()
+
+    report = pack(source, tmp_path / "out", SMALL)
+
+    assert (report.is_new, report.n_packed, report.n_kept) == (True, 0, 6)
+    assert load_card(tmp_path / "out") == report.card
 
 
 def test_a_full_disk_is_told_and_nothing_is_shown(

@@ -1,6 +1,7 @@
 """Folders and tables are listed as their layout says, and refused where it says nothing."""
 
 import os
+import shutil
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
@@ -65,6 +66,33 @@ def test_val_is_the_test_split_where_there_is_no_test(tmp_path: Path) -> None:
     assert any("folder val is taken for the test split" in note for note in card.notes)
 
 
+def test_a_train_folder_alone_is_split_by_the_rule(tmp_path: Path) -> None:
+    root = write_image_folder(tmp_path / "pets", per_class=5)
+    shutil.rmtree(root / "test")
+
+    card = pack_folder(root)
+
+    assert (card.classes, sizes(card)) == (("a", "b"), {"train": 8, "test": 2})
+
+
+def test_a_folder_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a stand-in for the system call, since root may read everything."""
+    root = write_image_folder(tmp_path / "pets")
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if path.name == "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+    with pytest.raises(PackError, match="b cannot be read: Permission denied"):
+        pack_folder(root)
+
+
 def test_classes_may_be_called_train_and_test(tmp_path: Path) -> None:
     for name in ("train", "test", "tram"):
         for index in range(5):
@@ -77,10 +105,11 @@ def test_other_files_are_left_aside_and_counted(tmp_path: Path) -> None:
     root = write_image_folder(tmp_path / "pets")
     for name in ("README.txt", "train/a/Thumbs.db", "train/a/.DS_Store", "train/a/._0.jpg"):
         (root / name).write_text("x")
+    write_image(root / "train/.thumbnails/0.jpg", 6)
 
     card = pack_folder(root)
 
-    assert "left aside, files that are no images: 1 .db, 1 .txt, 2 hidden" in card.notes
+    assert "left aside what is no image: 1 .db, 1 .txt, 2 hidden, 1 hidden folders" in card.notes
 
 
 def test_a_class_that_a_split_lacks_is_noted(tmp_path: Path) -> None:
@@ -188,7 +217,7 @@ def test_a_folder_that_is_not_there_or_empty_is_told(tmp_path: Path) -> None:
         pack_folder(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("x")
-    with pytest.raises(PackError, match=r"holds no images, .* 1 \.txt"):
+    with pytest.raises(PackError, match=r"holds no images; left aside .* 1 \.txt"):
         pack_folder(tmp_path / "empty")
 
 

@@ -42,17 +42,14 @@ class PackReport:
     """The folder of the dataset."""
     card: DatasetCard
     """The card in it."""
+    is_new: bool
+    """Whether this run put it there; False where there was nothing to do."""
     n_packed: int
-    """Shards written by this run; 0 where there was nothing to do."""
+    """Shards written by this run."""
     n_kept: int
     """Shards that were there before: of an interrupted run, or all of them."""
     seconds: float
     """Wall time of the run."""
-
-    @property
-    def is_new(self) -> bool:
-        """Whether the dataset was not there before this run."""
-        return self.n_packed > 0
 
 
 Watch = Callable[[int, int], None]
@@ -98,9 +95,14 @@ def pack(
         if options.check_counts:
             check_counts(listing, _kept_counts(records), records)
         card = build_card(plan, source, options, records)
-        write_tree(workspace, card, records)
-        workspace.publish()
-    return PackReport(out, card, n_packed, len(records) - n_packed, time.monotonic() - started)
+        try:
+            write_tree(workspace, card, records)
+            workspace.publish()
+        except OSError as error:
+            raise _cannot_write(out, error) from error
+    return PackReport(
+        out, card, True, n_packed, len(records) - n_packed, time.monotonic() - started
+    )
 
 
 def _nothing_to_do(out: Path, card: DatasetCard, started: float) -> PackReport:
@@ -112,7 +114,7 @@ def _nothing_to_do(out: Path, card: DatasetCard, started: float) -> PackReport:
             hint="pack it again with --overwrite",
         )
     n_kept = sum(len(split.shards) for split in card.splits.values())
-    return PackReport(out, card, 0, n_kept, time.monotonic() - started)
+    return PackReport(out, card, False, 0, n_kept, time.monotonic() - started)
 
 
 def _pack_shards(
@@ -165,12 +167,17 @@ def _write_missing(
         try:
             return [future.result() for future in futures]
         except OSError as error:
-            raise PackError(
-                f"cannot write beside {workspace.out}: {error.strerror or error}",
-                hint="make room or choose another --out folder; run again to go on from here",
-            ) from error
+            raise _cannot_write(workspace.out, error) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _cannot_write(out: Path, error: OSError) -> PackError:
+    """What to say when the disk is full or a rename is refused."""
+    return PackError(
+        f"cannot write {out}: {error.strerror or error}",
+        hint="make room or choose another --out folder; run again to go on from here",
+    )
 
 
 def _n_samples(shards: Iterable[PlannedShard]) -> int:

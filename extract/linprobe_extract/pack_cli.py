@@ -118,6 +118,7 @@ def report_json(report: PackReport) -> JsonValue:
         "duplicates": len(card.duplicates),
         "leaks": len(card.leaks),
         "dropped": sum(len(image.dropped) for image in card.duplicates),
+        "is_new": report.is_new,
         "packed_shards": report.n_packed,
         "seconds": round(report.seconds, 3),
     }

@@ -3,7 +3,7 @@
 ::
 
     DIR/train/CLASS/**.jpg  DIR/val/CLASS/**.jpg  DIR/test/CLASS/**.jpg     official splits
-    DIR/CLASS/**.jpg                                                        split by the rule
+    DIR/CLASS/**.jpg  or  DIR/train/CLASS/**.jpg                            split by the rule
 
 An image belongs to the class of the folder right under the split, however deep it lies. With
 ``train`` and ``val`` alone, ``val`` is taken for the test split, as ImageNet's layout means it.
@@ -54,29 +54,32 @@ def list_image_folder(root: Path, options: PackOptions) -> Listing:
     """
     if not root.is_dir():
         raise PackError(f"{root} is not a folder", hint=LAYOUT_HINT)
-    walk = walk_images(root)
+    try:
+        walk = walk_images(root)
+    except OSError as error:
+        raise PackError(
+            f"{error.filename} cannot be read: {error.strerror}",
+            hint="make every folder readable, or move it out of the source",
+        ) from error
     if not walk.images:
-        raise PackError(f"{root} holds no images{_others_text(walk.others)}", hint=LAYOUT_HINT)
+        raise PackError(
+            f"{root} holds no images; left aside{_others_text(walk.others) or ' nothing'}",
+            hint=LAYOUT_HINT,
+        )
     folders = split_folders(root, walk.images)
-    classes = sorted({_class_of(name, bool(folders), root) for name in walk.images})
+    class_of = {name: _class_of(name, bool(folders), root) for name in walk.images}
+    classes = sorted(set(class_of.values()))
     label_of = {name: label for label, name in enumerate(classes)}
     samples = [
-        file_sample(root / name, name, (label_of[_class_of(name, bool(folders), root)],))
-        for name in walk.images
+        file_sample(root / name, name, (label_of[class_name],))
+        for name, class_name in class_of.items()
     ]
-    notes = _left_aside(walk)
-    if folders:
-        splits = _by_folder(samples, folders)
-        notes += _split_notes(folders, splits, classes)
-    else:
-        rule = FractionRule(options.test_fraction, options.val_fraction)
-        splits = split_by_fraction(samples, rule, options.seed)
-        notes.append(rule.describe(options.seed))
+    splits, notes = _split(samples, folders, classes, options)
     return Listing(
         name=dataset_slug(root.resolve().name),
         classes=tuple(printable(name) for name in classes),
         splits=splits,
-        notes=tuple(notes),
+        notes=(*_left_aside(walk), *notes),
     )
 
 
@@ -129,7 +132,7 @@ def split_folders(root: Path, images: list[str]) -> Mapping[str, str]:
         )
     if set(found.values()) == {"train", "val"}:
         found = {top: "test" if split == "val" else split for top, split in found.items()}
-    return found if len(found) > 1 else {}
+    return found
 
 
 def _folders(
@@ -143,8 +146,9 @@ def _folders(
         return
     yield folder
     with os.scandir(root / folder) as entries:
-        below = sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
-    for name in below:
+        below = sorted(entry.name for entry in entries if entry.is_dir())
+    walk.others["hidden folders"] += sum(name.startswith(".") for name in below)
+    for name in (name for name in below if not name.startswith(".")):
         yield from _folders(root, folder / name, (*above, identity), walk)
 
 
@@ -157,6 +161,20 @@ def _class_of(name: str, has_splits: bool, root: Path) -> str:
             f"{root / name} has no label: it lies outside every class folder", hint=LAYOUT_HINT
         )
     return parts[depth]
+
+
+def _split(
+    samples: list[SourceSample],
+    folders: Mapping[str, str],
+    classes: list[str],
+    options: PackOptions,
+) -> tuple[Mapping[str, list[SourceSample]], list[str]]:
+    """Split as the folders say; by the rule where there are none, or train alone."""
+    if len(folders) > 1:
+        splits = _by_folder(samples, folders)
+        return splits, _split_notes(folders, splits, classes)
+    rule = FractionRule(options.test_fraction, options.val_fraction)
+    return split_by_fraction(samples, rule, options.seed), [rule.describe(options.seed)]
 
 
 def _by_folder(
@@ -191,15 +209,15 @@ def _split_notes(
 def _left_aside(walk: _Walk) -> list[str]:
     """What was seen and not packed."""
     notes = [f"not followed, a loop of links: {printable(loop)}" for loop in walk.loops]
-    if walk.others:
+    if walk.others.total():
         notes.append(f"left aside{_others_text(walk.others)}")
     return notes
 
 
 def _others_text(others: Mapping[str, int]) -> str:
     """Files that are no images, in words."""
-    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()))
-    return f", files that are no images: {listed}" if listed else ""
+    listed = ", ".join(f"{count} {kind}" for kind, count in sorted(others.items()) if count)
+    return f" what is no image: {listed}" if listed else ""
 
 
 def _kind(name: str) -> str:

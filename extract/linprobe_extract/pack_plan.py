@@ -102,11 +102,16 @@ class PackPlan:
 
 
 def request_digest(source: str, options: PackOptions) -> str:
-    """Sha256 over the source as given and the options that change what is packed."""
+    """Sha256 over the source and the options that change what is packed.
+
+    Of a folder or a table the place does not count: what is in it is in the listing.
+    """
+    kind = source.partition(":")[0]
+    named = kind if kind in ("imagefolder", "csv") else source
     shaping = asdict(options)
     for name in ("root", "download", "check_counts", "jobs", "overwrite"):
         del shaping[name]
-    return digest_json({"version": PACK_VERSION, "source": source, "options": shaping})
+    return digest_json({"version": PACK_VERSION, "source": named, "options": shaping})
 
 
 def plan_pack(listing: Listing, source: str, options: PackOptions) -> PackPlan:

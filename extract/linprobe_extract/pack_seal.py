@@ -87,7 +87,7 @@ def write_tree(workspace: Workspace, card: DatasetCard, records: Sequence[ShardR
         folder.mkdir()
         filled = _filled(records, split)
         for shard, record in zip(content.shards, filled, strict=True):
-            workspace.tar_path(split, record.index).rename(folder / shard.name)
+            workspace.place(split, record.index, folder / shard.name)
         write_atomic(folder / "nshards.txt", f"{len(filled)}\n".encode())
         write_atomic(folder / "samples.csv", _samples_csv(filled))
         sync_folder(folder)

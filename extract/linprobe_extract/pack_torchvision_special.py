@@ -1,6 +1,7 @@
 """Readers for the classes of torchvision that need more than their ``loader`` or ``data``."""
 
 import csv
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -183,7 +184,13 @@ def _sun_partition(root: Path, name: str, *, download: bool) -> Path:
         raise PackError(f"{root / name} is not there", hint=f"unpack {SUN_PARTITIONS} into {root}")
     from torchvision.datasets.utils import download_and_extract_archive
 
-    download_and_extract_archive(SUN_PARTITIONS, str(root / "Partitions"))
+    try:
+        download_and_extract_archive(SUN_PARTITIONS, str(root / "Partitions"))
+    except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+        raise PackError(
+            f"{SUN_PARTITIONS} cannot be downloaded: {error}",
+            hint=f"get it by hand and unpack it into {root / 'Partitions'}",
+        ) from error
     return root / "Partitions" / name
 
 

@@ -72,6 +72,18 @@ class Workspace:
         """Where the tar of a shard lies until the dataset is whole."""
         return self.folder / "tars" / f"{split}-{index}.tar"
 
+    def place(self, split: str, index: int, target: Path) -> None:
+        """Put a tar into the tree under its final name.
+
+        A hard link keeps it among the finished tars too, so that a failure from here on costs no
+        work; where links cannot be made it is moved.
+        """
+        tar = self.tar_path(split, index)
+        try:
+            target.hardlink_to(tar)
+        except OSError:
+            tar.rename(target)
+
     def load_record(self, shard: PlannedShard) -> ShardRecord | None:
         """What an earlier run recorded of a shard; None where it is not done."""
         try:
