@@ -23,7 +23,7 @@ SPLIT_NAMES: Mapping[str, str] = {
 }  # fmt: skip
 """What people call the three splits."""
 IMAGE_EXTENSIONS = frozenset(
-    {"jpg", "jpeg", "png", "ppm", "pgm", "bmp", "gif", "webp", "tif", "tiff"}
+    {"jpg", "jpeg", "png", "ppm", "pgm", "bmp", "gif", "webp", "tif", "tiff", "jp2", "avif"}
 )
 """File extensions that are taken for images, in lower case; the shards use the same."""
 SHOWN_NAMES = 3

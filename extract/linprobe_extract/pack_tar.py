@@ -196,7 +196,7 @@ def sniff_extension(content: bytes) -> str:
     """The file extension of an image that Pillow can open, by its content."""
     with Image.open(io.BytesIO(content)) as image:
         found = (image.format or "").lower()
-    return {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif"}.get(found, found)
+    return {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2"}.get(found, found)
 
 
 def _packed(sample: PlannedSample, content: bytes) -> PackedImage:
