@@ -16,7 +16,7 @@ EXTRACT := $(if $(filter-out 1,$(GPUS)),$(BIN)/torchrun --standalone --nproc-per
 .PHONY: help demo test data extract probe bench check lint types clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: MODEL=$(MODEL) DATA=$(DATA) STORE=$(STORE) OUT=$(OUT) GPUS=$(GPUS) ARGS='$(ARGS)'"
 
 demo: $(VENV)/.demo ## From nothing to an accuracy, offline: handwritten digits
@@ -27,15 +27,18 @@ demo: $(VENV)/.demo ## From nothing to an accuracy, offline: handwritten digits
 test: lint types ## From nothing to a green test run
 	$(BIN)/python -m pytest
 
-data: $(VENV)/.extract ## Download and pack a known dataset: make data DATA=cifar10
-	@$(BIN)/linprobe-extract pack $(DATA) --out data/$(DATA) $(ARGS)
+data: $(VENV)/.extract ## Download and pack known datasets: make data DATA=cifar10
+	@set -e; for data in $(or $(DATA),cifar10); do \
+		$(BIN)/linprobe-extract pack "$$data" --out "data/$$data" $(ARGS); done
 
-extract: $(VENV)/.extract ## Features of a dataset: make extract MODEL=ViT-B/16 DATA=data/cifar10
-	@$(EXTRACT) run --model '$(MODEL)' --data '$(DATA)' --store '$(STORE)' $(ARGS)
+extract: $(VENV)/.extract ## Features of datasets: make extract MODEL=ViT-B/16 [DATA="cifar10 photos/"]
+	@set -e; for data in $(or $(DATA),cifar10); do \
+		$(EXTRACT) run --model '$(MODEL)' --data "$$data" --store '$(STORE)' $(ARGS); done
 
-probe: $(VENV)/.base ## Train and score the probe on stored features: make probe [MODEL=...] [DATA=...]
+probe: $(VENV)/.base ## Train and score probes on stored features: make probe [MODEL=...] [DATA=...]
 	@$(BIN)/linprobe-train probe --store '$(STORE)' --out '$(OUT)' \
-		$(if $(MODEL),--model '$(MODEL)') $(if $(DATA),--data '$(notdir $(DATA))') $(ARGS)
+		$(if $(MODEL),--model '$(MODEL)') \
+		$(foreach data,$(DATA),--data '$(notdir $(patsubst %/,%,$(data)))') $(ARGS)
 
 bench: $(VENV)/.dev ## Speed and memory, as ratios against peers (takes long; wants a quiet machine)
 	@for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

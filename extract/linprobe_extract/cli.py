@@ -8,11 +8,12 @@ import typer
 
 from linprobe_extract.commands import RunRequest, run_extraction
 from linprobe_extract.memo import EncoderRequest
-from linprobe_extract.pack_cli import pack_command
+from linprobe_extract.pack_cli import datasets_command, pack_command
 from linprobe_store.terminal import emit, new_app, run
 
 app = new_app("Pack images into shards; run shards through a frozen encoder into the store.")
 app.command("pack")(pack_command)
+app.command("datasets")(datasets_command)
 
 
 class Device(StrEnum):
@@ -49,7 +50,7 @@ class StorageDtype(StrEnum):
 def run_command(
     model: Annotated[str, typer.Option(help="ViT-B/16, ARCH:TAG, hf-hub:ORG/REPO, timm:NAME.")],
     data: Annotated[
-        str | None, typer.Option(help="Folder (or its URL) that holds SPLIT/*.tar.")
+        str | None, typer.Option(help="Folder of SPLIT/*.tar, its URL, or a known dataset.")
     ] = None,
     store: Annotated[Path, typer.Option(help="The feature store.")] = Path("features"),
     shards: Annotated[

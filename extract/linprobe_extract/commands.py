@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from linprobe_extract.claims import Ranks, open_turns, ranks_from_environment
+from linprobe_extract.data_names import data_folder
 from linprobe_extract.dry_run import forecast
 from linprobe_extract.errors import ExtractError
 from linprobe_extract.fingerprints import FingerprintCache
@@ -35,7 +36,7 @@ class RunRequest:
     store: Path
     """Root of the feature store."""
     data: str | None
-    """Folder of shards, or its URL."""
+    """Folder of shards, its URL, or the name of a known dataset."""
     shards: tuple[str, ...]
     """``SPLIT=PATTERN`` entries instead of ``data``."""
     splits: tuple[str, ...]
@@ -62,7 +63,7 @@ def run_extraction(request: RunRequest, *, dry_run: bool, as_json: bool) -> int:
     LinprobeError : anything a person can mend, told with what to try.
     """
     plan = plan_dataset(
-        request.data,
+        data_folder(request.data),
         shards=request.shards,
         name=request.name,
         label_source=request.label_source,

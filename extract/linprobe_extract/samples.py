@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from linprobe_extract.errors import ShardError
+from linprobe_extract.pack_listing import IMAGE_EXTENSIONS
 from linprobe_extract.tar_stream import Member
 
-IMAGE_EXTENSIONS = frozenset(
-    ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "jp2", "avif")
-)
 NO_IMAGE = "no_image"
 NO_LABEL = "no_label"
 
