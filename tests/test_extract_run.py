@@ -409,7 +409,7 @@ def test_two_processes_under_torchrun_share_the_work_and_give_the_same_bytes(
     ("change", "message"),
     [
         (lambda r, _: replace(r, encoder=replace(r.encoder, model="ViT-B/61")), "ViT-B/61"),
-        (lambda r, _: replace(r, data="/no/such/folder"), "no folder of shards"),
+        (lambda r, _: replace(r, data="/no/such/folder"), "no folder of shards and no known"),
         (lambda r, _: replace(r, splits=("val",)), "no split 'val'"),
         (lambda r, t: replace(r, store=t / "file" / "features"), "cannot write the store"),
         (lambda r, t: replace(r, encoder=replace(r.encoder, weights=str(t / "no.pt"))), "no.pt"),

@@ -63,7 +63,7 @@ def run_extraction(request: RunRequest, *, dry_run: bool, as_json: bool) -> int:
     LinprobeError : anything a person can mend, told with what to try.
     """
     plan = plan_dataset(
-        data_folder(request.data),
+        data_folder(request.data, may_pack=not dry_run),
         shards=request.shards,
         name=request.name,
         label_source=request.label_source,

@@ -14,17 +14,18 @@ DATA_ROOT = Path("data")
 """Where known datasets are packed to."""
 
 
-def data_folder(data: str | None, root: Path = DATA_ROOT) -> str | None:
+def data_folder(data: str | None, *, may_pack: bool, root: Path = DATA_ROOT) -> str | None:
     """Turn what a person calls the data into a folder or URL, packing a known dataset if need be.
 
     Parameters
     ----------
     data : a folder, a URL, ``digits`` or the name of a known dataset; None passes through.
+    may_pack : False refuses what is not packed yet.
     root : where datasets are packed to, each under its name.
 
     Raises
     ------
-    ExtractError : it is neither.
+    ExtractError : it is neither, or is not packed and may not be.
     LinprobeError : it cannot be downloaded or packed.
     """
     if data is None or "://" in data or Path(data).is_dir():
@@ -37,6 +38,11 @@ def data_folder(data: str | None, root: Path = DATA_ROOT) -> str | None:
         )
     folder = root / data
     if not (folder / CARD_NAME).is_file():
+        if not may_pack:
+            raise ExtractError(
+                f"{data} is not packed in {folder} yet",
+                hint=f"linprobe-extract pack {data} --out {folder}",
+            )
         note(f"packing {data} into {folder} (once)")
         with pack_progress() as watch:
             pack(data, folder, PackOptions(), watch)
