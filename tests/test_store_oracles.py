@@ -1,6 +1,7 @@
 """Other readers read what we write; what other writers leave, we map equal or refuse."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -227,3 +228,18 @@ def test_chunks_out_of_order_are_refused(tmp_path: Path, entries: tuple[int, int
     np.testing.assert_array_equal(array[...], np.concatenate([chunks[i] for i in entries]))
     with pytest.raises(StoreError, match="back to back"):
         map_array(folder)
+
+
+@pytest.mark.parametrize("layout", ["plain", "crc32c", "sharded", "sharded start"])
+@pytest.mark.parametrize("change", [-1, 1, -1000])
+def test_a_file_of_another_size_is_refused_before_it_is_mapped(
+    tmp_path: Path, layout: Layout, change: int
+) -> None:
+    """A map beyond the end of a file would kill the process that reads it."""
+    array = _create(tmp_path / "a", layout, (8, 200), "float16", 4, 8)
+    array[...] = np.ones((8, 200))
+    path = tmp_path / "a" / "c" / "0" / "0"
+    os.truncate(path, path.stat().st_size + change)
+
+    with pytest.raises(StoreError, match="bytes, found"):
+        map_array(tmp_path / "a")
