@@ -92,7 +92,8 @@ def write_part(
     with encoder.part_writer(shard) as writer:
         for start in range(0, n, rows_at_once):
             writer.append(slice_block(whole, start, start + rows_at_once))
-        return writer.commit(skipped=skipped, batch_size=32, planned=n + len(skipped))
+        planned = n + len(skipped)
+        return writer.commit(skipped=skipped, batch_size=32, planned=planned, labelling="cls")
 
 
 def register(root: Path, spec: EncoderSpec | None = None) -> StoredEncoder:

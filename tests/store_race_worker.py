@@ -29,7 +29,7 @@ def main(root: Path, seed: int) -> None:
         with encoder.part_writer(shard) as writer:
             for start in range(0, len(whole.keys), 256):
                 writer.append(slice_block(whole, start, start + 256))
-            writer.commit(skipped=[], batch_size=256, planned=len(whole.keys))
+            writer.commit(skipped=[], batch_size=256, planned=len(whole.keys), labelling="cls")
 
 
 if __name__ == "__main__":

@@ -284,6 +284,38 @@ def test_another_model_under_the_same_name_is_another_encoder(
     assert len(FeatureStore(tmp_path / "features").encoders()) == 2
 
 
+def test_another_way_to_read_labels_needs_no_encoder_and_mixes_nothing(
+    model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same tars under another --label-key: the features stay, the labels are read again."""
+    data = write_dataset(tmp_path / "pets", splits={"train": [2], "test": [2]})
+    for split in ("train", "test"):
+        members = [
+            member
+            for i in range(4)
+            for member in (
+                (f"{split}{i}.jpg", image_bytes(i)),
+                (f"{split}{i}.cls", b"0"),
+                (f"{split}{i}.json", json.dumps({"pet": ["cat", "dog"][i % 2]}).encode()),
+            )
+        ]
+        (data / split / "0.tar").write_bytes(tar_bytes(members))
+    store = tmp_path / "features"
+    request = request_for(model, data, store)
+    run_extraction(request, dry_run=False, as_json=False)
+    monkeypatch.setattr("linprobe_extract.loading.load", lambda *_, **__: pytest.fail("loaded"))
+
+    run_extraction(replace(request, label_source="json:pet"), dry_run=False, as_json=False)
+
+    encoder = FeatureStore(store).encoder()
+    by_source = {d.spec.label_source: d.split("train") for d in encoder.datasets()}
+    assert by_source["cls"].labels.tolist() == [0, 0, 0, 0]
+    assert by_source["json:pet"].labels.tolist() == [0, 1, 0, 1]
+    np.testing.assert_array_equal(
+        by_source["cls"].array("embedding"), by_source["json:pet"].array("embedding")
+    )
+
+
 # The command, as a person runs it.
 
 

@@ -88,7 +88,7 @@ def write_store(root: Path) -> None:
         keys = tuple(f"{name}{i}" for i in range(n))
         with stored.part_writer(shard) as part:
             part.append(FeatureBlock(keys, {"embedding": features.astype(np.float16)}, labels))
-            part.commit(skipped=(), batch_size=n, planned=n)
+            part.commit(skipped=(), batch_size=n, planned=n, labelling="cls")
         splits.append(SplitSpec(name, (shard,)))
     dataset = DatasetSpec(tuple(sorted(splits, key=lambda s: s.name)), "cls", ("low", "high"))
     for split in dataset.splits:

@@ -123,7 +123,7 @@ def test_the_loser_of_a_race_gets_the_winners_commit(tmp_path: Path) -> None:
     with encoder.part_writer(fingerprint(0)) as slow:
         slow.append(loser)
         won = write_part(encoder, fingerprint(0), winner)
-        lost = slow.commit(skipped=[], batch_size=1, planned=3)
+        lost = slow.commit(skipped=[], batch_size=1, planned=3, labelling="cls")
 
     assert lost == won
     assert lost.rows == 4

@@ -23,7 +23,7 @@ def test_gc_spares_a_writer_that_is_alive(tmp_path: Path) -> None:
     with encoder.part_writer(fingerprint(0)) as writer:
         writer.append(whole)
         assert find_leftovers(FeatureStore(tmp_path), min_age_s=0) == ()
-        assert writer.commit(skipped=[], batch_size=1, planned=4).rows == 4
+        assert writer.commit(skipped=[], batch_size=1, planned=4, labelling="cls").rows == 4
 
 
 def test_gc_takes_what_a_killed_writer_left_and_nothing_else(tmp_path: Path) -> None:

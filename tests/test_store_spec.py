@@ -38,7 +38,8 @@ def example(tmp_path: Path) -> Split:
     keys = ("cat1", "dog1", "dog2")
     with encoder.part_writer(shard) as writer:
         writer.append(FeatureBlock(keys, {"embedding": features}, np.array([0, 1, 1])))
-        writer.commit(skipped=[SkippedSample("dog3", "truncated")], batch_size=8, planned=4)
+        skipped = [SkippedSample("dog3", "truncated")]
+        writer.commit(skipped=skipped, batch_size=8, planned=4, labelling="cls")
     dataset = DatasetSpec((SplitSpec("train", (shard,)),), "cls", ("cat", "dog"))
     return encoder.seal(dataset, "train", dataset_name="Pets")
 

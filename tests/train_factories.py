@@ -87,6 +87,6 @@ def stored_dataset(
         )
         with encoder.part_writer(shards[split]) as writer:
             writer.append(block)
-            writer.commit(skipped=(), batch_size=1, planned=n)
+            writer.commit(skipped=(), batch_size=1, planned=n, labelling="cls")
         encoder.seal(dataset, split, dataset_name=name)
     return encoder

@@ -4,13 +4,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from linprobe_extract.errors import ShardError
+from linprobe_extract.labels import label_array
 from linprobe_extract.preprocess import Note
 from linprobe_extract.samples import Sample
 from linprobe_extract.units import EncodedBatch, Unit
-from linprobe_store.records import FeatureArray, FeatureBlock, LabelArray, SkippedSample
+from linprobe_store.records import FeatureArray, FeatureBlock, SkippedSample
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def encoded_batch(
     block = FeatureBlock(
         keys=tuple(samples[i].key for i in kept),
         features={name: array if whole else array[kept] for name, array in features.items()},
-        labels=label_array([samples[i] for i in kept], classes),
+        labels=label_array([samples[i].label for i in kept], classes),
     )
     skipped = tuple(
         SkippedSample(sample.key, image.reason)
@@ -57,23 +55,3 @@ def encoded_batch(
     )
     notes = Counter(str(note) for i in kept for note in decoded[i].notes)
     return EncodedBatch(unit, block, skipped, notes)
-
-
-def label_array(samples: Sequence[Sample], classes: tuple[str, ...] | None) -> LabelArray:
-    """Labels as the store takes them: (n,) int64, or (n, k) uint8 for multi-label samples.
-
-    Raises
-    ------
-    ShardError : a sample has several labels and the class names are not known.
-    """
-    if not any(isinstance(sample.label, tuple) for sample in samples):
-        return np.array([sample.label for sample in samples], np.int64)
-    if classes is None:
-        raise ShardError(
-            f"sample '{samples[0].key}' has several labels and the number of classes is unknown",
-            hint="name the classes in classnames.txt or with --classes FILE",
-        )
-    hot = np.zeros((len(samples), len(classes)), np.uint8)
-    for row, sample in zip(hot, samples, strict=True):
-        row[list(sample.label) if isinstance(sample.label, tuple) else [sample.label]] = 1
-    return hot

@@ -32,6 +32,8 @@ class PartSink:
     """Where parts go."""
     batch_size: int
     """Recorded with each part, since another batch size gives other bits."""
+    labelling: str
+    """How labels are read, recorded with each part."""
     max_skipped: float
     """Greatest share of samples of a shard that may be skipped, in [0, 1]."""
     wait_s: float = 0.0
@@ -122,7 +124,10 @@ class PartSink:
             raise end.error
         self._check_skipped(end)
         self._part(end.unit).commit(
-            skipped=self._unit_skipped, batch_size=self.batch_size, planned=end.planned
+            skipped=self._unit_skipped,
+            batch_size=self.batch_size,
+            planned=end.planned,
+            labelling=self.labelling,
         )
 
     def _check_skipped(self, end: UnitEnd) -> None:

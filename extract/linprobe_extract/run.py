@@ -21,7 +21,6 @@ from linprobe_extract.fingerprints import FingerprintCache
 from linprobe_extract.part_sink import PartSink
 from linprobe_extract.pipeline import Pipeline
 from linprobe_extract.report import RunReport
-from linprobe_extract.samples import Labelling
 from linprobe_extract.shards import DatasetPlan
 from linprobe_extract.state import State, seal_complete, state_of
 from linprobe_extract.units import EncodedBatch, Timings, Unit, UnitEnd, UnitLost
@@ -120,7 +119,11 @@ class Run:
         """Stream all units; begin again with half the batch when memory runs out."""
         batch_size, sinks = self.options.batch_size, list[PartSink]()
         while before.todo:
-            sinks.append(PartSink(self.stored, batch_size, self.options.max_skipped))
+            sinks.append(
+                PartSink(
+                    self.stored, batch_size, self.plan.labelling.identity, self.options.max_skipped
+                )
+            )
             try:
                 self._stream(before, sinks[-1], timings, batch_size)
                 break
@@ -135,7 +138,7 @@ class Run:
         pipeline = Pipeline(
             launch=launcher(self.encoder),
             preprocess=self.encoder.preprocess,
-            labelling=Labelling(self.plan.label_source, self.plan.classes),
+            labelling=self.plan.labelling,
             batch_size=batch_size,
             decode_threads=self.options.decode_threads,
             pin_memory=self.encoder.device.type == "cuda",

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from linprobe_extract.errors import ShardError
 from linprobe_extract.pack_listing import IMAGE_EXTENSIONS
 from linprobe_extract.tar_stream import Member
+from linprobe_store.canonical import digest_json
 
 NO_IMAGE = "no_image"
 NO_LABEL = "no_label"
@@ -42,6 +43,13 @@ class Labelling:
     """``cls``, ``json:<field>`` or ``folder``."""
     classes: tuple[str, ...] | None
     """Class names by label; needed where the data holds names instead of ids."""
+
+    @property
+    def identity(self) -> str:
+        """What labels are a function of, beside the tar: other class names, other ids."""
+        if self.source == "cls" or self.classes is None:
+            return self.source
+        return f"{self.source}@{digest_json(self.classes)[:16]}"
 
 
 def read_samples(url: str, members: Iterable[Member], labelling: Labelling) -> Iterator[Sample]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from linprobe_extract.dataset_card import DatasetCard, load_card
 from linprobe_extract.errors import ExtractError
+from linprobe_extract.samples import Labelling
 from linprobe_extract.shard_layouts import (
     LAYOUT_HINT,
     Shard,
@@ -46,6 +47,11 @@ class DatasetPlan:
     """``cls``, ``json:<field>`` or ``folder``."""
     classes: tuple[str, ...] | None
     """Class names by label, or None when the data does not name them."""
+
+    @property
+    def labelling(self) -> Labelling:
+        """How labels are read."""
+        return Labelling(self.label_source, self.classes)
 
     def split(self, name: str) -> SplitPlan:
         """Give one split.

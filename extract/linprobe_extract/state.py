@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from linprobe_extract.classes import dataset_spec
 from linprobe_extract.fingerprints import FingerprintCache
+from linprobe_extract.relabel import label_reader
 from linprobe_extract.shards import DatasetPlan, SplitPlan
 from linprobe_extract.units import Task
 from linprobe_store import Split, StoredEncoder
@@ -74,7 +75,12 @@ def seal_complete(
         state = state_of(plan, [name], stored, fingerprints)
         if not (state.sealed or state.todo):
             spec = dataset_spec(plan, stored, fingerprints)
-            stored.seal(spec, name, dataset_name=plan.name)
+            stored.seal(
+                spec,
+                name,
+                dataset_name=plan.name,
+                read_labels=label_reader(plan, name, fingerprints),
+            )
     return state_of(plan, splits, stored, fingerprints)
 
 

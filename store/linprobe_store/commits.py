@@ -45,6 +45,8 @@ class PartCommit:
     """Every sample of the tar that has no row, with the reason."""
     batch_size: int
     """Batch size of the run that made it; features do not depend on it beyond rounding."""
+    labelling: str
+    """How the writer read the labels, in its own words; labels read in another way are others."""
     digest: str
     """Sha256 of the commit, 64 hex digits."""
 
@@ -110,12 +112,14 @@ def part_commit_json(
     shard: ShardFingerprint,
     skipped: tuple[SkippedSample, ...],
     batch_size: int,
+    labelling: str,
 ) -> bytes:
     """Bytes of ``COMMIT.json`` of a part."""
     own: dict[str, JsonValue] = {
         "shard": asdict(shard),
         "skipped": [asdict(sample) for sample in skipped],
         "batch_size": batch_size,
+        "labelling": labelling,
     }
     return _signed("part", contents, own)
 
@@ -154,6 +158,7 @@ def read_part_commit(unit: Path) -> PartCommit:
             SkippedSample(s.text("key"), s.text("reason")) for s in json.objects("skipped")
         ),
         batch_size=json.integer("batch_size"),
+        labelling=json.text("labelling"),
         digest=json.text("digest"),
     )
 

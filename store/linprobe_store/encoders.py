@@ -33,7 +33,9 @@ from linprobe_store.parts import PartWriter, find_part, part_path
 from linprobe_store.provenance import Provenance, append_provenance, read_provenance
 from linprobe_store.records import EncoderNames, FeatureArray, LabelArray
 from linprobe_store.sealing import (
+    ReadLabels,
     SealTarget,
+    check_labelling,
     find_parts,
     find_split_spec,
     part_blocks,
@@ -116,6 +118,7 @@ class StoredEncoder:
         dataset_name: str,
         keep_parts: bool = True,
         label_map: LabelMap | None = None,
+        read_labels: ReadLabels | None = None,
     ) -> Split:
         """Seal the parts of a split, in shard-list order; opens it if that is done already.
 
@@ -126,6 +129,8 @@ class StoredEncoder:
             over the same tars, such as a relabelling, then needs the GPU again.
         label_map : other classes over the same parts; ``dataset`` is then what its
             ``relabelled`` gives.
+        read_labels : gives the labels of each part, where those in it were read in another way
+            than the dataset says.
 
         Raises
         ------
@@ -141,7 +146,9 @@ class StoredEncoder:
         folder = self.make_dataset(dataset, dataset_name)
         if not (folder / split).exists():
             parts = find_parts(self.path, self.encoder_id, split_spec)
-            blocks = part_blocks(self.path, parts, label_map)
+            if read_labels is None:
+                check_labelling(parts, split)
+            blocks = part_blocks(self.path, parts, label_map, read_labels)
             target = SealTarget(folder / split, self.spec, dataset, split)
             write_split(target, blocks, plan_rows(parts))
         sealed = self.open_dataset(folder).split(split)

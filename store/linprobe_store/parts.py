@@ -99,7 +99,7 @@ class PartWriter:
             self._unit.append(block)
 
     def commit(
-        self, *, skipped: Sequence[SkippedSample], batch_size: int, planned: int
+        self, *, skipped: Sequence[SkippedSample], batch_size: int, planned: int, labelling: str
     ) -> PartCommit:
         """Make the part visible, whole and durable.
 
@@ -110,6 +110,7 @@ class PartWriter:
         skipped : every sample of the tar that has no row.
         batch_size : images per forward pass, for the record.
         planned : samples in the tar; must equal rows + skipped.
+        labelling : how the labels were read, such as ``cls``; parts of one split must agree.
 
         Raises
         ------
@@ -124,7 +125,7 @@ class PartWriter:
             )
         with told_as_store_error(self._staging.path):
             contents = self._unit.close({"kind": "part", "encoder_id": self._spec.encoder_id})
-            data = part_commit_json(contents, self.shard, tuple(skipped), batch_size)
+            data = part_commit_json(contents, self.shard, tuple(skipped), batch_size, labelling)
             (self._staging.path / COMMIT_FILE).write_bytes(data)
         final = part_path(self._encoder_path, self.shard)
         self._staging.publish(final)

@@ -5,10 +5,10 @@ maps of the parts straight to the shard files of the split.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,16 @@ from linprobe_store.parts import find_part, part_path
 from linprobe_store.records import FeatureArray, FeatureBlock, LabelArray
 from linprobe_store.spec import DatasetSpec, EncoderSpec, SplitSpec
 from linprobe_store.staging import Staging, told_as_store_error
-from linprobe_store.units import UnitArrays, map_unit
+from linprobe_store.units import Keys, UnitArrays, map_unit
 from linprobe_store.unitwriter import UnitWriter
 
 BLOCK_ROWS = 4096
 _NAMED = 5
 """How many offenders an error names."""
+
+
+ReadLabels: TypeAlias = Callable[[PartCommit, Keys, LabelArray], LabelArray]
+"""Takes a part, its keys and its labels; gives the labels to seal, in the order of the keys."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,21 @@ def find_split_spec(dataset: DatasetSpec, split: str) -> SplitSpec:
             return candidate
     names = ", ".join(s.name for s in dataset.splits)
     raise NotFoundError(f"the dataset has no split {split!r}", hint=f"its splits are: {names}")
+
+
+def check_labelling(parts: Iterable[PartCommit], split: str) -> None:
+    """Refuse parts whose labels were read in different ways.
+
+    Raises
+    ------
+    MismatchError : naming the ways.
+    """
+    ways = sorted({part.labelling for part in parts})
+    if len(ways) > 1:
+        raise MismatchError(
+            f"split {split!r}: the labels of its parts were read in different ways: {_some(ways)}",
+            hint="linprobe-extract run reads them again, without the encoder",
+        )
 
 
 def find_parts(encoder_path: Path, encoder_id: str, split: SplitSpec) -> tuple[PartCommit, ...]:
@@ -95,7 +114,10 @@ def plan_rows(parts: Iterable[PartCommit]) -> tuple[PartRows, ...]:
 
 
 def part_blocks(
-    encoder_path: Path, parts: Iterable[PartCommit], label_map: LabelMap | None
+    encoder_path: Path,
+    parts: Iterable[PartCommit],
+    label_map: LabelMap | None,
+    read_labels: ReadLabels | None,
 ) -> Iterator[FeatureBlock]:
     """All rows of the parts in order; every byte of a part is verified before it is used."""
     for part in parts:
@@ -104,6 +126,8 @@ def part_blocks(
         arrays = map_unit(unit, part.rows, part.taps, part.dtype)
         keys = arrays.read_keys(unit)
         labels = cast("LabelArray", arrays.labels.whole())
+        if read_labels is not None:
+            labels = read_labels(part, keys, labels)
         if label_map is not None:
             labels = label_map.apply(labels, part.shard.name)
         taps = {tap: mapped.whole() for tap, mapped in arrays.features.items()}

@@ -198,7 +198,7 @@ def writing(folder: Path) -> None:
             again = FeatureStore(folder / "again").register_encoder(stored.spec, stored.names)
             with again.part_writer(shard) as writer:
                 writer.append(block)
-                writer.commit(skipped=(), batch_size=BATCH, planned=part.rows)
+                writer.commit(skipped=(), batch_size=BATCH, planned=part.rows, labelling="cls")
             n += part.rows
     for name in dataset.splits:
         again.seal(dataset.spec, name, dataset_name="again")

@@ -133,7 +133,7 @@ def write_parts(folder: Path, n: int, d: int) -> StoredEncoder:
                 rows = slice(start, min(start + 512, stop))
                 keys = tuple(f"{shard.name}/{row:08d}" for row in range(rows.start, rows.stop))
                 writer.append(FeatureBlock(keys, {"embedding": x[rows]}, y[rows]))
-            writer.commit(skipped=[], batch_size=512, planned=stop - i * PART_ROWS)
+            writer.commit(skipped=[], batch_size=512, planned=stop - i * PART_ROWS, labelling="cls")
     return encoder
 
 
