@@ -97,6 +97,16 @@ def test_the_id_is_of_the_effective_configuration_not_of_its_spelling(tmp_path: 
     one, other = load_small(model), load_small(replace(model, config=spelt))
     assert one.spec.encoder_id == other.spec.encoder_id
     assert one.names != other.names
+    assert one.spec.config == {
+        "embed_dim": 24,
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 2,
+            "width": 64,
+            "head_width": 16,
+            "patch_size": 8,
+        },
+    }
 
 
 def test_the_canary_in_the_spec_is_this_machines() -> None:

@@ -55,6 +55,7 @@ def test_an_openai_name_is_loaded_with_quickgelu_whatever_the_architecture_says(
     twin = make_model(tmp_path, "vit-quickgelu")
     assert not open_clip.get_model_config("ViT-B-16").get("quick_gelu")
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-16", CONFIGS["vit"])
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda _name, _tag: {})
     encoder = load_encoder(resolve_model("ViT-B/16", weights=twin.weights), device="cpu")
     pixels = random_pixels(2, 32)
 
