@@ -9,20 +9,15 @@ import pytest
 
 from linprobe_store import (
     DatasetSpec,
-    EncoderNames,
-    FeatureStore,
     LabelArray,
     LabelMap,
-    LinprobeError,
     MismatchError,
     NotFoundError,
     SkippedSample,
     SplitSpec,
     StoreError,
-    Tap,
 )
 from store_factories import (
-    NAMES,
     block,
     dataset_spec,
     encoder_spec,
@@ -228,53 +223,3 @@ def test_a_split_name_must_be_a_folder_name(tmp_path: Path, split: str) -> None:
 
     with pytest.raises(MismatchError, match="cannot be called"):
         encoder.seal(spec, split, dataset_name="Pets")
-
-
-@pytest.mark.parametrize("taps", [(), (Tap("a", 1), Tap("a", 2)), (Tap("a", 0),), (Tap("A/b", 1),)])
-def test_an_encoder_needs_taps_that_can_be_stored(tmp_path: Path, taps: tuple[Tap, ...]) -> None:
-    with pytest.raises(MismatchError, match="tap"):
-        register(tmp_path, replace(encoder_spec(), taps=taps))
-
-    assert not tmp_path.joinpath("FORMAT").exists()
-
-
-def test_every_error_has_a_hint(tmp_path: Path) -> None:
-    store = FeatureStore(tmp_path / "none")
-    with pytest.raises(LinprobeError) as caught:
-        store.split("train")
-
-    assert caught.value.hint
-    assert not store.root.exists()
-
-
-def test_encoders_are_found_by_id_slug_and_model_name(tmp_path: Path) -> None:
-    store = FeatureStore(tmp_path)
-    a = store.register_encoder(encoder_spec(weights="a"), NAMES)
-    b = store.register_encoder(encoder_spec(weights="b"), EncoderNames("RN/50", "rn-50"))
-
-    assert store.encoder(a.encoder_id[:6]) == store.encoder("ViT-T/8") == a
-    assert store.encoder("rn-50") == store.encoder(b.encoder_id) == b
-    with pytest.raises(StoreError, match="2 encoders match"):
-        store.encoder()
-    with pytest.raises(NotFoundError, match="nothing") as caught:
-        store.encoder("nothing")
-    assert a.short_id in caught.value.hint
-
-
-def test_one_model_name_for_two_encoders_is_ambiguous(tmp_path: Path) -> None:
-    a, b = (register(tmp_path, encoder_spec(weights=w)) for w in "ab")
-
-    with pytest.raises(StoreError, match="2 encoders match ViT-T/8") as caught:
-        FeatureStore(tmp_path).encoder("ViT-T/8")
-
-    assert a.short_id in caught.value.message
-    assert b.short_id in caught.value.message
-
-
-def test_registering_again_keeps_the_folder_and_the_first_names(tmp_path: Path) -> None:
-    store = FeatureStore(tmp_path)
-    first = store.register_encoder(encoder_spec(), NAMES)
-
-    second = store.register_encoder(encoder_spec(), EncoderNames("other", "other"))
-
-    assert first == second == store.encoder()

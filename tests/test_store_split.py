@@ -67,7 +67,7 @@ def test_any_sizes_survive_any_shard_edges(
     """With shard files of 16 rows in chunks of 8, every edge is met by every other."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("linprobe_store.unitwriter.INNER_ROWS", 8)
-        patch.setattr("linprobe_store.rowwriter.MAX_SHARD_FILE_BYTES", 16 * 2 * 5)
+        patch.setattr("linprobe_store.unitwriter.MAX_SHARD_FILE_BYTES", 16 * 2 * 5)
         patch.setattr("linprobe_store.unitwriter.INNER_BYTES", 64)
         split, blocks = sealed_split(tmp_path_factory.mktemp("store"), sizes)
 
@@ -100,7 +100,7 @@ def test_maps_are_read_only_and_never_copies(tmp_path: Path) -> None:
 def test_several_shard_files_have_maps_but_no_single_array(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("linprobe_store.rowwriter.MAX_SHARD_FILE_BYTES", 2048 * 5 * 2)
+    monkeypatch.setattr("linprobe_store.unitwriter.MAX_SHARD_FILE_BYTES", 2048 * 5 * 2)
     split, blocks = sealed_split(tmp_path, (5000,))
 
     with pytest.raises(StoreError, match="3 shard files") as caught:

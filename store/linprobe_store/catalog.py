@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TypeVar
 
 from linprobe_store.errors import NotFoundError, StoreError
@@ -31,7 +31,7 @@ def find_folder(parent: Path, prefix: str, full_id: str) -> Path | None:
     return found[0] if found else None
 
 
-def folder_digits(folder: Path) -> str:
+def folder_digits(folder: PurePath) -> str:
     """The hex digits that end the name of a folder."""
     return folder.name[-SHORT_ID_DIGITS:]
 
@@ -70,7 +70,7 @@ def choose(
     query: str | None,
     *,
     what: str,
-    place: Path,
+    place: Path | str,
     names: Callable[[Entry], tuple[str, ...]],
 ) -> Entry:
     """The one entry that a query means: a name in full, or the beginning of an id.
@@ -97,8 +97,9 @@ def choose(
         raise NotFoundError(f"{place}: no {what}{wanted}", hint=f"it has: {listed}")
     if len(found) > 1:
         several = "; ".join(f"{short_id(names(e)[0])} ({names(e)[1]})" for e in found)
+        matches = "" if query is None else f" called {query!r}"
         raise StoreError(
-            f"{place}: {len(found)} {what}s match {query or 'no query'}: {several}",
+            f"{place}: expected one {what}, found {len(found)}{matches}: {several}",
             hint=f"name one by the beginning of its id, such as {names(found[0])[0][:12]}",
         )
     return found[0]

@@ -14,7 +14,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe_store.errors import IntegrityError
+from linprobe_store.errors import IntegrityError, StoreError
 
 Buffer: TypeAlias = "bytes | NDArray[np.generic]"
 
@@ -63,6 +63,13 @@ def crc32c(data: Buffer) -> int:
     return int(google_crc32c.value(data))
 
 
+def unreadable(path: Path, error: OSError) -> StoreError:
+    """Error for a file that is there and cannot be read: not damage, perhaps only a permission."""
+    return StoreError(
+        f"{path}: {error.strerror or error}", hint="check its permissions and the disk, then retry"
+    )
+
+
 def digest_stream(stream: BinaryIO, *, strong: bool) -> FileDigest:
     """Digest of a binary stream from where it stands to its end, in 4 MiB of memory."""
     hasher = FileHasher(strong=strong)
@@ -100,9 +107,13 @@ def check_content(path: Path, expected: FileDigest, *, strong: bool = False) -> 
     Raises
     ------
     IntegrityError : the file is missing, of another size, or of other content.
+    StoreError : the file cannot be read.
     """
     check_size(path, expected)
-    found = digest_file(path, strong=strong and expected.sha256 is not None)
+    try:
+        found = digest_file(path, strong=strong and expected.sha256 is not None)
+    except OSError as error:
+        raise unreadable(path, error) from error
     if found.crc32c != expected.crc32c:
         raise IntegrityError(
             f"{path}: expected crc32c {expected.crc32c}, found {found.crc32c}", hint=REPAIR

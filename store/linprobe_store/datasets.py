@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linprobe_store.errors import NotFoundError
-from linprobe_store.layout import COMMIT_FILE, PACKED_FILE, STAGING_PREFIX, short_id
+from linprobe_store.layout import STAGING_PREFIX, short_id
 from linprobe_store.spec import DatasetSpec
 from linprobe_store.splits import Split, open_split
 
@@ -38,14 +38,12 @@ class StoredDataset:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the sealed splits, sorted."""
+        """Names of the sealed splits, sorted; packed and damaged ones are among them."""
         return tuple(
             sorted(
                 path.name
                 for path in self.path.iterdir()
-                if path.is_dir()
-                and not path.name.startswith((STAGING_PREFIX, "."))
-                and ((path / COMMIT_FILE).exists() or not (path / PACKED_FILE).exists())
+                if path.is_dir() and not path.name.startswith((STAGING_PREFIX, "."))
             )
         )
 
@@ -57,6 +55,15 @@ class StoredDataset:
         NotFoundError : it is not sealed.
         IntegrityError : it is damaged.
         """
+        return open_split(self.encoder, self, self.split_path(name))
+
+    def split_path(self, name: str) -> Path:
+        """Folder of a sealed split, which may be damaged.
+
+        Raises
+        ------
+        NotFoundError : there is none.
+        """
         path = self.path / name
         if name.startswith((STAGING_PREFIX, ".")) or "/" in name or not path.is_dir():
             sealed = ", ".join(self.splits) or "none"
@@ -64,4 +71,4 @@ class StoredDataset:
                 f"{self.path}: split {name!r} is not sealed",
                 hint=f"sealed are: {sealed}; extract the rest with linprobe-extract run",
             )
-        return open_split(self.encoder, self, path)
+        return path

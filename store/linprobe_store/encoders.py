@@ -39,7 +39,13 @@ from linprobe_store.sealing import (
     write_split,
 )
 from linprobe_store.spec import DatasetSpec, EncoderSpec, ShardFingerprint
-from linprobe_store.specjson import check_id, dataset_json, read_dataset_spec, read_encoder_spec
+from linprobe_store.specjson import (
+    check_id,
+    dataset_json,
+    dataset_spec_from,
+    encoder_names_from,
+    encoder_spec_from,
+)
 from linprobe_store.splits import Split
 from linprobe_store.staging import remove_unit
 
@@ -114,13 +120,13 @@ class StoredEncoder:
         split_spec = find_split_spec(dataset, split)
         if label_map is not None:
             label_map.check_made(dataset)
-        folder = self._dataset_folder(dataset, dataset_name)
+        folder = self.make_dataset(dataset, dataset_name)
         if not (folder / split).exists():
             parts = find_parts(self.path, self.encoder_id, split_spec)
             blocks = part_blocks(self.path, parts, label_map)
             target = SealTarget(folder / split, self.spec, dataset, split)
             write_split(target, blocks, plan_rows(parts))
-        sealed = self._open_dataset(folder).split(split)
+        sealed = self.open_dataset(folder).split(split)
         if not keep_parts:
             for shard in split_spec.shards:
                 if (part := part_path(self.path, shard)).exists():
@@ -130,7 +136,7 @@ class StoredEncoder:
     def datasets(self) -> tuple[StoredDataset, ...]:
         """Datasets with sealed splits, sorted by folder name."""
         folders = list_folders(self.path / SETS_FOLDER, DATASET_PREFIX)
-        return tuple(self._open_dataset(folder) for folder in folders)
+        return tuple(self.open_dataset(folder) for folder in folders)
 
     def dataset(self, query: str | None = None) -> StoredDataset:
         """A dataset by its name or the beginning of its id; None means the only one.
@@ -186,7 +192,8 @@ class StoredEncoder:
         stored = stored or read_canary(self.path) or {}
         compare_canary(stored, features, min_cosine=min_cosine, place=self.path)
 
-    def _dataset_folder(self, dataset: DatasetSpec, name: str) -> Path:
+    def make_dataset(self, dataset: DatasetSpec, name: str) -> Path:
+        """Folder of a dataset, made if it is new; safe to repeat and to race."""
         parent = self.path / SETS_FOLDER
         folder = find_folder(parent, DATASET_PREFIX, dataset.dataset_id)
         if folder is not None:
@@ -197,9 +204,16 @@ class StoredEncoder:
         }
         return make_folder(parent, DATASET_PREFIX, dataset_folder(name, dataset.dataset_id), files)
 
-    def _open_dataset(self, folder: Path) -> StoredDataset:
-        spec = read_dataset_spec(folder / DATASET_FILE)
-        check_id(folder / DATASET_FILE, spec.dataset_id, folder_digits(folder))
+    def open_dataset(self, folder: Path) -> StoredDataset:
+        """Open the folder of a dataset.
+
+        Raises
+        ------
+        IntegrityError : its spec is missing, damaged, or not what the folder's name says.
+        """
+        json = read_json(folder / DATASET_FILE)
+        spec = dataset_spec_from(json)
+        check_id(json.place, spec.dataset_id, folder_digits(folder))
         name = read_json(folder / NAMES_FILE).text("name")
         return StoredDataset(self, spec, name, folder)
 
@@ -211,8 +225,7 @@ def open_encoder(folder: Path) -> StoredEncoder:
     ------
     IntegrityError : its spec is missing, damaged, or not what the folder's name says.
     """
-    path = folder / ENCODER_FILE
-    spec = read_encoder_spec(path)
-    check_id(path, spec.encoder_id, folder_digits(folder))
-    names = read_json(folder / NAMES_FILE)
-    return StoredEncoder(spec, EncoderNames(names.text("model"), names.text("slug")), folder)
+    json = read_json(folder / ENCODER_FILE)
+    spec = encoder_spec_from(json)
+    check_id(json.place, spec.encoder_id, folder_digits(folder))
+    return StoredEncoder(spec, encoder_names_from(read_json(folder / NAMES_FILE)), folder)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from linprobe_store.canonical import JsonValue
-from linprobe_store.checksums import REPAIR
+from linprobe_store.checksums import REPAIR, unreadable
 from linprobe_store.errors import IntegrityError
 
 
@@ -110,9 +110,12 @@ def read_json(path: Path) -> JsonObject:
     Raises
     ------
     IntegrityError : the file is missing, or not a JSON object.
+    StoreError : the file cannot be read.
     """
     try:
         data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise IntegrityError(f"{path}: missing", hint=REPAIR) from None
+    except OSError as error:
+        raise unreadable(path, error) from error
     return parse_json(data, str(path))

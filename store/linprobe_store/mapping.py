@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe_store.checksums import REPAIR
+from linprobe_store.checksums import REPAIR, unreadable
 from linprobe_store.errors import IntegrityError
 from linprobe_store.geometry import ArrayGeometry, dense_offset, parse_geometry
 from linprobe_store.jsonread import read_json
@@ -112,4 +112,6 @@ def _rows_offset(folder: Path, geometry: ArrayGeometry, i: int) -> int:
             index = stream.read(geometry.index_bytes)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise IntegrityError(f"{path}: missing, expected {expected} bytes", hint=REPAIR) from None
+    except OSError as error:
+        raise unreadable(path, error) from error
     return dense_offset(geometry, i, index, str(path))

@@ -1,7 +1,7 @@
 """Provenance: what is recorded about a run and never hashed."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,6 +33,8 @@ def append_provenance(encoder_path: Path, entry: Provenance) -> None:
     """Append one line; lines of concurrent writers do not mix."""
     path = encoder_path / PROVENANCE_FILE
     line = canonical_json(asdict(entry)) + b"\n"
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        line = b"\n" + line  # ends the line that a crash cut short
     with told_as_store_error(path):
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
@@ -42,19 +44,31 @@ def append_provenance(encoder_path: Path, entry: Provenance) -> None:
             os.close(fd)
 
 
+def merge_provenance(encoder_path: Path, lines: bytes) -> None:
+    """Append the whole lines of another store's file that are not here yet."""
+    there = read_provenance(encoder_path)
+    for entry in _entries(lines, "provenance of the source"):
+        if entry not in there:
+            append_provenance(encoder_path, entry)
+
+
 def read_provenance(encoder_path: Path) -> tuple[Provenance, ...]:
     """All entries, oldest first.
 
-    A last line cut short by a crash is left out; the features do not depend on it.
+    A line cut short by a crash is left out; the features do not depend on it.
 
     Raises
     ------
     IntegrityError : a whole line is damaged.
     """
     path = encoder_path / PROVENANCE_FILE
-    data = path.read_bytes() if path.exists() else b""
-    whole_lines = data[: data.rfind(b"\n") + 1].splitlines()
-    return tuple(_entry(line, f"{path}:{i}") for i, line in enumerate(whole_lines, 1))
+    return tuple(_entries(path.read_bytes() if path.exists() else b"", str(path)))
+
+
+def _entries(data: bytes, place: str) -> Iterator[Provenance]:
+    for i, line in enumerate(data.splitlines(), 1):
+        if line.endswith(b"}"):
+            yield _entry(line, f"{place}:{i}")
 
 
 def _entry(line: bytes, place: str) -> Provenance:

@@ -6,6 +6,7 @@ ever read back, changed or appended to.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 
 from linprobe_store.checksums import Buffer, FileDigest, FileHasher
 from linprobe_store.geometry import ArrayGeometry, array_json, dense_index
-from linprobe_store.layout import MAX_SHARD_FILE_BYTES
 
 _BUFFER_BYTES = 1 << 18
 
@@ -29,11 +29,14 @@ class RowLayout:
     row_shape: tuple[int, ...]
     """Shape of a row: ``(d,)`` of features, ``()`` of class ids."""
     inner_rows: int
-    """Rows of an inner chunk; an array with fewer rows has one chunk of just those."""
+    """Rows of an inner chunk at most; an array that fits into one file has chunks of equal size,
+    so that little is padded."""
     fill: float | int | str
     """Fill value, as Zarr writes it in JSON; also pads the last inner chunk."""
     dimensions: tuple[str, ...]
     """Names of the axes."""
+    max_file_bytes: int
+    """Payload of a shard file at most."""
 
     @property
     def row_bytes(self) -> int:
@@ -42,8 +45,8 @@ class RowLayout:
 
     @property
     def max_file_rows(self) -> int:
-        """Rows of a full shard file: whole inner chunks, at most 256 MiB, at least one chunk."""
-        chunks = MAX_SHARD_FILE_BYTES // (self.row_bytes * self.inner_rows)
+        """Rows of a full shard file: whole inner chunks, at least one."""
+        chunks = self.max_file_bytes // (self.row_bytes * self.inner_rows)
         return max(1, chunks) * self.inner_rows
 
 
@@ -102,12 +105,17 @@ class RowWriter:
     def abandon(self) -> None:
         """Close the file being written, whose folder is about to be removed."""
         if self._open is not None:
-            self._open.stream.close()
+            with suppress(OSError):  # what is buffered does not fit a full disk, and never will
+                self._open.stream.close()
             self._open = None
 
     def _geometry(self) -> ArrayGeometry:
-        inner = max(1, min(self.layout.inner_rows, self.rows))
-        file_rows = min(self.layout.max_file_rows, max(1, -(-self.rows // inner)) * inner)
+        """Geometry of the whole array; chunks of equal size where it fits into one file."""
+        inner, file_rows = self.layout.inner_rows, self.layout.max_file_rows
+        if not self._files:
+            n_chunks = max(1, -(-self.rows // inner))
+            inner = max(1, -(-self.rows // n_chunks))
+            file_rows = n_chunks * inner
         return ArrayGeometry(
             shape=(self.rows, *self.layout.row_shape),
             dtype=self.layout.dtype,

@@ -1,13 +1,13 @@
 """The specs as files: canonical JSON whose sha256 is the id, and back."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Literal, cast
 
 from linprobe_store.canonical import canonical_json
 from linprobe_store.checksums import REPAIR
 from linprobe_store.errors import IntegrityError
-from linprobe_store.jsonread import JsonObject, damaged, read_json
+from linprobe_store.jsonread import JsonObject, damaged
+from linprobe_store.records import EncoderNames
 from linprobe_store.spec import (
     DatasetSpec,
     EncoderSpec,
@@ -29,15 +29,15 @@ def dataset_json(spec: DatasetSpec) -> bytes:
     return canonical_json(asdict(spec))
 
 
-def read_encoder_spec(path: Path) -> EncoderSpec:
-    """Read ``encoder.json``.
+def encoder_spec_from(json: JsonObject) -> EncoderSpec:
+    """Encoder spec from ``encoder.json``.
 
     Raises
     ------
-    IntegrityError : missing, not JSON, or not an encoder spec of this version.
+    IntegrityError : not an encoder spec of this version.
     """
-    json = read_json(path)
     preprocess = json.get("preprocess")
+    precision = json.one_of("precision", "fp32", "bf16", "unknown")
     return EncoderSpec(
         architecture=json.text("architecture"),
         config=json.object("config").fields,
@@ -45,22 +45,24 @@ def read_encoder_spec(path: Path) -> EncoderSpec:
         weights_sha256=json.text("weights_sha256"),
         taps=taps_from(json),
         preprocess=None if preprocess is None else _preprocess(json.object("preprocess")),
-        precision=cast(
-            Literal["fp32", "bf16", "unknown"], json.one_of("precision", "fp32", "bf16", "unknown")
-        ),
+        precision=cast(Literal["fp32", "bf16", "unknown"], precision),
         storage_dtype=storage_dtype_from(json, "storage_dtype"),
         key_version=json.integer("key_version"),
     )
 
 
-def read_dataset_spec(path: Path) -> DatasetSpec:
-    """Read ``dataset.json``.
+def encoder_names_from(json: JsonObject) -> EncoderNames:
+    """Names of an encoder from ``names.json``."""
+    return EncoderNames(json.text("model"), json.text("slug"))
+
+
+def dataset_spec_from(json: JsonObject) -> DatasetSpec:
+    """Dataset spec from ``dataset.json``.
 
     Raises
     ------
-    IntegrityError : missing, not JSON, or not a dataset spec.
+    IntegrityError : not a dataset spec.
     """
-    json = read_json(path)
     splits = tuple(
         SplitSpec(split.text("name"), tuple(shard_from(shard) for shard in split.objects("shards")))
         for split in json.objects("splits")
@@ -68,7 +70,7 @@ def read_dataset_spec(path: Path) -> DatasetSpec:
     return DatasetSpec(splits, json.text("label_source"), json.texts("classes"))
 
 
-def check_id(path: Path, found: str, folder_digits: str) -> None:
+def check_id(place: str, found: str, folder_digits: str) -> None:
     """Check that a spec's id begins with the digits in the name of its folder.
 
     Raises
@@ -77,7 +79,7 @@ def check_id(path: Path, found: str, folder_digits: str) -> None:
     """
     if not found.startswith(folder_digits):
         raise IntegrityError(
-            f"{path}: expected an id that begins with {folder_digits}, found {found[:12]}",
+            f"{place}: expected an id that begins with {folder_digits}, found {found[:12]}",
             hint=REPAIR,
         )
 

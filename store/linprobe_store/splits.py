@@ -76,6 +76,11 @@ class Split:
         return self.commit.contents.dtype
 
     @property
+    def n_bytes(self) -> int:
+        """Bytes of its files."""
+        return sum(digest.bytes for digest in self.commit.contents.files.values())
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names by label; k entries."""
         return self.dataset.spec.classes
@@ -165,6 +170,11 @@ class Split:
                 check_content(self.path / name, digest)
 
 
+def is_packed_split(path: Path) -> bool:
+    """Whether the folder of a split holds the packed form, which cannot be mapped."""
+    return (path / PACKED_FILE).exists() and not (path / COMMIT_FILE).exists()
+
+
 def open_split(encoder: "StoredEncoder", dataset: "StoredDataset", path: Path) -> Split:
     """Open and verify a sealed split.
 
@@ -173,7 +183,7 @@ def open_split(encoder: "StoredEncoder", dataset: "StoredDataset", path: Path) -
     IntegrityError : a file is missing, damaged, or not what was committed.
     MismatchError : the split is of another encoder or dataset than its folders say.
     """
-    if (path / PACKED_FILE).exists() and not (path / COMMIT_FILE).exists():
+    if is_packed_split(path):
         raise StoreError(
             f"{path}: packed for transfer, cannot be mapped",
             hint="unpack it into a store with 'linprobe-store copy SRC DST'",

@@ -31,7 +31,7 @@ _HINTS = {
 
 
 @contextmanager
-def told_as_store_error(place: Path) -> Iterator[None]:
+def told_as_store_error(place: Path | str) -> Iterator[None]:
     """Tell what the operating system refuses (full disk, read-only, ...) as an expected failure.
 
     Raises
@@ -50,16 +50,33 @@ class Staging:
     """A folder for a unit in the making, beside where it will stand; a context manager.
 
     Leaving it removes whatever was not published.
+
+    Parameters
+    ----------
+    parent : folder that the unit will stand in; made if it is not there.
+    resume_as : keeps what was not published, for a later staging of that name to go on with.
+
+    Raises
+    ------
+    StoreError : the operating system refused, or another process has this ``resume_as`` open.
     """
 
-    def __init__(self, parent: Path, name: str | None = None) -> None:
+    def __init__(self, parent: Path, *, resume_as: str | None = None) -> None:
         own = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
-        self.path = parent / f"{STAGING_PREFIX}{name or own}"
+        self.path = parent / f"{STAGING_PREFIX}{resume_as or own}"
+        self._is_kept = resume_as is not None
         with told_as_store_error(parent):
-            self.path.mkdir(parents=True)
+            self.path.mkdir(parents=True, exist_ok=self._is_kept)
             self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        with suppress(OSError):  # a file system without locks: gc then goes by age
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if self._is_kept else 0))
+        except BlockingIOError:
+            os.close(self._lock)
+            raise StoreError(
+                f"{self.path}: another process is writing it", hint="wait for it, then run again"
+            ) from None
+        except OSError:
+            pass  # a file system without locks: gc then goes by age
 
     def publish(self, final: Path) -> bool:
         """Make the unit visible as ``final``, durably; False if another one stands there.
@@ -85,12 +102,17 @@ class Staging:
     def __exit__(self, *_: object) -> None:
         self.discard()
 
+    def drop(self) -> None:
+        """Forget what was kept for a later staging: it has served."""
+        self._is_kept = False
+
     def discard(self) -> None:
         """Remove the folder, if it was not published, and release the lock; safe to repeat."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-        shutil.rmtree(self.path, ignore_errors=True)
+        if not self._is_kept:
+            shutil.rmtree(self.path, ignore_errors=True)
 
 
 def remove_unit(path: Path) -> None:

@@ -120,18 +120,38 @@ class FeatureStore:
 
 def _check_format(root: Path) -> None:
     """Check the file ``FORMAT`` of a store that is there."""
-    path = root / FORMAT_FILE
+    line = _read_format_line(root / FORMAT_FILE)
+    if line is not None:
+        check_format_line(line, str(root / FORMAT_FILE))
+
+
+def _read_format_line(path: Path) -> str | None:
+    """Content of ``FORMAT``; None where no store is yet."""
     try:
-        words = path.read_text(encoding="utf-8", errors="replace").split()
+        return path.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
-        if (root.is_dir() and not any(root.iterdir())) or not root.exists():
-            return
+        root = path.parent
+        names = {entry.name for entry in root.iterdir()} if root.is_dir() else set()
+        if FORMAT_FILE in names:  # made by another process between the two looks
+            return path.read_text(encoding="utf-8", errors="replace")
+        if all(name.startswith(f".{FORMAT_FILE}.") for name in names) and not root.is_file():
+            return None
         raise StoreError(
             f"{root}: expected a feature store, found no file {FORMAT_FILE} in it",
             hint=f"give another --store; in a copied store, copy {FORMAT_FILE} too",
         ) from None
+
+
+def check_format_line(line: str, place: str) -> None:
+    """Refuse another format or version than ours, by the content of ``FORMAT``.
+
+    Raises
+    ------
+    MismatchError : naming both.
+    """
+    words = line.split()
     version = int(words[1]) if len(words) == 2 and words[1].isdecimal() else -1
-    check_version(words[0] if words else "nothing", version, str(path))
+    check_version(words[0] if words else "nothing", version, place)
 
 
 def _write_format(root: Path) -> None:

@@ -62,6 +62,10 @@ class UnitArrays:
     keys_bytes: MappedArray
     """UTF-8 of all keys, back to back."""
 
+    def all(self) -> tuple[MappedArray, ...]:
+        """Every array of the unit."""
+        return (*self.features.values(), self.labels, self.keys_offsets, self.keys_bytes)
+
     def read_keys(self, place: Path) -> Keys:
         """Keys of the unit.
 

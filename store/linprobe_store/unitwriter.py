@@ -25,6 +25,7 @@ from linprobe_store.layout import (
     KEYS_BYTES,
     KEYS_OFFSETS,
     LABELS,
+    MAX_SHARD_FILE_BYTES,
     features_array,
 )
 from linprobe_store.records import FeatureArray, FeatureBlock, LabelArray
@@ -127,7 +128,7 @@ class UnitWriter:
     ) -> RowWriter:  # fmt: skip
         inner_rows = INNER_ROWS if row_shape else INNER_BYTES // dtype.itemsize
         dimensions = ("sample", dimension) if row_shape else (dimension,)
-        layout = RowLayout(dtype, row_shape, inner_rows, fill, dimensions)
+        layout = RowLayout(dtype, row_shape, inner_rows, fill, dimensions, MAX_SHARD_FILE_BYTES)
         return RowWriter(self._folder / DATA_FOLDER / name, layout, self._strong)
 
     def _tap_writer(self, tap: str, dim: int) -> RowWriter:

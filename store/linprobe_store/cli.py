@@ -1,0 +1,238 @@
+"""``linprobe-store``: list, verify, clean, import, export and copy feature stores."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linprobe_store import reports
+from linprobe_store.copying import CopyRequest, copy_store
+from linprobe_store.errors import IntegrityError
+from linprobe_store.exporting import export_split
+from linprobe_store.importing import ImportRequest, import_features
+from linprobe_store.importspec import parse_splits, read_classes
+from linprobe_store.inventory import list_store
+from linprobe_store.removal import (
+    Leftover,
+    find_damaged,
+    find_leftovers,
+    find_removal,
+    folder_bytes,
+    remove_folder,
+    remove_leftovers,
+)
+from linprobe_store.spec import StorageDtype
+from linprobe_store.store import FeatureStore
+from linprobe_store.terminal import emit, emit_json, human_bytes, new_app, note, run
+from linprobe_store.verification import UnitReport, verify_store
+
+app = new_app("Look after feature stores: what extraction writes and training reads.")
+
+StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the feature store.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+EncoderOption = Annotated[
+    str | None, typer.Option("--encoder", help="Model name, slug, or beginning of the id.")
+]
+DatasetOption = Annotated[
+    str | None, typer.Option("--dataset", help="Name, or beginning of the id.")
+]
+DEFAULT_STORE = Path("features")
+
+
+@app.command("ls")
+def ls(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
+    """List encoders, datasets and splits."""
+    entries = list_store(FeatureStore(store))
+    if as_json:
+        emit_json({"store": str(store), "datasets": [asdict(entry) for entry in entries]})
+    elif entries:
+        emit(reports.listing(entries))
+    else:
+        note(f"{store}: empty; fill it with linprobe-extract run, or linprobe-store import")
+
+
+@app.command("show")
+def show(
+    encoder: Annotated[
+        str | None, typer.Argument(help="Model name, slug, or beginning of the id.")
+    ] = None,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show everything known about an encoder and its datasets."""
+    stored = FeatureStore(store).encoder(encoder)
+    if as_json:
+        emit_json(reports.encoder_json_report(stored))
+    else:
+        emit(reports.encoder_text(stored))
+
+
+@app.command("verify")
+def verify(
+    store: StoreOption = DEFAULT_STORE,
+    deep: Annotated[bool, typer.Option("--deep", help="Read and check every byte.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every unit of a store; exit code 1 and its name for every damaged one."""
+    units = tuple(verify_store(FeatureStore(store), deep=deep))
+    if as_json:
+        emit_json({"store": str(store), "deep": deep, "units": _jsonable_reports(units)})
+    else:
+        emit(reports.verification(units, store))
+    problems = [unit for unit in units if unit.problem]
+    if problems:
+        raise IntegrityError(
+            f"{store}: {len(problems)} of {len(units)} units have a problem",
+            hint="copy them again from where they are whole, or remove the damaged parts and "
+            "splits with 'linprobe-store gc --damaged' and make them again",
+        )
+
+
+@app.command("gc")
+def gc(
+    store: StoreOption = DEFAULT_STORE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
+    damaged: Annotated[
+        bool, typer.Option("--damaged", help="Also remove parts and splits that fail verify.")
+    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="With --damaged: check every byte.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what killed writers left behind; running writers are not disturbed."""
+    opened = FeatureStore(store)
+    leftovers = (*find_leftovers(opened), *(find_damaged(opened, deep=deep) if damaged else ()))
+    if not dry_run:
+        remove_leftovers(leftovers)
+    if as_json:
+        removed = [{**asdict(item), "path": str(item.path)} for item in leftovers]
+        emit_json({"store": str(store), "dry_run": dry_run, "leftovers": removed})
+    else:
+        _tell_leftovers(leftovers, dry_run=dry_run)
+
+
+def _tell_leftovers(leftovers: Sequence[Leftover], *, dry_run: bool) -> None:
+    for item in leftovers:
+        emit(f"{item.path}  {human_bytes(item.bytes)}  {item.why}")
+    total = human_bytes(sum(item.bytes for item in leftovers))
+    note(f"{'would remove' if dry_run else 'removed'} {len(leftovers)}, {total}")
+
+
+@app.command("rm")
+def rm(
+    encoder: Annotated[str, typer.Argument(help="Model name, slug, or beginning of the id.")],
+    store: StoreOption = DEFAULT_STORE,
+    dataset: DatasetOption = None,
+    split: Annotated[str | None, typer.Option("--split", help="Only this split.")] = None,
+    parts: Annotated[bool, typer.Option("--parts", help="Only the parts; splits stay.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove an encoder, a dataset, a split, or the parts; asks first."""
+    stored = FeatureStore(store).encoder(encoder)
+    path = find_removal(stored, dataset=dataset, split=split, parts=parts)
+    n_bytes = folder_bytes(path)
+    if not yes:
+        typer.confirm(f"remove {path} ({human_bytes(n_bytes)})?", abort=True, err=True)
+    remove_folder(path)
+    if as_json:
+        emit_json({"store": str(store), "removed": str(path), "bytes": n_bytes})
+    else:
+        emit(f"removed {path}  {human_bytes(n_bytes)}")
+
+
+@app.command("import")
+def import_(
+    split: Annotated[
+        list[str],
+        typer.Option(
+            "--split",
+            help="NAME=FILE.npz, NAME=FILE.npz:FEATURES,LABELS, or NAME=FEATURES.npy,LABELS.npy; "
+            "give all splits in one command.",
+        ),
+    ],
+    encoder_name: Annotated[str, typer.Option("--encoder-name", help="Name of the encoder.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Name of the dataset.")],
+    store: StoreOption = DEFAULT_STORE,
+    tap: Annotated[str, typer.Option("--tap", help="Where the features come from.")] = "embedding",
+    classes: Annotated[
+        Path | None, typer.Option("--classes", help="Class names by label, one a line.")
+    ] = None,
+    storage_dtype: Annotated[
+        StorageDtype | None, typer.Option("--storage-dtype", help="Default: as the files.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Import features made elsewhere: .npy or .npz arrays of features and labels."""
+    sources = parse_splits(split)
+    names = read_classes(classes, sources)
+    request = ImportRequest(encoder_name, dataset, tap, sources, names, storage_dtype)
+    opened = FeatureStore(store)
+    before = {encoder.encoder_id for encoder in opened.encoders()}
+    sealed = import_features(opened, request)
+    encoder = sealed[0].encoder
+    namesakes = [e for e in opened.encoders() if e.names == encoder.names and e != encoder]
+    if namesakes and encoder.encoder_id not in before:
+        note(
+            f"{encoder_name!r} is already the name of other features "
+            f"({', '.join(e.short_id for e in namesakes)}); these are {encoder.short_id}"
+        )
+    if as_json:
+        emit_json(reports.import_json_report(sealed))
+    else:
+        emit(reports.imported(sealed))
+
+
+@app.command("export")
+def export(
+    out: Annotated[Path, typer.Argument(help="File to write: .npz, .npy (and .csv), .parquet.")],
+    split: Annotated[str, typer.Option("--split", help="Split, such as train.")],
+    store: StoreOption = DEFAULT_STORE,
+    encoder: EncoderOption = None,
+    dataset: DatasetOption = None,
+    tap: Annotated[str, typer.Option("--tap", help="Which features.")] = "embedding",
+    as_json: JsonOption = False,
+) -> None:
+    """Export a split for other programs; features are not normalised."""
+    opened = FeatureStore(store).split(split, encoder=encoder, dataset=dataset)
+    exported = export_split(opened, tap, out)
+    if as_json:
+        paths = [str(path) for path in exported.paths]
+        emit_json({"paths": paths, "rows": exported.rows, "bytes": exported.bytes})
+    else:
+        for path in exported.paths:
+            emit(str(path))
+
+
+@app.command("copy")
+def copy(
+    source: Annotated[str, typer.Argument(help="Store: a folder, or a URL such as s3://...")],
+    target: Annotated[str, typer.Argument(help="The same; made if it is not there.")],
+    encoder: EncoderOption = None,
+    dataset: DatasetOption = None,
+    pack: Annotated[
+        bool, typer.Option("--pack", help="Compress for a slow link; copy from there unpacks.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy sealed splits between stores: verified, and resumed by running it again."""
+    done = []
+    for copied in copy_store(CopyRequest(source, target, encoder, dataset, pack)):
+        note(f"{copied.outcome}: {copied.source.folder}  {human_bytes(copied.bytes)}")
+        done.append(copied)
+    if as_json:
+        emit_json({"source": source, "target": target, "splits": reports.copies_json_report(done)})
+    else:
+        n_new = sum(item.outcome == "copied" for item in done)
+        total = human_bytes(sum(item.bytes for item in done))
+        emit(f"{n_new} splits copied ({total}), {len(done) - n_new} there already: {target}")
+
+
+def _jsonable_reports(units: Sequence[UnitReport]) -> list[dict[str, str | int | None]]:
+    return [{**asdict(unit), "path": str(unit.path)} for unit in units]
+
+
+def main() -> None:
+    """Run the command line."""
+    run(app)

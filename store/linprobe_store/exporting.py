@@ -1,0 +1,125 @@
+"""Exporting a split for other programs, block by block, whole or not at all."""
+
+import csv
+import importlib.util
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linprobe_store.arrayfiles import write_array
+from linprobe_store.errors import MismatchError, StoreError
+from linprobe_store.sealing import BLOCK_ROWS
+from linprobe_store.splits import Split
+from linprobe_store.staging import Staging, sync_path, told_as_store_error
+
+ExportFormat = Literal["npz", "npy", "parquet"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Files written by an export."""
+
+    paths: tuple[Path, ...]
+    """The files; ``.npy`` comes with a ``.csv`` of keys and labels."""
+    rows: int
+    """Number of samples."""
+    bytes: int
+    """Bytes of all files."""
+
+
+def export_split(split: Split, tap: str, out: Path) -> Exported:
+    """Export the features of one tap, un-normalised, with labels and keys.
+
+    Parameters
+    ----------
+    out : ``.npz`` (arrays ``features``, ``labels``, ``keys``, ``classes``, as ``import`` takes
+        them), ``.npy`` (features, and a ``.csv`` with a line ``key,label`` per row beside it), or
+        ``.parquet`` (columns ``key``, ``label``, ``features``; needs the extra ``parquet``).
+
+    Raises
+    ------
+    MismatchError : another suffix.
+    StoreError : a file is there already, the disk refuses, or pyarrow is not installed.
+    """
+    writer = _writers().get(out.suffix)
+    if writer is None:
+        known = ", ".join(f".{name}" for name in get_args(ExportFormat))
+        raise MismatchError(
+            f"{out}: expected one of {known}, found {out.suffix!r}", hint="choose one of them"
+        )
+    if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise StoreError(
+            "Parquet needs pyarrow, which is not installed",
+            hint="pip install 'linprobe[parquet]', or export to .npz",
+        )
+    split.dim(tap)
+    with told_as_store_error(out), Staging(out.parent) as staging:
+        names = writer(split, tap, staging.path / out.name)
+        finals = tuple(out.with_name(path.name) for path in names)
+        for final in finals:
+            if final.exists():
+                raise StoreError(f"{final}: is there already", hint="remove it, or name another")
+        for path, final in zip(names, finals, strict=True):
+            sync_path(path)
+            path.rename(final)
+    n_bytes = sum(path.stat().st_size for path in finals)
+    return Exported(finals, split.n, n_bytes)
+
+
+def _writers() -> Mapping[str, Callable[[Split, str, Path], tuple[Path, ...]]]:
+    return {".npz": _write_npz, ".npy": _write_npy, ".parquet": _write_parquet}
+
+
+def _write_npz(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
+    dtype = np.dtype(split.dtype)
+    width = max(map(len, split.keys), default=1) or 1
+    key_dtype = np.dtype(f"<U{width}")
+    classes = np.array(split.classes, dtype=str)
+    arrays: list[tuple[str, tuple[int, ...], np.dtype[np.generic], Iterable[NDArray[np.generic]]]]
+    arrays = [
+        ("features", (split.n, split.dim(tap)), dtype, split.blocks(tap)),
+        ("labels", split.labels.shape, split.labels.dtype, [split.labels]),
+        ("keys", (split.n,), key_dtype, _key_blocks(split, key_dtype)),
+        ("classes", classes.shape, classes.dtype, [classes]),
+    ]
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name, shape, array_dtype, blocks in arrays:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                write_array(stream, shape, array_dtype, blocks)
+    return (out,)
+
+
+def _key_blocks(split: Split, dtype: "np.dtype[np.generic]") -> Iterator[NDArray[np.generic]]:
+    for start in range(0, split.n, BLOCK_ROWS):
+        yield np.array(split.keys.between(start, min(start + BLOCK_ROWS, split.n)), dtype)
+
+
+def _write_npy(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
+    with out.open("wb") as stream:
+        write_array(stream, (split.n, split.dim(tap)), np.dtype(split.dtype), split.blocks(tap))
+    table = out.with_suffix(".csv")
+    is_multi_hot = split.labels.ndim == 2
+    with table.open("w", newline="", encoding="utf-8") as text:
+        lines = csv.writer(text)
+        lines.writerow(["key", *(split.classes if is_multi_hot else ["label"])])
+        for key, label in zip(split.keys, split.labels, strict=True):
+            lines.writerow([key, *np.atleast_1d(label).tolist()])
+    return out, table
+
+
+def _write_parquet(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
+    from linprobe_store.parquet import ParquetWriter
+
+    with ParquetWriter(out, split.dim(tap), split.dtype, split.classes) as table:
+        start = 0
+        for block in split.blocks(tap, BLOCK_ROWS):
+            stop = start + len(block)
+            labels = cast("NDArray[np.generic]", split.labels[start:stop])
+            table.append(split.keys.between(start, stop), labels, block)
+            start = stop
+    return (out,)
