@@ -128,7 +128,7 @@ def curve(*scores: float, converged: bool = True) -> Sweep:
     """A finished sweep over C = 1, 10, 100, ..."""
     stop: StopReason = "bound" if converged else "max_iter"
     points = tuple(
-        SweepPoint(10.0**i, score, (FitReport(10.0**i, 1.0, 1e-7, 1e-8, stop, 5, 6),))
+        SweepPoint(10.0**i, score, (FitReport(10.0**i, 1.0, 0.9, 1e-7, 1e-8, stop, 5, 6),))
         for i, score in enumerate(scores)
     )
     return Sweep("top1", points, best_C({point.C: point.score for point in points}))
