@@ -297,3 +297,12 @@ def test_no_module_of_the_stage_imports_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+def test_separable_rows_and_a_huge_C_finish_and_say_so(tmp_path: Path) -> None:
+    X, y = features(160, 10, 4, noise=0.05)
+    splits = {"train": SplitData(X[:80], y[:80]), "test": SplitData(X[80:], y[80:])}
+    stored_dataset(tmp_path / "features", splits, classes=CLASSES)
+    text = probe(tmp_path, "--C", "1e6")
+
+    assert "all 80 training rows are classified right" in text

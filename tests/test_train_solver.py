@@ -204,3 +204,25 @@ def test_the_rigorous_bound_is_above_the_true_gap(crew: Crew) -> None:
             report = path.fit(C, Tolerance(gap=0.1, decrement=decrement))
             # The intercept's gradient, which the bound leaves out, is worth a tenth of it here.
             assert gap(problem, path, C, best, crew) <= 1.1 * report.bound + 1e-9
+
+
+def test_a_gap_that_no_arithmetic_reaches_ends_and_is_not_called_converged(crew: Crew) -> None:
+    path = PathSolver(plain_problem(make_rows(100, 6, 3)), crew)
+    report = path.fit(1.0, Tolerance(gap=0, decrement=0))
+    rows = make_rows(100, 6, 3)
+    best = objective(path.problem, *oracle(rows, 1.0), 1.0, crew)
+
+    assert report.stop in ("stalled", "max_iter")
+    assert not report.converged
+    assert gap(path.problem, path, 1.0, best, crew) < 1e-9
+
+
+def test_at_tiny_C_the_direction_of_W_is_right_though_F_hardly_moves(crew: Crew) -> None:
+    rows = make_rows(300, 12, 5)
+    path = PathSolver(plain_problem(rows), crew)
+    path.fit(1e-6, Tolerance(gap=5e-4, decrement=1e-4))
+    found, expected = path.solution(1e-6)[0], oracle(rows, 1e-6)[0]
+
+    cosine = (found * expected).sum() / np.linalg.norm(found) / np.linalg.norm(expected)
+    assert cosine > 0.999
+    assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(expected), rel=0.03)

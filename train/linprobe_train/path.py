@@ -69,6 +69,7 @@ class PathSolver:
         return FitReport(
             C=C,
             objective=descent.at.F,
+            loss=descent.at.point.loss,
             bound=descent.at.bound,
             estimate=descent.decrement / descent.at.F,
             stop=reason,
