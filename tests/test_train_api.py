@@ -26,7 +26,19 @@ PLAIN = FitSettings(normalize=False)
 @pytest.mark.filterwarnings("ignore:Skipping check check_array_api_input")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 def test_scikit_learn_accepts_the_estimator() -> None:
-    check_estimator(LinearProbe())
+    # One check compares two fits to seven digits of their probabilities.
+    check_estimator(LinearProbe(gap=1e-15))
+
+
+@pytest.mark.filterwarnings("ignore:Skipping check check_array_api_input")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+def test_at_its_default_gap_the_estimator_fails_only_what_logistic_regression_fails() -> None:
+    expected = {
+        "check_sample_weight_equivalence_on_dense_data": "equal to the gap, not to seven digits"
+    }
+    done = check_estimator(LinearProbe(), expected_failed_checks=expected, on_fail=None)
+
+    assert {check["status"] for check in done} <= {"passed", "skipped", "xfail"}
 
 
 @pytest.mark.parametrize("k", [2, 4])

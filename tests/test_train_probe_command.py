@@ -1,6 +1,7 @@
 """``linprobe-train probe`` from a store to a result, and every way it refuses."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -259,6 +260,39 @@ def test_the_command_line_imports_neither_torch_nor_scikit_learn() -> None:
     code = (
         "import sys, linprobe_train.cli; "
         "print(sorted({'torch', 'sklearn', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_next_command_is_one_that_runs(tmp_path: Path) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=80), classes=CLASSES)
+    words = shlex.split(probe(tmp_path).splitlines()[-1].removeprefix("next"))
+    out = ["--out", str(tmp_path / "results")]
+    done = CliRunner().invoke(app, [*words[1:], *out], catch_exceptions=False)
+
+    assert words[0] == "linprobe-train"
+    assert done.exit_code == 0
+    assert "clip-readme" in done.stdout
+
+
+def test_the_oracle_can_be_asked_for(tmp_path: Path) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=80), classes=CLASSES)
+    ours = json.loads(probe(tmp_path, "--json", "--C", "2"))["results"][0]
+    theirs = json.loads(probe(tmp_path, "--json", "--C", "2", "--solver", "sklearn"))["results"][0]
+
+    assert ours["fit"]["objective"] == pytest.approx(theirs["fit"]["objective"], rel=2e-6)
+    assert ours["folder"] != theirs["folder"]
+
+
+def test_no_module_of_the_stage_imports_torch() -> None:
+    code = (
+        "import importlib, pkgutil, sys, linprobe_train\n"
+        "for module in pkgutil.iter_modules(linprobe_train.__path__):\n"
+        "    if module.name != '__main__':\n"
+        "        importlib.import_module(f'linprobe_train.{module.name}')\n"
+        "print(sorted({'torch', 'linprobe_extract'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from linprobe_store.terminal import human_bytes
 from linprobe_train.errors import OptionError
-from linprobe_train.metric import RANK
+from linprobe_train.metric import rank_for
 from linprobe_train.pairs import DEFAULT_PAIRS
 from linprobe_train.problem import PILOT_ROWS
 from linprobe_train.rows import BLOCK_ROWS
@@ -54,7 +54,7 @@ def plan_memory(
     """
     pilot = 4 * d * min(n, PILOT_ROWS) + 8 * m * min(n, PILOT_ROWS)
     pairs = 8 * DEFAULT_PAIRS * m * (d + 1)
-    metric = 4 * m * d * (min(RANK, n) + 2)
+    metric = 4 * m * d * (rank_for(n, d, m) + 4)
     points = 8 * 8 * m * (d + 1)
     blocks = (threads + 1) * (8 * m * (d + 1) + 4 * BLOCK_ROWS * (3 * d + 3 * m))
     state = pairs + metric + points + blocks + 24 * d * d

@@ -1,7 +1,6 @@
 """The initial metric of L-BFGS: one Hessian block per logit column.
 
-For column j, with curvature q_i = s_i p_ij (1 - p_ij) of the pilot rows (s_i: what row i stands for
-in the mean, sum 1), in principal coordinates:
+For column j, with the curvature q_i of :mod:`linprobe_train.curvature`, in principal coordinates:
 
     M_j = diag(d_j) + R' R,    R = sqrt(q_i) x_i over a few rows I,
     d_j = l2 + sum over the other rows of q_i x_i^2
@@ -15,25 +14,37 @@ With softmax, adding one vector to every column changes no probability, which no
 can know; the mean over the columns is therefore taken out of the product.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from scipy.linalg import blas, lapack
 
-from linprobe_train.losses import Loss, probabilities
+from linprobe_train.curvature import measure_curvature
+from linprobe_train.losses import Loss
 from linprobe_train.passes import Crew
 from linprobe_train.preparation import Float32, Float64
 from linprobe_train.problem import Problem
-
-RANK = 96
-"""Most rows of a column whose curvature enters exactly: 64 took more passes, 128 more time."""
 
 OUTSTANDING = 0.02
 """Least weight of a row against the diagonal that is worth its products."""
 
 CURVATURE_FLOOR = 1e-12
 """Least intercept curvature: keeps the step of an absent or fully separated class finite."""
+
+FACTOR_BYTES = 512 * 10**6
+"""Most memory for the factors of all columns."""
+
+
+def rank_for(n: int, d: int, m: int) -> int:
+    """Rows of a column whose curvature enters exactly.
+
+    Factors cost about 3 m d r^2 products and a pass 4 m d n: with r = 1.6 sqrt(n) a build costs
+    about two passes at every n. On CLIP features with n near 4,000, r = 64 took more passes and
+    r = 128 more time.
+    """
+    return max(1, min(n, d, round(1.6 * math.sqrt(n)), FACTOR_BYTES // (4 * m * d)))
 
 
 @dataclass(frozen=True)
@@ -68,41 +79,24 @@ class BlockMetric:
 
 
 def block_metric(problem: Problem, V: Float64, l2: float, crew: Crew) -> BlockMetric:
-    """Build the metric at V = [W | b], (m, d + 1), from the pilot rows.
-
-    Costs about a pass over the pilot and at most m r^2 d products; memory at most 4 m r d bytes.
-    """
-    x, share = problem.pilot.rows, problem.pilot.weights
-    p = x @ V[:, :-1].T.astype(np.float32)
-    p += V[:, -1].astype(np.float32)
-    probabilities(p, problem.targets.loss)
-    p *= 1 - p
-    p *= share[:, None]
-    q = np.ascontiguousarray(p.T)
-    squares = np.square(x)
-    diagonal = q @ squares
-    diagonal += np.float32(l2)
-    weight = (1 / diagonal) @ squares.T
-    weight *= q
-    factors: list[Float32] = [x[:0]] * len(q)
+    """Build the metric at V = [W | b], (m, d + 1): one read of the rows, and the factors."""
+    m, d = V.shape[0], V.shape[1] - 1
+    found = measure_curvature(problem, V, rank_for(problem.n, d, m), crew)
+    diagonal = found.diagonal + np.float32(l2)
+    factors: list[Float32] = [np.empty((0, d), np.float32)] * m
 
     def some(span: slice) -> None:
         for j in range(span.start, span.stop):
-            rows = _outstanding(weight[j], q[j])
-            if len(rows):
-                factors[j] = _factor(x[rows], q[j, rows], diagonal[j], l2)
+            order = np.argsort(found.rows[j])
+            x, q = problem.turned_rows(found.rows[j, order]), found.top[j, order]
+            outstanding = q * (np.square(x) @ (1 / diagonal[j])) > OUTSTANDING
+            if outstanding.any():
+                factors[j] = _factor(x[outstanding], q[outstanding], diagonal[j], l2)
 
-    list(crew.map(some, _spans(len(q), 4 * crew.threads)))
-    intercept = np.maximum(q.sum(axis=1, dtype=np.float64), CURVATURE_FLOOR)
+    list(crew.map(some, _spans(m, 4 * crew.threads)))
+    intercept = np.maximum(found.total, CURVATURE_FLOOR)
     inverse = (1 / diagonal).astype(np.float32)
     return BlockMetric(inverse, tuple(factors), intercept, problem.targets.loss)
-
-
-def _outstanding(weight: Float32, q: Float32) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
-    rows = np.flatnonzero(weight > OUTSTANDING)
-    if len(rows) > RANK:
-        rows = rows[np.argpartition(q[rows], len(rows) - RANK)[len(rows) - RANK :]]
-    return rows
 
 
 def _factor(R: Float32, q: Float32, diagonal: Float32, l2: float) -> Float32:

@@ -94,7 +94,7 @@ class Problem:
     axes: Axes
     """The coordinates of V."""
     pilot: Pilot
-    """The rows that steer the metric."""
+    """The rows behind the axes, and behind the metric's diagonal where rows are streamed."""
     resident: Real | None
     """(n, d) in the solver's coordinates; None when rows are streamed."""
     source: Rows
@@ -111,6 +111,21 @@ class Problem:
     def dim(self) -> int:
         """D."""
         return self.source.dim
+
+    def share(self, row: int, count: int) -> Float32:
+        """What each of ``count`` rows from ``row`` on stands for in the mean, (count,)."""
+        weights, total = self.targets.weights, self.targets.total_weight
+        if weights is None:
+            return np.full(count, 1 / total, np.float32)
+        return (weights[row : row + count] / total).astype(np.float32)
+
+    def turned_rows(self, rows: NDArray[np.int64]) -> Float32:
+        """Copy rows at ascending positions in the coordinates of V, (len(rows), d)."""
+        if self.resident is not None:
+            return self.resident[rows].astype(np.float32, copy=False)
+        prepared = self.preparation.apply(self.source.gather(rows)).astype(np.float32, copy=False)
+        prepared -= self.axes.mean.astype(np.float32)
+        return prepared @ self.axes.rotation.astype(np.float32)
 
     def chunks(self) -> list[tuple[int, int]]:
         """Ranges of blocks or rows that one thread works through, in row order."""

@@ -43,6 +43,11 @@ class Block:
         """Give the rows used, (n, d): a view where all are used, else a copy."""
         return self.features if self.take is None else self.features[self.take]
 
+    def pick(self, positions: NDArray[np.int64]) -> AnyFeatures:
+        """Copy some of the rows used, (len(positions), d)."""
+        chosen = positions if self.take is None else self.take[positions]
+        return self.features[chosen]
+
     def select(self, keep: NDArray[np.bool_]) -> "Block":
         """Keep the rows marked in ``keep``, (n,)."""
         if keep.all():
@@ -112,7 +117,7 @@ class Rows:
         """Copy the rows at ``indices``, ascending, as one array (len(indices), d)."""
         edges = np.searchsorted(indices, self.offsets)
         parts = [
-            block.read()[indices[low:high] - start]
+            block.pick(indices[low:high] - start)
             for (start, block), low, high in zip(self.pairs(), edges, edges[1:], strict=False)
             if high > low
         ]

@@ -1,11 +1,13 @@
 """Answers as text for a person and as one JSON object for a program."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from linprobe_store.canonical import JsonValue
 from linprobe_train.metrics import Score
+from linprobe_train.results import ProbeResult
 from linprobe_train.run import Answer
 
 TITLES = {
@@ -41,9 +43,19 @@ def answer_text(answer: Answer, store: Path) -> str:
         *(f"warning   {line}" for line in result.warnings),
         f"result    {answer.folder}",
         f"store     {store}",
-        f"next      linprobe-train compare --out {answer.folder.parent}",
+        f"next      {_next_command(result, store)}",
     ]
     return "\n".join(lines)
+
+
+def _next_command(result: ProbeResult, store: Path) -> str:
+    """The same features by another protocol: how much of the number is the protocol's."""
+    other = "dino" if result.question.protocol.name == "clip-readme" else "clip-readme"
+    model, data = shlex.quote(result.encoder), shlex.quote(result.dataset)
+    return (
+        f"linprobe-train probe --store {shlex.quote(str(store))} --model {model} --data {data} "
+        f"--protocol {other}"
+    )
 
 
 def score_text(score: Score) -> str:
