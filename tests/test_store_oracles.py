@@ -31,7 +31,7 @@ def test_zarr_xarray_and_tensorstore_read_what_we_write(
     split, _ = sealed_split(tmp_path, sizes, encoder_spec(5, 3))
     data = split.path / "data.zarr"
 
-    group = zarr.open_group(data, mode="r", zarr_format=3, use_consolidated=False)
+    group = split.zarr()
     dataset = xarray.open_zarr(data, consolidated=False, chunks=None)
 
     assert dict(group.attrs)["linprobe"] == {
@@ -63,7 +63,7 @@ def test_zarr_xarray_and_tensorstore_read_what_we_write(
 
 def test_zarr_finds_every_chunk_stored(tmp_path: Path) -> None:
     split, _ = sealed_split(tmp_path, (4097,))
-    group = zarr.open_group(split.path / "data.zarr", mode="r", use_consolidated=False)
+    group = split.zarr()
 
     for _, array in group.arrays():
         assert array.nchunks_initialized == array.nchunks

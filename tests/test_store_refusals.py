@@ -100,8 +100,8 @@ def test_read_and_skipped_must_add_up_to_what_was_planned(tmp_path: Path) -> Non
     encoder = register(tmp_path)
     with encoder.part_writer(fingerprint(0)) as writer:
         writer.append(block(encoder.spec, 3))
+        skipped = [SkippedSample("x", "truncated")]
         with pytest.raises(MismatchError, match=r"expected 5 samples, found 3 rows and 1 skipped"):
-            skipped = [SkippedSample("x", "truncated")]
             writer.commit(skipped=skipped, batch_size=1, planned=5, labelling="cls")
 
     assert encoder.committed_part(fingerprint(0)) is None

@@ -9,7 +9,7 @@ import typer
 from linprobe_extract.commands import RunRequest, run_extraction
 from linprobe_extract.memo import EncoderRequest
 from linprobe_extract.pack_cli import datasets_command, pack_command
-from linprobe_store.terminal import emit, new_app, run
+from linprobe_store.terminal import emit, emit_json, new_app, run
 
 app = new_app("Pack images into shards; run shards through a frozen encoder into the store.")
 app.command("pack")(pack_command)
@@ -122,6 +122,21 @@ def run_command(
         max_skipped=max_skipped,
     )
     raise typer.Exit(run_extraction(request, dry_run=dry_run, as_json=as_json))
+
+
+@app.command("doctor")
+def doctor_command(
+    model: Annotated[str, typer.Option(help="The model to time.")] = "ViT-B/16",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what this machine has, how fast it will extract, and what is missing."""
+    from linprobe_extract.doctor import diagnose
+
+    diagnosis = diagnose(model)
+    if as_json:
+        emit_json(diagnosis.as_json())
+    else:
+        emit("\n".join(diagnosis.lines()))
 
 
 @app.command("models")

@@ -140,6 +140,29 @@ def load_encoder(
     return TowerEncoder(replace(spec, taps=_measure(taps, spec)), ref.names, taps)
 
 
+def load_untrained(ref: ModelRef, *, device: str = "auto") -> tuple[nn.Module, int]:
+    """Build a model's tower with random weights on a device, in the precision used there.
+
+    Returns
+    -------
+    The tower, from normalised pixels (b, 3, s, s) to features by tap; and s.
+
+    Raises
+    ------
+    LinprobeError : the model cannot be built, or the device is not there.
+    """
+    place = _device(device)
+    if ref.library == "timm":
+        from linprobe_extract.timm_adapter import untrained_timm
+
+        taps, side = untrained_timm(ref)
+    else:
+        from linprobe_extract.openclip_adapter import untrained_open_clip
+
+        taps, side = untrained_open_clip(ref)
+    return _cast(taps, _precision("auto", place)).to(place), side
+
+
 def _load_tower(ref: ModelRef) -> LoadedTower:
     """Choose the adapter; each imports its library for seconds."""
     if ref.library == "timm":

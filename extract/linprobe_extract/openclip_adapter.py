@@ -93,6 +93,23 @@ def load_open_clip(ref: ModelRef) -> LoadedTower:
     )
 
 
+def untrained_open_clip(ref: ModelRef) -> tuple[nn.Module, int]:
+    """Build the tower of a model with random weights, to time it without a download.
+
+    Returns
+    -------
+    The tower as :attr:`LoadedTower.taps`, and the side of its square input in pixels.
+
+    Raises
+    ------
+    LinprobeError : the configuration cannot be had or is not open_clip's.
+    """
+    config = _read_config(ref)
+    visual = _build_visual(config.model, ref.quick_gelu or config.quick_gelu, "cpu").eval()
+    size = visual.image_size
+    return _with_taps(visual), int(size if isinstance(size, int) else size[0])
+
+
 def _read_config(ref: ModelRef) -> _Config:
     """Find the configuration of a model: built in, in a file, in a folder or on the hub."""
     name = ref.architecture
@@ -177,10 +194,18 @@ def _load_visual(model: Mapping[str, Any], quick_gelu: bool, checkpoint: Path) -
             "with visual.",
             hint="--weights takes a checkpoint of the whole open_clip model",
         )
+    # timm computes buffers while it builds that no checkpoint holds.
+    on_meta = not CLIPVisionCfg(**model["vision_cfg"]).timm_model_name
+    visual = _build_visual(model, quick_gelu, "meta" if on_meta else "cpu")
+    load_weights(visual, part, str(checkpoint))
+    return visual.eval()
+
+
+def _build_visual(model: Mapping[str, Any], quick_gelu: bool, device: str) -> Any:
+    """Build a vision tower without weights of its own."""
     try:
-        vision = CLIPVisionCfg(**model["vision_cfg"])
-        # timm computes buffers while it builds that no checkpoint holds.
-        with torch.device("cpu" if vision.timm_model_name else "meta"):
+        with torch.device(device):
+            vision = CLIPVisionCfg(**model["vision_cfg"])
             visual = _build_vision_tower(model["embed_dim"], vision, quick_gelu)
     except (TypeError, ValueError, RuntimeError) as error:
         raise LinprobeError(
@@ -188,8 +213,7 @@ def _load_visual(model: Mapping[str, Any], quick_gelu: bool, checkpoint: Path) -
             hint="a newer open_clip_torch or timm may know it",
         ) from error
     visual.output_tokens = False  # CoCa's caption tokens are no feature
-    load_weights(visual, part, str(checkpoint))
-    return visual.eval()
+    return visual
 
 
 def _with_taps(visual: Any) -> nn.Module:

@@ -78,6 +78,18 @@ def load_timm(ref: ModelRef) -> LoadedTower:
     )
 
 
+def untrained_timm(ref: ModelRef) -> tuple[nn.Module, int]:
+    """Build a model with random weights, to time it without a download.
+
+    Returns
+    -------
+    The model as :attr:`LoadedTower.taps`, and the side of its square input in pixels.
+    """
+    model = timm.create_model(ref.architecture, pretrained=False, num_classes=0).eval()
+    data: Mapping[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    return _PooledTaps(model), int(data["input_size"][-1])
+
+
 def _from_hub(name: str) -> Any:
     """Build a model with the weights that timm downloads."""
     try:

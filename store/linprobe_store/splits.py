@@ -15,6 +15,7 @@ from linprobe_store.errors import MismatchError, NotFoundError, StoreError
 from linprobe_store.filetable import check_files
 from linprobe_store.layout import (
     COMMIT_FILE,
+    DATA_FOLDER,
     KEYS_BYTES,
     KEYS_OFFSETS,
     LABELS,
@@ -26,6 +27,8 @@ from linprobe_store.spec import StorageDtype, Tap
 from linprobe_store.units import Keys, UnitArrays, map_unit
 
 if TYPE_CHECKING:
+    import zarr
+
     from linprobe_store.datasets import StoredDataset
     from linprobe_store.encoders import StoredEncoder
 
@@ -119,6 +122,16 @@ class Split:
         """
         for block in self._mapped(tap).blocks(rows):
             yield cast("FeatureArray", block)
+
+    def zarr(self) -> "zarr.Group":
+        """The split as a read-only Zarr group, for xarray, dask and other Zarr users.
+
+        Reading through it copies: for speed use :meth:`blocks` or :meth:`array`.
+        """
+        # Imported here: the maps need no Zarr library, and it takes half a second.
+        import zarr
+
+        return zarr.open_group(self.path / DATA_FOLDER, mode="r", use_consolidated=False)
 
     def maps(self, tap: str) -> tuple[FeatureArray, ...]:
         """One read-only ``np.memmap`` (m, d) per shard file, in row order; none when n is 0."""
