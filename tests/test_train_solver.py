@@ -148,6 +148,7 @@ def test_a_pilot_smaller_than_the_rows_steers_to_the_same_optimum(
     for C in (0.1, 100.0):
         expected = full.fit(C, Tolerance()).objective
         assert sampled.fit(C, Tolerance()).objective == pytest.approx(expected, rel=1e-6)
+    assert sampled.passes < 1.5 * full.passes
 
 
 @pytest.mark.parametrize("resident", [True, False])
