@@ -195,7 +195,7 @@ def _load_visual(model: Mapping[str, Any], quick_gelu: bool, checkpoint: Path) -
             hint="--weights takes a checkpoint of the whole open_clip model",
         )
     # timm computes buffers while it builds that no checkpoint holds.
-    on_meta = not CLIPVisionCfg(**model["vision_cfg"]).timm_model_name
+    on_meta = not model["vision_cfg"].get("timm_model_name")
     visual = _build_visual(model, quick_gelu, "meta" if on_meta else "cpu")
     load_weights(visual, part, str(checkpoint))
     return visual.eval()
