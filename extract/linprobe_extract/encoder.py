@@ -126,6 +126,8 @@ def load_encoder(
         )
     check_preprocess(pixels, tower.reference)
     arithmetic = _precision(precision, place)
+    # cuDNN would round the operands of fp32 convolutions to TF32's 10 bits of mantissa.
+    torch.backends.cudnn.allow_tf32 = False
     taps = _cast(tower.taps, arithmetic).to(place)
     spec = EncoderSpec(
         architecture=tower.architecture,
