@@ -42,7 +42,7 @@ class SilentObserver:
 
     def planned(self, n_shards: int, n_images: int | None) -> None: ...
 
-    def encoded(self, n_images: int) -> None:
+    def encoded(self, n_images: int, limit: str) -> None:
         self.n_encoded += n_images
 
     def shard_done(self) -> None: ...
@@ -248,7 +248,7 @@ def test_stopping_begins_no_further_shard_and_the_next_run_finishes(
     stop = threading.Event()
 
     class StopSoon(SilentObserver):
-        def encoded(self, n_images: int) -> None:
+        def encoded(self, n_images: int, limit: str) -> None:
             stop.set()
 
     report = run_once(encoder, data, tmp_path / "features", stop=stop, observer=StopSoon())

@@ -1,5 +1,6 @@
 """What a person sees on the terminal while a run goes on; nothing where nobody looks."""
 
+import time
 from types import TracebackType
 from typing import Self
 
@@ -38,6 +39,8 @@ class TerminalObserver:
         )
         self._task: TaskID | None = None
         self._counts_images = False
+        self._n_images = 0
+        self._started = time.monotonic()
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -54,15 +57,19 @@ class TerminalObserver:
     def planned(self, n_shards: int, n_images: int | None) -> None:
         """Start the bar: over images when their number is known, else over shards."""
         self._counts_images = n_images is not None
+        self._started = time.monotonic()
         total = n_shards if n_images is None else n_images
         self._task = self._progress.add_task("", total=total, rate="")
 
-    def encoded(self, n_images: int) -> None:
-        """Move the bar by a batch."""
-        if self._task is not None and self._counts_images:
+    def encoded(self, n_images: int, limit: str) -> None:
+        """Move the bar by a batch; tell the rate and what limits it."""
+        if self._task is None:
+            return
+        self._n_images += n_images
+        rate = self._n_images / max(time.monotonic() - self._started, 1e-9)
+        self._progress.update(self._task, rate=f"{rate:.0f} images/s, limit: {limit}")
+        if self._counts_images:
             self._progress.advance(self._task, n_images)
-            speed = self._progress.tasks[self._task].speed
-            self._progress.update(self._task, rate=f"{speed:.0f} images/s" if speed else "")
 
     def shard_done(self) -> None:
         """Move the bar by a shard."""

@@ -52,13 +52,16 @@ class RunReport:
     @property
     def bottleneck(self) -> str:
         """Name what the run waited for, with its share of the time."""
-        shares = {
-            "the encoder": self.timings.device_s,
-            "decoding (more CPU cores, or smaller images, would help)": self.timings.decode_wait_s,
-            "the disk": self.timings.write_wait_s,
-        }
-        name = max(shares, key=lambda key: shares[key])
-        return f"limited by {name}, {shares[name] / max(self.seconds, 1e-9):.0%} of the time"
+        limit = self.timings.limit
+        seconds = {
+            "encoder": self.timings.device_s,
+            "decoding": self.timings.decode_wait_s,
+            "disk": self.timings.write_wait_s,
+        }[limit]
+        advice = " (more CPU cores or smaller images help)" if limit == "decoding" else ""
+        return (
+            f"limited by the {limit}, {seconds / max(self.seconds, 1e-9):.0%} of the time{advice}"
+        )
 
     def facts(self) -> str:
         """Tell the run in one line."""

@@ -47,8 +47,8 @@ class Observer(Protocol):
     def planned(self, n_shards: int, n_images: int | None) -> None:
         """What is left to do; the number of images when it is known."""
 
-    def encoded(self, n_images: int) -> None:
-        """A batch of so many images went through."""
+    def encoded(self, n_images: int, limit: str) -> None:
+        """A batch of so many images went through; what the run mostly waits for."""
 
     def shard_done(self) -> None:
         """A shard came to its end, well or not."""
@@ -144,14 +144,16 @@ class Run:
             pin_memory=self.encoder.device.type == "cuda",
             timings=timings,
         )
+        waited = timings.write_wait_s
         with sink:
             for item in pipeline.run(self._claimed(before, f"batch-{batch_size}")):
                 sink.put(item)
                 if isinstance(item, EncodedBatch):
-                    self.observer.encoded(len(item.block.keys) + len(item.skipped))
+                    n_images = len(item.block.keys) + len(item.skipped)
+                    timings.write_wait_s = waited + sink.wait_s
+                    self.observer.encoded(n_images, timings.limit)
                 else:
                     self._ended(item)
-        timings.write_wait_s += sink.wait_s
 
     def _claimed(self, before: State, round_name: str) -> Iterator[Unit | UnitLost]:
         """Give the shards of this process that have no part, fetched while they are read."""

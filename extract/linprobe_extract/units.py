@@ -77,3 +77,13 @@ class Timings:
     """Launching batches and waiting for features: the encoder is the limit, as it should be."""
     write_wait_s: float = 0.0
     """Waiting for the writer: the disk is too slow."""
+
+    @property
+    def limit(self) -> str:
+        """What the run has mostly waited for: ``encoder``, ``decoding`` or ``disk``."""
+        waits = {
+            "encoder": self.device_s,
+            "decoding": self.decode_wait_s,
+            "disk": self.write_wait_s,
+        }
+        return max(waits, key=lambda name: waits[name])
