@@ -14,7 +14,7 @@ import torch
 from linprobe_extract.canary import canary_images
 from linprobe_extract.device import launcher
 from linprobe_extract.encoder import Encoder, Precision, PreprocessPath, load_encoder
-from linprobe_extract.machine import keep_freed_memory
+from linprobe_extract.machine import available_cores, keep_freed_memory
 from linprobe_extract.memo import LIBRARIES, EncoderRequest
 from linprobe_extract.models import resolve_model
 from linprobe_extract.preprocess import preprocess
@@ -33,6 +33,10 @@ def load(request: EncoderRequest, *, local_rank: int = 0) -> Encoder:
     )
     use_cuda = request.device == "cuda" or (request.device == "auto" and torch.cuda.is_available())
     keep_freed_memory()
+    if not use_cuda:
+        # Sums over more threads round otherwise: every process of a run takes the same number,
+        # whatever torchrun sets, so that their number changes no bit.
+        torch.set_num_threads(available_cores())
     return load_encoder(
         reference,
         device=f"cuda:{local_rank}" if use_cuda else "cpu",
