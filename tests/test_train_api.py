@@ -110,7 +110,8 @@ def test_sweep_uses_val_and_fits_everything() -> None:
     assert found.sweep is not None
     assert (found.held_out.source, found.held_out.n) == ("val", 100)
     assert (found.fitted_on.source, found.fitted_on.n) == ("train+val", 300)
-    assert found.fit.C == found.sweep.C
+    best = max(point.score for point in found.sweep.points)
+    assert min(point.C for point in found.sweep.points if point.score == best) == found.fit.C
     expected, _ = fit_probe(X, y, C=found.sweep.C)
     assert np.allclose(found.probe.coef, expected.coef, atol=0.01 * np.abs(expected.coef).max())
 
