@@ -1,5 +1,6 @@
 """The solver finds the optimum of scikit-learn's objective, on every path to it."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from linprobe_train import problem as problem_module
 from linprobe_train.descent import FitReport, Tolerance
+from linprobe_train.objective import with_ridge
 from linprobe_train.passes import Crew, crew_of, evaluate
 from linprobe_train.path import PathSolver
 from linprobe_train.preparation import Preparation
@@ -227,3 +229,26 @@ def test_at_tiny_C_the_direction_of_W_is_right_though_F_hardly_moves(crew: Crew)
     cosine = (found * expected).sum() / np.linalg.norm(found) / np.linalg.norm(expected)
     assert cosine > 0.999
     assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(expected), rel=0.03)
+
+
+def test_long_jumps_up_are_bridged_every_half_decade_where_the_ridge_counts(crew: Crew) -> None:
+    path = PathSolver(plain_problem(make_rows()), crew)
+    path.fit(1e-6, Tolerance())
+
+    assert path.bridge(math.log(1.0)) == []
+    path.fit(1.0, Tolerance())
+    assert path.bridge(math.log(10.0)) == []
+    assert path.bridge(math.log(0.01)) == []
+    assert np.allclose(np.exp(path.bridge(math.log(100.0))), [10**0.5, 10, 10**1.5])
+
+
+def test_a_start_between_two_solutions_is_on_the_line_through_them(crew: Crew) -> None:
+    path = PathSolver(plain_problem(make_rows()), crew)
+    for C in (1.0, 10.0):
+        path.fit(C, Tolerance())
+    x = math.log(10) / 2
+    start = path._start(x)
+    first, second = (path._solved[math.log(C)] for C in (1.0, 10.0))
+
+    assert np.allclose(start.point.V, (first.V + second.V) / 2)
+    assert min(with_ridge(end, start.l2).F for end in (first, second)) > start.F
