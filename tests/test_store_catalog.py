@@ -8,6 +8,7 @@ import pytest
 from linprobe_store import (
     EncoderNames,
     FeatureStore,
+    IntegrityError,
     LinprobeError,
     MismatchError,
     NotFoundError,
@@ -69,3 +70,12 @@ def test_registering_again_keeps_the_folder_and_the_first_names(tmp_path: Path) 
     second = store.register_encoder(encoder_spec(), EncoderNames("other", "other"))
 
     assert first == second == store.encoder()
+
+
+@pytest.mark.parametrize("change", [('"000', '"001'), ("quick_gelu", "gelu"), ("fp32", "bf16")])
+def test_a_spec_that_was_changed_is_refused(tmp_path: Path, change: tuple[str, str]) -> None:
+    path = register(tmp_path).path / "encoder.json"
+    path.write_text(path.read_text().replace(*change))
+
+    with pytest.raises(IntegrityError, match="expected an id that begins with"):
+        FeatureStore(tmp_path).encoders()

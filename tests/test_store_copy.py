@@ -2,12 +2,14 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
 import zarr
+from numcodecs import Blosc
 
 from linprobe_store import (
     FeatureStore,
@@ -16,7 +18,11 @@ from linprobe_store import (
     NotFoundError,
     StoreError,
 )
+from linprobe_store.canonical import canonical_json, digest_json
+from linprobe_store.checksums import digest_file
 from linprobe_store.copying import CopyRequest, copy_store
+from linprobe_store.jsonread import read_json
+from linprobe_store.packing import pack_split, unpack_split
 from linprobe_store.verification import verify_store
 from store_factories import encoder_spec
 from store_factories import sealed_split as make_split
@@ -133,18 +139,13 @@ def test_an_interrupted_copy_goes_on_where_it_stopped(
     assert list((tmp_path / "b").rglob("tmp-*")) == []
 
 
-def damage_features(folder: Path) -> None:
-    path = max(folder.rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
-    data = bytearray(path.read_bytes())
+def damage_features(file: Path) -> None:
+    data = bytearray(file.read_bytes())
     data[100] ^= 1
-    path.write_bytes(data)
+    file.write_bytes(data)
 
 
-def remove_file(folder: Path) -> None:
-    next(p for p in folder.rglob("*") if p.name == "0" and p.is_file()).unlink()
-
-
-@pytest.mark.parametrize("damage", [damage_features, remove_file])
+@pytest.mark.parametrize("damage", [damage_features, Path.unlink])
 @pytest.mark.parametrize("pack", [False, True])
 def test_damage_in_the_source_is_not_copied(
     source: Path, tmp_path: Path, damage: Callable[[Path], None], pack: bool
@@ -152,17 +153,40 @@ def test_damage_in_the_source_is_not_copied(
     if pack:
         outcomes(source, tmp_path / "packed", pack=True)
         source = tmp_path / "packed"
-    for folder in source.glob("enc-*/sets"):
-        damage(folder)
+    (file,) = source.glob("enc-*/sets/ds-*/train/data.zarr/features_embedding/c/0/0")
+    damage(file)
 
     with pytest.raises(IntegrityError):
         outcomes(source, tmp_path / "b")
     with pytest.raises(IntegrityError):
         outcomes(source, f"memory://{tmp_path.name}-damaged", pack=False)
 
-    assert list((tmp_path / "b").rglob("COMMIT.json")) == []
-    assert not [k for k in fsspec.filesystem("memory").store if "COMMIT" in k or "PACKED" in k]
-    fsspec.filesystem("memory").store.clear()
+    done = [p.parent.parent.parent.parent for p in (tmp_path / "b").rglob("train/COMMIT.json")]
+    assert all(folder.name != file.relative_to(source).parts[0] for folder in done)
+    sent = fsspec.filesystem("memory").store
+    markers = [name for name in sent if "COMMIT" in name or "PACKED" in name]
+    assert not any(file.relative_to(source).parts[0] in name for name in markers)
+    sent.clear()
+
+
+def test_a_packed_split_of_other_rows_is_not_unpacked(tmp_path: Path) -> None:
+    """Even when it is whole in itself: what is unpacked must be what was committed."""
+    split, _ = make_split(tmp_path / "other", (30,), encoder_spec(4, 3))
+    (tmp_path / "packed").mkdir()
+    pack_split(split, tmp_path / "packed")
+    good = dict(read_json(tmp_path / "packed" / "PACKED.json").fields)
+    name = "data.zarr/labels/c/0"
+    codec = Blosc(cname="zstd", typesize=8)
+    (tmp_path / "packed" / name).write_bytes(codec.encode(np.ones(30, np.int64)))
+    digest = digest_file(tmp_path / "packed" / name, strong=True)
+    table = read_json(tmp_path / "packed" / "PACKED.json").object("files").fields
+    del good["digest"]
+    forged = {**good, "files": {**table, name: asdict(digest)}}
+    data = canonical_json({**forged, "digest": digest_json(forged)})
+    (tmp_path / "packed" / "PACKED.json").write_bytes(data)
+
+    with pytest.raises(IntegrityError, match="labels/c/0: expected crc32c"):
+        unpack_split(tmp_path / "packed", tmp_path / "unpacked")
 
 
 def test_other_content_under_the_same_ids_is_told(source: Path, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from linprobe_store import EncoderNames, FeatureStore
+import pytest
+
+from linprobe_store import EncoderNames, FeatureStore, NotFoundError
 from linprobe_store.removal import find_leftovers, remove_leftovers
 from store_factories import (
     block,
@@ -59,3 +61,13 @@ def test_a_removed_encoder_can_be_registered_again_under_another_name(tmp_path: 
 
     assert second.names == EncoderNames("b", "b")
     assert FeatureStore(tmp_path).encoder("b") == second
+
+
+def test_a_split_in_the_making_is_not_listed(tmp_path: Path) -> None:
+    split, _ = sealed_split(tmp_path)
+    for name in ("tmp-elsewhere-1-abc", ".hidden"):
+        (split.dataset.path / name).mkdir()
+        with pytest.raises(NotFoundError, match="not sealed"):
+            split.dataset.split(name)
+
+    assert split.dataset.splits == ("train",)

@@ -1,9 +1,11 @@
 """Other readers read what we write; what other writers leave, we map equal or refuse."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any, Literal
 
+import google_crc32c
 import numpy as np
 import pytest
 import tensorstore
@@ -208,3 +210,36 @@ def test_files_are_no_longer_than_their_rows_need(tmp_path: Path) -> None:
 
     assert geometry.n_files == 1
     assert geometry.stored_rows(0) - 4100 < math.ceil(4100 / 2048)
+
+
+@pytest.mark.parametrize("entries", [(1, 0), (0, 0), (1, 1)])
+def test_chunks_out_of_order_are_refused(tmp_path: Path, entries: tuple[int, int]) -> None:
+    """Zarr allows any order; a map would then show rows that are not the array's."""
+    split, _ = sealed_split(tmp_path, (4096,))
+    folder = split.path / "data.zarr" / "features_embedding"
+    data = (folder / "c/0/0").read_bytes()
+    old = np.frombuffer(data[-36:-4], "<u8").reshape(2, 2)
+    index = old[list(entries)].tobytes()
+    crc = google_crc32c.value(index).to_bytes(4, "little")
+    (folder / "c/0/0").write_bytes(data[:-36] + index + crc)
+
+    array = zarr.open_array(folder, mode="r")
+    chunks = np.split(np.asarray(split.array("embedding")), 2)
+    np.testing.assert_array_equal(array[...], np.concatenate([chunks[i] for i in entries]))
+    with pytest.raises(StoreError, match="back to back"):
+        map_array(folder)
+
+
+@pytest.mark.parametrize("layout", ["plain", "crc32c", "sharded", "sharded start"])
+@pytest.mark.parametrize("change", [-1, 1, -1000])
+def test_a_file_of_another_size_is_refused_before_it_is_mapped(
+    tmp_path: Path, layout: Layout, change: int
+) -> None:
+    """A map beyond the end of a file would kill the process that reads it."""
+    array = _create(tmp_path / "a", layout, (8, 200), "float16", 4, 8)
+    array[...] = np.ones((8, 200))
+    path = tmp_path / "a" / "c" / "0" / "0"
+    os.truncate(path, path.stat().st_size + change)
+
+    with pytest.raises(StoreError, match="bytes, found"):
+        map_array(tmp_path / "a")

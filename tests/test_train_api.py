@@ -110,7 +110,8 @@ def test_sweep_uses_val_and_fits_everything() -> None:
     assert found.sweep is not None
     assert (found.held_out.source, found.held_out.n) == ("val", 100)
     assert (found.fitted_on.source, found.fitted_on.n) == ("train+val", 300)
-    assert found.fit.C == found.sweep.C
+    best = max(point.score for point in found.sweep.points)
+    assert min(point.C for point in found.sweep.points if point.score == best) == found.fit.C
     expected, _ = fit_probe(X, y, C=found.sweep.C)
     assert np.allclose(found.probe.coef, expected.coef, atol=0.01 * np.abs(expected.coef).max())
 
@@ -128,7 +129,7 @@ def curve(*scores: float, converged: bool = True) -> Sweep:
     """A finished sweep over C = 1, 10, 100, ..."""
     stop: StopReason = "bound" if converged else "max_iter"
     points = tuple(
-        SweepPoint(10.0**i, score, (FitReport(10.0**i, 1.0, 1e-7, 1e-8, stop, 5, 6),))
+        SweepPoint(10.0**i, score, (FitReport(10.0**i, 1.0, 0.9, 1e-7, 1e-8, stop, 5, 6),))
         for i, score in enumerate(scores)
     )
     return Sweep("top1", points, best_C({point.C: point.score for point in points}))

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from linprobe_train import memory, problem
+from linprobe_store import Split
+from linprobe_train import memory, problem, run
 from linprobe_train.cli import app
 from linprobe_train.errors import DataError, OptionError, ProbeError, ResultError
 from linprobe_train.probe_file import load_probe
 from linprobe_train.results import read_result
+from linprobe_train.rows import Rows
+from linprobe_train.search import Search, search
+from linprobe_train.stored import StoredSplits
 from train_factories import SplitData, features, stored_dataset
 
 CLASSES = ("ant", "bee", "cat", "dog")
@@ -297,3 +301,60 @@ def test_no_module_of_the_stage_imports_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+def test_separable_rows_and_a_huge_C_finish_and_say_so(tmp_path: Path) -> None:
+    X, y = features(160, 10, 4, noise=0.05)
+    splits = {"train": SplitData(X[:80], y[:80]), "test": SplitData(X[80:], y[80:])}
+    stored_dataset(tmp_path / "features", splits, classes=CLASSES)
+    text = probe(tmp_path, "--C", "1e6")
+
+    assert "all 80 training rows are classified right" in text
+
+
+def test_the_test_split_is_opened_once_and_after_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "val", "test"), classes=CLASSES)
+    events: list[str] = []
+    rows = StoredSplits.rows
+
+    def recorded_rows(self: StoredSplits, split: Split) -> Rows:
+        events.append(split.name)
+        return rows(self, split)
+
+    def recorded_search(*given: object) -> Search:
+        found: Search = search(*given)  # type: ignore[arg-type] # passed through unseen
+        events.append("searched")
+        return found
+
+    monkeypatch.setattr(StoredSplits, "rows", recorded_rows)
+    monkeypatch.setattr(run, "search", recorded_search)
+    probe(tmp_path)
+
+    assert events == ["train", "val", "searched", "test"]
+
+
+def test_a_disk_that_fails_leaves_no_half_of_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=80), classes=CLASSES)
+
+    def fail(path: Path, predictions: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run, "save_predictions", fail)
+    with pytest.raises(ResultError, match="No space left on device"):
+        probe(tmp_path, "--C", "1")
+
+    assert not list((tmp_path / "results").iterdir())
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"question": 1}', "[1"])
+def test_a_damaged_result_is_told_and_not_trusted(tmp_path: Path, text: str) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=80), classes=CLASSES)
+    probe(tmp_path, "--C", "1")
+    (only_folder(tmp_path) / "result.json").write_text(text)
+    with pytest.raises(ResultError, match="is not a result of this version"):
+        probe(tmp_path, "--C", "1")

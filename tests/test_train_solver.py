@@ -1,5 +1,6 @@
 """The solver finds the optimum of scikit-learn's objective, on every path to it."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from linprobe_train import problem as problem_module
 from linprobe_train.descent import FitReport, Tolerance
+from linprobe_train.objective import with_ridge
 from linprobe_train.passes import Crew, crew_of, evaluate
 from linprobe_train.path import PathSolver
 from linprobe_train.preparation import Preparation
@@ -148,6 +150,7 @@ def test_a_pilot_smaller_than_the_rows_steers_to_the_same_optimum(
     for C in (0.1, 100.0):
         expected = full.fit(C, Tolerance()).objective
         assert sampled.fit(C, Tolerance()).objective == pytest.approx(expected, rel=1e-6)
+    assert sampled.passes < 1.5 * full.passes
 
 
 @pytest.mark.parametrize("resident", [True, False])
@@ -204,3 +207,48 @@ def test_the_rigorous_bound_is_above_the_true_gap(crew: Crew) -> None:
             report = path.fit(C, Tolerance(gap=0.1, decrement=decrement))
             # The intercept's gradient, which the bound leaves out, is worth a tenth of it here.
             assert gap(problem, path, C, best, crew) <= 1.1 * report.bound + 1e-9
+
+
+def test_a_gap_that_no_arithmetic_reaches_ends_and_is_not_called_converged(crew: Crew) -> None:
+    path = PathSolver(plain_problem(make_rows(100, 6, 3)), crew)
+    report = path.fit(1.0, Tolerance(gap=0, decrement=0))
+    rows = make_rows(100, 6, 3)
+    best = objective(path.problem, *oracle(rows, 1.0), 1.0, crew)
+
+    assert report.stop in ("stalled", "max_iter")
+    assert not report.converged
+    assert gap(path.problem, path, 1.0, best, crew) < 1e-9
+
+
+def test_at_tiny_C_the_direction_of_W_is_right_though_F_hardly_moves(crew: Crew) -> None:
+    rows = make_rows(300, 12, 5)
+    path = PathSolver(plain_problem(rows), crew)
+    path.fit(1e-6, Tolerance(gap=5e-4, decrement=1e-4))
+    found, expected = path.solution(1e-6)[0], oracle(rows, 1e-6)[0]
+
+    cosine = (found * expected).sum() / np.linalg.norm(found) / np.linalg.norm(expected)
+    assert cosine > 0.999
+    assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(expected), rel=0.03)
+
+
+def test_long_jumps_up_are_bridged_every_half_decade_where_the_ridge_counts(crew: Crew) -> None:
+    path = PathSolver(plain_problem(make_rows()), crew)
+    path.fit(1e-6, Tolerance())
+
+    assert path.bridge(math.log(1.0)) == []
+    path.fit(1.0, Tolerance())
+    assert path.bridge(math.log(10.0)) == []
+    assert path.bridge(math.log(0.01)) == []
+    assert np.allclose(np.exp(path.bridge(math.log(100.0))), [10**0.5, 10, 10**1.5])
+
+
+def test_a_start_between_two_solutions_is_on_the_line_through_them(crew: Crew) -> None:
+    path = PathSolver(plain_problem(make_rows()), crew)
+    for C in (1.0, 10.0):
+        path.fit(C, Tolerance())
+    x = math.log(10) / 2
+    start = path._start(x)
+    first, second = (path._solved[math.log(C)] for C in (1.0, 10.0))
+
+    assert np.allclose(start.point.V, (first.V + second.V) / 2)
+    assert min(with_ridge(end, start.l2).F for end in (first, second)) > start.F

@@ -92,8 +92,10 @@ def stream(n: int, d: int, k: int, iterations: int, threads: int) -> None:
         path, labels = write_features(Path(folder), n, d, k)
         mapped = np.memmap(path, np.float16, "r", shape=(n, d))
         before = anonymous_bytes()
-        # A copy of the rows alone is over this limit: the plan is one of streaming.
-        plan = plan_memory(n, d, k, threads=threads, limit_bytes=min(FOUR_GB, 4 * n * d))
+        # One byte less than a resident copy takes: the plan is one of streaming.
+        whole = plan_memory(n, d, k, threads=threads, limit_bytes=10**15)
+        limit = min(FOUR_GB, whole.total_bytes - 1)
+        plan = plan_memory(n, d, k, threads=threads, limit_bytes=limit)
         with crew_of(threads) as crew, watched_peak() as peak:
             wall = time.perf_counter()
             problem = make_problem(

@@ -56,6 +56,8 @@ class FitReport:
     """Inverse L2 strength, scikit-learn's meaning."""
     objective: float
     """F at the end; times C and the sum of weights it is scikit-learn's objective."""
+    loss: float
+    """The part of F that is the mean loss of the rows."""
     bound: float
     """Rigorous bound of (F - F*) / F, where the intercept's gradient is 0."""
     estimate: float | None
@@ -107,7 +109,7 @@ class Descent:
         surface = self.surface
         surface.metric.begin(self.at)
         while True:
-            direction = surface.pairs.direction(self.at.g, surface.metric.apply)
+            direction = self._direction()
             slope = -dot(self.at.g, direction)
             self.decrement = -0.5 * slope
             if reason := self._reason_to_stop():
@@ -120,11 +122,20 @@ class Descent:
                 self.at = with_ridge(point, self.at.l2)
             surface.metric.follow(self.at, self.iterations, self.decrement)
 
+    def _direction(self) -> Float64:
+        """Inverse Hessian times gradient; without the pairs where they have lost their sign."""
+        surface = self.surface
+        direction = surface.pairs.direction(self.at.g, surface.metric.apply)
+        if dot(self.at.g, direction) <= 0:
+            surface.pairs.clear()
+            direction = surface.pairs.direction(self.at.g, surface.metric.apply)
+        return direction
+
     def _reason_to_stop(self) -> StopReason | None:
         if self._weights_settled():
             if self.at.bound <= self.tolerance.gap:
                 return "bound"
-            if self.decrement <= self.tolerance.decrement * self.at.F:
+            if 0 < self.decrement <= self.tolerance.decrement * self.at.F:
                 return "estimate"
         return "max_iter" if self.iterations >= self.tolerance.max_iter else None
 

@@ -42,9 +42,10 @@ def rank_for(n: int, d: int, m: int) -> int:
 
     Factors cost about 3 m d r^2 products and a pass 4 m d n: with r = 1.6 sqrt(n) a build costs
     about two passes at every n. On CLIP features with n near 4,000, r = 64 took more passes and
-    r = 128 more time.
+    r = 128 more time. Above d / 2 the d x d block itself would be cheaper, and memory must not
+    grow with n for ever.
     """
-    return max(1, min(n, d, round(1.6 * math.sqrt(n)), FACTOR_BYTES // (4 * m * d)))
+    return max(1, min(n, d // 2, round(1.6 * math.sqrt(n)), FACTOR_BYTES // (4 * m * d)))
 
 
 @dataclass(frozen=True)

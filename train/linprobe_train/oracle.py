@@ -51,6 +51,7 @@ class SklearnTrainer:
         return FitReport(
             C=C,
             objective=at.F,
+            loss=at.point.loss,
             bound=at.bound,
             estimate=None,
             stop="max_iter" if ended else "estimate",

@@ -63,12 +63,13 @@ class PathSolver:
     def fit(self, C: float, tolerance: Tolerance) -> FitReport:
         """Minimise F at C."""
         before = self.passes
-        for x in self._bridge(math.log(C)):
+        for x in self.bridge(math.log(C)):
             self._solve(x, BRIDGE)
         descent, reason = self._solve(math.log(C), tolerance)
         return FitReport(
             C=C,
             objective=descent.at.F,
+            loss=descent.at.point.loss,
             bound=descent.at.bound,
             estimate=descent.decrement / descent.at.F,
             stop=reason,
@@ -83,7 +84,7 @@ class PathSolver:
         self._last = x
         return descent, reason
 
-    def _bridge(self, x: float) -> list[float]:
+    def bridge(self, x: float) -> list[float]:
         """Values of ln C to pass through on the way up to x."""
         below = [known for known in self._solved if known < x]
         if not below or x - max(below) <= 1.01 * DECADE:

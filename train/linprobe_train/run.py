@@ -1,5 +1,6 @@
 """The probe command: one question about one stored dataset, from features to a stored result."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ import numpy as np
 
 from linprobe_store.records import LabelArray
 from linprobe_train.choosing import SweepPoint
-from linprobe_train.descent import FitReport
 from linprobe_train.headlines import headline_metric
 from linprobe_train.metrics import scores_of
 from linprobe_train.passes import crew_of
@@ -162,7 +162,7 @@ def _store(
 def _warnings(splits: StoredSplits, found: Search, labels: LabelArray) -> tuple[str, ...]:
     classes, fitted = splits.train.classes, set(found.probe.fitted.tolist())
     missing = [name for i, name in enumerate(classes) if i not in fitted]
-    lines = [*(found.sweep.warnings() if found.sweep else ()), *_unfinished(found.fit)]
+    lines = [*(found.sweep.warnings() if found.sweep else ()), *_about_fit(found)]
     if missing:
         rows = 0 if labels.ndim == 2 else int((~np.isin(labels, list(fitted))).sum())
         lines.append(
@@ -172,9 +172,13 @@ def _warnings(splits: StoredSplits, found: Search, labels: LabelArray) -> tuple[
     return (*lines, *splits.shared_keys())
 
 
-def _unfinished(fit: FitReport) -> list[str]:
+def _about_fit(found: Search) -> list[str]:
+    fit, n = found.fit, found.fitted_on.n
     if fit.converged:
-        return []
+        # A total below ln 2 leaves no single row with its label's probability under a half.
+        if fit.loss * n >= math.log(2):
+            return []
+        return [f"all {n} training rows are classified right: a larger C only makes W longer"]
     line = (
         f"the final fit did not converge ({fit.stop} after {fit.iterations} iterations): its gap "
         f"is at most {fit.bound:.1g}; try a smaller C, or --standardize"

@@ -5,6 +5,7 @@ The test split is only handed out by :meth:`StoredSplits.open_test`, after C is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from linprobe_store import FeatureStore, Split, StoredDataset, StoredEncoder
@@ -59,12 +60,13 @@ class StoredSplits:
         """Warnings for sample keys that lie in two splits."""
         splits = [self.train, *([self.val] if self.val else []), self.test_split()]
         found = []
-        for i, first in enumerate(splits):
-            known = set(first.keys)
-            for second in splits[i + 1 :]:
-                count = sum(key in known for key in second.keys)
-                if count:
-                    found.append(f"{count} keys of {second.name} are also in {first.name}")
+        for first, second in combinations(splits, 2):
+            # Keys are unique within a split; the set is of the smaller one, for its memory.
+            small, large = sorted((first, second), key=lambda split: split.n)
+            known = set(small.keys)
+            count = sum(key in known for key in large.keys)
+            if count:
+                found.append(f"{count} keys of {second.name} are also in {first.name}")
         return tuple(found)
 
 
