@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from linprobe_store.terminal import emit, emit_json, new_app, note, run
+from linprobe_train.cli_results import compare_command
 
 app = new_app("Train and score linear probes on stored features. CPU only.")
+app.command("compare")(compare_command)
 
 
 @app.callback()
