@@ -9,12 +9,14 @@ from typing import Annotated
 import typer
 
 from linprobe_store.terminal import emit, emit_json, new_app, note, run
+from linprobe_train.cli_results import compare_command
 
 PROTOCOL = typer.Option(help="default, clip-paper, clip-readme or dino.")
 NORMALIZE = typer.Option("--normalize/--no-normalize", help="L2-normalise rows.")
 STANDARDIZE = typer.Option("--standardize/--no-standardize", help="Standardise features.")
 
 app = new_app("Train and score linear probes on stored features. CPU only.")
+app.command("compare")(compare_command)
 
 
 @app.callback()

@@ -56,7 +56,7 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
 
 def load_predictions(path: Path) -> Predictions:
     """Read them back."""
-    with np.load(path) as arrays:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
         return Predictions(
             arrays["keys"],
             arrays["labels"],
