@@ -6,7 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from linprobe_store.canonical import JsonValue
+from linprobe_train.headlines import plain_name
 from linprobe_train.metrics import Score
+from linprobe_train.published import published
 from linprobe_train.results import ProbeResult
 from linprobe_train.run import Answer
 
@@ -36,6 +38,7 @@ def answer_text(answer: Answer, store: Path) -> str:
     ]
     if result.headline.name != first:
         lines.append(f"          {score_text(result.headline)}, the dataset's own metric")
+    lines += _paper_lines(result)
     how = f"best on {result.held_out.source}" if result.sweep else "as given"
     fitted = f"{result.fitted_on.source}, {result.fitted_on.n} rows"
     lines += [
@@ -46,6 +49,13 @@ def answer_text(answer: Answer, store: Path) -> str:
         f"next      {_next_command(result, store)}",
     ]
     return "\n".join(lines)
+
+
+def _paper_lines(result: ProbeResult) -> list[str]:
+    """The number of the CLIP paper for the same question, and the difference to it."""
+    protocol = result.question.protocol
+    found = published(result.encoder, plain_name(result.dataset), protocol.tap, protocol.name)
+    return [] if found is None else [f"paper     {found.beside(result.headline.value)}"]
 
 
 def _next_command(result: ProbeResult, store: Path) -> str:
