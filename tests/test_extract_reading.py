@@ -3,7 +3,10 @@
 import gzip
 import itertools
 import json
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -65,6 +68,49 @@ def test_a_pipe_and_a_gzipped_tar_read_like_the_plain_file(tmp_path: Path) -> No
     assert list(samples_of(zipped)) == expected
     assert list(samples_of(piped)) == expected
     assert list(samples_of(fsspec_url)) == expected
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the URL of a web server on this machine that serves it."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    folder = tmp_path / "web"
+    handler = partial(Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_dataset_on_the_web_is_read_by_its_url(web: tuple[Path, str], tmp_path: Path) -> None:
+    """The layout of CLIP_benchmark's wds_* datasets: shards counted by nshards.txt."""
+    folder, url = web
+    write_dataset(folder, splits={"train": [2, 3], "test": [1]})
+    plan = plan_dataset(url, name="pets")
+    cache = FingerprintCache(tmp_path / "cache.jsonl")
+
+    assert plan.classes == ("cat", "dog")
+    for split in plan.splits:
+        for i, shard in enumerate(split.shards):
+            local = Shard(str(folder / split.name / f"{i}.tar"), None, None)
+            with cache.fetched(shard) as (source, fingerprint):
+                assert fingerprint == fingerprint_shard(local)
+                assert list(read_members(source, fingerprint)) == list(read_members(local))
+
+
+def test_a_url_without_shards_is_told(web: tuple[Path, str]) -> None:
+    folder, url = web
+    folder.mkdir()
+
+    with pytest.raises(ExtractError, match="no shards found under") as caught:
+        plan_dataset(url)
+
+    assert "nshards.txt" in caught.value.hint
 
 
 def test_a_tar_cut_anywhere_is_refused(tmp_path: Path) -> None:

@@ -140,6 +140,28 @@ def test_the_saved_probe_gives_the_stored_predictions_on_raw_features(tmp_path: 
     assert card.classes == CLASSES
 
 
+def test_the_papers_number_stands_beside_the_same_question_alone(tmp_path: Path) -> None:
+    splits = some_splits("train", "test")
+    for model in ("ViT-B/16", "ViT-T/8"):
+        stored_dataset(
+            tmp_path / "features",
+            splits,
+            classes=CLASSES,
+            name="cifar10",
+            model=model,
+            tap="pre_projection",
+        )
+
+    asked = probe(tmp_path, "--model", "ViT-B/16", "--protocol", "clip-paper")
+    other_model = probe(tmp_path, "--model", "ViT-T/8", "--protocol", "clip-paper")
+    other_protocol = probe(
+        tmp_path, "--model", "ViT-B/16", "--protocol", "dino", "--tap", "pre_projection"
+    )
+
+    assert "paper     Radford et al. 2021, Table 10: 96.2 (ours " in asked
+    assert "Radford" not in other_model + other_protocol
+
+
 def test_the_script_tells_a_failure_in_two_lines_and_exits_1(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "linprobe_train", "probe", "--store", str(tmp_path / "none")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)

@@ -58,15 +58,16 @@ def stored_dataset(
     name: str = "toys",
     model: str = "ViT-T/8",
     keys: Mapping[str, tuple[str, ...]] | None = None,
+    tap: str = "embedding",
 ) -> StoredEncoder:
-    """Seal splits of one dataset by one encoder with the single tap ``embedding``."""
+    """Seal splits of one dataset by one encoder with a single tap."""
     dim = next(iter(splits.values())).features.shape[1]
     spec = EncoderSpec(
         architecture=f"test:{model}",
         config={},
         activation="gelu",
         weights_sha256="0" * 64,
-        taps=(Tap("embedding", dim),),
+        taps=(Tap(tap, dim),),
         preprocess=None,
         precision="unknown",
         storage_dtype="float16",
@@ -82,7 +83,7 @@ def stored_dataset(
         own = tuple(f"{split}-{i}" for i in range(n))
         block = FeatureBlock(
             keys=own if keys is None else keys[split],
-            features={"embedding": data.features.astype(np.float16)},
+            features={tap: data.features.astype(np.float16)},
             labels=data.labels,
         )
         with encoder.part_writer(shards[split]) as writer:
