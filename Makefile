@@ -20,8 +20,8 @@ help: ## List the targets
 	@echo "  variables: MODEL=$(MODEL) DATA=$(DATA) STORE=$(STORE) OUT=$(OUT) GPUS=$(GPUS) ARGS='$(ARGS)'"
 
 demo: $(VENV)/.demo ## From nothing to an accuracy, offline: handwritten digits
-	@$(BIN)/linprobe-extract pack digits --out data/digits
-	@$(BIN)/linprobe-extract run --model demo --data data/digits --store $(STORE)
+	@$(BIN)/linprobe-extract pack digits --out data/digits >&2
+	@$(BIN)/linprobe-extract run --model demo --data data/digits --store $(STORE) >&2
 	@$(BIN)/linprobe-train probe --store $(STORE) --model demo --data digits --out $(OUT)
 
 test: lint types ## From nothing to a green test run
