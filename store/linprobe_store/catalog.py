@@ -65,6 +65,9 @@ def remove_claim(folder: Path, prefix: str) -> None:
         os.unlink(folder.parent / f".{prefix}{folder_digits(folder)}")  # noqa: PTH108 - may dangle
 
 
+_MAKERS = "linprobe-extract run and linprobe-store import put features into a store"
+
+
 def choose(
     entries: Sequence[Entry],
     query: str | None,
@@ -85,7 +88,7 @@ def choose(
     NotFoundError : nothing matches; lists what is there.
     StoreError : several match; lists them.
     """
-    listed = "; ".join(f"{short_id(names(e)[0])} ({names(e)[1]})" for e in entries) or "none"
+    listed = "; ".join(f"{short_id(names(e)[0])} ({names(e)[1]})" for e in entries)
     if query is None:
         found = list(entries)
     else:
@@ -94,7 +97,8 @@ def choose(
             found = [e for e in entries if names(e)[0].startswith(query.lower())]
     if not found:
         wanted = "" if query is None else f" called {query!r}"
-        raise NotFoundError(f"{place}: no {what}{wanted}", hint=f"it has: {listed}")
+        hint = f"it has: {listed}" if entries else _MAKERS
+        raise NotFoundError(f"{place}: no {what}{wanted}", hint=hint)
     if len(found) > 1:
         several = "; ".join(f"{short_id(names(e)[0])} ({names(e)[1]})" for e in found)
         matches = "" if query is None else f" called {query!r}"
