@@ -11,6 +11,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 EXTRACT := $(if $(filter-out 1,$(GPUS)),$(BIN)/torchrun --standalone --nproc-per-node $(GPUS) -m linprobe_extract,$(BIN)/linprobe-extract)
 
+# Several processes must not all pack the dataset.
+PACK_FIRST = case "$$data" in *://*) ;; *) [ -d "$$data" ] || \
+	$(BIN)/linprobe-extract pack "$$data" --out "data/$$data" >&2;; esac;
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test data extract probe bench check lint types clean
@@ -33,6 +37,7 @@ data: $(VENV)/.extract ## Download and pack known datasets: make data DATA=cifar
 
 extract: $(VENV)/.extract ## Features of datasets: make extract MODEL=ViT-B/16 [DATA="cifar10 photos/"]
 	@set -e; for data in $(or $(DATA),cifar10); do \
+		$(if $(filter-out 1,$(GPUS)),$(PACK_FIRST)) \
 		$(EXTRACT) run --model '$(MODEL)' --data "$$data" --store '$(STORE)' $(ARGS); done
 
 probe: $(VENV)/.base ## Train and score probes on stored features: make probe [MODEL=...] [DATA=...]

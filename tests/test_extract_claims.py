@@ -68,14 +68,18 @@ def test_without_shared_counters_ranks_take_every_nth() -> None:
                 "LOCAL_RANK": "1",
                 "LOCAL_WORLD_SIZE": "2",
                 "MASTER_ADDR": "x",
+                "MASTER_PORT": "1",
             },
             Ranks(3, 8, 1, 2, torchrun=True),
         ),
         (
-            {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"},
+            {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "0"},
             Ranks(3, 4, 0, 1, torchrun=False),
         ),
-        ({"SLURM_PROCID": "0"}, Ranks(0, 1, 0, 1, torchrun=False)),
+        (
+            {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "MASTER_ADDR": "x"},
+            Ranks(0, 1, 0, 1, torchrun=False),
+        ),
     ],
 )
 def test_ranks_are_read_from_torchrun_or_slurm(

@@ -1,10 +1,12 @@
 """Tars to labelled samples: in order, whole, or refused by name."""
 
+import bz2
 import gzip
 import itertools
 import json
+import lzma
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -124,6 +126,53 @@ def test_a_tar_cut_anywhere_is_refused(tmp_path: Path) -> None:
             list(samples_of(shard_of(tmp_path / "cut.tar", data[:cut])))
 
 
+def test_a_tar_damaged_in_any_header_is_refused(tmp_path: Path) -> None:
+    """Tar readers stop at a bad header as if the archive ended there."""
+    data = tar_bytes(labelled({"a": 0, "b": 1, "c": 2}))
+    headers = [i for i in range(0, len(data), 512) if data[i + 257 : i + 262] == b"ustar"]
+    assert len(headers) == 6
+
+    for header in headers:
+        damaged = bytearray(data)
+        damaged[header + 150] ^= 1  # inside the header's checksum
+        with pytest.raises(ShardError, match=r"damaged\.tar"):
+            list(samples_of(shard_of(tmp_path / "damaged.tar", bytes(damaged))))
+
+
+def test_two_archives_in_one_file_are_refused(tmp_path: Path) -> None:
+    first, second = (tar_bytes(labelled({key: 0})) for key in "ab")
+
+    with pytest.raises(ShardError, match="more than one archive"):
+        list(samples_of(shard_of(tmp_path / "a.tar", first + second)))
+
+
+def test_a_tar_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="is empty"):
+        list(samples_of(shard_of(tmp_path / "a.tar", tar_bytes([]))))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_compressed_tar_is_read_whole_or_refused(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    data = tar_bytes(labelled({"a": 0, "b": 1}))
+    packed = pack(data)
+    joined = pack(data[:3000]) + pack(data[3000:])
+
+    assert len(list(samples_of(shard_of(tmp_path / "a.tar", packed)))) == 2
+    assert len(list(samples_of(shard_of(tmp_path / "a.tar", joined)))) == 2
+    for cut in range(1, len(packed), max(1, len(packed) // 50)):
+        with pytest.raises(ShardError, match=r"cut\.tar"):
+            list(samples_of(shard_of(tmp_path / "cut.tar", packed[:cut])))
+
+
+def test_a_sample_of_two_images_is_refused(tmp_path: Path) -> None:
+    members = [("k.jpg", image_bytes(0)), ("k.depth.png", image_bytes(1)), ("k.cls", b"0")]
+
+    with pytest.raises(ShardError, match=r"'k' of .* has 2 images"):
+        list(samples_of(shard_of(tmp_path / "a.tar", tar_bytes(members))))
+
+
 def test_a_file_that_is_no_tar_is_refused(tmp_path: Path) -> None:
     for data in (b"<html>404</html>" * 100, image_bytes(0), bytes(range(256)) * 8):
         with pytest.raises(ShardError, match="not_a_tar"):
@@ -184,7 +233,7 @@ def test_a_shard_without_any_label_is_refused(tmp_path: Path) -> None:
     assert "--label-key" in caught.value.hint
 
 
-@pytest.mark.parametrize("label", [b"cat", b"1.5", b"", b"-1", b"2"])
+@pytest.mark.parametrize("label", [b"cat", b"1.5", b"", b"-1", b"2", b"9" * 30])
 def test_a_label_that_is_no_class_id_is_refused_with_its_key(tmp_path: Path, label: bytes) -> None:
     shard = shard_of(tmp_path / "a.tar", tar_bytes([("k.jpg", image_bytes(0)), ("k.cls", label)]))
 
@@ -208,6 +257,20 @@ def test_labels_come_from_a_json_field_or_the_folder(tmp_path: Path) -> None:
 
     assert labels("json:y") == labels("json:name") == labels("folder") == [0, 1, 1]
     assert labels("json:several") == [(0, 1), (1,), ()]
+
+
+@pytest.mark.parametrize(
+    ("label", "classes"),
+    [([[0, 1], 1], ("cat", "dog")), ([0, 1], None), (True, None), (10**12, None), ({}, None)],
+)
+def test_json_labels_that_cannot_be_meant_are_refused(
+    tmp_path: Path, label: object, classes: tuple[str, ...] | None
+) -> None:
+    members = [("k.jpg", image_bytes(0)), ("k.json", json.dumps({"y": label}).encode())]
+    shard = shard_of(tmp_path / "a.tar", tar_bytes(members))
+
+    with pytest.raises(ShardError, match="label of sample 'k'"):
+        list(samples_of(shard, Labelling("json:y", classes)))
 
 
 def test_shards_are_planned_in_natural_order(tmp_path: Path) -> None:
@@ -240,6 +303,8 @@ def test_flat_files_and_explicit_patterns_give_the_same_plan(tmp_path: Path) -> 
         ({"data": None, "shards": ("tain=x.tar",)}, "cannot understand --shards 'tain=x.tar'"),
         ({"data": None, "shards": ("train=/no/such/*.tar",)}, "no shards match"),
         ({"data": None, "shards": ("train=/no/such.tar",)}, "no shard at"),
+        ({"data": None, "shards": ("train=x{0..3",)}, "cannot expand 'x{0..3'"),
+        ({"data": "nosuch://bucket/pets"}, "cannot read 'nosuch://bucket/pets"),
     ],
 )
 def test_bad_data_arguments_are_told_with_a_hint(
@@ -249,6 +314,42 @@ def test_bad_data_arguments_are_told_with_a_hint(
         plan_dataset(**arguments)  # type: ignore[arg-type]
 
     assert caught.value.hint
+
+
+def test_files_beside_the_shards_are_no_shards(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "pets", splits={"train": [1, 1], "test": [1]})
+    for name in ("0.tar.idx", ".1.tar.aB3x", ".2.tar"):
+        (folder / "train" / name).write_bytes(b"")
+
+    assert [s.name for s in plan_dataset(str(folder)).split("train").shards] == ["0.tar", "1.tar"]
+
+
+def test_unreadable_text_files_are_told(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "pets", splits={"train": [1], "test": [1]})
+    (folder / "train" / "nshards.txt").write_text("many")
+    with pytest.raises(ExtractError, match="'many', expected the number of shards"):
+        plan_dataset(str(folder))
+
+    (folder / "train" / "nshards.txt").unlink()
+    (folder / "classnames.txt").write_bytes("Chaton\nCaf\xe9\n".encode("latin-1"))
+    with pytest.raises(ExtractError, match="cannot read class names"):
+        plan_dataset(str(folder))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_class_name(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "pets", splits={"train": [1], "test": [1]})
+    (folder / "classnames.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+
+    assert plan_dataset(str(folder)).classes == ("cat", "dog")
+
+
+def test_a_damaged_cache_is_no_loss(tmp_path: Path) -> None:
+    shard = shard_of(tmp_path / "a.tar", tar_bytes(labelled({"a": 0})))
+    (tmp_path / "shards.jsonl").write_bytes(b"\xff\xfe{")
+
+    cache = FingerprintCache(tmp_path / "shards.jsonl")
+
+    assert cache.fingerprint(shard) == fingerprint_shard(shard)
 
 
 def test_a_folder_without_shards_says_what_was_expected(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A whole run: shards in, sealed splits out, whatever happens on the way."""
 
+import errno
 import json
 import os
 import signal
@@ -29,7 +30,7 @@ from linprobe_extract.report import RunReport
 from linprobe_extract.run import Run, RunOptions
 from linprobe_extract.shards import plan_dataset
 from linprobe_extract.tar_stream import read_members
-from linprobe_store import FeatureStore, LinprobeError, Split
+from linprobe_store import FeatureStore, LinprobeError, Split, StoreError
 from tar_factories import image_bytes, labelled, tar_bytes, write_dataset
 
 
@@ -314,6 +315,62 @@ def test_another_way_to_read_labels_needs_no_encoder_and_mixes_nothing(
     np.testing.assert_array_equal(
         by_source["cls"].array("embedding"), by_source["json:pet"].array("embedding")
     )
+
+
+def test_a_split_added_later_makes_a_whole_dataset_again(model: SmallModel, tmp_path: Path) -> None:
+    """The dataset's id covers all its splits: what was sealed without the new one is another."""
+    data = write_dataset(tmp_path / "pets", splits={"train": [3], "test": [2]})
+    (data / "test").rename(tmp_path / "later")
+    request = request_for(model, data, tmp_path / "f")
+    run_extraction(request, dry_run=False, as_json=False)
+    (tmp_path / "later").rename(data / "test")
+
+    run_extraction(request, dry_run=False, as_json=False)
+
+    found = {dataset.splits for dataset in FeatureStore(tmp_path / "f").encoder().datasets()}
+    assert found == {("train",), ("test", "train")}
+
+
+def test_an_edited_architecture_is_not_taken_for_the_one_before(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    small = make_model(tmp_path / "model", "vit")
+    request = request_for(small, data, tmp_path / "f")
+    run_extraction(request, dry_run=False, as_json=False)
+    config = json.loads(small.config.read_text())
+    small.config.write_text(json.dumps(config | {"quick_gelu": True}))
+
+    run_extraction(request, dry_run=False, as_json=False)
+
+    encoders = FeatureStore(tmp_path / "f").encoders()
+    assert {encoder.spec.activation for encoder in encoders} == {"gelu", "quick_gelu"}
+
+
+def test_a_full_disk_ends_the_run_at_once(
+    encoder: Encoder, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("linprobe_store.unitwriter.UnitWriter.append", full)
+
+    with pytest.raises(StoreError, match="No space left"):
+        run_once(encoder, data, tmp_path / "features", batch_size=1)
+
+    assert not list((tmp_path / "features").glob("enc-*/parts/*"))
+
+
+def test_unnamed_classes_are_not_counted_in_labels_of_another_kind(
+    model: SmallModel, tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "pets", splits={"train": [2], "test": [2]})
+    (data / "classnames.txt").unlink()
+    request = request_for(model, data, tmp_path / "f")
+    run_extraction(request, dry_run=False, as_json=False)
+
+    with pytest.raises(ExtractError, match="were stored as cls, not as json:y"):
+        run_extraction(replace(request, label_source="json:y"), dry_run=False, as_json=False)
+    with pytest.raises(ExtractError, match="all its splits are needed"):
+        run_extraction(replace(request, splits=("test",)), dry_run=False, as_json=False)
 
 
 # The command, as a person runs it.

@@ -33,7 +33,7 @@ class Ranks:
 
 
 def ranks_from_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """Read torchrun's variables, else SLURM's, else be alone.
+    """Read torchrun's variables, else those of a step of srun, else be alone.
 
     Sources: the torchrun manual, "Environment Variables"; the srun manual, "OUTPUT ENVIRONMENT
     VARIABLES".
@@ -44,8 +44,8 @@ def ranks_from_environment(environment: Mapping[str, str] = os.environ) -> Ranks
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    elif "SLURM_PROCID" in environment and "SLURM_NTASKS" in environment:
-        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
+    elif "SLURM_PROCID" in environment and "SLURM_STEP_NUM_TASKS" in environment:
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
     else:
         return Ranks(0, 1, 0, 1, torchrun=False)
     rank, world_size, local_rank, local_size = (_number(environment, name) for name in names)
@@ -54,9 +54,8 @@ def ranks_from_environment(environment: Mapping[str, str] = os.environ) -> Ranks
             f"{names[0]}={rank} is not below {names[1]}={world_size}",
             hint="start the processes with torchrun or srun, or unset these variables",
         )
-    return Ranks(
-        rank, world_size, local_rank, max(1, local_size), torchrun="MASTER_ADDR" in environment
-    )
+    torchrun = names[0] == "RANK" and {"MASTER_ADDR", "MASTER_PORT"} <= environment.keys()
+    return Ranks(rank, world_size, local_rank, max(1, local_size), torchrun=torchrun)
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

@@ -33,7 +33,15 @@ def _counted_classes(
     greatest = -1
     for split in splits:
         for shard in split.shards:
-            if stored.committed_part(shard) is None:
+            part = stored.committed_part(shard)
+            if part is not None and part.labelling != plan.labelling.identity:
+                raise ExtractError(
+                    f"the classes of '{plan.name}' have no names, and the labels of "
+                    f"'{split.name}/{shard.name}' were stored as {part.labelling}, not as "
+                    f"{plan.labelling.identity}",
+                    hint="name the classes in classnames.txt or with --classes FILE",
+                )
+            if part is None:
                 raise ExtractError(
                     f"the classes of '{plan.name}' have no names, and '{split.name}/{shard.name}' "
                     "has not been extracted to count them",

@@ -24,6 +24,13 @@ class Device(StrEnum):
     cpu = "cpu"
 
 
+class LabelFrom(StrEnum):
+    """Where labels come from."""
+
+    cls = "cls"
+    folder = "folder"
+
+
 class Precision(StrEnum):
     """Arithmetic of the forward pass; auto is bf16 on CUDA and fp32 on a CPU."""
 
@@ -69,7 +76,7 @@ def run_command(
         str | None, typer.Option(help="Take labels from this field of the samples' .json.")
     ] = None,
     label_from: Annotated[
-        str | None, typer.Option(help="'cls' or 'folder': where labels come from.")
+        LabelFrom | None, typer.Option(help="Where labels come from, if not from a JSON field.")
     ] = None,
     classes: Annotated[
         Path | None, typer.Option(help="Class names, one a line, instead of classnames.txt.")
@@ -101,6 +108,8 @@ def run_command(
     """Extract the features of a dataset with one encoder, and seal them in the store."""
     if label_key is not None and label_from is not None:
         raise typer.BadParameter("give --label-key or --label-from, not both")
+    if data is not None and shards:
+        raise typer.BadParameter("give --data or --shards, not both")
     request = RunRequest(
         encoder=EncoderRequest(
             model,

@@ -62,8 +62,9 @@ def run_extraction(request: RunRequest, *, dry_run: bool, as_json: bool) -> int:
     ------
     LinprobeError : anything a person can mend, told with what to try.
     """
+    ranks = ranks_from_environment()
     plan = plan_dataset(
-        data_folder(request.data, may_pack=not dry_run),
+        data_folder(request.data, may_pack=not dry_run and ranks.world_size == 1),
         shards=request.shards,
         name=request.name,
         label_source=request.label_source,
@@ -72,8 +73,8 @@ def run_extraction(request: RunRequest, *, dry_run: bool, as_json: bool) -> int:
     splits = request.splits or tuple(split.name for split in plan.splits)
     for split in splits:
         plan.split(split)
+    _check_feasible(plan, splits, ranks)
     _check_writable(request.store)
-    ranks = ranks_from_environment()
     fingerprints = FingerprintCache(request.store / ".cache" / "shards.jsonl", read_only=dry_run)
     stored = _remembered_encoder(request)
     if dry_run:
@@ -115,6 +116,23 @@ def _tell_forecast(
 def memo_of(store: Path) -> RequestMemo:
     """Open the memo of encoder requests beside a store."""
     return RequestMemo(store / ".cache" / "encoders.jsonl")
+
+
+def _check_feasible(plan: DatasetPlan, splits: tuple[str, ...], ranks: Ranks) -> None:
+    """Refuse what could be encoded but not sealed."""
+    urls = [shard.url for split in plan.splits for shard in split.shards]
+    if ranks.world_size > 1 and any(url.startswith("pipe:") for url in urls):
+        raise ExtractError(
+            "shards from pipe: commands cannot be shared between processes: only the one that "
+            "runs a command learns its fingerprint",
+            hint="run one process, or copy the shards to files",
+        )
+    if plan.classes is None and set(splits) != {split.name for split in plan.splits}:
+        raise ExtractError(
+            f"the classes of '{plan.name}' have no names, so all its splits are needed to count "
+            "them",
+            hint="leave out --split, or name the classes with --classes FILE",
+        )
 
 
 def _check_writable(store: Path) -> None:

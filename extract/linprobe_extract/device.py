@@ -1,7 +1,7 @@
 """The encoder on its device, asynchronously: launch a batch now, collect its features later.
 
-On CUDA three streams of work overlap: the copy of the next batch to the device, the forward pass
-of this one, and the copy back of the last. On a CPU a launch computes at once.
+On CUDA the copy of the next batch to the device overlaps the forward pass of this one, and nothing
+waits for the copy back. On a CPU a launch computes at once.
 """
 
 from collections.abc import Callable, Mapping

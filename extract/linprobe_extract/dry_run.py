@@ -95,5 +95,5 @@ def _count(path: Path) -> int | None:
     try:
         with tarfile.open(path, "r:") as tar:
             return len({split_member(member.name)[0] for member in tar if member.isreg()})
-    except tarfile.TarError:
+    except (tarfile.TarError, OSError):
         return None

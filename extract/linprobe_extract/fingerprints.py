@@ -16,9 +16,8 @@ from pathlib import Path
 
 import fsspec
 
-from linprobe_extract.errors import ShardError
 from linprobe_extract.shard_layouts import Shard
-from linprobe_extract.tar_stream import fingerprint_shard, open_shard
+from linprobe_extract.tar_stream import fingerprint_shard, open_shard, unreadable
 from linprobe_store.spec import ShardFingerprint
 
 
@@ -39,7 +38,7 @@ class FingerprintCache:
 
     def reload(self) -> None:
         """Learn what other processes have written meanwhile."""
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(OSError, UnicodeDecodeError):
             for line in self._path.read_text().splitlines():
                 # A line cut by a crash is no loss: its shard is read again.
                 with suppress(ValueError, TypeError, KeyError):
@@ -76,7 +75,7 @@ class FingerprintCache:
             yield shard, self.fingerprint(shard)
             return
         with tempfile.TemporaryDirectory(prefix="linprobe-") as folder:
-            copy = Shard(str(Path(folder) / shard.name), None, shard.n_samples)
+            copy = Shard(str(Path(folder) / "shard.tar"), None, shard.n_samples)
             _download(shard, Path(copy.url))
             found = fingerprint_shard(copy)
             named = ShardFingerprint(shard.name, found.bytes, found.sha256)
@@ -96,10 +95,8 @@ def _download(shard: Shard, target: Path) -> None:
     try:
         with open_shard(shard) as stream, target.open("wb") as copy:
             shutil.copyfileobj(stream, copy, 1 << 20)
-    except (OSError, ValueError) as error:
-        raise ShardError(
-            f"cannot read '{shard.url}': {error}", hint="check the URL or the command, then rerun"
-        ) from error
+    except Exception as error:  # each of fsspec's drivers has errors of its own
+        raise unreadable(shard.url, error) from error
 
 
 def _state(url: str) -> str | None:
@@ -115,7 +112,7 @@ def _state(url: str) -> str | None:
     try:
         filesystem, name = fsspec.core.url_to_fs(url)
         info = filesystem.info(name)
-    except (OSError, ValueError, ImportError):
+    except Exception:
         return None
     version = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified")
     return f"{url}|{info.get('size')}|{version}" if version and info.get("size") else None

@@ -39,7 +39,8 @@ def load(request: EncoderRequest, *, local_rank: int = 0) -> Encoder:
         torch.set_num_threads(available_cores())
     return load_encoder(
         reference,
-        device=f"cuda:{local_rank}" if use_cuda else "cpu",
+        # A scheduler that gives each process a GPU of its own shows it as the first.
+        device=f"cuda:{local_rank % max(1, torch.cuda.device_count())}" if use_cuda else "cpu",
         precision=cast("Precision", request.precision),
         preprocess=cast("PreprocessPath", request.preprocess),
         storage_dtype=cast("StorageDtype", request.storage_dtype),

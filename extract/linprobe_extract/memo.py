@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from linprobe_store.canonical import digest_json
+from linprobe_store.canonical import JsonValue, digest_json
 from linprobe_store.spec import KEY_VERSION
 
 LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "pillow", "simplejpeg")
@@ -50,7 +50,7 @@ class RequestMemo:
     def encoder_id(self, request: EncoderRequest) -> str | None:
         """Give the id that this request led to, or None when it is not remembered."""
         wanted, found = _key(request), None
-        with suppress(FileNotFoundError):
+        with suppress(OSError, UnicodeDecodeError):
             for line in self._path.read_text().splitlines():
                 # A line cut by a crash is no loss: the encoder is loaded again.
                 with suppress(ValueError, KeyError, TypeError):
@@ -67,21 +67,25 @@ class RequestMemo:
             lines.write(json.dumps({"request": _key(request), "encoder_id": encoder_id}) + "\n")
 
 
+def _state(name: str | None) -> list[JsonValue]:
+    """Describe the file of this name so that other content is described otherwise."""
+    path = Path(name or "").resolve()
+    if name is None or not path.is_file():
+        return []
+    status = path.stat()
+    return [str(path), status.st_size, status.st_mtime_ns]
+
+
 def _key(request: EncoderRequest) -> str:
     """Digest the request, the state of its checkpoint, the libraries and our own version."""
     versions: dict[str, str] = {}
     for library in LIBRARIES:
         with suppress(PackageNotFoundError):
             versions[library] = version(library)
-    weights = None
-    if request.weights is not None:
-        path = Path(request.weights).resolve()
-        status = path.stat() if path.is_file() else None
-        weights = [str(path), *((status.st_size, status.st_mtime_ns) if status else ())]
     return digest_json(
         {
             "request": asdict(request),
-            "weights": weights,
+            "files": [_state(request.model), _state(request.weights)],
             "versions": versions,
             "key_version": KEY_VERSION,
         }

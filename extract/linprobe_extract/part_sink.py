@@ -80,7 +80,7 @@ class PartSink:
 
         Raises
         ------
-        OSError : an earlier write met a full or failing disk.
+        StoreError : an earlier write met a full or failing disk.
         """
         if isinstance(item, UnitLost):
             self._fail(item.task, item.error)
@@ -101,6 +101,8 @@ class PartSink:
             elif self._error is None:
                 self._append(item)
         except LinprobeError as error:
+            if isinstance(error.__cause__, OSError) and not isinstance(error, ShardError):
+                raise  # a full or failing disk is no fault of this shard: the run ends
             self._error = error
         if isinstance(item, UnitEnd):
             self._close(item)

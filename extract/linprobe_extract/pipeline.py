@@ -84,7 +84,8 @@ class Pipeline:
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
-            reader.join()
+            # It may be inside a download; it is a daemon and holds nothing that has to be saved.
+            reader.join(timeout=1.0)
 
     def _ring(self) -> _Ring:
         ring: _Ring = queue.Queue()
@@ -123,7 +124,7 @@ class Pipeline:
     ) -> Iterator[_HostBatch | UnitEnd]:
         planned = 0
         try:
-            members = read_members(unit.source, unit.fingerprint)
+            members = read_members(unit.source, unit.fingerprint, told_as=unit.task.shard.url)
             samples = read_samples(unit.task.shard.url, members, self.labelling)
             while batch := tuple(islice(samples, self.batch_size)):
                 planned += len(batch)

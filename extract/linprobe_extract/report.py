@@ -69,8 +69,9 @@ class RunReport:
         skipped = _counts(self.skipped)
         noted = f", noted {_counts(self.notes)}" if self.notes else ""
         before = f" ({self.n_shards_before} done before)" if self.n_shards_before else ""
+        missing = f", {self.n_shards_missing} shards still missing" * (self.n_shards_missing > 0)
         return (
-            f"{self.n_shards} shards{before}, {self.n_images} images, "
+            f"{self.n_shards} shards{before}{missing}, {self.n_images} images, "
             f"skipped {skipped or 'none'}{noted}, {self.seconds:.1f} s, {rate:.1f} images/s, "
             f"{self.bottleneck}"
         )

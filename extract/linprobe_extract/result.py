@@ -63,14 +63,14 @@ def tell(result: RunResult, ranks: Ranks, *, as_json: bool) -> int:
 
     Raises
     ------
-    ExtractError : shards failed or are missing, so that a split could not be sealed.
+    ExtractError : shards failed, so that nothing could be sealed.
     """
     report = result.report
     if report is None:
         note("nothing to do: these features are in the store already")
     else:
         note(report.facts())
-    if ranks.rank == 0 or result.sealed:
+    if ranks.world_size == 1 or (result.sealed if report is not None else ranks.rank == 0):
         if as_json:
             emit_json(result.as_json())
         else:

@@ -84,7 +84,7 @@ class Run:
         Raises
         ------
         ExtractError : the device's memory is too small for one image.
-        OSError : a full or failing disk; what was committed stays.
+        StoreError : a full or failing disk; what was committed stays.
         """
         before = state_of(self.plan, self.options.splits, self.stored, self.fingerprints)
         self.observer.planned(len(before.todo), before.n_images)

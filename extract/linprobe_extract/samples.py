@@ -14,6 +14,8 @@ from linprobe_extract.pack_listing import IMAGE_EXTENSIONS
 from linprobe_extract.tar_stream import Member
 from linprobe_store.canonical import digest_json
 
+MAX_CLASSES = 1_000_000
+"""Beyond this a label without class names is taken for a mistake, such as a sample's number."""
 NO_IMAGE = "no_image"
 NO_LABEL = "no_label"
 
@@ -117,7 +119,13 @@ def _group(
 
 
 def _sample(url: str, key: str, files: Mapping[str, bytes], labelling: Labelling) -> Sample:
-    image = next((data for name, data in files.items() if name in IMAGE_EXTENSIONS), None)
+    images = [name for name in files if name in IMAGE_EXTENSIONS]
+    if len(images) > 1:
+        raise ShardError(
+            f"sample '{key}' of '{url}' has {len(images)} images: {', '.join(images)}",
+            hint="keep one image a sample; which one is meant cannot be told",
+        )
+    image = files[images[0]] if images else None
     label = _label(url, key, files, labelling)
     reason = NO_LABEL if label is None else NO_IMAGE if image is None else None
     if reason or image is None or label is None:
@@ -134,7 +142,7 @@ def _label(url: str, key: str, files: Mapping[str, bytes], labelling: Labelling)
             value = json.loads(files["json"]).get(field) if "json" in files else None
             return None if value is None else _label_of(value, labelling.classes)
         return _label_of(PurePosixPath(key).parent.name, labelling.classes)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ShardError(
             f"label of sample '{key}' in '{url}' cannot be understood: {error}",
             hint=f"expected {_expected_label(labelling.source)}; class names come from "
@@ -144,8 +152,13 @@ def _label(url: str, key: str, files: Mapping[str, bytes], labelling: Labelling)
 
 def _label_of(value: object, classes: tuple[str, ...] | None) -> Label:
     if isinstance(value, list):
-        ids = (_label_of(item, classes) for item in value)
-        return tuple(sorted(item for item in ids if isinstance(item, int)))
+        if classes is None:
+            raise ValueError("it has several labels, and the number of classes is not known")
+        return tuple(sorted({_single_label(item, classes) for item in value}))
+    return _single_label(value, classes)
+
+
+def _single_label(value: object, classes: tuple[str, ...] | None) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{value!r} is neither a class id nor a class name")  # noqa: TRY004
     if isinstance(value, int):
@@ -156,7 +169,7 @@ def _label_of(value: object, classes: tuple[str, ...] | None) -> Label:
 
 
 def _in_range(label: int, classes: tuple[str, ...] | None) -> int:
-    if label < 0 or (classes is not None and label >= len(classes)):
+    if not 0 <= label < (MAX_CLASSES if classes is None else len(classes)):
         n_classes = "" if classes is None else f" of {len(classes)} classes"
         raise ValueError(f"{label} is not the id{n_classes} counted from 0")
     return label

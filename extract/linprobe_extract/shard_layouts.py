@@ -60,7 +60,7 @@ def local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Shar
     """
     found: dict[str, tuple[Shard, ...]] = {}
     for alias, split in SPLITS.items():
-        nested = (folder / alias).glob("*.tar*")
+        nested = (path for path in (folder / alias).glob("*.tar*") if _is_tar(path.name))
         flat = (path for path in folder.glob(f"{alias}*.tar*") if _has_prefix(path.name, alias))
         paths = sorted((str(path) for path in (*nested, *flat) if path.is_file()), key=_natural)
         if paths and split in found:
@@ -77,7 +77,21 @@ def local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Shar
 
 
 def _has_prefix(name: str, alias: str) -> bool:
-    return re.match(rf"{alias}[-_.]?\d*\.tar", name) is not None
+    return _is_tar(name) and re.match(rf"{alias}[-_.]?\d*\.tar", name) is not None
+
+
+def _is_tar(name: str) -> bool:
+    """Tell shards from their indexes and from what a copy in progress leaves."""
+    return re.fullmatch(r"[^.].*\.tar(\.(gz|bz2|xz))?", name) is not None
+
+
+def _count(text: str, place: str) -> int:
+    if not text.strip().isdigit():
+        raise ExtractError(
+            f"'{place}' holds {text.strip()[:40]!r}, expected the number of shards",
+            hint="write the number, or remove the file where it lies on disk",
+        )
+    return int(text)
 
 
 def _shard(path: str, split: str, card: DatasetCard | None) -> Shard:
@@ -103,13 +117,19 @@ def _listed(split: str, name: str, card: DatasetCard | None) -> ShardCard | None
 def _check_complete(
     folder: Path, found: dict[str, tuple[Shard, ...]], card: DatasetCard | None
 ) -> None:
-    """Compare with the shard counts that the folder itself states."""
+    """Compare with the splits and shard counts that the folder itself states."""
+    absent = set(card.splits if card else ()) - found.keys()
+    if absent:
+        raise ExtractError(
+            f"'{folder}' has no shards of the split '{min(absent)}', which its card lists",
+            hint="copy or pack the dataset again",
+        )
     for split, shards in found.items():
-        counts = folder / split / "nshards.txt"
+        counts = Path(shards[0].url).parent / "nshards.txt"
         if card is not None and split in card.splits:
             expected = len(card.splits[split].shards)
-        elif counts.is_file():
-            expected = int(counts.read_text().strip())
+        elif counts.is_file() and counts.parent != folder:
+            expected = _count(counts.read_text(), str(counts))
         else:
             continue
         if expected != len(shards):
@@ -128,9 +148,11 @@ def remote_splits(base: str) -> dict[str, tuple[Shard, ...]]:
     """
     found: dict[str, tuple[Shard, ...]] = {}
     for alias, split in SPLITS.items():
-        count = remote_text(f"{base.rstrip('/')}/{alias}/nshards.txt")
-        if count is not None and split not in found:
-            urls = (f"{base.rstrip('/')}/{alias}/{index}.tar" for index in range(int(count)))
+        folder = f"{base.rstrip('/')}/{alias}"
+        text = remote_text(f"{folder}/nshards.txt")
+        if text is not None and split not in found:
+            n_shards = _count(text, f"{folder}/nshards.txt")
+            urls = (f"{folder}/{index}.tar" for index in range(n_shards))
             found[split] = tuple(Shard(url, None, None) for url in urls)
     if not found:
         raise ExtractError(
@@ -144,10 +166,15 @@ def remote_splits(base: str) -> dict[str, tuple[Shard, ...]]:
 def remote_text(url: str) -> str | None:
     """Read a small text file; None when there is none."""
     try:
-        with fsspec.open(url, "rt") as stream:
+        with fsspec.open(url, "rt", encoding="utf-8-sig") as stream:
             return str(stream.read())
     except FileNotFoundError:
         return None
+    except Exception as error:  # each of fsspec's drivers has errors of its own
+        raise ExtractError(
+            f"cannot read '{url}': {str(error) or type(error).__name__}",
+            hint="check the URL and the network; s3://, gs:// and others need their fsspec driver",
+        ) from error
 
 
 def explicit_splits(entries: tuple[str, ...]) -> dict[str, tuple[Shard, ...]]:
@@ -165,7 +192,7 @@ def explicit_splits(entries: tuple[str, ...]) -> dict[str, tuple[Shard, ...]]:
                 f"cannot understand --shards '{entry}'",
                 hint="write SPLIT=PATTERN, such as 'train=shards/train-{000..099}.tar'",
             )
-        urls = tuple(url for spec in braceexpand.braceexpand(pattern) for url in _glob(spec))
+        urls = tuple(url for spec in _braces(pattern) for url in _glob(spec))
         if not urls:
             raise ExtractError(
                 f"no shards match '{pattern}'", hint="check the pattern; quote it for the shell"
@@ -173,6 +200,15 @@ def explicit_splits(entries: tuple[str, ...]) -> dict[str, tuple[Shard, ...]]:
         known = found.get(SPLITS[split], ())
         found[SPLITS[split]] = known + tuple(Shard(url, None, None) for url in urls)
     return found
+
+
+def _braces(pattern: str) -> list[str]:
+    try:
+        return list(braceexpand.braceexpand(pattern))
+    except ValueError as error:
+        raise ExtractError(
+            f"cannot expand '{pattern}': {error}", hint="write braces as in train-{000..099}.tar"
+        ) from error
 
 
 def _glob(spec: str) -> list[str]:

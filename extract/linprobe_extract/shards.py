@@ -132,7 +132,7 @@ def _classes(
             raise ExtractError(
                 f"no class names at '{classes_file}'", hint="one class name a line, by label"
             )
-        text: str | None = classes_file.read_text()
+        text: str | None = _names_text(classes_file)
     elif card is not None:
         return card.classes
     elif base is None:
@@ -141,5 +141,14 @@ def _classes(
         text = remote_text(f"{base}/classnames.txt")
     else:
         names = Path(base) / "classnames.txt"
-        text = names.read_text() if names.is_file() else None
+        text = _names_text(names) if names.is_file() else None
     return None if text is None else tuple(line for line in text.splitlines() if line.strip())
+
+
+def _names_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExtractError(
+            f"cannot read class names from '{path}': {error}", hint="one a line, in UTF-8"
+        ) from error

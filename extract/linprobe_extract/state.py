@@ -97,14 +97,16 @@ def _sealed(
     stored: StoredEncoder | None,
     fingerprints: FingerprintCache,
 ) -> Split | None:
-    """Find the sealed split that holds exactly these shards under these classes."""
-    wanted = tuple(fingerprints.known(shard) for shard in split.shards)
+    """Find the split, sealed in exactly this dataset: all its splits count, and its classes."""
+    wanted = [
+        (other.name, tuple(fingerprints.known(shard) for shard in other.shards))
+        for other in plan.splits
+    ]
     for dataset in stored.datasets() if stored else ():
         same_classes = plan.classes is None or plan.classes == dataset.spec.classes
         if not same_classes or dataset.spec.label_source != plan.label_source:
             continue
-        if split.name not in dataset.splits:
-            continue
-        if any(s.name == split.name and s.shards == wanted for s in dataset.spec.splits):
+        same_shards = wanted == [(s.name, s.shards) for s in dataset.spec.splits]
+        if same_shards and split.name in dataset.splits:
             return dataset.split(split.name)
     return None
