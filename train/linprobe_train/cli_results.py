@@ -38,3 +38,46 @@ def compare_command(
         emit_json(compare_json(found))
     else:
         emit(write(found))
+
+
+def predict_command(
+    probe: Annotated[
+        Path | None, typer.Argument(help="Folder of a result; default the only one in --out.")
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(help="Image file, folder or shard, repeatable; needs linprobe[extract]."),
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option(help=".npy or .npz of features, instead of the store.")
+    ] = None,
+    store: StoreOption = FEATURES,
+    model: Annotated[str | None, typer.Option(help="Encoder; default the probe's.")] = None,
+    data: Annotated[str | None, typer.Option(help="Dataset; default the probe's.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
+    top: Annotated[int, typer.Option(help="Classes to give, most probable first.")] = 5,
+    form: Annotated[str, typer.Option("--format", help="table, csv or jsonl.")] = "table",
+    weights: Annotated[
+        Path | None, typer.Option(help="Checkpoint of the encoder, where one was extracted with.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu, for images.")] = "auto",
+    out: OutOption = RESULTS,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify stored features, arrays of features, or images with a saved probe."""
+    from linprobe_train.predict import told_skips
+    from linprobe_train.predict_command import PredictRequest, start_prediction
+    from linprobe_train.predict_output import check_format, predicted_lines, predictions_json
+
+    check_format(form)
+    request = PredictRequest(
+        probe, out, store, model, data, split, features, tuple(images or ()), weights, device, top
+    )
+    found = start_prediction(request)
+    if as_json:
+        emit_json(predictions_json(found.blocks, found.saved.classes, found.skipped.samples))
+    else:
+        for line in predicted_lines(form, found.blocks, found.saved.classes, found.top):
+            emit(line)
+    for line in told_skips(found.skipped.samples):
+        note(line)
