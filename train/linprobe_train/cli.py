@@ -9,10 +9,17 @@ from typing import Annotated
 import typer
 
 from linprobe_store.terminal import emit, emit_json, new_app, note, run
-from linprobe_train.cli_results import compare_command, predict_command
+from linprobe_train.cli_results import (
+    compare_command,
+    fewshot_command,
+    knn_command,
+    predict_command,
+)
 
 app = new_app("Train and score linear probes on stored features. CPU only.")
 app.command("compare")(compare_command)
+app.command("knn")(knn_command)
+app.command("fewshot")(fewshot_command)
 app.command("predict")(predict_command)
 
 

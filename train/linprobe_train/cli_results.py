@@ -81,3 +81,58 @@ def predict_command(
             emit(line)
     for line in told_skips(found.skipped.samples):
         note(line)
+
+
+ModelOption = Annotated[str | None, typer.Option(help="Encoder; default the only one.")]
+DataOption = Annotated[str | None, typer.Option(help="Dataset; default the only one.")]
+TapOption = Annotated[str, typer.Option(help="embedding or pre_projection.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default all cores.")]
+
+
+def knn_command(
+    store: StoreOption = FEATURES,
+    model: ModelOption = None,
+    data: DataOption = None,
+    tap: TapOption = "embedding",
+    k: Annotated[str, typer.Option(help="Numbers of neighbours.")] = "10,20,100,200",
+    temperature: Annotated[float, typer.Option("--T", help="Of exp(cosine / T).")] = 0.07,
+    threads: ThreadsOption = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    out: OutOption = RESULTS,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify test rows by their nearest training rows: no training, nothing chosen."""
+    from linprobe_train.companion_text import keyed_json, knn_text
+    from linprobe_train.knn import KnnOptions, knn
+    from linprobe_train.stored import open_encoder, open_splits
+    from linprobe_train.wholes import parse_wholes, thread_count
+
+    options = KnnOptions(parse_wholes("--k", k), temperature, thread_count(threads), seed)
+    encoder = open_encoder(store, model)
+    found = knn(open_splits(encoder, encoder.dataset(data).dataset_id, tap), options, out, note)
+    emit_json(keyed_json(found)) if as_json else emit(knn_text(found))
+
+
+def fewshot_command(
+    store: StoreOption = FEATURES,
+    model: ModelOption = None,
+    data: DataOption = None,
+    tap: TapOption = "embedding",
+    shots: Annotated[str, typer.Option(help="Training rows of each class.")] = "1,2,4,8,16",
+    repeats: Annotated[int, typer.Option(help="Draws, for mean and deviation.")] = 5,
+    threads: ThreadsOption = None,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    out: OutOption = RESULTS,
+    as_json: JsonOption = False,
+) -> None:
+    """Train probes on few rows of each class: mean and deviation over seeded draws."""
+    from linprobe_train.companion_text import fewshot_text, keyed_json
+    from linprobe_train.fewshot import FewshotOptions, fewshot
+    from linprobe_train.stored import open_encoder, open_splits
+    from linprobe_train.wholes import parse_wholes, thread_count
+
+    options = FewshotOptions(parse_wholes("--shots", shots), repeats, seed, thread_count(threads))
+    encoder = open_encoder(store, model)
+    splits = open_splits(encoder, encoder.dataset(data).dataset_id, tap)
+    found = fewshot(splits, options, out, note)
+    emit_json(keyed_json(found)) if as_json else emit(fewshot_text(found))
