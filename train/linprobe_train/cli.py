@@ -14,6 +14,7 @@ from linprobe_train.cli_results import (
     fewshot_command,
     knn_command,
     predict_command,
+    report_command,
 )
 
 app = new_app("Train and score linear probes on stored features. CPU only.")
@@ -21,6 +22,7 @@ app.command("compare")(compare_command)
 app.command("knn")(knn_command)
 app.command("fewshot")(fewshot_command)
 app.command("predict")(predict_command)
+app.command("report")(report_command)
 
 
 @app.callback()

@@ -136,3 +136,28 @@ def fewshot_command(
     splits = open_splits(encoder, encoder.dataset(data).dataset_id, tap)
     found = fewshot(splits, options, out, note)
     emit_json(keyed_json(found)) if as_json else emit(fewshot_text(found))
+
+
+def report_command(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of results; default all in --out.")
+    ] = None,
+    out: OutOption = RESULTS,
+    store: StoreOption = FEATURES,
+    shards: Annotated[
+        Path | None, typer.Option(help="Folder of the shards, for pictures; default data/DATASET.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write report.html into the folder of each result; needs linprobe[report]."""
+    from linprobe_train.collected import collect
+    from linprobe_train.report import Places, write_report
+
+    paths = []
+    for one in collect(out, folders or (), note):
+        beside = shards or Path("data") / one.result.dataset
+        paths.append(str(write_report(one, Places(store, beside))))
+        if not as_json:
+            emit(paths[-1])
+    if as_json:
+        emit_json({"reports": paths})
