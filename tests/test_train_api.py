@@ -14,7 +14,7 @@ from linprobe_train.choosing import Sweep, SweepPoint
 from linprobe_train.descent import FitReport, StopReason
 from linprobe_train.errors import DataError, OptionError
 from linprobe_train.grids import best_C
-from linprobe_train.probe_file import ProbeCard, load_probe, save_probe
+from linprobe_train.probe_file import ProbeCard, read_probe, save_probe
 from linprobe_train.rows import rows_of_array
 from train_factories import SplitData, features, stored_dataset
 
@@ -148,7 +148,7 @@ def test_a_probe_survives_its_files(tmp_path: Path) -> None:
     probe, _ = fit_probe(X, y)
     card = ProbeCard("", "", "", "embedding", True, probe.loss, False, ("a", "b", "ç"), 1.0)
     save_probe(tmp_path, probe, card)
-    again, same = load_probe(tmp_path)
+    again, same = read_probe(tmp_path)
 
     assert same == card
     rows = rows_of_array(X, y, 3)
@@ -171,7 +171,7 @@ def test_a_damaged_probe_is_refused(tmp_path: Path, harm: str) -> None:
     elif harm == "other":
         text.write_text(text.read_text().replace('"softmax"', '"hinge"'))
     with pytest.raises(linprobe_train.ResultError, match="does not hold a probe"):
-        load_probe(tmp_path)
+        read_probe(tmp_path)
 
 
 def bad(**change: object) -> dict[str, object]:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from linprobe_store import Split
 from linprobe_train import memory, problem, run
 from linprobe_train.cli import app
-from linprobe_train.probe_file import load_probe
+from linprobe_train.probe_file import read_probe
 from linprobe_train.results import read_result
 from linprobe_train.rows import Rows
 from linprobe_train.search import Search, search
@@ -39,6 +39,7 @@ def test_a_store_becomes_a_result_with_an_interval_a_C_and_a_next_command(tmp_pa
     assert {path.name for path in only_folder(tmp_path).iterdir()} == {
         "result.json",
         "predictions.npz",
+        "encoder.json",
         "probe.json",
         "probe.safetensors",
     }
@@ -88,7 +89,7 @@ def test_two_classes_share_one_logit_and_get_an_area_under_the_curve(tmp_path: P
     stored_dataset(tmp_path / "features", splits, classes=("no", "yes"))
     probe(tmp_path)
     result = read_result(only_folder(tmp_path))
-    saved, _ = load_probe(only_folder(tmp_path))
+    saved, _ = read_probe(only_folder(tmp_path))
 
     assert result is not None
     assert saved.coef.shape == (1, 6)
@@ -127,7 +128,7 @@ def test_the_saved_probe_gives_the_stored_predictions_on_raw_features(tmp_path: 
     splits = some_splits("train", "test")
     stored_dataset(tmp_path / "features", splits, classes=CLASSES)
     probe(tmp_path, "--standardize")
-    saved, card = load_probe(only_folder(tmp_path))
+    saved, card = read_probe(only_folder(tmp_path))
     result = read_result(only_folder(tmp_path))
     raw = splits["test"].features.astype(np.float16).astype(np.float32)
     unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)

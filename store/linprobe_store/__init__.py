@@ -11,6 +11,7 @@ from linprobe_store.errors import (
     NotFoundError,
     StoreError,
 )
+from linprobe_store.image_features import ImageFeatures, ImageRequest, ImageRows
 from linprobe_store.labelmap import LabelMap
 from linprobe_store.layout import slugify
 from linprobe_store.parts import PartWriter
@@ -44,6 +45,9 @@ __all__ = [
     "FeatureArray",
     "FeatureBlock",
     "FeatureStore",
+    "ImageFeatures",
+    "ImageRequest",
+    "ImageRows",
     "IntegrityError",
     "JsonValue",
     "Keys",

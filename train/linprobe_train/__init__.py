@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from linprobe_train.errors import DataError, OptionError, ProbeError, ResultError
     from linprobe_train.estimator import LinearProbe
     from linprobe_train.probe import Probe
-    from linprobe_train.probe_file import load_probe, save_probe
+    from linprobe_train.probe_file import save_probe
     from linprobe_train.protocols import PROTOCOLS, Protocol
+    from linprobe_train.saved_probe import SavedProbe, load_probe
     from linprobe_train.search import Search
     from linprobe_train.training import FitSettings
 
@@ -28,6 +29,7 @@ __all__ = [
     "ProbeError",
     "Protocol",
     "ResultError",
+    "SavedProbe",
     "Search",
     "Tolerance",
     "fit_probe",
@@ -42,8 +44,9 @@ _HOMES = {
     "errors": ("DataError", "OptionError", "ProbeError", "ResultError"),
     "estimator": ("LinearProbe",),
     "probe": ("Probe",),
-    "probe_file": ("load_probe", "save_probe"),
+    "probe_file": ("save_probe",),
     "protocols": ("PROTOCOLS", "Protocol"),
+    "saved_probe": ("SavedProbe", "load_probe"),
     "search": ("Search",),
     "training": ("FitSettings",),
 }

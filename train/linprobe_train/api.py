@@ -131,7 +131,7 @@ def as_rows(
         raise DataError("an array of features needs labels", hint="pass labels of shape (n,)")
     ids = _labels(labels)
     k = ids.shape[1] if ids.ndim == 2 else int(ids.max(initial=0)) + 1
-    return rows_of_array(_matrix(features), ids, max(k, n_classes or 0))
+    return rows_of_array(as_matrix(features), ids, max(k, n_classes or 0))
 
 
 def check_same_encoder(features: Features, other: Features | None) -> None:
@@ -151,7 +151,13 @@ def check_same_encoder(features: Features, other: Features | None) -> None:
         )
 
 
-def _matrix(features: ArrayLike) -> AnyFeatures:
+def as_matrix(features: ArrayLike) -> AnyFeatures:
+    """View an array of features as (n, d) of a float type; other numbers become float64.
+
+    Raises
+    ------
+    DataError : it is not a matrix of numbers.
+    """
     found = np.asarray(features)
     if found.ndim != 2 or found.dtype.kind not in "fiu":
         raise DataError(

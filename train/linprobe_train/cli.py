@@ -9,7 +9,13 @@ from typing import Annotated
 import typer
 
 from linprobe_store.terminal import emit, emit_json, new_app, note, run
-from linprobe_train.cli_results import compare_command
+from linprobe_train.cli_results import (
+    compare_command,
+    fewshot_command,
+    knn_command,
+    predict_command,
+    report_command,
+)
 
 PROTOCOL = typer.Option(help="default, clip-paper, clip-readme or dino.")
 NORMALIZE = typer.Option("--normalize/--no-normalize", help="L2-normalise rows.")
@@ -17,6 +23,10 @@ STANDARDIZE = typer.Option("--standardize/--no-standardize", help="Standardise f
 
 app = new_app("Train and score linear probes on stored features. CPU only.")
 app.command("compare")(compare_command)
+app.command("knn")(knn_command)
+app.command("fewshot")(fewshot_command)
+app.command("predict")(predict_command)
+app.command("report")(report_command)
 
 
 @app.callback()

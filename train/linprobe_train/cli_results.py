@@ -38,3 +38,126 @@ def compare_command(
         emit_json(compare_json(found))
     else:
         emit(write(found))
+
+
+def predict_command(
+    probe: Annotated[
+        Path | None, typer.Argument(help="Folder of a result; default the only one in --out.")
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(help="Image file, folder or shard, repeatable; needs linprobe[extract]."),
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option(help=".npy or .npz of features, instead of the store.")
+    ] = None,
+    store: StoreOption = FEATURES,
+    model: Annotated[str | None, typer.Option(help="Encoder; default the probe's.")] = None,
+    data: Annotated[str | None, typer.Option(help="Dataset; default the probe's.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
+    top: Annotated[int, typer.Option(help="Classes to give, most probable first.")] = 5,
+    form: Annotated[str, typer.Option("--format", help="table, csv or jsonl.")] = "table",
+    weights: Annotated[
+        Path | None, typer.Option(help="Checkpoint of the encoder, where one was extracted with.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda or cpu, for images.")] = "auto",
+    out: OutOption = RESULTS,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify stored features, arrays of features, or images with a saved probe."""
+    from linprobe_train.predict import told_skips
+    from linprobe_train.predict_command import PredictRequest, start_prediction
+    from linprobe_train.predict_output import check_format, predicted_lines, predictions_json
+
+    check_format(form)
+    request = PredictRequest(
+        probe, out, store, model, data, split, features, tuple(images or ()), weights, device, top
+    )
+    found = start_prediction(request)
+    if as_json:
+        emit_json(predictions_json(found.blocks, found.saved.classes, found.skipped.samples))
+    else:
+        for line in predicted_lines(form, found.blocks, found.saved.classes, found.top):
+            emit(line)
+    for line in told_skips(found.skipped.samples):
+        note(line)
+
+
+ModelOption = Annotated[str | None, typer.Option(help="Encoder; default the only one.")]
+DataOption = Annotated[str | None, typer.Option(help="Dataset; default the only one.")]
+TapOption = Annotated[str, typer.Option(help="embedding or pre_projection.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default all cores.")]
+
+
+def knn_command(
+    store: StoreOption = FEATURES,
+    model: ModelOption = None,
+    data: DataOption = None,
+    tap: TapOption = "embedding",
+    k: Annotated[str, typer.Option(help="Numbers of neighbours.")] = "10,20,100,200",
+    temperature: Annotated[float, typer.Option("--T", help="Of exp(cosine / T).")] = 0.07,
+    threads: ThreadsOption = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    out: OutOption = RESULTS,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify test rows by their nearest training rows: no training, nothing chosen."""
+    from linprobe_train.companion_text import keyed_json, knn_text
+    from linprobe_train.knn import KnnOptions, knn
+    from linprobe_train.stored import open_encoder, open_splits
+    from linprobe_train.wholes import parse_wholes, thread_count
+
+    options = KnnOptions(parse_wholes("--k", k), temperature, thread_count(threads), seed)
+    encoder = open_encoder(store, model)
+    found = knn(open_splits(encoder, encoder.dataset(data).dataset_id, tap), options, out, note)
+    emit_json(keyed_json(found)) if as_json else emit(knn_text(found))
+
+
+def fewshot_command(
+    store: StoreOption = FEATURES,
+    model: ModelOption = None,
+    data: DataOption = None,
+    tap: TapOption = "embedding",
+    shots: Annotated[str, typer.Option(help="Training rows of each class.")] = "1,2,4,8,16",
+    repeats: Annotated[int, typer.Option(help="Draws, for mean and deviation.")] = 5,
+    threads: ThreadsOption = None,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    out: OutOption = RESULTS,
+    as_json: JsonOption = False,
+) -> None:
+    """Train probes on few rows of each class: mean and deviation over seeded draws."""
+    from linprobe_train.companion_text import fewshot_text, keyed_json
+    from linprobe_train.fewshot import FewshotOptions, fewshot
+    from linprobe_train.stored import open_encoder, open_splits
+    from linprobe_train.wholes import parse_wholes, thread_count
+
+    options = FewshotOptions(parse_wholes("--shots", shots), repeats, seed, thread_count(threads))
+    encoder = open_encoder(store, model)
+    splits = open_splits(encoder, encoder.dataset(data).dataset_id, tap)
+    found = fewshot(splits, options, out, note)
+    emit_json(keyed_json(found)) if as_json else emit(fewshot_text(found))
+
+
+def report_command(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of results; default all in --out.")
+    ] = None,
+    out: OutOption = RESULTS,
+    store: StoreOption = FEATURES,
+    shards: Annotated[
+        Path | None, typer.Option(help="Folder of the shards, for pictures; default data/DATASET.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write report.html into the folder of each result; needs linprobe[report]."""
+    from linprobe_train.collected import collect
+    from linprobe_train.report import Places, write_report
+
+    paths = []
+    for one in collect(out, folders or (), note):
+        beside = shards or Path("data") / one.result.dataset
+        paths.append(str(write_report(one, Places(store, beside))))
+        if not as_json:
+            emit(paths[-1])
+    if as_json:
+        emit_json({"reports": paths})

@@ -69,7 +69,7 @@ def statistic_of(metric: str, rows: Predictions, k: int) -> Statistic:
     k : classes.
     """
     if metric == "mean_per_class":
-        return _mean_per_class(top_hits(rows), np.asarray(rows.labels, np.int64), k)
+        return share_per_class(top_hits(rows), np.asarray(rows.labels, np.int64), k)
     shares = {"top1": (1,), "top5": (5,), "mean_top1_top5": (1, 5)}.get(metric)
     if shares is not None:
         hits = np.mean([top_hits(rows, count) for count in shares], axis=0)
@@ -82,7 +82,9 @@ def statistic_of(metric: str, rows: Predictions, k: int) -> Statistic:
     return statistic(metric, p, rows.labels)
 
 
-def _mean_per_class(hits: Hits, labels: NDArray[np.int64], k: int) -> Statistic:
+def share_per_class(hits: Hits, labels: NDArray[np.int64], k: int) -> Statistic:
+    """Mean over the classes with rows of the share of hits, as a function of row weights."""
+
     def value(w: Float64) -> float:
         rows = np.bincount(labels, w, k)
         right = np.bincount(labels, w * hits, k)

@@ -53,7 +53,7 @@ def save_probe(folder: Path, probe: Probe, card: ProbeCard) -> None:
     )
 
 
-def load_probe(folder: Path) -> tuple[Probe, ProbeCard]:
+def read_probe(folder: Path) -> tuple[Probe, ProbeCard]:
     """Read a probe back, from a result folder.
 
     Raises
@@ -90,5 +90,7 @@ def _check(probe: Probe) -> None:
         )
     if not (np.isfinite(probe.coef).all() and np.isfinite(probe.intercept).all()):
         raise ValueError("weights are not finite")
+    if probe.fitted.dtype != np.int64 or (np.diff(probe.fitted, prepend=-1) < 1).any():
+        raise ValueError(f"fitted classes {probe.fitted[:5]}... are not ascending class ids")
     if probe.fitted.max(initial=0) >= probe.n_classes:
         raise ValueError(f"class {probe.fitted.max()} of {probe.n_classes}")

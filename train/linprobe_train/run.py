@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from linprobe_store.layout import ENCODER_FILE
 from linprobe_store.records import LabelArray
+from linprobe_store.spec import EncoderSpec
+from linprobe_store.specjson import encoder_json
 from linprobe_train.choosing import SweepPoint
 from linprobe_train.headlines import headline_metric
 from linprobe_train.metrics import scores_of
@@ -77,7 +80,7 @@ def answer(
         return Answer(stored, folder, fresh=False)
     check_writable(out)
     result, found, predictions = _work(splits, options, question, tell)
-    _store(folder, result, found, predictions, splits.tap)
+    _store(folder, result, found, predictions, splits.tap, splits.encoder.spec)
     return Answer(result, folder, fresh=True)
 
 
@@ -150,7 +153,12 @@ def make_question(splits: StoredSplits, options: ProbeOptions) -> Question:
 
 
 def _store(
-    folder: Path, result: ProbeResult, found: Search, predictions: Predictions, tap: str
+    folder: Path,
+    result: ProbeResult,
+    found: Search,
+    predictions: Predictions,
+    tap: str,
+    encoder: EncoderSpec,
 ) -> None:
     probe = found.probe
     card = ProbeCard(
@@ -167,6 +175,7 @@ def _store(
 
     def write(partial: Path) -> None:
         save_probe(partial, probe, card)
+        (partial / ENCODER_FILE).write_bytes(encoder_json(encoder))
         save_predictions(partial / "predictions.npz", predictions)
 
     commit_result(folder, result, write)
