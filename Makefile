@@ -5,6 +5,7 @@ MODEL ?=
 DATA ?=
 STORE ?= features
 OUT ?= results
+IMAGES ?=
 GPUS ?= 1
 ARGS ?=
 BIN := $(VENV)/bin
@@ -13,7 +14,7 @@ EXTRACT := $(if $(filter-out 1,$(GPUS)),$(BIN)/torchrun --standalone --nproc-per
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test data extract probe bench check lint types clean
+.PHONY: help demo test data extract probe compare report predict bench check lint types clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,8 +28,8 @@ demo: $(VENV)/.demo ## From nothing to an accuracy, offline: handwritten digits
 test: lint types ## From nothing to a green test run
 	$(BIN)/python -m pytest
 
-data: $(VENV)/.extract ## Download and pack a known dataset: make data DATA=cifar10
-	@$(BIN)/linprobe-extract pack $(DATA) --out data/$(DATA) $(ARGS)
+data: $(VENV)/.extract ## Pack a known dataset or your folder: make data DATA=cifar10 | DATA=imagefolder:DIR
+	@$(BIN)/linprobe-extract pack '$(DATA)' --out 'data/$(notdir $(subst :,/,$(DATA)))' $(ARGS)
 
 extract: $(VENV)/.extract ## Features of a dataset: make extract MODEL=ViT-B/16 DATA=data/cifar10
 	@$(EXTRACT) run --model '$(MODEL)' --data '$(DATA)' --store '$(STORE)' $(ARGS)
@@ -36,6 +37,17 @@ extract: $(VENV)/.extract ## Features of a dataset: make extract MODEL=ViT-B/16 
 probe: $(VENV)/.base ## Train and score the probe on stored features: make probe [MODEL=...] [DATA=...]
 	@$(BIN)/linprobe-train probe --store '$(STORE)' --out '$(OUT)' \
 		$(if $(MODEL),--model '$(MODEL)') $(if $(DATA),--data '$(notdir $(DATA))') $(ARGS)
+
+compare: $(VENV)/.base ## Results side by side on the same test rows: make compare [DATA=...]
+	@$(BIN)/linprobe-train compare --store '$(STORE)' --out '$(OUT)' \
+		$(if $(DATA),--data '$(notdir $(DATA))') $(ARGS)
+
+report: $(VENV)/.report ## One HTML file for every result
+	@$(BIN)/linprobe-train report --store '$(STORE)' --out '$(OUT)' \
+		$(if $(findstring /,$(DATA)),--shards '$(DATA)') $(ARGS)
+
+predict: $(VENV)/.extract ## Classify images with the probe: make predict IMAGES=folder
+	@$(BIN)/linprobe-train predict --store '$(STORE)' --out '$(OUT)' --images '$(IMAGES)' $(ARGS)
 
 bench: $(VENV)/.dev ## Speed and memory, as ratios against peers (takes long; wants a quiet machine)
 	@for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -18,6 +18,10 @@ from linprobe_train.cli_results import (
     report_command,
 )
 
+PROTOCOL = typer.Option(help="default, clip-paper, clip-readme or dino.")
+NORMALIZE = typer.Option("--normalize/--no-normalize", help="L2-normalise rows.")
+STANDARDIZE = typer.Option("--standardize/--no-standardize", help="Standardise features.")
+
 app = new_app("Train and score linear probes on stored features. CPU only.")
 app.command("compare")(compare_command)
 app.command("knn")(knn_command)
@@ -38,16 +42,10 @@ def probe(
     data: Annotated[
         list[str] | None, typer.Option(help="Dataset, repeatable; default all.")
     ] = None,
-    protocol: Annotated[
-        str, typer.Option(help="default, clip-paper, clip-readme or dino.")
-    ] = "default",
+    protocol: Annotated[str, PROTOCOL] = "default",
     tap: Annotated[str | None, typer.Option(help="embedding or pre_projection.")] = None,
-    normalize: Annotated[
-        bool | None, typer.Option("--normalize/--no-normalize", help="L2-normalise rows.")
-    ] = None,
-    standardize: Annotated[
-        bool | None, typer.Option("--standardize/--no-standardize", help="Standardise features.")
-    ] = None,
+    normalize: Annotated[bool | None, NORMALIZE] = None,
+    standardize: Annotated[bool | None, STANDARDIZE] = None,
     c_value: Annotated[float | None, typer.Option("--C", help="One value of C, no sweep.")] = None,
     grid: Annotated[str | None, typer.Option(help="Values of C: 0.1,1,10.")] = None,
     cv: Annotated[int, typer.Option(help="Folds of cross-validation; 0 uses val.")] = 0,

@@ -79,14 +79,16 @@ def answer(
     if stored is not None:
         return Answer(stored, folder, fresh=False)
     check_writable(out)
+    result, found, predictions = _work(splits, options, question, tell)
+    _store(folder, result, found, predictions, splits.tap, splits.encoder.spec)
+    return Answer(result, folder, fresh=True)
+
+
+def _work(
+    splits: StoredSplits, options: ProbeOptions, question: Question, tell: Callable[[str], None]
+) -> tuple[ProbeResult, Search, Predictions]:
     wall, cpu = time.perf_counter(), time.process_time()
-    train = splits.rows(splits.train)
-    val = splits.rows(splits.val) if splits.val is not None else None
-    how = SearchSettings(options.protocol.grid, question.metric, options.folds, options.seed)
-    everything = train if val is None else train.join(val)
-    tell(plan_fit(everything, options.settings).text())
-    with crew_of(options.settings.threads) as crew:
-        found = search(train, val, how, options.settings, crew, lambda p: tell(point_text(p)))
+    found = _search(splits, options, question, tell)
     test = splits.open_test()
     p = found.probe.probabilities(test)
     result = ProbeResult(
@@ -110,9 +112,20 @@ def answer(
             time.process_time() - cpu,
         ),
     )
-    predictions = predictions_of(p, test.labels, list(splits.test_split().keys))
-    _store(folder, result, found, predictions, splits.tap, splits.encoder.spec)
-    return Answer(result, folder, fresh=True)
+    return result, found, predictions_of(p, test.labels, list(splits.test_split().keys))
+
+
+def _search(
+    splits: StoredSplits, options: ProbeOptions, question: Question, tell: Callable[[str], None]
+) -> Search:
+    """Everything that happens before test is opened."""
+    train = splits.rows(splits.train)
+    val = splits.rows(splits.val) if splits.val is not None else None
+    everything = train if val is None else train.join(val)
+    tell(plan_fit(everything, options.settings).text())
+    how = SearchSettings(options.protocol.grid, question.metric, options.folds, options.seed)
+    with crew_of(options.settings.threads) as crew:
+        return search(train, val, how, options.settings, crew, lambda p: tell(point_text(p)))
 
 
 def point_text(point: SweepPoint) -> str:
