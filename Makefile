@@ -5,6 +5,7 @@ MODEL ?=
 DATA ?=
 STORE ?= features
 OUT ?= results
+IMAGES ?=
 GPUS ?= 1
 ARGS ?=
 BIN := $(VENV)/bin
@@ -17,7 +18,7 @@ PACK_FIRST = case "$$data" in *://*) ;; *) [ -d "$$data" ] || \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test data extract probe bench check lint types clean
+.PHONY: help demo test data extract probe compare report predict bench check lint types clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,9 +32,9 @@ demo: $(VENV)/.demo ## From nothing to an accuracy, offline: handwritten digits
 test: lint types ## From nothing to a green test run
 	$(BIN)/python -m pytest
 
-data: $(VENV)/.extract ## Download and pack known datasets: make data DATA=cifar10
+data: $(VENV)/.extract ## Pack known datasets or your folder: make data DATA=cifar10 | DATA=imagefolder:DIR
 	@set -e; for data in $(or $(DATA),cifar10); do \
-		$(BIN)/linprobe-extract pack "$$data" --out "data/$$data" $(ARGS); done
+		$(BIN)/linprobe-extract pack "$$data" --out "data/$$(basename "$${data#*:}")" $(ARGS); done
 
 extract: $(VENV)/.extract ## Features of datasets: make extract MODEL=ViT-B/16 [DATA="cifar10 photos/"]
 	@set -e; for data in $(or $(DATA),cifar10); do \
@@ -44,6 +45,17 @@ probe: $(VENV)/.base ## Train and score probes on stored features: make probe [M
 	@$(BIN)/linprobe-train probe --store '$(STORE)' --out '$(OUT)' \
 		$(if $(MODEL),--model '$(MODEL)') \
 		$(foreach data,$(DATA),--data '$(notdir $(patsubst %/,%,$(data)))') $(ARGS)
+
+compare: $(VENV)/.base ## Results side by side on the same test rows: make compare [DATA=...]
+	@$(BIN)/linprobe-train compare --store '$(STORE)' --out '$(OUT)' \
+		$(foreach data,$(DATA),--data '$(notdir $(patsubst %/,%,$(data)))') $(ARGS)
+
+report: $(VENV)/.report ## One HTML file for every result
+	@$(BIN)/linprobe-train report --store '$(STORE)' --out '$(OUT)' \
+		$(if $(findstring /,$(DATA)),--shards '$(DATA)') $(ARGS)
+
+predict: $(VENV)/.extract ## Classify images with the probe: make predict IMAGES=folder
+	@$(BIN)/linprobe-train predict --store '$(STORE)' --out '$(OUT)' --images '$(IMAGES)' $(ARGS)
 
 bench: $(VENV)/.dev ## Speed and memory, as ratios against peers (takes long; wants a quiet machine)
 	@for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

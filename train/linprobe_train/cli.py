@@ -14,6 +14,7 @@ from linprobe_train.cli_results import (
     fewshot_command,
     knn_command,
     predict_command,
+    probe_everything,
     report_command,
 )
 
@@ -54,6 +55,13 @@ def probe(
     threads: Annotated[int | None, typer.Option(help="Threads; default all cores.")] = None,
     seed: Annotated[int, typer.Option(help="Of the val cut and the bootstrap.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+    every: Annotated[
+        bool, typer.Option("--all", help="Every encoder and dataset of the store.")
+    ] = False,
+    jobs: Annotated[int | None, typer.Option(help="With --all: probes at once.")] = None,
+    backend: Annotated[
+        str, typer.Option("--joblib-backend", help="With --all: loky, threading, dask, ...")
+    ] = "loky",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Choose C on val, fit on train and val, score on test, store the result."""
@@ -78,6 +86,9 @@ def probe(
         seed,
         out,
     )
+    if every:
+        probe_everything(request, jobs, backend, as_json=as_json)
+        return
     answers = probe_datasets(request, note)
     if as_json:
         emit_json(answers_json(answers))

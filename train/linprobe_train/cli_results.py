@@ -1,11 +1,14 @@
 """Commands on what the probe left: parse, call one library function, print."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from linprobe_store.terminal import emit, emit_json, note
+
+if TYPE_CHECKING:
+    from linprobe_train.command import ProbeRequest
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Feature store.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder of results.")]
@@ -161,3 +164,19 @@ def report_command(
             emit(paths[-1])
     if as_json:
         emit_json({"reports": paths})
+
+
+def probe_everything(
+    request: "ProbeRequest", jobs: int | None, backend: str, *, as_json: bool
+) -> None:
+    """``probe --all``."""
+    from dataclasses import asdict
+
+    from linprobe_train.probe_all import Pool, check_outcomes, probe_all, summary
+
+    outcomes = probe_all(request, Pool(jobs, backend), note)
+    if as_json:
+        emit_json({"probes": [asdict(one) for one in outcomes]})
+    else:
+        emit(summary(outcomes))
+    check_outcomes(outcomes)
