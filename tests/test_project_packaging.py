@@ -127,3 +127,30 @@ def test_the_base_install_probes_a_store_made_elsewhere(cpu_box: Path, tmp_path:
     (top1,) = (score["value"] for score in result["scores"] if score["name"] == "top1")
     assert result["test"]["n"] == 40
     assert top1 > 0.9
+
+
+def test_the_base_install_does_all_but_images_and_plots_and_names_the_extras(
+    cpu_box: Path, tmp_path: Path
+) -> None:
+    write_store(tmp_path / "features")
+
+    def train(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [str(cpu_box / "linprobe-train"), *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    for words in (
+        ["probe", "--all", "--jobs", "2"],
+        ["compare"],
+        ["knn"],
+        ["fewshot", "--shots", "1,2", "--repeats", "2"],
+        ["predict", "--top", "1"],
+    ):
+        done = train(*words)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout, words
+    (tmp_path / "a.jpg").write_bytes(b"")
+    for words, extra in ((["report"], "report"), (["predict", "--images", "a.jpg"], "extract")):
+        done = train(*words)
+        assert done.returncode == 1
+        assert f"pip install 'linprobe[{extra}]'" in done.stderr
+        assert "Traceback" not in done.stderr
