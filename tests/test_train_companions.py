@@ -59,6 +59,24 @@ def test_the_neighbours_are_those_of_a_full_sort_whatever_the_blocks(
     np.testing.assert_allclose(np.take_along_axis(exact, got, 1), similarity, atol=1e-5)
 
 
+@given(m=st.integers(1, 40), k=st.integers(1, 40), block=st.integers(1, 9), seed=st.integers(0, 9))
+@settings(max_examples=60, deadline=None)
+def test_of_equally_similar_rows_the_earlier_are_taken(
+    m: int, k: int, block: int, seed: int
+) -> None:
+    """Rows along the axes, whose products are exact."""
+    rng = np.random.default_rng(seed)
+    axes = np.concatenate([np.eye(3), -np.eye(3)]).astype(np.float32)
+    bank = axes[rng.integers(0, 6, m)]
+    views = tuple(Block(bank[i : i + block]) for i in range(0, m, block))
+    rows, queries = Rows(views, np.zeros(m, np.int64), 1), Rows((Block(axes),), np.zeros(6, int), 1)
+    with crew_of(1) as crew:
+        (found,) = all_neighbours(queries, rows, min(k, m), crew)
+
+    expected = np.argsort(-(axes @ bank.T), axis=1, kind="stable")[:, : min(k, m)]
+    np.testing.assert_array_equal(found.row, expected)
+
+
 def test_the_number_of_threads_changes_nothing() -> None:
     queries, bank = make_rows(3000, 8, 4), make_rows(2500, 8, 4, seed=1)
     results = []

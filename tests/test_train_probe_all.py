@@ -11,7 +11,7 @@ from distributed import Client, LocalCluster
 from linprobe_train import probe_all
 from linprobe_train.command import ProbeRequest, probe_datasets
 from linprobe_train.errors import OptionError, ProbeError
-from linprobe_train.probe_all import Outcome, Task, run_task, summary
+from linprobe_train.probe_all import Outcome, Pool, Task, run_task, summary
 from result_factories import CLASSES, command, some_splits
 from train_factories import SplitData, stored_dataset
 
@@ -76,6 +76,16 @@ def test_one_failure_is_told_and_stops_no_other(
         command(*base(tmp_path), "--jobs", "2")
 
     assert len(list((tmp_path / "results").iterdir())) == 4
+    (failed,) = (
+        one
+        for one in probe_all.probe_all(_request(tmp_path), Pool(1, "loky"), lambda line: None)
+        if one.problem
+    )
+    assert failed.task.encoder == "bad"
+    assert failed.problem == (
+        "the 40 training rows are of 1 class; expected at least two classes "
+        "(check the labels of the training split)"
+    )
 
 
 def test_a_bug_in_one_probe_is_a_failure_of_that_probe(

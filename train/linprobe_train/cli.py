@@ -18,6 +18,9 @@ from linprobe_train.cli_results import (
     report_command,
 )
 
+EVERY = typer.Option("--all", help="Every encoder and dataset of the store.")
+BACKEND = typer.Option("--joblib-backend", help="With --all: loky, threading, dask, ...")
+DATASETS = typer.Option(help="Dataset, repeatable; default all.")
 PROTOCOL = typer.Option(help="default, clip-paper, clip-readme or dino.")
 NORMALIZE = typer.Option("--normalize/--no-normalize", help="L2-normalise rows.")
 STANDARDIZE = typer.Option("--standardize/--no-standardize", help="Standardise features.")
@@ -39,9 +42,7 @@ def root() -> None:
 def probe(
     store: Annotated[Path, typer.Option(help="Feature store.")] = Path("features"),
     model: Annotated[str | None, typer.Option(help="Encoder; default the only one.")] = None,
-    data: Annotated[
-        list[str] | None, typer.Option(help="Dataset, repeatable; default all.")
-    ] = None,
+    data: Annotated[list[str] | None, DATASETS] = None,
     protocol: Annotated[str, PROTOCOL] = "default",
     tap: Annotated[str | None, typer.Option(help="embedding or pre_projection.")] = None,
     normalize: Annotated[bool | None, NORMALIZE] = None,
@@ -55,13 +56,9 @@ def probe(
     threads: Annotated[int | None, typer.Option(help="Threads; default all cores.")] = None,
     seed: Annotated[int, typer.Option(help="Of the val cut and the bootstrap.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
-    every: Annotated[
-        bool, typer.Option("--all", help="Every encoder and dataset of the store.")
-    ] = False,
+    every: Annotated[bool, EVERY] = False,
     jobs: Annotated[int | None, typer.Option(help="With --all: probes at once.")] = None,
-    backend: Annotated[
-        str, typer.Option("--joblib-backend", help="With --all: loky, threading, dask, ...")
-    ] = "loky",
+    backend: Annotated[str, BACKEND] = "loky",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Choose C on val, fit on train and val, score on test, store the result."""

@@ -6,12 +6,13 @@ from html import escape
 from pathlib import Path
 
 from linprobe_store.staging import write_atomic
-from linprobe_train.at_hand import facts_of, stored_dataset_of
+from linprobe_train.at_hand import facts_of
 from linprobe_train.collected import Collected
 from linprobe_train.page import page
 from linprobe_train.report_confusion import confusion_html
 from linprobe_train.report_facts import ClassScore, Mistake, ReportFacts, report_facts
 from linprobe_train.report_plots import calibration_svg, check_plotting, curve_svg, thumbnail
+from linprobe_train.report_provenance import provenance_html
 from linprobe_train.results import ProbeResult
 from linprobe_train.shard_images import find_images
 from linprobe_train.text import TITLES, score_text
@@ -83,7 +84,7 @@ def report_html(one: Collected, places: Places) -> str:
         _classes(facts),
         _calibration(facts, multi_label=facts.confusion is None),
         _mistakes(facts.mistakes, images),
-        _provenance(one, places),
+        provenance_html(one, places.store),
     ]
     return page(f"{result.dataset}: {result.encoder}", "\n".join(sections), STYLE)
 
@@ -223,39 +224,3 @@ def _mistake(one: Mistake, images: Mapping[str, str]) -> str:
         f"{100 * one.probability:.1f} %</span><br><span class='truth'>is {escape(one.truth)}</span>"
         f"<br><span class='note'>{escape(one.key)}</span></figcaption></figure>"
     )
-
-
-def _provenance(one: Collected, places: Places) -> str:
-    result, question = one.result, one.result.question
-    made = result.environment
-    versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
-    lines = {
-        "result": one.folder.name,
-        "encoder": f"{result.encoder}, {question.encoder_id}",
-        "dataset": f"{result.dataset}, {question.dataset_id}",
-        **{f"{name} rows": digest for name, digest in question.splits},
-        "final fit": f"{result.fit.iterations} iterations, {result.fit.passes} passes, stopped by "
-        f"{result.fit.stop}, gap at most {result.fit.bound:.1e}",
-        "seed": str(question.seed),
-        "made with": versions,
-        "took": f"{made.seconds:.1f} s ({made.cpu_seconds:.1f} s of processor, "
-        f"{made.threads} threads)",
-        **_extraction(result, places.store),
-    }
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td><td><code>{escape(text)}</code></td></tr>"
-        for name, text in lines.items()
-    )
-    return f"<section><h2>Provenance</h2><table class='provenance'>{rows}</table></section>"
-
-
-def _extraction(result: ProbeResult, store: Path | None) -> dict[str, str]:
-    dataset = stored_dataset_of(result, store)
-    if dataset is None:
-        return {}
-    runs = dataset.encoder.provenance()
-    spec = dataset.encoder.spec
-    facts = {"features": f"{spec.architecture}, {spec.precision}, stored as {spec.storage_dtype}"}
-    if runs:
-        facts["extracted"] = f"{runs[-1].time} on {runs[-1].device}"
-    return facts
