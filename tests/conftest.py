@@ -1,0 +1,26 @@
+"""A small encoder and a small dataset, for the tests of whole runs."""
+
+from pathlib import Path
+
+import pytest
+
+from encoder_factories import SmallModel, make_model
+from linprobe_extract.encoder import Encoder, load_encoder
+from linprobe_extract.models import resolve_model
+from tar_factories import write_dataset
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> SmallModel:
+    return make_model(tmp_path_factory.mktemp("model"), "vit-quickgelu")
+
+
+@pytest.fixture(scope="session")
+def encoder(model: SmallModel) -> Encoder:
+    reference = resolve_model(str(model.config), weights=model.weights)
+    return load_encoder(reference, device="cpu")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "pets", splits={"train": [5, 7, 4], "test": [3]})
