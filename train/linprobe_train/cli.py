@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from linprobe_store.terminal import emit, emit_json, new_app, note, run
+from linprobe_store.terminal import new_app, run
 from linprobe_train.cli_results import (
     compare_command,
     fewshot_command,
     knn_command,
     predict_command,
+    probe_each,
     probe_everything,
     report_command,
 )
@@ -62,8 +63,7 @@ def probe(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Choose C on val, fit on train and val, score on test, store the result."""
-    from linprobe_train.command import ProbeRequest, probe_datasets
-    from linprobe_train.text import answer_text, answers_json
+    from linprobe_train.command import ProbeRequest
 
     request = ProbeRequest(
         store,
@@ -85,13 +85,8 @@ def probe(
     )
     if every:
         probe_everything(request, jobs, backend, as_json=as_json)
-        return
-    answers = probe_datasets(request, note)
-    if as_json:
-        emit_json(answers_json(answers))
-        return
-    for one in answers:
-        emit(answer_text(one, store))
+    else:
+        probe_each(request, as_json=as_json)
 
 
 def main() -> None:

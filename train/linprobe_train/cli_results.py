@@ -166,6 +166,18 @@ def report_command(
         emit_json({"reports": paths})
 
 
+def probe_each(request: "ProbeRequest", *, as_json: bool) -> None:
+    """``probe``: one encoder, its datasets in turn."""
+    from linprobe_train.command import probe_datasets
+    from linprobe_train.text import answer_text, answers_json
+
+    answers = probe_datasets(request, note)
+    if as_json:
+        emit_json(answers_json(answers))
+    else:
+        emit("\n".join(answer_text(one, request.store) for one in answers))
+
+
 def probe_everything(
     request: "ProbeRequest", jobs: int | None, backend: str, *, as_json: bool
 ) -> None:
