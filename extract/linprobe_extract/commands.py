@@ -96,11 +96,15 @@ def _tell_forecast(
     *,
     as_json: bool,
 ) -> int:
-    """Say what would be done; the encoder is loaded on the CPU if its id is not remembered."""
+    """Say what would be done; the encoder is loaded, without a GPU where there is none."""
     if stored is None:
+        import torch
+
         from linprobe_extract.loading import load
 
-        encoder = load(replace(request.encoder, device="cpu"))
+        # The precision, and with it the id, is that of the device.
+        device = request.encoder.device if torch.cuda.is_available() else "cpu"
+        encoder = load(replace(request.encoder, device=device))
         spec, folder = encoder.spec, encoder_folder(encoder.names.slug, encoder.spec.encoder_id)
         stored = _known_encoder(request.store, spec.encoder_id)
     else:

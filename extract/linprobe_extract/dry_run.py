@@ -25,6 +25,8 @@ class Forecast:
     """Folder of the encoder in the store; it holds the readable name and the id."""
     encoder_id: str
     """64 hex digits."""
+    precision: str
+    """Arithmetic of the forward pass, which is part of the id: bf16 on most GPUs, fp32 on a CPU."""
     n_sealed: int
     """Splits that are complete."""
     n_shards_done: int
@@ -41,7 +43,7 @@ class Forecast:
         images = "unknown" if self.n_images is None else str(self.n_images)
         size = "unknown" if self.n_bytes is None else f"about {human_bytes(self.n_bytes)}"
         return [
-            f"encoder  {self.folder}",
+            f"encoder  {self.folder}  ({self.precision})",
             f"done     {self.n_shards_done} shards; {self.n_sealed} splits sealed",
             f"to do    {self.n_shards} shards, {images} images",
             f"on disk  {size} more",
@@ -51,6 +53,7 @@ class Forecast:
         """Give it as one JSON object."""
         return {
             "encoder_id": self.encoder_id,
+            "precision": self.precision,
             "splits_sealed": self.n_sealed,
             "shards_done": self.n_shards_done,
             "shards": self.n_shards,
@@ -75,6 +78,7 @@ def forecast(state: State, spec: EncoderSpec, folder: str) -> Forecast:
     return Forecast(
         folder=folder,
         encoder_id=spec.encoder_id,
+        precision=spec.precision,
         n_sealed=len(state.sealed),
         n_shards_done=state.n_done,
         n_shards=len(state.todo),
