@@ -336,6 +336,19 @@ def test_unreadable_text_files_are_told(tmp_path: Path) -> None:
         plan_dataset(str(folder))
 
 
+def test_a_blank_line_among_class_names_is_refused_and_none_at_the_end_counts(
+    tmp_path: Path,
+) -> None:
+    """Left out, it would shift the label of every name after it."""
+    folder = write_dataset(tmp_path / "pets", splits={"train": [1], "test": [1]})
+    (folder / "classnames.txt").write_text("cat\r\ndog\r\n\r\n", newline="")
+    assert plan_dataset(str(folder)).classes == ("cat", "dog")
+
+    (folder / "classnames.txt").write_text("cat\n\ndog\n")
+    with pytest.raises(ExtractError, match=r"line 2 of .* is blank"):
+        plan_dataset(str(folder))
+
+
 def test_a_byte_order_mark_is_no_part_of_a_class_name(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "pets", splits={"train": [1], "test": [1]})
     (folder / "classnames.txt").write_text("cat\ndog\n", encoding="utf-8-sig")

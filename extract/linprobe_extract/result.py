@@ -1,5 +1,6 @@
 """What ``linprobe-extract run`` tells at its end."""
 
+import shlex
 from dataclasses import dataclass
 
 from linprobe_extract.claims import Ranks
@@ -27,11 +28,9 @@ class RunResult:
     @property
     def next_command(self) -> str:
         """The command that uses what is there."""
-        root = self.stored.path.parent
-        return (
-            f"linprobe-train probe --store {root} --model {self.stored.names.model} "
-            f"--data {self.plan.name}"
-        )
+        values = (str(self.stored.path.parent), self.stored.names.model, self.plan.name)
+        store, model, data = (shlex.quote(value) for value in values)
+        return f"linprobe-train probe --store {store} --model {model} --data {data}"
 
     def lines(self) -> list[str]:
         """Tell it to a person."""

@@ -28,12 +28,6 @@ class SplitPlan:
     shards: tuple[Shard, ...]
     """In row order; at least one."""
 
-    @property
-    def n_samples(self) -> int | None:
-        """Samples in all shards, or None when a count is not known before reading."""
-        counts = [shard.n_samples for shard in self.shards]
-        return None if None in counts else sum(count or 0 for count in counts)
-
 
 @dataclass(frozen=True)
 class DatasetPlan:
@@ -142,7 +136,18 @@ def _classes(
     else:
         names = Path(base) / "classnames.txt"
         text = _names_text(names) if names.is_file() else None
-    return None if text is None else tuple(line for line in text.splitlines() if line.strip())
+    return None if text is None else _names(text, str(classes_file or f"{base}/classnames.txt"))
+
+
+def _names(text: str, place: str) -> tuple[str, ...]:
+    """Class names by line; a blank line before the last name would shift all labels after it."""
+    names = tuple(line.strip() for line in text.rstrip().split("\n"))
+    if "" in names:
+        raise ExtractError(
+            f"line {names.index('') + 1} of '{place}' is blank, expected a class name",
+            hint="the n-th line names the class with the label n - 1",
+        )
+    return names
 
 
 def _names_text(path: Path) -> str:
