@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-
 from encoder_factories import SmallModel, make_model
-from linprobe_extract.encoder import Encoder, load_encoder
-from linprobe_extract.models import resolve_model
 from tar_factories import write_dataset
+
+from linprobe_extract.encoders.encoder import Encoder, load_encoder
+from linprobe_extract.encoders.family import resolve_model
 
 
 @pytest.fixture(scope="session")

@@ -1,1 +1,1 @@
-"""Extraction: source tars through a frozen vision encoder into the feature store."""
+"""Extraction: WebDataset shards through a frozen encoder into the feature store."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from linprobe_extract.encoder import load_untrained
-from linprobe_extract.machine import available_cores, keep_freed_memory
-from linprobe_extract.models import resolve_model
-from linprobe_store.canonical import JsonValue
-from linprobe_store.terminal import human_bytes
+from linprobe.machine import available_cores, keep_freed_memory
+from linprobe.records import JsonValue
+from linprobe.terminal import human_bytes
+from linprobe_extract.encoders.encoder import load_untrained
+from linprobe_extract.encoders.family import resolve_model
 
 _TIMED_SECONDS = 3.0
 _BATCH = {"cuda": 256, "cpu": 8}

@@ -25,22 +25,22 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch.utils.data import DataLoader
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from linprobe_extract.claims import Ranks, Turns
-from linprobe_extract.device import Collect, launcher
-from linprobe_extract.encoder import Encoder, load_encoder
-from linprobe_extract.fingerprints import FingerprintCache
-from linprobe_extract.loading import register
-from linprobe_extract.machine import available_cores, keep_freed_memory
-from linprobe_extract.models import resolve_model
-from linprobe_extract.pipeline import Pipeline
-from linprobe_extract.run import Run, RunOptions
-from linprobe_extract.samples import Labelling
-from linprobe_extract.shard_layouts import Shard
-from linprobe_extract.shards import plan_dataset
-from linprobe_extract.tar_stream import fingerprint_shard
-from linprobe_extract.units import EncodedBatch, Task, Unit
+sys.path.insert(0, str(Path(__file__).parents[1] / "factories"))
 from tar_factories import tar_bytes
+
+from linprobe.machine import available_cores, keep_freed_memory
+from linprobe_extract.encoders.device import Collect, launcher
+from linprobe_extract.encoders.encoder import Encoder, load_encoder
+from linprobe_extract.encoders.family import resolve_model
+from linprobe_extract.encoders.load import register
+from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Task, Unit
+from linprobe_extract.run.ranks import Ranks, Turns
+from linprobe_extract.run.run import Run, RunOptions
+from linprobe_extract.shards.caches import FingerprintCache
+from linprobe_extract.shards.layouts import Shard
+from linprobe_extract.shards.locate import plan_dataset
+from linprobe_extract.shards.samples import Labelling
+from linprobe_extract.shards.tar import fingerprint_shard
 
 BATCH = 32
 
@@ -179,8 +179,8 @@ def whole_run(folder: Path, rounds: int, architecture: str, sizes: Mapping[str, 
 
 def writing(folder: Path) -> None:
     """Print what storing costs: seconds to write and seal against the run's."""
-    from linprobe_store import FeatureStore
-    from linprobe_store.records import FeatureBlock
+    from linprobe_store.format.spec import FeatureBlock
+    from linprobe_store.handles.store import FeatureStore
 
     stored = FeatureStore(folder / "store0").encoder()
     dataset = stored.dataset()

@@ -27,8 +27,8 @@ def data(rows: int, queries: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def ours(bank: np.ndarray, test: np.ndarray, labels: np.ndarray) -> list[float]:
     """Accuracy at k = 10, 20, 100, 200 by one search."""
-    from linprobe_train.knn import KnnOptions, knn_scores
-    from linprobe_train.rows import rows_of_array
+    from linprobe_train.solver.rows import rows_of_array
+    from linprobe_train.tasks.knn import KnnOptions, knn_scores
 
     first = rows_of_array(bank, labels[: len(bank)], CLASSES)
     second = rows_of_array(test, labels[len(bank) :], CLASSES)
@@ -40,8 +40,7 @@ def theirs(bank: np.ndarray, test: np.ndarray, labels: np.ndarray) -> list[float
     """The same by scikit-learn: one brute-force search, then the same votes."""
     from sklearn.neighbors import NearestNeighbors
 
-    from linprobe_train.knn import ranking, votes
-    from linprobe_train.neighbours import Neighbours
+    from linprobe_train.tasks.knn import Neighbours, ranking, votes
 
     search = NearestNeighbors(n_neighbors=K, algorithm="brute", metric="sqeuclidean").fit(bank)
     distance, rows = search.kneighbors(test)

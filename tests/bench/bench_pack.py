@@ -19,9 +19,9 @@ import numpy as np
 import webdataset
 from PIL import Image
 
-from linprobe_extract.pack import pack
-from linprobe_extract.pack_plan import PackOptions
-from linprobe_extract.pack_tar import image_defect
+from linprobe_extract.pack.pack import pack
+from linprobe_extract.pack.plan import PackOptions
+from linprobe_extract.pack.shard import image_defect
 
 
 def write_folder(root: Path, n: int) -> None:

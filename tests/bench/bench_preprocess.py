@@ -20,8 +20,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from linprobe_extract.preprocess import preprocess
-from linprobe_store.spec import PreprocessSpec
+from linprobe_extract.pixels.preprocess import preprocess
+from linprobe_store.format.spec import PreprocessSpec
 
 SPEC = PreprocessSpec(
     image_size=224,

@@ -26,13 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from linprobe_train.descent import Tolerance
-from linprobe_train.memory import plan_memory
-from linprobe_train.passes import crew_of, evaluate
-from linprobe_train.path import PathSolver
-from linprobe_train.preparation import Preparation
-from linprobe_train.problem import make_problem
-from linprobe_train.rows import rows_of_array
+from linprobe_train.solver.lbfgs import Tolerance
+from linprobe_train.solver.memory import plan_memory
+from linprobe_train.solver.passes import crew_of, evaluate
+from linprobe_train.solver.path import PathSolver
+from linprobe_train.solver.preparation import Preparation
+from linprobe_train.solver.problem import make_problem
+from linprobe_train.solver.rows import rows_of_array
 
 FOUR_GB = 4 * 10**9
 A3_PASSES = 150

@@ -23,16 +23,15 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from linprobe_train.descent import Tolerance
-from linprobe_train.folds import stratified_tenth
-from linprobe_train.grids import HalvingGrid, next_values
-from linprobe_train.passes import Crew, crew_of, evaluate
-from linprobe_train.path import PathSolver
-from linprobe_train.preparation import Preparation
-from linprobe_train.problem import Problem, make_problem
-from linprobe_train.rows import Rows, rows_of_array
-from linprobe_train.search import SearchSettings, search
-from linprobe_train.training import FitSettings
+from linprobe_train.protocol.protocols import HalvingGrid, next_values
+from linprobe_train.protocol.search import SearchSettings, search, stratified_tenth
+from linprobe_train.solver.fit import FitSettings
+from linprobe_train.solver.lbfgs import Tolerance
+from linprobe_train.solver.passes import Crew, crew_of, evaluate
+from linprobe_train.solver.path import PathSolver
+from linprobe_train.solver.preparation import Preparation
+from linprobe_train.solver.problem import Problem, make_problem
+from linprobe_train.solver.rows import Rows, rows_of_array
 
 CS = (1.0, 10.0, 100.0, 1000.0)
 """Values of C that are each fitted to the end."""

@@ -21,22 +21,22 @@ from typing import TypeVar
 import numpy as np
 import zarr
 
-from linprobe_store import (
+from linprobe_store.care.array_files import open_array
+from linprobe_store.care.copy import CopyRequest, copy_store
+from linprobe_store.care.importing import ImportRequest, SplitSource, import_features
+from linprobe_store.care.verify import verify_store
+from linprobe_store.format.spec import (
     DatasetSpec,
     EncoderNames,
     EncoderSpec,
     FeatureBlock,
-    FeatureStore,
     ShardFingerprint,
-    Split,
     SplitSpec,
-    StoredEncoder,
     Tap,
 )
-from linprobe_store.arrayfiles import open_array
-from linprobe_store.copying import CopyRequest, copy_store
-from linprobe_store.importing import ImportRequest, SplitSource, import_features
-from linprobe_store.verification import verify_store
+from linprobe_store.handles.encoder import StoredEncoder
+from linprobe_store.handles.split import Split
+from linprobe_store.handles.store import FeatureStore
 
 Result = TypeVar("Result")
 

@@ -17,11 +17,11 @@ import numpy as np
 from clip_data import data_folder
 from sklearn.linear_model import LogisticRegression
 
-from linprobe_train.choosing import SWEEP_TOLERANCE
-from linprobe_train.passes import crew_of
-from linprobe_train.preparation import Preparation
-from linprobe_train.rows import rows_of_array
-from linprobe_train.training import FitSettings, make_trainer
+from linprobe_train.protocol.search import SWEEP_TOLERANCE
+from linprobe_train.solver.fit import FitSettings, make_trainer
+from linprobe_train.solver.passes import crew_of
+from linprobe_train.solver.preparation import Preparation
+from linprobe_train.solver.rows import rows_of_array
 
 CS = tuple(10.0 ** (e / 2) for e in range(-12, 13))
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 360, 60, 40, 20, 50

@@ -10,11 +10,15 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "factories"))
 
-from linprobe_store import FeatureBlock, FeatureStore, LinprobeError, Split
-from linprobe_store.verification import verify_store
 from store_factories import block, encoder_spec, fingerprint, register, sealed_split, write_part
+
+from linprobe.errors import LinprobeError
+from linprobe_store.care.verify import verify_store
+from linprobe_store.format.spec import FeatureBlock
+from linprobe_store.handles.split import Split
+from linprobe_store.handles.store import FeatureStore
 
 Fault = Callable[[Path], None]
 

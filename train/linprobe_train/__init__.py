@@ -7,16 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from linprobe.errors import DataError, OptionError, ProbeError, ResultError
     from linprobe_train.api import fit_probe, sweep
-    from linprobe_train.descent import FitReport, Tolerance
-    from linprobe_train.errors import DataError, OptionError, ProbeError, ResultError
     from linprobe_train.estimator import LinearProbe
-    from linprobe_train.probe import Probe
-    from linprobe_train.probe_file import save_probe
-    from linprobe_train.protocols import PROTOCOLS, Protocol
-    from linprobe_train.saved_probe import SavedProbe, load_probe
-    from linprobe_train.search import Search
-    from linprobe_train.training import FitSettings
+    from linprobe_train.protocol.protocols import PROTOCOLS, Protocol
+    from linprobe_train.protocol.search import Search
+    from linprobe_train.results.probe_file import SavedProbe, load_probe, save_probe
+    from linprobe_train.solver.fit import FitSettings
+    from linprobe_train.solver.lbfgs import FitReport, Tolerance
+    from linprobe_train.solver.probe import Probe
 
 __all__ = [
     "PROTOCOLS",
@@ -40,15 +39,13 @@ __all__ = [
 
 _HOMES = {
     "api": ("fit_probe", "sweep"),
-    "descent": ("FitReport", "Tolerance"),
-    "errors": ("DataError", "OptionError", "ProbeError", "ResultError"),
+    "solver.lbfgs": ("FitReport", "Tolerance"),
     "estimator": ("LinearProbe",),
-    "probe": ("Probe",),
-    "probe_file": ("save_probe",),
-    "protocols": ("PROTOCOLS", "Protocol"),
-    "saved_probe": ("SavedProbe", "load_probe"),
-    "search": ("Search",),
-    "training": ("FitSettings",),
+    "solver.probe": ("Probe",),
+    "protocol.protocols": ("PROTOCOLS", "Protocol"),
+    "results.probe_file": ("SavedProbe", "load_probe", "save_probe"),
+    "protocol.search": ("Search",),
+    "solver.fit": ("FitSettings",),
 }
 
 
@@ -56,4 +53,6 @@ def __getattr__(name: str) -> object:
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"linprobe_train.{home}"), name)
+    if name in ("DataError", "OptionError", "ProbeError", "ResultError"):
+        return getattr(import_module("linprobe.errors"), name)
     raise AttributeError(f"module 'linprobe_train' has no attribute {name!r}")

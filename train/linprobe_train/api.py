@@ -6,16 +6,16 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from linprobe_store import Split
-from linprobe_store.records import LabelArray
-from linprobe_train.descent import FitReport, Tolerance
-from linprobe_train.errors import DataError, OptionError
-from linprobe_train.passes import crew_of
-from linprobe_train.probe import Probe
-from linprobe_train.protocols import DEFAULT, Protocol
-from linprobe_train.rows import BLOCK_ROWS, AnyFeatures, Rows, rows_of_array, rows_of_views
-from linprobe_train.search import Search, SearchSettings, search
-from linprobe_train.training import FitSettings, make_trainer
+from linprobe.errors import DataError, OptionError
+from linprobe_store.format.spec import LabelArray
+from linprobe_store.handles.split import Split
+from linprobe_train.protocol.protocols import DEFAULT, Protocol
+from linprobe_train.protocol.search import Search, SearchSettings, search
+from linprobe_train.solver.fit import FitSettings, make_trainer
+from linprobe_train.solver.lbfgs import FitReport, Tolerance
+from linprobe_train.solver.passes import crew_of
+from linprobe_train.solver.probe import Probe
+from linprobe_train.solver.rows import BLOCK_ROWS, AnyFeatures, Rows, rows_of_array, rows_of_views
 
 Features = Split | ArrayLike
 """A stored split, or an array (n, d)."""
@@ -85,7 +85,7 @@ def sweep(
     features, labels : as in :func:`fit_probe`.
     val, val_labels : the rows C is chosen on; None cuts them from ``features``.
     protocol : values of C and preparation; its tap is used for stored splits.
-    metric : held-out score to maximise, a name of :mod:`linprobe_train.metrics`.
+    metric : held-out score to maximise, a name of :mod:`linprobe_train.scores.metrics`.
     folds : folds of cross-validation over all rows; 0 for one held-out set.
     seed : of the cut or the folds.
     settings : class weights, solver, threads, memory; its preparation is the protocol's.

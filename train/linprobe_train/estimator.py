@@ -11,9 +11,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from linprobe_train.api import fit_probe
-from linprobe_train.descent import Tolerance
-from linprobe_train.rows import Rows, rows_of_array
-from linprobe_train.training import FitSettings
+from linprobe_train.solver.fit import FitSettings
+from linprobe_train.solver.lbfgs import Tolerance
+from linprobe_train.solver.rows import Rows, rows_of_array
 
 
 # scikit-learn has no types: its bases are Any to the checker, and X and y become arrays unseen.

@@ -1,0 +1,1 @@
+"""Encoder families, and the frozen tower that a run uses."""

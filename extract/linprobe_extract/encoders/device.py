@@ -1,0 +1,69 @@
+"""The encoder on its device, asynchronously: launch a batch now, collect its features later.
+
+On CUDA the copy of the next batch to the device overlaps the forward pass of this one, and nothing
+waits for the copy back. On a CPU a launch computes at once.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import torch
+
+from linprobe_extract.encoders.encoder import Encoder
+from linprobe_store.format.spec import FeatureArray
+
+Collect: TypeAlias = Callable[[], Mapping[str, FeatureArray]]
+"""Wait for one batch; features (b, d) per tap in the storage dtype, in host memory."""
+Launch: TypeAlias = Callable[[torch.Tensor], Collect]
+"""Start one batch of uint8 pixels (b, 3, s, s), which must stay untouched until collected."""
+
+
+def launcher(encoder: Encoder) -> Launch:
+    """Give the function that starts batches on the encoder's device.
+
+    Raises (when called or collected)
+    ------
+    torch.OutOfMemoryError : the batch does not fit the device.
+    """
+    dtype = getattr(torch, encoder.spec.storage_dtype)
+    if encoder.device.type == "cuda":
+        return _cuda_launcher(encoder, dtype)
+
+    def launch(pixels: torch.Tensor) -> Collect:
+        with torch.inference_mode():
+            taps = encoder.encode(pixels.to(encoder.device))
+            features = {name: tap.to("cpu", dtype).numpy() for name, tap in taps.items()}
+        return lambda: features
+
+    return launch
+
+
+def _cuda_launcher(encoder: Encoder, dtype: torch.dtype) -> Launch:
+    upload = torch.cuda.Stream(encoder.device)  # type: ignore[no-untyped-call]
+
+    def launch(pixels: torch.Tensor) -> Collect:
+        compute = torch.cuda.current_stream(encoder.device)
+        with torch.inference_mode():
+            with torch.cuda.stream(upload):
+                on_device = pixels.to(encoder.device, non_blocking=True)
+            compute.wait_stream(upload)
+            # The allocator must not hand this memory out again while the forward pass reads it.
+            on_device.record_stream(compute)
+            host = {
+                name: _download(tap.to(dtype)) for name, tap in encoder.encode(on_device).items()
+            }
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            done.record(compute)
+
+        def collect() -> Mapping[str, FeatureArray]:
+            done.synchronize()
+            return {name: tap.numpy() for name, tap in host.items()}
+
+        return collect
+
+    return launch
+
+
+def _download(features: torch.Tensor) -> torch.Tensor:
+    host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
+    return host.copy_(features, non_blocking=True)

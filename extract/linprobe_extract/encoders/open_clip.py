@@ -1,0 +1,284 @@
+"""open_clip towers: the only file that imports open_clip.
+
+Only the vision tower is built, on the meta device where it can be, and only ``visual.*`` is read
+from the checkpoint: a thirtieth of a second in place of two, and no text tower. Both taps
+come from one forward pass and equal what the full model gives, bit for bit.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from numpy.typing import NDArray
+from open_clip.model import CLIPVisionCfg, _build_vision_tower
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.pretrained import download_pretrained_from_hf
+from open_clip.timm_model import TimmModel
+from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from open_clip.transformer import VisionTransformer
+from PIL import Image
+from torch import nn
+from torchvision.transforms import Normalize, ToTensor
+
+from linprobe.errors import LinprobeError
+from linprobe.records import JsonValue
+from linprobe_extract.encoders.family import ModelRef
+from linprobe_extract.encoders.taps import AttentionPoolTaps, LinearTaps, ParameterTaps, PlainTaps
+from linprobe_extract.encoders.tower import LoadedTower, effective_activation
+from linprobe_extract.encoders.weights import (
+    cache_alone_if_unreachable,
+    digest_weights,
+    find_checkpoint,
+    first_line,
+    load_weights,
+    read_checkpoint,
+)
+from linprobe_extract.pixels.canary import ReferenceTransform
+from linprobe_store.format.spec import PreprocessSpec
+
+_IDLE = {"patch_dropout", "timm_drop", "timm_drop_path", "timm_model_pretrained", "output_tokens"}
+"""Vision settings that change nothing in evaluation mode."""
+
+_OFFLINE = "without a network, get the file elsewhere and pass it: --weights FILE"
+
+
+@dataclass(frozen=True)
+class _Config:
+    """A model configuration, wherever it came from."""
+
+    model: Mapping[str, Any]
+    """open_clip's ``model_cfg``."""
+    preprocess: Mapping[str, Any]
+    """Overlay over open_clip's default preprocessing; empty for the default."""
+    quick_gelu: bool
+    """Whether these weights were trained with QuickGELU."""
+
+
+def load_open_clip(ref: ModelRef) -> LoadedTower:
+    """Build the vision tower of an open_clip model and load its weights.
+
+    Raises
+    ------
+    LinprobeError : a download failed (the hint is the offline way), the configuration is not
+        open_clip's, the checkpoint does not fit, or the activation is not the one asked for.
+    """
+    config = _read_config(ref)
+    checkpoint = ref.weights or _checkpoint_of(ref)
+    quick_gelu = ref.quick_gelu or config.quick_gelu
+    visual = _load_visual(config.model, quick_gelu, checkpoint)
+    activation = effective_activation(visual)
+    if quick_gelu and isinstance(visual, VisionTransformer) and activation != "quick_gelu":
+        raise LinprobeError(
+            f"{ref.names.model} was trained with quick_gelu, but this open_clip built {activation}",
+            hint="constraints.txt lists the tested version of open_clip_torch",
+        )
+    transform = PreprocessCfg(
+        **merge_preprocess_dict(PreprocessCfg(), {**config.preprocess, "size": visual.image_size})
+    )
+    return LoadedTower(
+        taps=_with_taps(visual),
+        architecture=f"open_clip:{type(visual).__name__}",
+        config=_resolved(config.model),
+        activation=activation,
+        weights_sha256=digest_weights(visual),
+        preprocess=_preprocess_spec(transform),
+        reference=_reference(transform),
+    )
+
+
+def untrained_open_clip(ref: ModelRef) -> tuple[nn.Module, int]:
+    """Build the tower of a model with random weights, to time it without a download.
+
+    Returns
+    -------
+    The tower as :attr:`LoadedTower.taps`, and the side of its square input in pixels.
+
+    Raises
+    ------
+    LinprobeError : the configuration cannot be had or is not open_clip's.
+    """
+    config = _read_config(ref)
+    visual = _build_visual(config.model, ref.quick_gelu or config.quick_gelu, "cpu").eval()
+    size = visual.image_size
+    return _with_taps(visual), int(size if isinstance(size, int) else size[0])
+
+
+def _read_config(ref: ModelRef) -> _Config:
+    """Find the configuration of a model: built in, in a file, in a folder or on the hub."""
+    name = ref.architecture
+    if name.startswith("hf-hub:"):
+        return _from_json(_from_hub(name, "open_clip_config.json"))
+    if name.startswith("local-dir:"):
+        return _from_json(Path(name.removeprefix("local-dir:")) / "open_clip_config.json")
+    if name.endswith(".json"):
+        return _from_json(Path(name))
+    model = open_clip.get_model_config(name)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if ref.pretrained is not None:
+        tag = open_clip.get_pretrained_cfg(name, ref.pretrained)
+        return _Config(model, tag, bool(model.get("quick_gelu") or tag.get("quick_gelu")))
+    overlays = [merge_preprocess_dict({}, open_clip.get_pretrained_cfg(name, tag)) for tag in tags]
+    agreed = all(overlay == overlays[0] for overlay in overlays)
+    # A checkpoint of one's own says nothing of its preprocessing: it is taken to be that of all
+    # published weights of its architecture, if they agree (SigLIP's differs from the default).
+    return _Config(model, overlays[0] if overlays and agreed else {}, bool(model.get("quick_gelu")))
+
+
+def _from_json(path: Path) -> _Config:
+    """Read a model configuration, bare or as ``open_clip_config.json`` wraps it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LinprobeError(
+            f"cannot read the model configuration {path}: {error}",
+            hint="a local-dir: folder holds open_clip_config.json and one checkpoint",
+        ) from error
+    model = content.get("model_cfg", content)
+    if not {"embed_dim", "vision_cfg"} <= model.keys():
+        raise LinprobeError(
+            f"{path} is not a model configuration of open_clip: no embed_dim and vision_cfg",
+            hint="it has the form of the files in open_clip/model_configs",
+        )
+    quick_gelu = bool(model.get("quick_gelu"))
+    return _Config(model, content.get("preprocess_cfg", {}), quick_gelu)
+
+
+def _checkpoint_of(ref: ModelRef) -> Path:
+    """Find or download the checkpoint that a name stands for."""
+    name = ref.architecture
+    if name.startswith("local-dir:"):
+        return find_checkpoint(Path(name.removeprefix("local-dir:")))
+    if name.startswith("hf-hub:"):
+        return _from_hub(name, None)
+    tag = open_clip.get_pretrained_cfg(name, ref.pretrained)
+    try:
+        with cache_alone_if_unreachable():
+            return Path(open_clip.download_pretrained(tag))
+    except Exception as error:  # the hub's and urllib's many errors all mean: no file
+        raise LinprobeError(
+            f"cannot download the weights of {ref.names.model}: {first_line(error)}", hint=_OFFLINE
+        ) from error
+
+
+def _from_hub(name: str, filename: str | None) -> Path:
+    """Fetch a file of a hub repository, from the local cache if it is there."""
+    repository = name.removeprefix("hf-hub:")
+    try:
+        with cache_alone_if_unreachable():
+            return Path(download_pretrained_from_hf(repository, filename=filename))
+    except Exception as error:  # as above
+        raise LinprobeError(
+            f"cannot download {filename or 'the weights'} of {name}: {first_line(error)}",
+            hint="without a network, copy the repository and use --model local-dir:FOLDER",
+        ) from error
+
+
+def _load_visual(model: Mapping[str, Any], quick_gelu: bool, checkpoint: Path) -> Any:
+    """Build a vision tower and put the ``visual.*`` part of a checkpoint into it."""
+    state = read_checkpoint(checkpoint)
+    part = {
+        name.removeprefix("visual."): tensor
+        for name, tensor in state.items()
+        if name.startswith("visual.")
+    }
+    if not part:
+        raise LinprobeError(
+            f"{checkpoint} holds no open_clip vision tower: none of its {len(state)} keys begins "
+            "with visual.",
+            hint="--weights takes a checkpoint of the whole open_clip model",
+        )
+    # timm computes buffers while it builds that no checkpoint holds.
+    on_meta = not model["vision_cfg"].get("timm_model_name")
+    visual = _build_visual(model, quick_gelu, "meta" if on_meta else "cpu")
+    load_weights(visual, part, str(checkpoint))
+    return visual.eval()
+
+
+def _build_visual(model: Mapping[str, Any], quick_gelu: bool, device: str) -> Any:
+    """Build a vision tower without weights of its own."""
+    try:
+        with torch.device(device):
+            vision = CLIPVisionCfg(**model["vision_cfg"])
+            visual = _build_vision_tower(model["embed_dim"], vision, quick_gelu)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise LinprobeError(
+            f"open_clip {open_clip.__version__} cannot build this model: {first_line(error)}",
+            hint="a newer open_clip_torch or timm may know it",
+        ) from error
+    visual.output_tokens = False  # CoCa's caption tokens are no feature
+    return visual
+
+
+def _with_taps(visual: Any) -> nn.Module:
+    """Wrap a tower by where its projection stands."""
+    if isinstance(visual, VisionTransformer):
+        proj, visual.proj = visual.proj, None
+        return ParameterTaps(visual, proj)
+    if isinstance(visual, ModifiedResNet):
+        pool, visual.attnpool = visual.attnpool, nn.Identity()
+        return AttentionPoolTaps(visual, pool)
+    projection = _last_linear(visual) if isinstance(visual, TimmModel) else None
+    return PlainTaps(visual) if projection is None else LinearTaps(visual, projection)
+
+
+def _last_linear(visual: Any) -> nn.Linear | None:
+    """The projection of a timm tower: in open_clip's head, or the trunk's own classifier."""
+    layer = visual.head[-1] if len(visual.head) else visual.trunk.get_classifier()
+    return layer if isinstance(layer, nn.Linear) else None
+
+
+def _resolved(model: Mapping[str, Any]) -> dict[str, JsonValue]:
+    """The configuration without defaults and without what is idle in evaluation."""
+    vision = asdict(CLIPVisionCfg(**model["vision_cfg"]))
+    defaults = {field.name: field.default for field in fields(CLIPVisionCfg)}
+    told = {k: v for k, v in vision.items() if v != defaults[k] and k not in _IDLE}
+    return {"embed_dim": model["embed_dim"], "vision_cfg": told}
+
+
+def _preprocess_spec(transform: PreprocessCfg) -> PreprocessSpec:
+    """Translate open_clip's preprocessing."""
+    size = transform.size if isinstance(transform.size, int) else transform.size[0]
+    if transform.size not in (size, (size, size), [size, size]):
+        raise LinprobeError(
+            f"the input of this model is not square: {transform.size}",
+            hint="linprobe extracts from square inputs only",
+        )
+    return PreprocessSpec(
+        image_size=size,
+        mean=_triple(transform.mean),
+        std=_triple(transform.std),
+        interpolation="bilinear" if transform.interpolation == "bilinear" else "bicubic",
+        resize_mode=transform.resize_mode,
+        fill_color=transform.fill_color,
+        crop_pct=1.0,
+        path="exact",
+        canary="",
+    )
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    """Per-channel values, which a configuration may give as one number."""
+    red, green, blue = (values,) * 3 if isinstance(values, int | float) else values
+    return float(red), float(green), float(blue)
+
+
+def _reference(transform: PreprocessCfg) -> ReferenceTransform:
+    """open_clip's own transform, up to its uint8 pixels."""
+    *steps, to_tensor, normalize = image_transform_v2(transform, is_train=False).transforms
+    if not (isinstance(to_tensor, ToTensor) and isinstance(normalize, Normalize)):
+        raise LinprobeError(
+            f"open_clip {open_clip.__version__} ends its transform in another way",
+            hint="constraints.txt lists the tested version of open_clip_torch",
+        )
+
+    def pixels(image: Image.Image) -> NDArray[np.uint8]:
+        for step in steps:
+            image = step(image)
+        return np.asarray(image)
+
+    return pixels

@@ -1,0 +1,203 @@
+"""Checkpoints: read from disk, checked against a module, and given an identity.
+
+A digest is taken of the tensors after loading, in float32, so the same weights have the same
+digest whether they came as ``.pt``, as ``.safetensors`` or in half precision.
+
+The Hugging Face hub, when there is no network.
+
+Without one, huggingface_hub retries every file for half a minute before it looks into its own
+cache. Compute nodes without internet and with a warm cache are common, so we look first.
+"""
+
+import hashlib
+import pickle
+import socket
+import urllib.request
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+from huggingface_hub import constants
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from linprobe.errors import LinprobeError
+
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    SafetensorError,
+)
+"""What the readers raise for bytes that are no checkpoint."""
+
+_SHOWN = 3
+"""Keys named in an error before the rest is counted."""
+
+
+def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
+    """Read the state dict of a checkpoint to the CPU, without running code that is in it.
+
+    Takes ``.safetensors``, a pickled state dict (plain, or under ``state_dict`` as training
+    scripts write it), and a TorchScript archive (OpenAI's files). The prefix ``module.`` of
+    data-parallel training is removed.
+
+    Raises
+    ------
+    LinprobeError : the file cannot be read as one of these.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        else:
+            state = _read_pickle(path)
+    except _UNREADABLE as error:
+        raise LinprobeError(
+            f"{path} is not a readable checkpoint: {first_line(error)}",
+            hint="save the state dict alone, best with safetensors.torch.save_file",
+        ) from error
+    if state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return state
+
+
+def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
+    """Read a checkpoint of ``torch.save`` or ``torch.jit.save``."""
+    content: object
+    if _is_torchscript(path):
+        with warnings.catch_warnings():  # deprecated for making archives; OpenAI's stay as they are
+            warnings.simplefilter("ignore", FutureWarning)
+            content = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+    else:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise pickle.UnpicklingError(f"a {type(content).__name__} is not a state dict")
+    return {
+        str(name): tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)
+    }
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Whether a file is an archive of ``torch.jit.save``: those alone have a constants table."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
+    """Put a state dict into a module, exactly; floating tensors become float32.
+
+    The module may have been built on the meta device; the tensors are assigned, not copied.
+
+    Raises
+    ------
+    LinprobeError : keys are missing, left over, or of another shape; names ``source`` and them.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    shared = expected.keys() & state.keys()
+    wrong = [
+        f"{name} is {tuple(state[name].shape)} in the file and {expected[name]} in the model"
+        for name in sorted(shared)
+        if tuple(state[name].shape) != expected[name]
+    ]
+    problems = (
+        _listed("missing", expected.keys() - shared),
+        _listed("unexpected", state.keys() - shared),
+        _listed("of another shape", wrong),
+    )
+    found = "; ".join(problem for problem in problems if problem)
+    if found:
+        raise LinprobeError(
+            f"{source} does not fit the model: {found}",
+            hint="--model must name the architecture that the checkpoint was trained with",
+        )
+    # A copy, because kernels round by the alignment of their operands, and a mapped file has none:
+    # the same weights would give other last bits from .pt than from .safetensors.
+    copies = {
+        name: tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+        for name, tensor in state.items()
+    }
+    module.load_state_dict(copies, assign=True)
+
+
+def _listed(what: str, names: Iterable[str]) -> str:
+    """Write the first few names and the count of the rest; empty for none."""
+    ordered = sorted(names)
+    if not ordered:
+        return ""
+    rest = len(ordered) - _SHOWN
+    more = f" and {rest} more" if rest > 0 else ""
+    return f"{what}: {', '.join(ordered[:_SHOWN])}{more}"
+
+
+def digest_weights(module: nn.Module) -> str:
+    """Sha256 over the sorted (name, dtype, shape, bytes) of a module's state, as 64 hex digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """Find the checkpoint of a model folder, preferring the names that open_clip writes.
+
+    Raises
+    ------
+    LinprobeError : there is none, or several and none of them has such a name.
+    """
+    written = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    for pattern in (*written, "*.safetensors", "*.bin", "*.pt", "*.pth"):
+        found = sorted(folder.glob(pattern))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise LinprobeError(
+                f"{folder} holds {len(found)} checkpoints", hint=f"--weights {found[0]}"
+            )
+    raise LinprobeError(f"{folder} holds no checkpoint", hint="--weights FILE")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind if it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+_TIMEOUT_S = 5.0
+"""Long for a handshake, short for a person who waits."""
+
+
+@contextmanager
+def cache_alone_if_unreachable() -> Iterator[None]:
+    """Inside, the hub is read from the local cache alone if its host does not answer."""
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _reachable()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _reachable() -> bool:
+    """Whether the hub can be connected to; taken for granted behind a proxy."""
+    if urllib.request.getproxies():
+        return True
+    endpoint = urlsplit(constants.ENDPOINT)
+    port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
+    try:
+        socket.create_connection((endpoint.hostname or "", port), timeout=_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True

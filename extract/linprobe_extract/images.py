@@ -1,0 +1,145 @@
+"""Features of loose images for the train stage: the entry point of ``linprobe.image_features``."""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from linprobe.errors import ExtractError, MismatchError
+from linprobe.machine import available_cores, decode_threads
+from linprobe.names import IMAGE_EXTENSIONS, short_id
+from linprobe_extract.encoders.device import launcher
+from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.load import load
+from linprobe_extract.pixels.preprocess import limit_thread, preprocess
+from linprobe_extract.run.run import BATCH_SIZE
+from linprobe_extract.shards.caches import EncoderRequest
+from linprobe_extract.shards.layouts import Shard
+from linprobe_extract.shards.samples import split_member
+from linprobe_extract.shards.tar import read_members
+from linprobe_store.format.spec import EncoderSpec, PreprocessSpec, SkippedSample
+from linprobe_store.image_encoder import ImageRequest, ImageRows
+
+UNREADABLE = "unreadable"
+"""Reason of a file that the operating system does not let us read."""
+
+_Image = tuple[str, bytes | None]
+
+
+def image_rows(request: ImageRequest) -> Iterator[ImageRows]:
+    """Encode images; see :class:`linprobe_store.image_encoder.ImageFeatures`."""
+    sources = tuple(source for path in request.paths for source in find_sources(path))
+    encoder = _load_the_same(request)
+    threads = decode_threads(available_cores(), 1, on_cpu=encoder.device.type == "cpu")
+    with ThreadPoolExecutor(threads, "decode", initializer=limit_thread) as pool:
+        images = (image for source in sources for image in _read(source))
+        while batch := list(islice(images, BATCH_SIZE[encoder.device.type])):
+            yield _encode(encoder, batch, pool)
+
+
+def find_sources(path: Path) -> tuple[Path, ...]:
+    """The image files and shards that a path means, in order.
+
+    Raises
+    ------
+    ExtractError : nothing is there, or no image or tar in the folder.
+    """
+    if path.is_file():
+        return (path,)
+    if not path.is_dir():
+        raise ExtractError(
+            f"no image, folder or shard at '{path}'", hint="check the path; quote it for the shell"
+        )
+    found = tuple(sorted(file for file in path.rglob("*") if _is_source(file) and file.is_file()))
+    if not found:
+        raise ExtractError(
+            f"no images in '{path}'", hint=f"expected {', '.join(sorted(IMAGE_EXTENSIONS))} or tar"
+        )
+    return found
+
+
+def _is_source(path: Path) -> bool:
+    return path.suffix.lower()[1:] in IMAGE_EXTENSIONS or _is_shard(path)
+
+
+def _is_shard(path: Path) -> bool:
+    return ".tar" in path.suffixes
+
+
+def _read(source: Path) -> Iterator[_Image]:
+    """Names and bytes of images; None for what cannot be read."""
+    if _is_shard(source):
+        for member in read_members(Shard(str(source), None, None)):
+            key, extension = split_member(member.name)
+            if extension in IMAGE_EXTENSIONS:
+                yield key, member.data
+        return
+    try:
+        yield str(source), source.read_bytes()
+    except OSError:
+        yield str(source), None
+
+
+def _encode(encoder: Encoder, batch: list[_Image], pool: ThreadPoolExecutor) -> ImageRows:
+    side = encoder.image_size
+    pixels = torch.zeros((len(batch), 3, side, side), dtype=torch.uint8)
+    reasons = list(pool.map(_skip_reason, _slots(encoder.preprocess, batch, pixels)))
+    kept = [i for i, reason in enumerate(reasons) if reason is None]
+    features = launcher(encoder)(pixels[kept])() if kept else {}
+    skipped = tuple(
+        SkippedSample(key, reason)
+        for (key, _), reason in zip(batch, reasons, strict=True)
+        if reason is not None
+    )
+    return ImageRows(tuple(batch[i][0] for i in kept), features, skipped)
+
+
+_Slot = tuple[PreprocessSpec, bytes | None, torch.Tensor]
+
+
+def _slots(spec: PreprocessSpec, batch: list[_Image], pixels: torch.Tensor) -> Iterable[_Slot]:
+    return ((spec, data, slot) for (_, data), slot in zip(batch, pixels, strict=True))
+
+
+def _skip_reason(slot: _Slot) -> str | None:
+    spec, data, out = slot
+    if data is None:
+        return UNREADABLE
+    reason = preprocess(spec, data, out).skip
+    return None if reason is None else str(reason)
+
+
+def _load_the_same(request: ImageRequest) -> Encoder:
+    """Load the encoder by name, and refuse it if it is not the one that was asked for."""
+    wanted = request.encoder
+    if wanted.preprocess is None:
+        raise ExtractError(
+            f"the features of {request.model} were imported: how images become them is not known",
+            hint="predict on stored or imported features of that encoder instead",
+        )
+    encoder = load(
+        EncoderRequest(
+            model=request.model,
+            weights=None if request.weights is None else str(request.weights),
+            device=request.device,
+            precision=wanted.precision,
+            preprocess=wanted.preprocess.path,
+            storage_dtype=wanted.storage_dtype,
+        )
+    )
+    if encoder.spec.encoder_id != wanted.encoder_id:
+        raise MismatchError(
+            f"the probe takes features of {request.model} ({short_id(wanted.encoder_id)}); what "
+            f"loads here as {encoder.names.model} is {short_id(encoder.spec.encoder_id)}: "
+            f"{', '.join(_differences(wanted, encoder.spec))} differ",
+            hint="pass --weights with the checkpoint of the extraction, or extract and probe again",
+        )
+    return encoder
+
+
+def _differences(one: EncoderSpec, other: EncoderSpec) -> list[str]:
+    ours, theirs = asdict(one), asdict(other)
+    return [name for name in ours if ours[name] != theirs[name]]

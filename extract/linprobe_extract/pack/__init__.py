@@ -1,0 +1,1 @@
+"""From images in any form to sealed tar shards."""

@@ -1,0 +1,48 @@
+"""Data by name: ``--data cifar10`` is the folder ``data/cifar10``, packed when first asked for."""
+
+from pathlib import Path
+
+from linprobe.errors import ExtractError
+from linprobe.terminal import note, pack_progress
+from linprobe_extract.pack.known import KNOWN_DATASETS, find_known
+from linprobe_extract.pack.pack import pack
+from linprobe_extract.pack.plan import PackOptions
+from linprobe_extract.shards.card import CARD_NAME
+
+DATA_ROOT = Path("data")
+"""Where known datasets are packed to."""
+
+
+def data_folder(data: str | None, *, may_pack: bool, root: Path = DATA_ROOT) -> str | None:
+    """Turn what a person calls the data into a folder or URL, packing a known dataset if need be.
+
+    Parameters
+    ----------
+    data : a folder, a URL, ``digits`` or the name of a known dataset; None passes through.
+    may_pack : False refuses what is not packed yet.
+    root : where datasets are packed to, each under its name.
+
+    Raises
+    ------
+    ExtractError : it is neither, or is not packed and may not be.
+    LinprobeError : it cannot be downloaded or packed.
+    """
+    if data is None or "://" in data or Path(data).is_dir():
+        return data
+    if data != "digits" and find_known(data) is None:
+        names = ", ".join(("digits", *(row.slug for row in KNOWN_DATASETS)))
+        raise ExtractError(
+            f"'{data}' is no folder of shards and no known dataset",
+            hint=f"linprobe-extract pack SOURCE --out DIR makes a folder; known are {names}",
+        )
+    folder = root / data
+    if not (folder / CARD_NAME).is_file():
+        if not may_pack:
+            raise ExtractError(
+                f"{data} is not packed in {folder} yet",
+                hint=f"linprobe-extract pack {data} --out {folder}",
+            )
+        note(f"packing {data} into {folder} (once)")
+        with pack_progress() as watch:
+            pack(data, folder, PackOptions(), watch)
+    return str(folder)

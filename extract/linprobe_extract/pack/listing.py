@@ -1,0 +1,204 @@
+"""What a source is before anything is read: its samples, labels, classes and splits.
+
+Every source (a folder, a table, torchvision, the hub) becomes one :class:`Listing`; planning and
+packing know nothing else of it.
+"""
+
+import hashlib
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from linprobe.errors import LinprobeError
+from linprobe.names import IMAGE_EXTENSIONS
+from linprobe_extract.shards.card import HeadlineMetric
+
+SPLITS: tuple[str, ...] = ("train", "val", "test")
+SPLIT_NAMES: Mapping[str, str] = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""What people call the three splits."""
+SHOWN_NAMES = 3
+
+
+class PackError(LinprobeError):
+    """Raised when a source cannot be packed as asked; nothing is left half-written."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSample:
+    """One labelled image of a source, not yet read."""
+
+    name: str
+    """Name within the source, with ``/``, unique in its split: ``train/cat/7.jpg``, ``42``."""
+    labels: tuple[int, ...]
+    """Class ids: exactly one, or any number where the listing is multi-label."""
+    extension: str
+    """Extension of the image in the shard, in lower case, without a dot; empty where the source
+    gives no name, and the format decides."""
+    n_bytes: int
+    """Size of the image file in bytes; 0 where it cannot be told."""
+    stamp: int
+    """Modification time of the file in nanoseconds; 0 for a source that never changes."""
+    read: Callable[[], bytes]
+    """Gives the bytes of the image file; raises OSError where it cannot be read."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A labelled image dataset, listed and not yet read."""
+
+    name: str
+    """Slug of the dataset."""
+    classes: tuple[str, ...]
+    """Class names by label; k entries."""
+    splits: Mapping[str, Sequence[SourceSample]]
+    """Samples of every split, in row order."""
+    is_multi_label: bool = False
+    """Whether a sample has any number of labels."""
+    headline_metric: HeadlineMetric = HeadlineMetric.TOP1
+    """The metric to quote."""
+    shard_samples: int = 1000
+    """Samples in a shard, where the options do not say."""
+    notes: tuple[str, ...] = ()
+    """How the split was made, what was left aside, and other facts to keep with the numbers."""
+    expected: Mapping[str, int] | None = None
+    """Samples that each split must have; None where nobody knows."""
+
+
+def check_listing(listing: Listing) -> None:
+    """Refuse a listing that no probe could use.
+
+    Raises
+    ------
+    PackError : fewer than two classes, two classes of one name, a class name that does not fit on
+        a line, an empty split, no train split, or labels outside the classes.
+    """
+    check_classes(listing.classes)
+    if not listing.splits.get("train"):
+        raise PackError(
+            f"{listing.name}: no images for the train split",
+            hint="put images under train/CLASS/, or give one folder of classes to be split",
+        )
+    for split, samples in listing.splits.items():
+        if not samples:
+            raise PackError(
+                f"{listing.name}: the {split} split is empty",
+                hint=f"remove the empty {split} split, or put images into it",
+            )
+        for sample in samples:
+            _check_labels(sample, listing)
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Refuse class names that cannot be told apart or stored.
+
+    Raises
+    ------
+    PackError : fewer than two, two equal after Unicode normalisation, or a line break in one.
+    """
+    if len(classes) < 2:
+        raise PackError(
+            f"expected at least 2 classes, found {len(classes)}: {', '.join(classes) or 'none'}",
+            hint="one folder (or label) per class; see extract/DATASETS.md for the layouts",
+        )
+    written = Counter(class_key(name) for name in classes)
+    for name, times in written.items():
+        if times > 1:
+            same = [repr(other) for other in classes if class_key(other) == name]
+            raise PackError(
+                f"{times} classes with one name: {', '.join(same)}",
+                hint="rename one of them, or merge their images",
+            )
+        if not name or len(name.splitlines()) != 1:
+            raise PackError(
+                f"class name {name!r} is empty or has a line break",
+                hint="rename the class: classnames.txt holds one class a line",
+            )
+
+
+def class_key(name: str) -> str:
+    """The form in which two class names are compared: NFC, no outer spaces."""
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def dataset_slug(text: str) -> str:
+    """A file-name form of ``text``: lower-case ASCII letters, digits, ``-`` and ``_``."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    slug = "".join(c if c.isalnum() or c in "-_" else "-" for c in plain.lower()).strip("-")
+    return slug or "dataset"
+
+
+def file_sample(path: Path, name: str, labels: tuple[int, ...]) -> SourceSample:
+    """A sample whose image is the file ``path``, byte for byte; a lost file is told on reading."""
+    try:
+        status = path.stat()
+        n_bytes, stamp = status.st_size, status.st_mtime_ns
+    except OSError:
+        n_bytes, stamp = 0, 0
+    extension = PurePosixPath(name).suffix.lower().removeprefix(".")
+    # A million samples are held at once: a string each, not a Path, which is five times as large.
+    return SourceSample(
+        printable(name), labels, extension, n_bytes, stamp, partial(_read_file, str(path))
+    )
+
+
+def _read_file(path: str) -> bytes:
+    """All bytes of a file."""
+    return Path(path).read_bytes()
+
+
+def name_under(path: Path, root: Path) -> str:
+    """The name of a file within the source ``root``."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def printable(name: str) -> str:
+    """A file name as UTF-8 can hold it: a byte that is no UTF-8 is written as its escape."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is taken for an image; hidden files are not."""
+    path = PurePosixPath(name)
+    return path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS and path.name[0] != "."
+
+
+def some_names(names: Iterable[str]) -> str:
+    """The first few names and how many more there are."""
+    listed = list(names)
+    more = len(listed) - SHOWN_NAMES
+    shown = ", ".join(listed[:SHOWN_NAMES])
+    return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def listing_digest(listing: Listing) -> str:
+    """Sha256 over everything that a listing says: as 64 hex digits."""
+    digest = hashlib.sha256()
+    head = (listing.name, listing.classes, listing.is_multi_label, listing.headline_metric.value)
+    digest.update(repr(head).encode())
+    for split in sorted(listing.splits):
+        for sample in listing.splits[split]:
+            row = (split, sample.name, sample.labels, sample.n_bytes, sample.stamp)
+            digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
+def _check_labels(sample: SourceSample, listing: Listing) -> None:
+    """Refuse labels that are not classes, or not exactly one where one is meant."""
+    k = len(listing.classes)
+    if any(not 0 <= label < k for label in sample.labels):
+        raise PackError(
+            f"{sample.name}: expected labels in 0..{k - 1}, found {sample.labels}",
+            hint="the source names fewer classes than its labels use",
+        )
+    if not listing.is_multi_label and len(sample.labels) != 1:
+        raise PackError(
+            f"{sample.name}: expected one label, found {len(sample.labels)}",
+            hint="give every image one label, or pack it as multi-label with --label-separator",
+        )

@@ -1,0 +1,169 @@
+"""Which sample goes into which shard under which key: pure, decided before anything is read.
+
+A shard is closed by count or by an upper bound on its bytes, so what later turns out unreadable
+or dropped makes a shard smaller and moves nothing.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+from linprobe.records import digest_json
+from linprobe_extract.pack.listing import Listing, PackError, SourceSample, listing_digest
+
+PACK_VERSION = 1
+"""Raised by one when the same source and options would give other shards."""
+DEFAULT_SHARD_BYTES = 256 * 2**20
+TAR_BLOCK = 512
+ORDER: tuple[str, ...] = ("test", "val", "train")
+"""Splits in the order of packing: what leaks into a later one is then known."""
+KEY_NAME_LENGTH = 48
+"""With split and row, keys stay under 72 bytes: far from the 100 that a plain tar header holds."""
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """How to pack; the defaults are those of the command line."""
+
+    name: str | None = None
+    """Slug for the dataset; None for the one that the source suggests."""
+    shard_samples: int | None = None
+    """Most samples in a shard; None for what the source suggests (1,000)."""
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+    """Most bytes in a shard; a larger single image still gets one of its own."""
+    seed: int = 0
+    """Seed of every split rule."""
+    test_fraction: float = 0.2
+    """Share of each class for test, where the source has no splits."""
+    val_fraction: float = 0.0
+    """Share of each class for val, where the source has no splits."""
+    drop_leaks: bool = False
+    """Leave out of train what test or val also hold, and out of val what test also holds."""
+    label_separator: str | None = None
+    """What separates the labels of one image in a table; None where each has one."""
+    root: Path | None = None
+    """Where the files of a known dataset are, or are downloaded to."""
+    download: bool = True
+    """Whether missing files may be downloaded."""
+    check_counts: bool = True
+    """Whether a known dataset must have the sizes of the table."""
+    jobs: int | None = None
+    """Threads; None for the number of cores, at most 16."""
+    overwrite: bool = False
+    """Replace whatever dataset the output folder holds."""
+
+
+@dataclass(frozen=True)
+class PlannedSample:
+    """One sample with the key that it will have."""
+
+    key: str
+    """Unique over the dataset, ASCII, without dots: ``train-0000017-iris_image_0243``."""
+    source: SourceSample
+    """The image and its labels."""
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """One tar to write."""
+
+    split: str
+    """The split it belongs to."""
+    index: int
+    """Its place among the shards planned for the split, from 0."""
+    samples: tuple[PlannedSample, ...]
+    """What goes into it, in order; at least one."""
+
+
+@dataclass(frozen=True)
+class PackPlan:
+    """All that will be done, decided."""
+
+    listing: Listing
+    """What is packed."""
+    request: str
+    """See :class:`~linprobe_extract.shards.card.DatasetCard`."""
+    digest: str
+    """Sha256 over the request and the listing, as 64 hex digits."""
+    shards: tuple[PlannedShard, ...]
+    """Test first, then val, then train."""
+
+    @property
+    def n_samples(self) -> int:
+        """Samples in all shards."""
+        return sum(len(shard.samples) for shard in self.shards)
+
+
+def request_digest(source: str, options: PackOptions) -> str:
+    """Sha256 over the source and the options that change what is packed.
+
+    Of a folder or a table the place does not count: what is in it is in the listing.
+    """
+    kind = source.partition(":")[0]
+    named = kind if kind in ("imagefolder", "csv") else source
+    shaping = asdict(options)
+    for name in ("root", "download", "check_counts", "jobs", "overwrite"):
+        del shaping[name]
+    return digest_json({"version": PACK_VERSION, "source": named, "options": shaping})
+
+
+def plan_pack(listing: Listing, source: str, options: PackOptions) -> PackPlan:
+    """Cut the listing into shards and name every sample.
+
+    Raises
+    ------
+    PackError : a shard limit below 1.
+    """
+    max_samples = options.shard_samples or listing.shard_samples
+    if max_samples < 1 or options.shard_bytes < 1:
+        raise PackError(
+            f"expected shard limits of at least 1, found {options.shard_samples} samples and "
+            f"{options.shard_bytes} bytes",
+            hint="for example --shard-samples 1000 --shard-bytes 268435456",
+        )
+    request = request_digest(source, options)
+    shards: list[PlannedShard] = []
+    for split in ORDER:
+        samples = listing.splits.get(split, ())
+        named = [
+            PlannedSample(sample_key(split, row, sample.name), sample)
+            for row, sample in enumerate(samples)
+        ]
+        parts = cut_shards(named, max_samples, options.shard_bytes)
+        shards += [PlannedShard(split, index, part) for index, part in enumerate(parts)]
+    digest = digest_json({"request": request, "listing": listing_digest(listing)})
+    return PackPlan(listing, request, digest, tuple(shards))
+
+
+def cut_shards(
+    samples: Sequence[PlannedSample], max_samples: int, max_bytes: int
+) -> list[tuple[PlannedSample, ...]]:
+    """Cut into consecutive shards of at most so many samples and so many bytes of tar."""
+    shards: list[tuple[PlannedSample, ...]] = []
+    current: list[PlannedSample] = []
+    n_bytes = 0
+    for sample in samples:
+        size = tar_bytes(sample.source.n_bytes)
+        if current and (len(current) == max_samples or n_bytes + size > max_bytes):
+            shards.append(tuple(current))
+            current, n_bytes = [], 0
+        current.append(sample)
+        n_bytes += size
+    return [*shards, tuple(current)] if current else shards
+
+
+def tar_bytes(image_bytes: int) -> int:
+    """Bytes that an image and its label take in a tar: two headers, padded contents."""
+    padded = -(-image_bytes // TAR_BLOCK) * TAR_BLOCK
+    return padded + 3 * TAR_BLOCK
+
+
+def sample_key(split: str, row: int, name: str) -> str:
+    """A unique key that still says which image it was: split, row, and the end of the name."""
+    path = PurePosixPath(name)
+    spoken = "_".join([*(part for part in path.parts[-2:-1] if part != split), path.stem])
+    plain = unicodedata.normalize("NFKD", spoken).encode("ascii", "ignore").decode()
+    safe = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_")[-KEY_NAME_LENGTH:]
+    return f"{split}-{row:07d}-{safe}" if safe else f"{split}-{row:07d}"

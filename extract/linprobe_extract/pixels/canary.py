@@ -1,0 +1,122 @@
+"""Built-in images that prove what a preprocessing does on this machine, today.
+
+No configuration names the version of libjpeg-turbo, Pillow or torch's resize kernel, yet each
+can change pixels. So the pixels of a few built-in images are hashed into the encoder id (the
+canary), and before anything is extracted, the two paths are compared with each other and with the
+model's own transform.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import resources
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from linprobe.errors import LinprobeError
+from linprobe_extract.pixels.preprocess import preprocess
+from linprobe_store.format.spec import PreprocessSpec
+
+MAX_DRIFT = 4
+"""Gray levels by which ``fast`` may differ from ``exact``: their resize kernels round differently
+(1 or 2 levels as a rule, 4 the largest of 150 random JPEGs), a wrong kernel is off by tens."""
+
+ReferenceTransform: TypeAlias = Callable[[Image.Image], NDArray[np.uint8]]
+"""The model's own transform up to its uint8 RGB pixels (s, s, 3)."""
+
+
+def canary_images() -> tuple[bytes, ...]:
+    """The encoded images behind :attr:`PreprocessSpec.canary`.
+
+    A colour JPEG larger than most inputs, a gray-and-alpha and a palette PNG smaller than any:
+    decoder, both directions of the resize, and the order of resize and conversion.
+    """
+    photo = resources.files("linprobe_extract").joinpath("canary.jpg").read_bytes()
+    y, x = np.mgrid[0:45, 0:64]
+    alpha = np.stack([x * 4, y * 5, (x ^ y) * 4, (x + y) * 2], axis=-1).astype(np.uint8)
+    palette = Image.fromarray(((x // 8 + y // 9) % 4).astype(np.uint8))
+    palette.putpalette([250, 10, 10, 10, 250, 10, 10, 10, 250, 240, 240, 20])
+    return photo, _encode(Image.fromarray(alpha, "RGBA"), "PNG"), _encode(palette, "PNG")
+
+
+def with_canary(spec: PreprocessSpec) -> PreprocessSpec:
+    """Fill in the digest of the pixels that this machine makes of the canary images."""
+    digest = hashlib.sha256()
+    for image in canary_images():
+        digest.update(_pixels(spec, image).tobytes())
+    return replace(spec, canary=digest.hexdigest())
+
+
+def check_preprocess(spec: PreprocessSpec, reference: ReferenceTransform) -> None:
+    """Refuse to go on if our pixels are not those of the model's own transform.
+
+    Raises
+    ------
+    LinprobeError : ``exact`` is not bit-equal to ``reference``, or ``fast`` is further than
+        :data:`MAX_DRIFT` from it, on one of the built-in images.
+    """
+    images = canary_images() + _probe_jpegs()
+    for data in images:
+        expected = reference(Image.open(io.BytesIO(data))).transpose(2, 0, 1)
+        for path in _paths(spec):
+            drift = _difference(_pixels(replace(spec, path=path), data), expected)
+            allowed = MAX_DRIFT if path == "fast" else 0
+            if drift > allowed:
+                raise LinprobeError(
+                    f"the {path} preprocessing is up to {drift} gray levels away from the model's "
+                    f"own transform on a built-in image; {allowed} are allowed",
+                    hint="--preprocess exact"
+                    if path == "fast"
+                    else "report the versions of "
+                    "pillow and torchvision; constraints.txt lists the tested ones",
+                )
+
+
+def _paths(spec: PreprocessSpec) -> tuple[Literal["exact", "fast"], ...]:
+    """The path in use, and ``exact`` always: it takes whatever ``fast`` cannot."""
+    return ("exact", "fast") if spec.path == "fast" else ("exact",)
+
+
+def _probe_jpegs() -> tuple[bytes, ...]:
+    """JPEGs of several sizes and kinds, made now: only compared, so any encoder will do."""
+    made = []
+    for width, height, gray in (
+        (500, 375, False),
+        (333, 640, False),
+        (120, 90, False),
+        (300, 200, True),
+    ):
+        y, x = np.mgrid[0:height, 0:width]
+        texture = [(x * y // 7) % 256, (x * 3 + y * 5) % 256, ((x - 60) ** 2 + y * y) // 97 % 256]
+        image = Image.fromarray(np.stack(texture, axis=-1).astype(np.uint8))
+        made.append(_encode(image.convert("L") if gray else image, "JPEG"))
+    return tuple(made)
+
+
+def _encode(image: Image.Image, format_name: str) -> bytes:
+    """Encode an image in memory."""
+    buffer = io.BytesIO()
+    image.save(buffer, format_name)
+    return buffer.getvalue()
+
+
+def _pixels(spec: PreprocessSpec, data: bytes) -> NDArray[np.uint8]:
+    """Preprocess one built-in image, which cannot be skipped, to (3, s, s)."""
+    out = np.zeros((3, spec.image_size, spec.image_size), np.uint8)
+    outcome = preprocess(spec, data, torch.from_numpy(out))
+    if outcome.skip is not None:
+        raise LinprobeError(
+            f"a built-in image was skipped as {outcome.skip}",
+            hint="reinstall pillow and simplejpeg; constraints.txt lists the tested versions",
+        )
+    return out
+
+
+def _difference(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> int:
+    """Largest absolute difference in gray levels."""
+    return int(np.abs(ours.astype(np.int16) - theirs.astype(np.int16)).max())

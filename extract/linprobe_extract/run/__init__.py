@@ -1,0 +1,1 @@
+"""One extraction: what is left to do, who does it, how it streams."""

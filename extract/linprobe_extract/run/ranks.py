@@ -1,0 +1,150 @@
+"""Which process encodes which shard.
+
+Alone: all of them, in order. Under torchrun: whoever is free takes the next one from a counter in
+the c10d store, so that fast ranks do more; there are no collectives and nothing to hang on. Under
+SLURM without torchrun: every n-th. A shard that a dead rank leaves is finished by the next run,
+and a shard encoded twice is committed once.
+
+Ctrl-C and SIGTERM: finish the shard at hand, then stop; a second signal stops at once.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TypeVar
+
+from linprobe.errors import ExtractError
+from linprobe.terminal import note
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The place of this process among those of one run."""
+
+    rank: int
+    """0-based, below ``world_size``."""
+    world_size: int
+    """Processes of the run."""
+    local_rank: int
+    """0-based among the processes of this machine: its GPU."""
+    local_world_size: int
+    """Processes of this machine, which share its cores."""
+    torchrun: bool
+    """Started by torchrun, so that there is a c10d store to claim from."""
+
+
+def ranks_from_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
+    """Read torchrun's variables, else those of a step of srun, else be alone.
+
+    Sources: the torchrun manual, "Environment Variables"; the srun manual, "OUTPUT ENVIRONMENT
+    VARIABLES".
+
+    Raises
+    ------
+    ExtractError : a variable is not a number, or the rank is not below the world size.
+    """
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    elif "SLURM_PROCID" in environment and "SLURM_STEP_NUM_TASKS" in environment:
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
+    else:
+        return Ranks(0, 1, 0, 1, torchrun=False)
+    rank, world_size, local_rank, local_size = (_number(environment, name) for name in names)
+    if not 0 <= rank < world_size:
+        raise ExtractError(
+            f"{names[0]}={rank} is not below {names[1]}={world_size}",
+            hint="start the processes with torchrun or srun, or unset these variables",
+        )
+    torchrun = names[0] == "RANK" and {"MASTER_ADDR", "MASTER_PORT"} <= environment.keys()
+    return Ranks(rank, world_size, local_rank, max(1, local_size), torchrun=torchrun)
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "0")
+    if not text.isdigit():
+        raise ExtractError(
+            f"environment variable {name}={text!r} is not a number",
+            hint="start the processes with torchrun or srun, or unset it",
+        )
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Shared counters of one run: who takes what, and who is last."""
+
+    ranks: Ranks
+    """This process."""
+    add: Callable[[str, int], int] | None
+    """Atomically add to a named counter and give the new value; None without a shared store."""
+
+    def claim(self, items: Sequence[T], round_name: str) -> Iterator[T]:
+        """Yield the items that fall to this process; each item falls to one."""
+        if self.add is None:
+            yield from items[self.ranks.rank :: self.ranks.world_size]
+            return
+        while (index := self.add(f"{round_name}/next", 1) - 1) < len(items):
+            yield items[index]
+
+    def is_last(self, round_name: str) -> bool:
+        """Tell whether all other processes have finished this round.
+
+        Without a shared store nobody can know, so everyone may be: sealing twice is harmless.
+        """
+        return self.add is None or self.add(f"{round_name}/done", 1) == self.ranks.world_size
+
+
+def open_turns(ranks: Ranks) -> Turns:
+    """Connect to the counters of this run."""
+    if not ranks.torchrun or ranks.world_size == 1:
+        return Turns(ranks, None)
+    # Imported here: planning and every error about arguments come without torch.
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store, _, _ = next(iter(rendezvous("env://")))
+    # A restarted group of workers claims afresh: what the last one finished is committed.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return Turns(ranks, PrefixStore(f"linprobe/{attempt}", store).add)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class Stop:
+    """Whether, and by which signal, a run was asked to stop."""
+
+    event: threading.Event = field(default_factory=threading.Event)
+    """Set by the first signal."""
+    exit_code: int = 0
+    """0, or 128 + the signal's number, as shells have it."""
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Turn the first SIGINT or SIGTERM into a wish to stop while the block runs.
+
+    The handlers that were there before take the second signal, and come back at the end.
+    """
+    stop = Stop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop.exit_code = 128 + number
+        stop.event.set()
+        for key, previous in before.items():
+            signal.signal(key, previous)
+        note("stopping after the shards at hand; once more stops at once")
+
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    try:
+        yield stop
+    finally:
+        for key, previous in before.items():
+            signal.signal(key, previous)

@@ -1,0 +1,1 @@
+"""What was packed: cards, shards, their samples and labels."""

@@ -1,0 +1,209 @@
+"""Tar members to labelled samples, with the checks that webdataset leaves out.
+
+A sample is a run of adjacent members with one key: the path up to the first dot of the basename.
+A key seen before, a sample without image or label: each is refused or counted, never passed over.
+
+Labels of samples as the array that the store takes.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from linprobe.errors import ShardError
+from linprobe.names import IMAGE_EXTENSIONS
+from linprobe.records import digest_json
+from linprobe_extract.shards.tar import Member
+from linprobe_store.format.spec import LabelArray
+
+MAX_CLASSES = 1_000_000
+"""Beyond this a label without class names is taken for a mistake, such as a sample's number."""
+NO_IMAGE = "no_image"
+NO_LABEL = "no_label"
+
+Label = int | tuple[int, ...]
+"""A class id, or the ids that hold of a multi-label sample."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its label, as bytes."""
+
+    key: str
+    """Member path up to the first dot of its basename; unique within a split."""
+    image: bytes
+    """The image file, undecoded; empty when ``reason`` is set."""
+    label: Label
+    """Class id or ids; -1 when ``reason`` is set."""
+    reason: str | None
+    """Why the sample cannot be used (``no_image``, ``no_label``), or None."""
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How labels are read."""
+
+    source: str
+    """``cls``, ``json:<field>`` or ``folder``."""
+    classes: tuple[str, ...] | None
+    """Class names by label; needed where the data holds names instead of ids."""
+
+    @property
+    def identity(self) -> str:
+        """What labels are a function of, beside the tar: other class names, other ids."""
+        if self.source == "cls" or self.classes is None:
+            return self.source
+        return f"{self.source}@{digest_json(self.classes)[:16]}"
+
+
+def read_samples(url: str, members: Iterable[Member], labelling: Labelling) -> Iterator[Sample]:
+    """Group members into samples, in order.
+
+    Parameters
+    ----------
+    url : the shard, for messages.
+    members : regular files in tar order.
+    labelling : where labels come from.
+
+    Raises
+    ------
+    ShardError : a key comes twice or its members are not adjacent, a label cannot be understood,
+        or no sample at all has a label.
+    """
+    seen: set[str] = set()
+    n_labelled = 0
+    for key, files in _group(url, members, seen):
+        sample = _sample(url, key, files, labelling)
+        n_labelled += sample.reason != NO_LABEL
+        yield sample
+    if seen and not n_labelled:
+        raise ShardError(
+            f"no sample of '{url}' has a label; expected {_expected_label(labelling.source)}",
+            hint="name the JSON field with --label-key, or use --label-from folder",
+        )
+
+
+def split_member(name: str) -> tuple[str, str]:
+    """Split a member path into key and lower-case extension: ``a/b.c.JPG`` is ``a/b``, ``jpg``.
+
+    The key ends at the first dot of the basename, webdataset's rule; of several extensions the
+    last one tells the type.
+    """
+    path = PurePosixPath(name)
+    stem, _, extensions = path.name.partition(".")
+    key = str(path.with_name(stem)) if stem else name
+    return key, extensions.rpartition(".")[2].lower()
+
+
+def _group(
+    url: str, members: Iterable[Member], seen: set[str]
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    key, files = "", dict[str, bytes]()
+    for member in members:
+        member_key, extension = split_member(member.name)
+        if member_key != key:
+            if files:
+                yield key, files
+            if member_key in seen:
+                raise ShardError(
+                    f"key '{member_key}' comes twice in '{url}'",
+                    hint="keep the files of a sample together in the tar, and keys unique",
+                )
+            seen.add(member_key)
+            key, files = member_key, {}
+        if extension in files:
+            raise ShardError(
+                f"'{member.name}' comes twice in '{url}'", hint="keep keys unique: pack it again"
+            )
+        files[extension] = member.data
+    if files:
+        yield key, files
+
+
+def _sample(url: str, key: str, files: Mapping[str, bytes], labelling: Labelling) -> Sample:
+    images = [name for name in files if name in IMAGE_EXTENSIONS]
+    if len(images) > 1:
+        raise ShardError(
+            f"sample '{key}' of '{url}' has {len(images)} images: {', '.join(images)}",
+            hint="keep one image a sample; which one is meant cannot be told",
+        )
+    image = files[images[0]] if images else None
+    label = _label(url, key, files, labelling)
+    reason = NO_LABEL if label is None else NO_IMAGE if image is None else None
+    if reason or image is None or label is None:
+        return Sample(key, b"", -1, reason)
+    return Sample(key, image, label, None)
+
+
+def _label(url: str, key: str, files: Mapping[str, bytes], labelling: Labelling) -> Label | None:
+    kind, _, field = labelling.source.partition(":")
+    try:
+        if kind == "cls":
+            return _in_range(int(files["cls"]), labelling.classes) if "cls" in files else None
+        if kind == "json":
+            value = json.loads(files["json"]).get(field) if "json" in files else None
+            return None if value is None else _label_of(value, labelling.classes)
+        return _label_of(PurePosixPath(key).parent.name, labelling.classes)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ShardError(
+            f"label of sample '{key}' in '{url}' cannot be understood: {error}",
+            hint=f"expected {_expected_label(labelling.source)}; class names come from "
+            "classnames.txt or --classes FILE",
+        ) from error
+
+
+def _label_of(value: object, classes: tuple[str, ...] | None) -> Label:
+    if isinstance(value, list):
+        if classes is None:
+            raise ValueError("it has several labels, and the number of classes is not known")
+        return tuple(sorted({_single_label(item, classes) for item in value}))
+    return _single_label(value, classes)
+
+
+def _single_label(value: object, classes: tuple[str, ...] | None) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{value!r} is neither a class id nor a class name")  # noqa: TRY004
+    if isinstance(value, int):
+        return _in_range(value, classes)
+    if classes is None or value not in classes:
+        raise ValueError(f"no class is called {value!r}")
+    return classes.index(value)
+
+
+def _in_range(label: int, classes: tuple[str, ...] | None) -> int:
+    if not 0 <= label < (MAX_CLASSES if classes is None else len(classes)):
+        n_classes = "" if classes is None else f" of {len(classes)} classes"
+        raise ValueError(f"{label} is not the id{n_classes} counted from 0")
+    return label
+
+
+def _expected_label(source: str) -> str:
+    kind, _, field = source.partition(":")
+    if kind == "cls":
+        return "a member '<key>.cls' that holds a class id"
+    if kind == "json":
+        return f"a member '<key>.json' with the field '{field}'"
+    return "keys such as 'class-name/0001'"
+
+
+def label_array(labels: Sequence[Label], classes: tuple[str, ...] | None) -> LabelArray:
+    """Labels as the store takes them: (n,) int64, or (n, k) uint8 for multi-label samples.
+
+    Raises
+    ------
+    ShardError : a sample has several labels and the class names are not known.
+    """
+    if not any(isinstance(label, tuple) for label in labels):
+        return np.array(labels, np.int64)
+    if classes is None:
+        raise ShardError(
+            "samples have several labels each and the number of classes is unknown",
+            hint="name the classes in classnames.txt or with --classes FILE",
+        )
+    hot = np.zeros((len(labels), len(classes)), np.uint8)
+    for row, label in zip(hot, labels, strict=True):
+        row[list(label) if isinstance(label, tuple) else [label]] = 1
+    return hot

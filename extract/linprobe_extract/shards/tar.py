@@ -1,0 +1,210 @@
+"""One source tar as a stream of members that knows whether it came whole.
+
+Tar readers stop without a word at a damaged header, at a cut between two members, and at the first
+of two archives in one file. So every byte is seen on its way: what follows the last member must be
+the end-of-archive mark and nothing else. webdataset opens ``pipe:`` commands; its own tar iterator
+cannot tell where it stopped.
+"""
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+import fsspec
+
+from linprobe.errors import ShardError
+from linprobe_extract.shards.layouts import Shard
+from linprobe_store.format.spec import ShardFingerprint
+
+_END_BYTES = 1024
+"""A tar ends in two zero blocks of 512 bytes (POSIX.1-2017, pax, "ustar Interchange Format")."""
+_READ_BYTES = 1 << 20
+_WINDOW_BYTES = 1 << 16
+"""Of what was read last; tarfile reads at most 10,240 bytes ahead."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One regular file of a tar."""
+
+    name: str
+    """Path inside the archive."""
+    data: bytes
+    """Contents."""
+
+
+class _HashingReader:
+    """A file object that fingerprints what passes through it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._sha256 = hashlib.sha256()
+        self._ahead = stream.read(8)
+        self.n_bytes = 0
+        self.magic = self._ahead
+        self._count(self._ahead)
+
+    def read(self, size: int = -1) -> bytes:
+        if self._ahead:
+            size = len(self._ahead) if size < 0 else size
+            data, self._ahead = self._ahead[:size], self._ahead[size:]
+            return data
+        data = self._stream.read(size)
+        self._count(data)
+        return data
+
+    def _count(self, data: bytes) -> None:
+        self._sha256.update(data)
+        self.n_bytes += len(data)
+
+    def drain(self) -> None:
+        while self.read(_READ_BYTES):
+            pass
+
+    def fingerprint(self, name: str) -> ShardFingerprint:
+        return ShardFingerprint(name, self.n_bytes, self._sha256.hexdigest())
+
+
+class _WindowReader:
+    """A file object over plain tar bytes that remembers the last of them."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._window = b""
+        self._n_bytes = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self._n_bytes += len(data)
+        self._window = (self._window + data)[-_WINDOW_BYTES:]
+        return data
+
+    def n_zeros_after(self, offset: int) -> int | None:
+        """Read to the end; the number of bytes after ``offset``, or None if one is not zero."""
+        n_zeros = self._n_bytes - offset
+        rest = self._window[len(self._window) - n_zeros :] if n_zeros else b""
+        while rest or (rest := self.read(_READ_BYTES)):
+            if rest.strip(b"\0"):
+                return None
+            n_zeros = self._n_bytes - offset
+            rest = b""
+        return n_zeros
+
+
+def open_shard(shard: Shard) -> IO[bytes]:
+    """Open a local file, a ``pipe:`` command, or any URL that fsspec knows, for reading once.
+
+    Raises
+    ------
+    ShardError : it cannot be opened; names the URL and the system's reason.
+    """
+    try:
+        if shard.url.startswith("pipe:"):
+            from webdataset.gopen import gopen
+
+            return cast("IO[bytes]", gopen(shard.url))
+        if "://" in shard.url:
+            return cast("IO[bytes]", fsspec.open(shard.url, "rb").open())
+        return Path(shard.url).open("rb")
+    except Exception as error:  # each of fsspec's drivers has errors of its own
+        raise unreadable(shard.url, error) from error
+
+
+def read_members(
+    shard: Shard, expected: ShardFingerprint | None = None, *, told_as: str | None = None
+) -> Iterator[Member]:
+    """Yield the regular files of a tar in order, then prove that the tar was whole.
+
+    Parameters
+    ----------
+    shard : what to read; read once, sequentially; plain or compressed by gzip, bzip2 or xz.
+    expected : the fingerprint that the bytes must have, or None to accept any.
+    told_as : what to call it in messages; its URL where None.
+
+    Raises
+    ------
+    ShardError : the stream cannot be read, is not a tar, is cut or damaged anywhere, holds links
+        or nothing at all, or has other bytes than ``expected``.
+    """
+    place = told_as or shard.url
+    try:
+        with open_shard(shard) as stream:
+            reader = _HashingReader(stream)
+            yield from _members(place, _WindowReader(_plain(reader)))
+            reader.drain()
+    except (tarfile.TarError, lzma.LZMAError, OSError, EOFError, ValueError) as error:
+        raise unreadable(place, error) from error
+    if expected is not None and reader.fingerprint(expected.name) != expected:
+        raise ShardError(
+            f"'{place}' has {reader.n_bytes} bytes of other content than expected "
+            f"({expected.bytes} bytes, sha256 {expected.sha256[:12]})",
+            hint="it changed since it was packed or first read: pack or copy it again",
+        )
+
+
+def _plain(reader: _HashingReader) -> IO[bytes]:
+    """Decompress; these readers check lengths and checksums, and read joined streams to the end."""
+    stream = cast("IO[bytes]", reader)
+    if reader.magic.startswith(b"\x1f\x8b"):
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=stream))
+    if reader.magic.startswith(b"BZh"):
+        return cast("IO[bytes]", bz2.BZ2File(stream))
+    if reader.magic.startswith(b"\xfd7zXZ"):
+        return cast("IO[bytes]", lzma.LZMAFile(stream))
+    return stream
+
+
+def _members(place: str, plain: _WindowReader) -> Iterator[Member]:
+    n_members = 0
+    with tarfile.open(fileobj=cast("IO[bytes]", plain), mode="r|") as tar:
+        for info in tar:
+            if info.isdir():
+                continue
+            file = tar.extractfile(info) if info.isreg() else None
+            if file is None:
+                raise ShardError(
+                    f"'{info.name}' in '{place}' is no regular file",
+                    hint="pack the shard again without links",
+                )
+            n_members += 1
+            yield Member(info.name, file.read())
+            tar.members = []  # type: ignore[attr-defined] # else it keeps all headers
+        n_zeros = plain.n_zeros_after(tar.offset)
+    if n_zeros is None or n_zeros < _END_BYTES:
+        what = "is cut: it has no end-of-archive mark"
+        what = what if n_zeros is not None else "is damaged or holds more than one archive"
+        raise ShardError(
+            f"'{place}' {what} after {n_members} files", hint="copy or pack the shard again"
+        )
+    if not n_members:
+        raise ShardError(f"'{place}' is empty", hint="copy or pack the shard again")
+
+
+def fingerprint_shard(shard: Shard) -> ShardFingerprint:
+    """Read a tar once for its size and sha256.
+
+    Raises
+    ------
+    ShardError : it cannot be read.
+    """
+    try:
+        with open_shard(shard) as stream:
+            reader = _HashingReader(stream)
+            reader.drain()
+    except (OSError, ValueError) as error:
+        raise unreadable(shard.url, error) from error
+    return reader.fingerprint(shard.name)
+
+
+def unreadable(url: str, error: Exception) -> ShardError:
+    """Tell that a shard cannot be read, with the system's reason."""
+    return ShardError(
+        f"cannot read '{url}' as a tar: {str(error) or type(error).__name__}",
+        hint="check it, or copy or pack the shard again; the other shards are not affected",
+    )

@@ -1,0 +1,1 @@
+"""linprobe: linear probes of frozen vision encoders, from images to a number."""

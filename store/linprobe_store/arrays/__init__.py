@@ -1,0 +1,1 @@
+"""Arrays of a unit: written in order, mapped without copying, sealed into splits."""

@@ -1,0 +1,155 @@
+"""Streaming writer of one Zarr array: rows go straight to shard files, memory stays O(block).
+
+Writing raw rows, then the shard index, is three to eight times as fast as assigning to a Zarr
+array and needs no memory for a whole shard. Files are written once, front to back; nothing is
+ever read back, changed or appended to.
+"""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linprobe_store.format.checksums import Buffer, FileDigest, FileHasher
+from linprobe_store.format.zarr_v3 import ArrayGeometry, array_json, dense_index
+
+_BUFFER_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """What is fixed about an array before its number of rows is known."""
+
+    dtype: "np.dtype[np.generic]"
+    """Dtype of an element."""
+    row_shape: tuple[int, ...]
+    """Shape of a row: ``(d,)`` of features, ``()`` of class ids."""
+    inner_rows: int
+    """Rows of an inner chunk at most; an array that fits into one file has chunks of equal size,
+    so that little is padded."""
+    fill: float | int | str
+    """Fill value, as Zarr writes it in JSON; also pads the last inner chunk."""
+    dimensions: tuple[str, ...]
+    """Names of the axes."""
+    max_file_bytes: int
+    """Payload of a shard file at most."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return int(np.prod(self.row_shape, dtype=np.int64)) * self.dtype.itemsize
+
+    @property
+    def max_file_rows(self) -> int:
+        """Rows of a full shard file: whole inner chunks, at least one."""
+        chunks = self.max_file_bytes // (self.row_bytes * self.inner_rows)
+        return max(1, chunks) * self.inner_rows
+
+
+@dataclass
+class _OpenFile:
+    """The shard file being written."""
+
+    stream: BinaryIO
+    hasher: FileHasher
+    rows: int = 0
+
+    def write(self, data: Buffer) -> None:
+        self.stream.write(data if isinstance(data, bytes) else data.data)
+        self.hasher.update(data)
+
+
+@dataclass
+class RowWriter:
+    """Writer of one array into ``folder``; :meth:`close` ends it and writes ``zarr.json``."""
+
+    folder: Path
+    layout: RowLayout
+    strong: bool
+    rows: int = 0
+    _files: dict[str, FileDigest] = field(default_factory=dict)
+    _open: _OpenFile | None = None
+
+    def append(self, rows: NDArray[np.generic]) -> None:
+        """Append rows (m, *row_shape); they are converted to the layout's dtype if need be."""
+        block = np.ascontiguousarray(rows, self.layout.dtype)
+        start = 0
+        while start < len(block):
+            if self._open is None:
+                self._open = self._next_file()
+            take = min(len(block) - start, self.layout.max_file_rows - self._open.rows)
+            self._open.write(block[start : start + take])
+            self._open.rows += take
+            self.rows += take
+            start += take
+            if self._open.rows == self.layout.max_file_rows:
+                self._finish_file(self.layout.inner_rows, self.layout.max_file_rows)
+
+    def close(self) -> Mapping[str, FileDigest]:
+        """Finish the last file and write ``zarr.json``; digests by path below ``folder``."""
+        geometry = self._geometry()
+        if self._open is not None:
+            self._finish_file(geometry.inner_rows, geometry.file_rows)
+        data = array_json(geometry, self.layout.fill, self.layout.dimensions)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "zarr.json").write_bytes(data)
+        hasher = FileHasher(strong=self.strong)
+        hasher.update(data)
+        self._files["zarr.json"] = hasher.digest()
+        return self._files
+
+    def abandon(self) -> None:
+        """Close the file being written, whose folder is about to be removed."""
+        if self._open is not None:
+            with suppress(OSError):  # what is buffered does not fit a full disk, and never will
+                self._open.stream.close()
+            self._open = None
+
+    def _geometry(self) -> ArrayGeometry:
+        """Geometry of the whole array; chunks of equal size where it fits into one file."""
+        inner, file_rows = self.layout.inner_rows, self.layout.max_file_rows
+        if not self._files:
+            n_chunks = max(1, -(-self.rows // inner))
+            inner = max(1, -(-self.rows // n_chunks))
+            file_rows = n_chunks * inner
+        return ArrayGeometry(
+            shape=(self.rows, *self.layout.row_shape),
+            dtype=self.layout.dtype,
+            file_rows=file_rows,
+            inner_rows=inner,
+            sharded=True,
+            index_crc=True,
+            index_at_end=True,
+            trailer_bytes=0,
+            key_prefix="c/",
+            separator="/",
+        )
+
+    def _next_file(self) -> _OpenFile:
+        path = self.folder / self._key(len(self._files))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("wb", buffering=_BUFFER_BYTES)
+        return _OpenFile(stream, FileHasher(strong=self.strong))
+
+    def _key(self, i: int) -> str:
+        return "/".join(["c", str(i), *["0"] * len(self.layout.row_shape)])
+
+    def _finish_file(self, inner_rows: int, file_rows: int) -> None:
+        """Pad the last inner chunk, write the index, and record the digest."""
+        if self._open is None:
+            return
+        n_inner = -(-self._open.rows // inner_rows)
+        n_missing = n_inner * inner_rows - self._open.rows
+        if n_missing:
+            fill = np.nan if self.layout.fill == "NaN" else self.layout.fill
+            padding = np.full((n_missing, *self.layout.row_shape), fill, self.layout.dtype)
+            self._open.write(padding)
+        chunk_bytes = inner_rows * self.layout.row_bytes
+        self._open.write(dense_index(n_inner, file_rows // inner_rows, chunk_bytes))
+        self._open.stream.close()
+        self._files[self._key(len(self._files))] = self._open.hasher.digest()
+        self._open = None

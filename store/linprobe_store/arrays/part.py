@@ -1,0 +1,127 @@
+"""Parts: the features of one source tar, immutable, keyed by the tar's fingerprint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from linprobe.disk import Staging, told_as_store_error
+from linprobe.errors import MismatchError, StoreError
+from linprobe_store.arrays.unit_writer import UnitWriter
+from linprobe_store.format.commit import PartCommit, check_files, part_commit_json, read_part_commit
+from linprobe_store.format.layout import COMMIT_FILE, PARTS_FOLDER, part_folder
+from linprobe_store.format.spec import EncoderSpec, FeatureBlock, ShardFingerprint, SkippedSample
+
+
+def part_path(encoder_path: Path, shard: ShardFingerprint) -> Path:
+    """Folder of the part of a source tar."""
+    return encoder_path / PARTS_FOLDER / part_folder(shard)
+
+
+def find_part(encoder_path: Path, encoder_id: str, shard: ShardFingerprint) -> PartCommit | None:
+    """Commit of a part, or None when there is none.
+
+    Raises
+    ------
+    IntegrityError : the part is there and damaged.
+    MismatchError : it is of another encoder, source tar or version of the format.
+    """
+    path = part_path(encoder_path, shard)
+    if not path.exists():
+        return None
+    commit = read_part_commit(path)
+    for what, expected, found in (
+        ("encoder", encoder_id, commit.contents.encoder_id),
+        ("source", shard, commit.shard),
+    ):
+        if expected != found:
+            raise MismatchError(
+                f"{path}: expected {what} {expected}, found {found}",
+                hint="a folder of another store was moved here: move it back, or remove it",
+            )
+    check_files(path, commit.contents.files, "open")
+    return commit
+
+
+class PartWriter:
+    """Writer of one part; a context manager that keeps nothing unless :meth:`commit` is called.
+
+    Rows stream to disk as they come; memory holds one block and the keys of one tar.
+    """
+
+    def __init__(self, encoder_path: Path, spec: EncoderSpec, shard: ShardFingerprint) -> None:
+        self.shard = shard
+        self._encoder_path = encoder_path
+        self._spec = spec
+        self._keys: set[str] = set()
+        self._staging = Staging(encoder_path / PARTS_FOLDER)
+        self._unit = UnitWriter(self._staging.path, spec, shard.name, strong=False)
+
+    def __enter__(self) -> "PartWriter":
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self._unit.abandon()
+        self._staging.discard()
+
+    @property
+    def rows(self) -> int:
+        """Rows appended so far."""
+        return self._unit.rows
+
+    def append(self, block: FeatureBlock) -> None:
+        """Check consecutive rows of the tar and write them.
+
+        Raises
+        ------
+        MismatchError : taps, dims, dtype, lengths or labels are not those expected.
+        StoreError : a value is not finite, a row is all zero, a key comes twice, or the disk
+            refuses; the part is not committed.
+        """
+        for key in block.keys:
+            if key in self._keys:
+                raise StoreError(
+                    f"{self.shard.name}: the key {key!r} comes twice",
+                    hint="pack the shard again with one key per sample",
+                )
+            self._keys.add(key)
+        with told_as_store_error(self._staging.path):
+            self._unit.append(block)
+
+    def commit(
+        self, *, skipped: Sequence[SkippedSample], batch_size: int, planned: int, labelling: str
+    ) -> PartCommit:
+        """Make the part visible, whole and durable.
+
+        Losing a race to another writer of the same tar is harmless: its commit is returned.
+
+        Parameters
+        ----------
+        skipped : every sample of the tar that has no row.
+        batch_size : images per forward pass, for the record.
+        planned : samples in the tar; must equal rows + skipped.
+        labelling : how the labels were read, such as ``cls``; parts of one split must agree.
+
+        Raises
+        ------
+        MismatchError : rows and skipped samples do not add up to ``planned``.
+        StoreError : the disk refuses.
+        """
+        if self.rows + len(skipped) != planned:
+            raise MismatchError(
+                f"{self.shard.name}: expected {planned} samples, found {self.rows} rows and "
+                f"{len(skipped)} skipped",
+                hint="the tar changed while it was read, or is cut: fetch it again",
+            )
+        with told_as_store_error(self._staging.path):
+            contents = self._unit.close({"kind": "part", "encoder_id": self._spec.encoder_id})
+            data = part_commit_json(contents, self.shard, tuple(skipped), batch_size, labelling)
+            (self._staging.path / COMMIT_FILE).write_bytes(data)
+        final = part_path(self._encoder_path, self.shard)
+        self._staging.publish(final)
+        self._staging.discard()
+        return read_part_commit(final)

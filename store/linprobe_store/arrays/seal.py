@@ -1,0 +1,279 @@
+"""Sealing: the parts of a split, in shard-list order, into one array per field.
+
+Memory is O(block) and 8 bytes per row (a hash of each key, to find duplicates); rows go from the
+maps of the parts straight to the shard files of the split.
+
+Relabelling: other classes over the same features, without a GPU.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linprobe.disk import Staging, told_as_store_error
+from linprobe.errors import MismatchError, NotFoundError, StoreError
+from linprobe.records import digest_json
+from linprobe_store.arrays.part import find_part, part_path
+from linprobe_store.arrays.unit_maps import Keys, UnitArrays, map_unit
+from linprobe_store.arrays.unit_writer import UnitWriter
+from linprobe_store.format.commit import PartCommit, PartRows, check_files, split_commit_json
+from linprobe_store.format.layout import COMMIT_FILE
+from linprobe_store.format.spec import (
+    DatasetSpec,
+    EncoderSpec,
+    FeatureArray,
+    FeatureBlock,
+    LabelArray,
+    SplitSpec,
+)
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """From the class ids in the parts to the class ids of another dataset."""
+
+    classes: tuple[str, ...]
+    """Class names of the other dataset, by its class ids."""
+    labels: tuple[int, ...]
+    """Class id in the other dataset, by class id in the parts; each in [0, len(classes))."""
+
+    @cached_property
+    def digest(self) -> str:
+        """Sha256 of the map as canonical JSON, 64 hex digits."""
+        return digest_json(asdict(self))
+
+    def relabelled(self, dataset: DatasetSpec) -> DatasetSpec:
+        """Spec of the dataset with this map applied; the map is part of its label source."""
+        label_source = dataset.label_source + self._suffix
+        return replace(dataset, classes=self.classes, label_source=label_source)
+
+    def check_made(self, dataset: DatasetSpec) -> None:
+        """Check that a spec comes from :meth:`relabelled`, so that its id holds this map.
+
+        Raises
+        ------
+        MismatchError : it does not.
+        """
+        if dataset.classes != self.classes or not dataset.label_source.endswith(self._suffix):
+            raise MismatchError(
+                f"the dataset's labels come from {dataset.label_source!r}, which does not name "
+                f"the label map {self.digest[:12]}",
+                hint="pass the spec that LabelMap.relabelled gives",
+            )
+
+    def apply(self, labels: LabelArray, place: str) -> NDArray[np.int64]:
+        """Map class ids (n,) int64.
+
+        Raises
+        ------
+        MismatchError : a class id has no entry, or the labels are multi-hot.
+        """
+        if labels.ndim != 1:
+            raise MismatchError(
+                f"{place}: multi-hot labels cannot be mapped", hint="map class ids only"
+            )
+        check_range(labels, len(self.labels), place)
+        return np.asarray(self.labels, np.int64)[labels]
+
+    @property
+    def _suffix(self) -> str:
+        return f"+map:{self.digest}"
+
+
+def check_range(labels: LabelArray, n_classes: int, place: str) -> None:
+    """Check labels against the number of classes.
+
+    Raises
+    ------
+    MismatchError : a class id is not in [0, k), or multi-hot labels have not k columns of 0 and 1.
+    """
+    if labels.ndim == 2 and len(labels):
+        if labels.shape[1] != n_classes or labels.max() > 1:
+            raise MismatchError(
+                f"{place}: expected {n_classes} columns of 0 and 1, found {labels.shape[1]} "
+                f"columns up to {labels.max()}",
+                hint="give the class list that the labels were made with",
+            )
+    elif len(labels) and (labels.min() < 0 or labels.max() >= n_classes):
+        raise MismatchError(
+            f"{place}: expected labels in 0..{n_classes - 1} ({n_classes} classes), "
+            f"found {labels.min()}..{labels.max()}",
+            hint="give the class list that the labels were made with",
+        )
+
+
+BLOCK_ROWS = 4096
+_NAMED = 5
+"""How many offenders an error names."""
+
+
+ReadLabels: TypeAlias = Callable[[PartCommit, Keys, LabelArray], LabelArray]
+"""Takes a part, its keys and its labels; gives the labels to seal, in the order of the keys."""
+
+
+@dataclass(frozen=True)
+class SealTarget:
+    """The split to be sealed."""
+
+    path: Path
+    """Folder of the split; its parent exists."""
+    spec: EncoderSpec
+    """Encoder."""
+    dataset: DatasetSpec
+    """Dataset, whose classes bound the labels."""
+    split: str
+    """Name of the split."""
+
+
+def find_split_spec(dataset: DatasetSpec, split: str) -> SplitSpec:
+    """The split of a dataset spec by its name.
+
+    Raises
+    ------
+    NotFoundError : there is no such split.
+    """
+    for candidate in dataset.splits:
+        if candidate.name == split:
+            return candidate
+    names = ", ".join(s.name for s in dataset.splits)
+    raise NotFoundError(f"the dataset has no split {split!r}", hint=f"its splits are: {names}")
+
+
+def check_labelling(parts: Iterable[PartCommit], split: str) -> None:
+    """Refuse parts whose labels were read in different ways.
+
+    Raises
+    ------
+    MismatchError : naming the ways.
+    """
+    ways = sorted({part.labelling for part in parts})
+    if len(ways) > 1:
+        raise MismatchError(
+            f"split {split!r}: the labels of its parts were read in different ways: {_some(ways)}",
+            hint="linprobe-extract run reads them again, without the encoder",
+        )
+
+
+def find_parts(encoder_path: Path, encoder_id: str, split: SplitSpec) -> tuple[PartCommit, ...]:
+    """Commits of all parts of a split, in row order.
+
+    Raises
+    ------
+    NotFoundError : parts are missing; names the source tars.
+    """
+    found = {shard: find_part(encoder_path, encoder_id, shard) for shard in split.shards}
+    missing = [shard.name for shard, commit in found.items() if commit is None]
+    if missing:
+        raise NotFoundError(
+            f"split {split.name!r}: {len(missing)} of {len(split.shards)} shards have no part: "
+            f"{_some(missing)}",
+            hint="extract them: linprobe-extract run",
+        )
+    if len(found) != len(split.shards):
+        raise MismatchError(
+            f"split {split.name!r} lists a shard twice", hint="list every shard once"
+        )
+    return tuple(commit for commit in found.values() if commit is not None)
+
+
+def plan_rows(parts: Iterable[PartCommit]) -> tuple[PartRows, ...]:
+    """Where the rows of each part will lie."""
+    planned = []
+    start = 0
+    for part in parts:
+        planned.append(PartRows(part.shard, start, part.rows, part.skipped_by_reason))
+        start += part.rows
+    return tuple(planned)
+
+
+def part_blocks(
+    encoder_path: Path,
+    parts: Iterable[PartCommit],
+    label_map: LabelMap | None,
+    read_labels: ReadLabels | None,
+) -> Iterator[FeatureBlock]:
+    """All rows of the parts in order; every byte of a part is verified before it is used."""
+    for part in parts:
+        unit = part_path(encoder_path, part.shard)
+        check_files(unit, part.contents.files, "deep")
+        arrays = map_unit(unit, part.rows, part.taps, part.dtype)
+        keys = arrays.read_keys(unit)
+        labels = cast("LabelArray", arrays.labels.whole())
+        if read_labels is not None:
+            labels = read_labels(part, keys, labels)
+        if label_map is not None:
+            labels = label_map.apply(labels, part.shard.name)
+        taps = {tap: mapped.whole() for tap, mapped in arrays.features.items()}
+        for start in range(0, part.rows, BLOCK_ROWS):
+            stop = min(start + BLOCK_ROWS, part.rows)
+            features = {tap: cast("FeatureArray", x[start:stop]) for tap, x in taps.items()}
+            yield FeatureBlock(keys.between(start, stop), features, labels[start:stop])
+
+
+def write_split(
+    target: SealTarget, blocks: Iterable[FeatureBlock], parts: tuple[PartRows, ...]
+) -> None:
+    """Write a sealed split and make it visible by one rename; harmless if another one was first.
+
+    Raises
+    ------
+    MismatchError : labels out of range, or rows that do not add up to those of ``parts``.
+    StoreError : a key comes twice, a value cannot be stored, or the disk refuses.
+    """
+    place = f"split {target.split!r}"
+    with told_as_store_error(target.path), Staging(target.path.parent) as staging:
+        unit = UnitWriter(staging.path, target.spec, place, strong=True)
+        try:
+            hashes = [_append(unit, block, target.dataset, place) for block in blocks]
+            expected = sum(part.rows for part in parts)
+            if unit.rows != expected:
+                raise MismatchError(
+                    f"{place}: expected {expected} rows, found {unit.rows}",
+                    hint="the source changed while it was read; run it again",
+                )
+            ids = {"encoder_id": target.spec.encoder_id, "dataset_id": target.dataset.dataset_id}
+            contents = unit.close({"kind": "split", "split": target.split, **ids})
+        finally:
+            unit.abandon()
+        arrays = map_unit(staging.path, contents.rows, contents.taps, contents.dtype)
+        _check_unique(np.concatenate([np.empty(0, np.int64), *hashes]), arrays, place)
+        data = split_commit_json(contents, target.dataset.dataset_id, target.split, parts)
+        (staging.path / COMMIT_FILE).write_bytes(data)
+        staging.publish(target.path)
+
+
+def _append(
+    unit: UnitWriter, block: FeatureBlock, dataset: DatasetSpec, place: str
+) -> NDArray[np.int64]:
+    """Write a block and give the hash of each of its keys."""
+    check_range(block.labels, len(dataset.classes), place)
+    unit.append(block)
+    return np.fromiter(map(hash, block.keys), np.int64, len(block.keys))
+
+
+def _check_unique(hashes: NDArray[np.int64], arrays: UnitArrays, place: str) -> None:
+    """Refuse keys that come twice; only keys of equal hash are compared as text."""
+    order = np.argsort(hashes, kind="stable")
+    again = hashes[order[1:]] == hashes[order[:-1]]
+    suspects = np.union1d(order[1:][again], order[:-1][again])
+    if not len(suspects):
+        return
+    keys = arrays.read_keys(arrays.keys_bytes.folder)
+    counts = Counter(keys[int(i)] for i in suspects)
+    twice = [key for key, count in counts.items() if count > 1]
+    if twice:
+        raise StoreError(
+            f"{place}: {len(twice)} keys come more than once: {_some(twice)}",
+            hint="a shard is listed under two names, or shards overlap: list every sample once",
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -1,0 +1,212 @@
+"""Writer of a unit's ``data.zarr``: checks every block, then streams it to one array per field.
+
+The same writer makes parts, sealed splits and imports, so that all of them pass the same checks:
+no block with a NaN, an infinity or an all-zero row is ever written, and a fill value is
+therefore never a feature.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linprobe.errors import MismatchError, StoreError
+from linprobe.records import JsonValue
+from linprobe_store.arrays.array_writer import RowLayout, RowWriter
+from linprobe_store.format.checksums import FileDigest, FileHasher
+from linprobe_store.format.commit import UnitContents
+from linprobe_store.format.layout import (
+    DATA_FOLDER,
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    INNER_BYTES,
+    INNER_ROWS,
+    KEYS_BYTES,
+    KEYS_OFFSETS,
+    LABELS,
+    MAX_SHARD_FILE_BYTES,
+    features_array,
+)
+from linprobe_store.format.spec import EncoderSpec, FeatureArray, FeatureBlock, LabelArray
+from linprobe_store.format.zarr_v3 import group_json
+
+_CHECK_ROWS = 256
+"""Rows checked at once: their temporary copy stays in the cache."""
+_MULTI_HOT_FILL = 255
+"""Fill value of multi-hot labels: never a label."""
+
+
+class UnitWriter:
+    """Writer of one unit's arrays into a staging folder."""
+
+    def __init__(self, folder: Path, spec: EncoderSpec, source: str, *, strong: bool) -> None:
+        self._spec = spec
+        self._source = source
+        self._strong = strong
+        self._folder = folder
+        self._features = {tap.name: self._tap_writer(tap.name, tap.dim) for tap in spec.taps}
+        self._offsets = self._writer(KEYS_OFFSETS, np.dtype("<i8"), (), -1, "key_edge")
+        self._bytes = self._writer(KEYS_BYTES, np.dtype("u1"), (), 0, "key_byte")
+        self._labels: RowWriter | None = None
+        self._label_columns: int | None = None
+        self._n_key_bytes = 0
+        self._offsets.append(np.zeros(1, np.int64))
+
+    @property
+    def rows(self) -> int:
+        """Rows appended so far."""
+        return self._offsets.rows - 1
+
+    def append(self, block: FeatureBlock) -> None:
+        """Check a block and write it.
+
+        Raises
+        ------
+        MismatchError : taps, dims, dtype or lengths are not those of the encoder's spec.
+        StoreError : a value is not finite, or a row is all zero; names the key.
+        """
+        self._check_shapes(block)
+        for tap, features in block.features.items():
+            check_values(features, block.keys, f"{self._source}: {tap}")
+        keys = [self._encode(key) for key in block.keys]
+        if not keys:
+            return
+        for tap, features in block.features.items():
+            self._features[tap].append(features)
+        self._label_writer(block.labels).append(block.labels)
+        ends = self._n_key_bytes + np.cumsum([len(key) for key in keys], dtype=np.int64)
+        self._offsets.append(ends)
+        self._bytes.append(np.frombuffer(b"".join(keys), np.uint8))
+        self._n_key_bytes = int(ends[-1])
+
+    def close(self, attributes: Mapping[str, JsonValue]) -> UnitContents:
+        """Finish every array; the group carries ``attributes`` beside the format's name.
+
+        Raises
+        ------
+        StoreError : an earlier append failed half-way, and its error was ignored.
+        """
+        if any(writer.rows != self.rows for writer in self._row_writers()):
+            raise StoreError(
+                f"{self._source}: a block was written in part",
+                hint="write this source again from its beginning",
+            )
+        writers = [*self._features.values(), self._offsets, self._bytes, self._finished_labels()]
+        files: dict[str, FileDigest] = {}
+        for writer in writers:
+            folder = writer.folder.relative_to(self._folder).as_posix()
+            files |= {f"{folder}/{name}": digest for name, digest in writer.close().items()}
+        head: dict[str, JsonValue] = {"format": FORMAT_NAME, "version": FORMAT_VERSION}
+        group = group_json({"linprobe": {**head, **attributes}})
+        (self._folder / DATA_FOLDER / "zarr.json").write_bytes(group)
+        hasher = FileHasher(strong=self._strong)
+        hasher.update(group)
+        files[f"{DATA_FOLDER}/zarr.json"] = hasher.digest()
+        return UnitContents(
+            encoder_id=self._spec.encoder_id,
+            rows=self.rows,
+            taps=self._spec.taps,
+            dtype=self._spec.storage_dtype,
+            n_label_columns=self._label_columns,
+            files=files,
+        )
+
+    def abandon(self) -> None:
+        """Close the open files of a unit that will not be published."""
+        for writer in [*self._features.values(), self._offsets, self._bytes, self._labels]:
+            if writer is not None:
+                writer.abandon()
+
+    def _row_writers(self) -> list[RowWriter]:
+        return [*self._features.values(), *([self._labels] if self._labels else [])]
+
+    def _writer(
+        self, name: str, dtype: "np.dtype[np.generic]", row_shape: tuple[int, ...],
+        fill: float | int | str, dimension: str,
+    ) -> RowWriter:  # fmt: skip
+        inner_rows = INNER_ROWS if row_shape else INNER_BYTES // dtype.itemsize
+        dimensions = ("sample", dimension) if row_shape else (dimension,)
+        layout = RowLayout(dtype, row_shape, inner_rows, fill, dimensions, MAX_SHARD_FILE_BYTES)
+        return RowWriter(self._folder / DATA_FOLDER / name, layout, self._strong)
+
+    def _tap_writer(self, tap: str, dim: int) -> RowWriter:
+        dtype: np.dtype[np.generic] = np.dtype(self._spec.storage_dtype).newbyteorder("<")
+        return self._writer(features_array(tap), dtype, (dim,), "NaN", f"{tap}_feature")
+
+    def _label_writer(self, labels: LabelArray) -> RowWriter:
+        if self._labels is None and labels.ndim == 1:
+            self._labels = self._writer(LABELS, np.dtype("<i8"), (), -1, "sample")
+        elif self._labels is None:
+            self._label_columns = labels.shape[1]
+            row_shape = (labels.shape[1],)
+            self._labels = self._writer(LABELS, np.dtype("u1"), row_shape, _MULTI_HOT_FILL, "class")
+        return self._labels
+
+    def _finished_labels(self) -> RowWriter:
+        return self._labels or self._label_writer(np.empty(0, np.int64))
+
+    def _check_shapes(self, block: FeatureBlock) -> None:
+        n = len(block.keys)
+        expected = {t.name: ((n, t.dim), self._spec.storage_dtype) for t in self._spec.taps}
+        found = {name: (x.shape, x.dtype.name) for name, x in block.features.items()}
+        if expected != found:
+            raise MismatchError(
+                f"{self._source}: expected features {expected}, found {found}",
+                hint="give the taps, dims and dtype of the encoder's spec",
+            )
+        labels = block.labels
+        kind = (labels.ndim, labels.dtype.name)
+        columns = labels.shape[1] if labels.ndim == 2 else None
+        if kind not in ((1, "int64"), (2, "uint8")) or len(labels) != n:
+            raise MismatchError(
+                f"{self._source}: expected labels ({n},) int64 or ({n}, k) uint8, "
+                f"found {labels.shape} {labels.dtype.name}",
+                hint="give one class id per sample, or one multi-hot row per sample",
+            )
+        if self._labels is not None and columns != self._label_columns:
+            raise MismatchError(
+                f"{self._source}: expected labels with {self._label_columns} columns, "
+                f"found {columns}",
+                hint="do not mix class ids with multi-hot labels, nor their widths",
+            )
+
+    def _encode(self, key: str) -> bytes:
+        try:
+            return key.encode()
+        except UnicodeEncodeError:
+            raise StoreError(
+                f"{self._source}: the key {key!r} is not valid UTF-8",
+                hint="rename the member and pack the shard again",
+            ) from None
+
+
+def check_values(features: FeatureArray, keys: tuple[str, ...], place: str) -> None:
+    """Check that features (n, d) are finite and that no row is all zero.
+
+    Works on the bits, at about 10 GB/s: without the sign bit, float16 and float32 order like
+    unsigned integers, and all values from the infinity's bits on are infinities and NaNs.
+
+    Raises
+    ------
+    StoreError : naming the first bad key.
+    """
+    unsigned = np.dtype(f"u{features.dtype.itemsize}").type
+    infinity = np.array(np.inf, features.dtype).view(unsigned)
+    magnitude_mask = unsigned(np.iinfo(unsigned).max >> 1)
+    bits: NDArray[np.unsignedinteger] = np.ascontiguousarray(features).view(unsigned)
+    for start in range(0, len(bits), _CHECK_ROWS):
+        largest = (bits[start : start + _CHECK_ROWS] & magnitude_mask).max(axis=1)
+        if (largest >= infinity).any():
+            key = keys[start + int((largest >= infinity).argmax())]
+            raise StoreError(
+                f"{place} of sample {key!r}: expected finite values, found NaN or infinity",
+                hint="a value outside float16 fits with --storage-dtype float32; "
+                "otherwise look at this sample and the encoder",
+            )
+        if not largest.all():
+            key = keys[start + int((largest == 0).argmax())]
+            raise StoreError(
+                f"{place} of sample {key!r}: expected features, found all zeros",
+                hint="look at this sample and the encoder; an all-zero row has no direction",
+            )

@@ -1,0 +1,1 @@
+"""Looking after a store: list, verify, remove, import, export, copy."""

@@ -1,0 +1,177 @@
+"""Exporting a split for other programs, block by block, whole or not at all.
+
+The adapter of pyarrow: a split as one Parquet table, written in row groups.
+"""
+
+import csv
+import importlib.util
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from linprobe.disk import Staging, sync_path, told_as_store_error
+from linprobe.errors import MismatchError, StoreError
+from linprobe_store.arrays.seal import BLOCK_ROWS
+from linprobe_store.care.array_files import write_array
+from linprobe_store.format.spec import FeatureArray, StorageDtype
+from linprobe_store.handles.split import Split
+
+
+class ParquetWriter:
+    """Writer of a table with the columns ``key``, ``label`` and ``features``.
+
+    ``label`` is an int64, or a list of uint8 for multi-hot labels; ``features`` is a list of
+    fixed size d. The class names are in the table's metadata under ``classes``, as JSON.
+    """
+
+    def __init__(self, path: Path, dim: int, dtype: StorageDtype, classes: tuple[str, ...]) -> None:
+        self._path = path
+        self._features_type = pa.list_(pa.from_numpy_dtype(np.dtype(dtype)), dim)
+        self._metadata = {"classes": json.dumps(classes, ensure_ascii=False)}
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> "ParquetWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is None:  # a table without rows still has its columns
+            self.append((), np.empty(0, np.int64), np.empty(0, np.float16))
+        if self._writer is not None:
+            self._writer.close()
+
+    def append(
+        self, keys: tuple[str, ...], labels: NDArray[np.generic], features: FeatureArray
+    ) -> None:
+        """Append rows as one row group: keys (m,), labels (m,) or (m, k), features (m, d)."""
+        values = pa.array(features.reshape(-1), self._features_type.value_type)
+        columns = {
+            "key": pa.array(keys, pa.string()),
+            "label": _label_column(labels),
+            "features": pa.FixedSizeListArray.from_arrays(values, type=self._features_type),
+        }
+        table = pa.table(columns).replace_schema_metadata(self._metadata)
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, table.schema)
+        self._writer.write_table(table)
+
+
+def _label_column(labels: NDArray[np.generic]) -> pa.Array:
+    if labels.ndim == 1:
+        return pa.array(labels, pa.int64())
+    values = pa.array(labels.reshape(-1), pa.uint8())
+    return pa.FixedSizeListArray.from_arrays(values, labels.shape[1])
+
+
+ExportFormat = Literal["npz", "npy", "parquet"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Files written by an export."""
+
+    paths: tuple[Path, ...]
+    """The files; ``.npy`` comes with a ``.csv`` of keys and labels."""
+    rows: int
+    """Number of samples."""
+    bytes: int
+    """Bytes of all files."""
+
+
+def export_split(split: Split, tap: str, out: Path) -> Exported:
+    """Export the features of one tap, un-normalised, with labels and keys.
+
+    Parameters
+    ----------
+    out : ``.npz`` (arrays ``features``, ``labels``, ``keys``, ``classes``, as ``import`` takes
+        them), ``.npy`` (features, and a ``.csv`` with a line ``key,label`` per row beside it), or
+        ``.parquet`` (columns ``key``, ``label``, ``features``; needs the extra ``parquet``).
+
+    Raises
+    ------
+    MismatchError : another suffix.
+    StoreError : a file is there already, the disk refuses, or pyarrow is not installed.
+    """
+    writer = _writers().get(out.suffix)
+    if writer is None:
+        known = ", ".join(f".{name}" for name in get_args(ExportFormat))
+        raise MismatchError(
+            f"{out}: expected one of {known}, found {out.suffix!r}", hint="choose one of them"
+        )
+    if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise StoreError(
+            "Parquet needs pyarrow, which is not installed",
+            hint="pip install 'linprobe[parquet]', or export to .npz",
+        )
+    split.dim(tap)
+    with told_as_store_error(out), Staging(out.parent) as staging:
+        names = writer(split, tap, staging.path / out.name)
+        finals = tuple(out.with_name(path.name) for path in names)
+        for final in finals:
+            if final.exists():
+                raise StoreError(f"{final}: is there already", hint="remove it, or name another")
+        for path, final in zip(names, finals, strict=True):
+            sync_path(path)
+            path.rename(final)
+    n_bytes = sum(path.stat().st_size for path in finals)
+    return Exported(finals, split.n, n_bytes)
+
+
+def _writers() -> Mapping[str, Callable[[Split, str, Path], tuple[Path, ...]]]:
+    return {".npz": _write_npz, ".npy": _write_npy, ".parquet": _write_parquet}
+
+
+def _write_npz(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
+    dtype = np.dtype(split.dtype)
+    width = max(map(len, split.keys), default=1) or 1
+    key_dtype = np.dtype(f"<U{width}")
+    classes = np.array(split.classes, dtype=str)
+    arrays: list[tuple[str, tuple[int, ...], np.dtype[np.generic], Iterable[NDArray[np.generic]]]]
+    arrays = [
+        ("features", (split.n, split.dim(tap)), dtype, split.blocks(tap)),
+        ("labels", split.labels.shape, split.labels.dtype, [split.labels]),
+        ("keys", (split.n,), key_dtype, _key_blocks(split, key_dtype)),
+        ("classes", classes.shape, classes.dtype, [classes]),
+    ]
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name, shape, array_dtype, blocks in arrays:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                write_array(stream, shape, array_dtype, blocks)
+    return (out,)
+
+
+def _key_blocks(split: Split, dtype: "np.dtype[np.generic]") -> Iterator[NDArray[np.generic]]:
+    for start in range(0, split.n, BLOCK_ROWS):
+        yield np.array(split.keys.between(start, min(start + BLOCK_ROWS, split.n)), dtype)
+
+
+def _write_npy(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
+    with out.open("wb") as stream:
+        write_array(stream, (split.n, split.dim(tap)), np.dtype(split.dtype), split.blocks(tap))
+    table = out.with_suffix(".csv")
+    is_multi_hot = split.labels.ndim == 2
+    with table.open("w", newline="", encoding="utf-8") as text:
+        lines = csv.writer(text)
+        lines.writerow(["key", *(split.classes if is_multi_hot else ["label"])])
+        for key, label in zip(split.keys, split.labels, strict=True):
+            lines.writerow([key, *np.atleast_1d(label).tolist()])
+    return out, table
+
+
+def _write_parquet(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
+
+    with ParquetWriter(out, split.dim(tap), split.dtype, split.classes) as table:
+        start = 0
+        for block in split.blocks(tap, BLOCK_ROWS):
+            stop = start + len(block)
+            labels = cast("NDArray[np.generic]", split.labels[start:stop])
+            table.append(split.keys.between(start, stop), labels, block)
+            start = stop
+    return (out,)

@@ -1,0 +1,1 @@
+"""What lies on disk: names, specifications, checksums, commits, Zarr metadata."""

@@ -1,0 +1,113 @@
+"""Checksums of files: crc32c of everything, sha256 too of what is copied between machines.
+
+The adapter of google-crc32c (11 GB/s on one core; sha256 runs at 1.3 to 1.8). Digests are taken
+of the bytes we mean to write, while we write them, so that a later check compares the disk with
+the intention and not with itself.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from linprobe.errors import REPAIR, IntegrityError, unreadable
+
+Buffer: TypeAlias = "bytes | NDArray[np.generic]"
+
+_READ_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """What a file must be."""
+
+    bytes: int
+    """Size in bytes."""
+    crc32c: str
+    """CRC-32C (Castagnoli) of the content, as 8 hex digits."""
+    sha256: str | None
+    """Sha256 of the content, as 64 hex digits; None for the files of a part."""
+
+
+class FileHasher:
+    """Digest of a stream of bytes; ``strong`` adds the sha256."""
+
+    def __init__(self, *, strong: bool) -> None:
+        self._size = 0
+        self._crc = 0
+        self._sha256 = hashlib.sha256() if strong else None
+
+    def update(self, data: Buffer) -> None:
+        """Take in bytes or a C-contiguous array."""
+        self._size += len(data) if isinstance(data, bytes) else data.nbytes
+        self._crc = google_crc32c.extend(self._crc, data)
+        if self._sha256 is not None:
+            self._sha256.update(data if isinstance(data, bytes) else data.data)
+
+    def digest(self) -> FileDigest:
+        """Digest of everything taken in so far."""
+        sha256 = self._sha256.hexdigest() if self._sha256 else None
+        return FileDigest(self._size, f"{self._crc:08x}", sha256)
+
+
+def crc32c(data: Buffer) -> int:
+    """CRC-32C of bytes or of a C-contiguous array."""
+    return int(google_crc32c.value(data))
+
+
+def digest_stream(stream: BinaryIO, *, strong: bool) -> FileDigest:
+    """Digest of a binary stream from where it stands to its end, in 4 MiB of memory."""
+    hasher = FileHasher(strong=strong)
+    buffer = np.empty(_READ_BYTES, np.uint8)
+    while n_read := stream.readinto(buffer.data):  # type: ignore[attr-defined]  # typeshed gap
+        hasher.update(buffer[:n_read])
+    return hasher.digest()
+
+
+def digest_file(path: Path, *, strong: bool) -> FileDigest:
+    """Digest of a file on disk."""
+    with path.open("rb", buffering=0) as stream:
+        return digest_stream(stream, strong=strong)
+
+
+def check_size(path: Path, expected: FileDigest) -> None:
+    """Check that a file is there at its full size; a map of a shorter one would kill the process.
+
+    Raises
+    ------
+    IntegrityError : the file is missing, or shorter or longer than committed.
+    """
+    try:
+        found = path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        expectation = f"expected {expected.bytes} bytes"
+        raise IntegrityError(f"{path}: missing, {expectation}", hint=REPAIR) from None
+    if found != expected.bytes or not path.is_file():
+        raise IntegrityError(f"{path}: expected {expected.bytes} bytes, found {found}", hint=REPAIR)
+
+
+def check_content(path: Path, expected: FileDigest, *, strong: bool = False) -> None:
+    """Check every byte of a file against its crc32c, and its sha256 where ``strong``.
+
+    Raises
+    ------
+    IntegrityError : the file is missing, of another size, or of other content.
+    StoreError : the file cannot be read.
+    """
+    check_size(path, expected)
+    try:
+        found = digest_file(path, strong=strong and expected.sha256 is not None)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if found.crc32c != expected.crc32c:
+        raise IntegrityError(
+            f"{path}: expected crc32c {expected.crc32c}, found {found.crc32c}", hint=REPAIR
+        )
+    if found.sha256 is not None and found.sha256 != expected.sha256:
+        raise IntegrityError(
+            f"{path}: expected sha256 {expected.sha256}, found {found.sha256}", hint=REPAIR
+        )

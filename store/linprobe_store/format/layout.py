@@ -1,0 +1,100 @@
+"""Names and sizes of the format: the one place that knows where things lie in a store.
+
+::
+
+    <root>/FORMAT
+    <root>/enc-<slug>-<12 hex>/encoder.json  names.json  provenance.jsonl  canary/
+    <root>/enc-.../parts/part-<slug>-<12 hex>/COMMIT.json  data.zarr/
+    <root>/enc-.../sets/ds-<slug>-<12 hex>/dataset.json  names.json
+    <root>/enc-.../sets/ds-.../<split>/COMMIT.json  data.zarr/
+"""
+
+import re
+from dataclasses import asdict
+
+from linprobe.disk import STAGING_PREFIX
+from linprobe.errors import MismatchError
+from linprobe.names import short_id, slugify
+from linprobe.records import digest_json
+from linprobe_store.format.spec import ShardFingerprint
+
+FORMAT_NAME = "linprobe-store"
+FORMAT_VERSION = 1
+
+FORMAT_FILE = "FORMAT"
+COMMIT_FILE = "COMMIT.json"
+PACKED_FILE = "PACKED.json"
+DATA_FOLDER = "data.zarr"
+ENCODER_FILE = "encoder.json"
+DATASET_FILE = "dataset.json"
+NAMES_FILE = "names.json"
+PROVENANCE_FILE = "provenance.jsonl"
+CANARY_FOLDER = "canary"
+PARTS_FOLDER = "parts"
+SETS_FOLDER = "sets"
+
+ENCODER_PREFIX = "enc-"
+DATASET_PREFIX = "ds-"
+PART_PREFIX = "part-"
+
+INNER_ROWS = 2048
+"""Rows of an inner chunk of features: 2048 rows of 2 bytes are whole 4 KiB pages for any d."""
+INNER_BYTES = 1 << 20
+"""Bytes of an inner chunk of the one-dimensional arrays."""
+MAX_SHARD_FILE_BYTES = 256 << 20
+"""Payload of one shard file at most; a larger array continues in the next file."""
+
+LABELS = "labels"
+KEYS_BYTES = "keys_bytes"
+KEYS_OFFSETS = "keys_offsets"
+FEATURES_PREFIX = "features_"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_TAP = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def encoder_folder(slug: str, encoder_id: str) -> str:
+    """Folder name of an encoder."""
+    return f"{ENCODER_PREFIX}{slugify(slug)}-{short_id(encoder_id)}"
+
+
+def dataset_folder(name: str, dataset_id: str) -> str:
+    """Folder name of a dataset."""
+    return f"{DATASET_PREFIX}{slugify(name)}-{short_id(dataset_id)}"
+
+
+def part_folder(shard: ShardFingerprint) -> str:
+    """Folder name of the part of a source tar: a function of its fingerprint alone."""
+    return f"{PART_PREFIX}{slugify(shard.name)}-{short_id(digest_json(asdict(shard)))}"
+
+
+def features_array(tap: str) -> str:
+    """Name of the Zarr array that holds the features of a tap."""
+    return FEATURES_PREFIX + tap
+
+
+def check_split_name(split: str) -> None:
+    """Refuse a split name that cannot be a folder.
+
+    Raises
+    ------
+    MismatchError : the name has other characters than letters, digits, ``.``, ``_`` and ``-``.
+    """
+    if not _NAME.fullmatch(split) or split.startswith(STAGING_PREFIX):
+        raise MismatchError(
+            f"a split cannot be called {split!r}",
+            hint="use letters, digits, '.', '_' and '-', such as train, val or test",
+        )
+
+
+def check_tap_name(tap: str) -> None:
+    """Refuse a tap name that cannot be part of an array's name.
+
+    Raises
+    ------
+    MismatchError : the name has other characters than a-z, 0-9 and ``_``.
+    """
+    if not _TAP.fullmatch(tap):
+        raise MismatchError(
+            f"a tap cannot be called {tap!r}",
+            hint="use a-z, 0-9 and '_', such as embedding or pre_projection",
+        )

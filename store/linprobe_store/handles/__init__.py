@@ -1,0 +1,1 @@
+"""What a reader holds: the store, an encoder, a dataset, a split."""

@@ -1,0 +1,332 @@
+"""An encoder in the store: its identity, its parts and its sealed datasets.
+
+A dataset in the store: its spec and its sealed splits, for one encoder.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from linprobe.disk import STAGING_PREFIX, remove_unit
+from linprobe.errors import NotFoundError
+from linprobe.names import short_id
+from linprobe.records import canonical_json, read_json
+from linprobe_store.arrays.part import PartWriter, find_part, part_path
+from linprobe_store.arrays.seal import (
+    LabelMap,
+    ReadLabels,
+    SealTarget,
+    check_labelling,
+    find_parts,
+    find_split_spec,
+    part_blocks,
+    plan_rows,
+    write_split,
+)
+from linprobe_store.arrays.unit_maps import map_unit
+from linprobe_store.format.commit import PartCommit
+from linprobe_store.format.layout import (
+    DATASET_FILE,
+    DATASET_PREFIX,
+    ENCODER_FILE,
+    NAMES_FILE,
+    SETS_FOLDER,
+    check_split_name,
+    dataset_folder,
+)
+from linprobe_store.format.spec import (
+    DatasetSpec,
+    EncoderNames,
+    EncoderSpec,
+    FeatureArray,
+    LabelArray,
+    ShardFingerprint,
+    check_id,
+    dataset_json,
+    dataset_spec_from,
+    encoder_names_from,
+    encoder_spec_from,
+)
+from linprobe_store.handles.lookup import (
+    choose,
+    find_folder,
+    folder_digits,
+    list_folders,
+    make_folder,
+)
+from linprobe_store.handles.split import Split, open_split
+from linprobe_store.handles.witness import (
+    Provenance,
+    append_provenance,
+    compare_canary,
+    read_canary,
+    read_provenance,
+    write_canary,
+)
+
+
+@dataclass(frozen=True)
+class StoredEncoder:
+    """An encoder of a store."""
+
+    spec: EncoderSpec
+    """What its features are a function of."""
+    names: EncoderNames
+    """What people call it."""
+    path: Path
+    """Its folder."""
+
+    @property
+    def encoder_id(self) -> str:
+        """Sha256 of the spec, 64 hex digits."""
+        return self.spec.encoder_id
+
+    @property
+    def short_id(self) -> str:
+        """First 12 hex digits of the id."""
+        return short_id(self.encoder_id)
+
+    def committed_part(self, shard: ShardFingerprint) -> PartCommit | None:
+        """Commit of the part of a source tar, or None when there is none yet.
+
+        Raises
+        ------
+        IntegrityError : the part is there and damaged.
+        MismatchError : it is of another encoder, source tar or version of the format.
+        """
+        return find_part(self.path, self.encoder_id, shard)
+
+    def part_labels(self, shard: ShardFingerprint) -> LabelArray:
+        """Labels in the part of a source tar, in row order, read-only.
+
+        Raises
+        ------
+        NotFoundError : it has no part yet.
+        """
+        part = self.committed_part(shard)
+        if part is None:
+            raise NotFoundError(
+                f"{self.path}: '{shard.name}' has no part", hint="linprobe-extract run makes it"
+            )
+        arrays = map_unit(part_path(self.path, shard), part.rows, part.taps, part.dtype)
+        return cast("LabelArray", arrays.labels.whole())
+
+    def part_writer(self, shard: ShardFingerprint) -> PartWriter:
+        """Writer of the part of a source tar, to be used in a ``with`` statement.
+
+        Raises
+        ------
+        StoreError : the store cannot be written to.
+        """
+        return PartWriter(self.path, self.spec, shard)
+
+    def seal(
+        self,
+        dataset: DatasetSpec,
+        split: str,
+        *,
+        dataset_name: str,
+        keep_parts: bool = True,
+        label_map: LabelMap | None = None,
+        read_labels: ReadLabels | None = None,
+    ) -> Split:
+        """Seal the parts of a split, in shard-list order; opens it if that is done already.
+
+        Parameters
+        ----------
+        dataset_name : what people call the dataset; the first name given to an id stays.
+        keep_parts : False removes the parts afterwards, which halves the space; another dataset
+            over the same tars, such as a relabelling, then needs the GPU again.
+        label_map : other classes over the same parts; ``dataset`` is then what its
+            ``relabelled`` gives.
+        read_labels : gives the labels of each part, where those in it were read in another way
+            than the dataset says.
+
+        Raises
+        ------
+        NotFoundError : the dataset has no such split, or parts are missing.
+        IntegrityError : a part is damaged.
+        MismatchError : labels outside the classes, or parts of another encoder.
+        StoreError : a key comes twice, or the disk refuses.
+        """
+        check_split_name(split)
+        split_spec = find_split_spec(dataset, split)
+        if label_map is not None:
+            label_map.check_made(dataset)
+        folder = self.make_dataset(dataset, dataset_name)
+        if not (folder / split).exists():
+            parts = find_parts(self.path, self.encoder_id, split_spec)
+            if read_labels is None:
+                check_labelling(parts, split)
+            blocks = part_blocks(self.path, parts, label_map, read_labels)
+            target = SealTarget(folder / split, self.spec, dataset, split)
+            write_split(target, blocks, plan_rows(parts))
+        sealed = self.open_dataset(folder).split(split)
+        if not keep_parts:
+            for shard in split_spec.shards:
+                if (part := part_path(self.path, shard)).exists():
+                    remove_unit(part)
+        return sealed
+
+    def datasets(self) -> "tuple[StoredDataset, ...]":
+        """Datasets with sealed splits, sorted by folder name."""
+        folders = list_folders(self.path / SETS_FOLDER, DATASET_PREFIX)
+        return tuple(self.open_dataset(folder) for folder in folders)
+
+    def dataset(self, query: str | None = None) -> "StoredDataset":
+        """A dataset by its name or the beginning of its id; None means the only one.
+
+        Raises
+        ------
+        NotFoundError : nothing matches; lists what is there.
+        StoreError : several match; lists them.
+        """
+        return choose(
+            self.datasets(),
+            query,
+            what="dataset",
+            place=self.path,
+            names=lambda dataset: (dataset.dataset_id, dataset.name),
+        )
+
+    def record_provenance(self, entry: Provenance) -> None:
+        """Append a run to ``provenance.jsonl``."""
+        append_provenance(self.path, entry)
+
+    def provenance(self) -> tuple[Provenance, ...]:
+        """Runs that wrote features of this encoder, oldest first."""
+        return read_provenance(self.path)
+
+    def canary(self) -> Mapping[str, FeatureArray] | None:
+        """Canary features (m, d) by tap; None before :meth:`check_canary` stored them.
+
+        Raises
+        ------
+        IntegrityError : the file is damaged.
+        """
+        return read_canary(self.path)
+
+    def check_canary(
+        self, features: Mapping[str, FeatureArray], *, min_cosine: float = 0.9999
+    ) -> None:
+        """Compare this machine's canary features with the stored ones; the first call stores.
+
+        Parameters
+        ----------
+        features : canary features (m, d) by tap.
+        min_cosine : 0.9999 is far above what another model, activation or preprocessing gives,
+            and below what another GPU or batch size gives.
+
+        Raises
+        ------
+        MismatchError : other taps or shapes, or a lower cosine.
+        """
+        stored = read_canary(self.path)
+        if stored is None and write_canary(self.path, features):
+            return
+        stored = stored or read_canary(self.path) or {}
+        compare_canary(stored, features, min_cosine=min_cosine, place=self.path)
+
+    def make_dataset(self, dataset: DatasetSpec, name: str) -> Path:
+        """Folder of a dataset, made if it is new; safe to repeat and to race."""
+        parent = self.path / SETS_FOLDER
+        folder = find_folder(parent, DATASET_PREFIX, dataset.dataset_id)
+        if folder is not None:
+            return folder
+        files = {
+            DATASET_FILE: dataset_json(dataset),
+            NAMES_FILE: canonical_json({"name": name}),
+        }
+        return make_folder(parent, DATASET_PREFIX, dataset_folder(name, dataset.dataset_id), files)
+
+    def open_dataset(self, folder: Path) -> "StoredDataset":
+        """Open the folder of a dataset.
+
+        Raises
+        ------
+        IntegrityError : its spec is missing, damaged, or not what the folder's name says.
+        """
+        json = read_json(folder / DATASET_FILE)
+        spec = dataset_spec_from(json)
+        check_id(json.place, spec.dataset_id, folder_digits(folder))
+        name = read_json(folder / NAMES_FILE).text("name")
+        return StoredDataset(self, spec, name, folder)
+
+
+def open_encoder(folder: Path) -> StoredEncoder:
+    """Open the folder of an encoder.
+
+    Raises
+    ------
+    IntegrityError : its spec is missing, damaged, or not what the folder's name says.
+    """
+    json = read_json(folder / ENCODER_FILE)
+    spec = encoder_spec_from(json)
+    check_id(json.place, spec.encoder_id, folder_digits(folder))
+    return StoredEncoder(spec, encoder_names_from(read_json(folder / NAMES_FILE)), folder)
+
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class StoredDataset:
+    """A dataset for which an encoder has sealed splits."""
+
+    encoder: "StoredEncoder"
+    """Encoder that made the features."""
+    spec: DatasetSpec
+    """Identity of the dataset."""
+    name: str
+    """What people call it; not hashed."""
+    path: Path
+    """Folder of the dataset."""
+
+    @property
+    def dataset_id(self) -> str:
+        """Sha256 of the spec, 64 hex digits."""
+        return self.spec.dataset_id
+
+    @property
+    def short_id(self) -> str:
+        """First 12 hex digits of the id."""
+        return short_id(self.dataset_id)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the sealed splits, sorted; packed and damaged ones are among them."""
+        return tuple(
+            sorted(
+                path.name
+                for path in self.path.iterdir()
+                if path.is_dir() and not path.name.startswith((STAGING_PREFIX, "."))
+            )
+        )
+
+    def split(self, name: str) -> Split:
+        """Open and verify a sealed split.
+
+        Raises
+        ------
+        NotFoundError : it is not sealed.
+        IntegrityError : it is damaged.
+        """
+        return open_split(self.encoder, self, self.split_path(name))
+
+    def split_path(self, name: str) -> Path:
+        """Folder of a sealed split, which may be damaged.
+
+        Raises
+        ------
+        NotFoundError : there is none.
+        """
+        path = self.path / name
+        if name.startswith((STAGING_PREFIX, ".")) or "/" in name or not path.is_dir():
+            sealed = ", ".join(self.splits) or "none"
+            raise NotFoundError(
+                f"{self.path}: split {name!r} is not sealed",
+                hint=f"sealed are: {sealed}; extract the rest with linprobe-extract run",
+            )
+        return path

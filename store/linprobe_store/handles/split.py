@@ -1,0 +1,215 @@
+"""Reading a sealed split: verified when opened, mapped, never copied unless asked."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linprobe.errors import MismatchError, NotFoundError, StoreError
+from linprobe_store.arrays.mapping import MappedArray
+from linprobe_store.arrays.unit_maps import Keys, UnitArrays, map_unit
+from linprobe_store.format.checksums import check_content
+from linprobe_store.format.commit import SplitCommit, check_files, read_split_commit
+from linprobe_store.format.layout import (
+    COMMIT_FILE,
+    DATA_FOLDER,
+    KEYS_BYTES,
+    KEYS_OFFSETS,
+    LABELS,
+    PACKED_FILE,
+)
+from linprobe_store.format.spec import FeatureArray, LabelArray, StorageDtype, Tap
+
+if TYPE_CHECKING:
+    import zarr
+
+    from linprobe_store.handles.encoder import StoredDataset, StoredEncoder
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A sealed split: n rows of features per tap, their labels and keys.
+
+    Opening verifies the commit, the size of every file, all metadata and the shard indexes, in
+    milliseconds; labels and keys are verified when first read; ``verify --deep`` reads all.
+    Nothing here can be written to.
+    """
+
+    encoder: "StoredEncoder"
+    """Encoder that made the features."""
+    dataset: "StoredDataset"
+    """Dataset that the split belongs to."""
+    path: Path
+    """Folder of the split."""
+    commit: SplitCommit
+    """What was committed."""
+    arrays: UnitArrays
+    """The mapped arrays."""
+
+    @property
+    def name(self) -> str:
+        """``train``, ``val`` or ``test``."""
+        return self.commit.split
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of the commit, 64 hex digits: the identity of these very rows."""
+        return self.commit.digest
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return self.commit.contents.rows
+
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """Taps stored."""
+        return self.commit.contents.taps
+
+    @property
+    def dtype(self) -> StorageDtype:
+        """Dtype of the features."""
+        return self.commit.contents.dtype
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its files."""
+        return sum(digest.bytes for digest in self.commit.contents.files.values())
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by label; k entries."""
+        return self.dataset.spec.classes
+
+    @property
+    def skipped_by_reason(self) -> Mapping[str, int]:
+        """Samples of the source tars that have no row, counted by reason."""
+        total: dict[str, int] = {}
+        for part in self.commit.parts:
+            for reason, count in part.skipped_by_reason.items():
+                total[reason] = total.get(reason, 0) + count
+        return total
+
+    @cached_property
+    def labels(self) -> LabelArray:
+        """Labels, read-only: (n,) int64 class ids, or (n, k) uint8 multi-hot."""
+        self._check_arrays(LABELS)
+        labels = self.arrays.labels.whole()
+        labels.flags.writeable = False
+        return cast("LabelArray", labels)
+
+    @cached_property
+    def keys(self) -> Keys:
+        """Sample keys, a sequence of n strings that is decoded when asked for."""
+        self._check_arrays(KEYS_BYTES, KEYS_OFFSETS)
+        return self.arrays.read_keys(self.path)
+
+    def dim(self, tap: str) -> int:
+        """Feature dimension d of a tap."""
+        return self._mapped(tap).geometry.shape[1]
+
+    def blocks(self, tap: str, rows: int = 8192) -> Iterator[FeatureArray]:
+        """All rows in order, as read-only zero-copy views (m, d) of the maps, m <= ``rows``.
+
+        A block never spans two shard files, so the last one of each file may be shorter.
+        """
+        for block in self._mapped(tap).blocks(rows):
+            yield cast("FeatureArray", block)
+
+    def zarr(self) -> "zarr.Group":
+        """The split as a read-only Zarr group, for xarray, dask and other Zarr users.
+
+        Reading through it copies: for speed use :meth:`blocks` or :meth:`array`.
+        """
+        # Imported here: the maps need no Zarr library, and it takes half a second.
+        import zarr
+
+        return zarr.open_group(self.path / DATA_FOLDER, mode="r", use_consolidated=False)
+
+    def maps(self, tap: str) -> tuple[FeatureArray, ...]:
+        """One read-only ``np.memmap`` (m, d) per shard file, in row order; none when n is 0."""
+        return tuple(cast("FeatureArray", mapped) for mapped in self._mapped(tap).maps)
+
+    def array(self, tap: str) -> FeatureArray:
+        """All rows (n, d) as one read-only ``np.memmap``; when n is 0, an empty array.
+
+        Raises
+        ------
+        StoreError : the split has several shard files, which one map cannot cover; use
+            :meth:`blocks` or :meth:`maps`, which copy nothing either.
+        """
+        maps = self.maps(tap)
+        if len(maps) > 1:
+            raise StoreError(
+                f"{self.path}: {tap} lies in {len(maps)} shard files, which one map cannot cover",
+                hint="use split.blocks(tap) or split.maps(tap); np.concatenate(split.maps(tap)) "
+                f"copies all {self.n} rows into memory",
+            )
+        return maps[0] if maps else np.empty((0, self.dim(tap)), self.dtype)
+
+    def rows(self, indices: NDArray[np.integer] | Sequence[int], tap: str) -> FeatureArray:
+        """Copy of the rows at ``indices`` (m,), as (m, d), in the order given.
+
+        A small share of the rows is read page by page, without reading around them.
+
+        Raises
+        ------
+        IndexError : an index is not in [0, n).
+        """
+        wanted = np.asarray(indices, np.int64).reshape(-1)
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.n):
+            raise IndexError(f"rows {wanted.min()}..{wanted.max()} of a split of {self.n}")
+        return cast("FeatureArray", self._mapped(tap).take(wanted))
+
+    def _mapped(self, tap: str) -> MappedArray:
+        try:
+            return self.arrays.features[tap]
+        except KeyError:
+            names = ", ".join(t.name for t in self.taps)
+            raise NotFoundError(
+                f"{self.path}: no tap {tap!r}", hint=f"this encoder has: {names}"
+            ) from None
+
+    def _check_arrays(self, *names: str) -> None:
+        for name, digest in self.commit.contents.files.items():
+            if name.split("/")[1] in names:
+                check_content(self.path / name, digest)
+
+
+def is_packed_split(path: Path) -> bool:
+    """Whether the folder of a split holds the packed form, which cannot be mapped."""
+    return (path / PACKED_FILE).exists() and not (path / COMMIT_FILE).exists()
+
+
+def open_split(encoder: "StoredEncoder", dataset: "StoredDataset", path: Path) -> Split:
+    """Open and verify a sealed split.
+
+    Raises
+    ------
+    IntegrityError : a file is missing, damaged, or not what was committed.
+    MismatchError : the split is of another encoder or dataset than its folders say.
+    """
+    if is_packed_split(path):
+        raise StoreError(
+            f"{path}: packed for transfer, cannot be mapped",
+            hint="unpack it into a store with 'linprobe-store copy SRC DST'",
+        )
+    commit = read_split_commit(path)
+    for what, expected, found in (
+        ("encoder", encoder.encoder_id, commit.contents.encoder_id),
+        ("dataset", dataset.dataset_id, commit.dataset_id),
+        ("split", path.name, commit.split),
+    ):
+        if expected != found:
+            raise MismatchError(
+                f"{path}: expected {what} {expected}, found {found}",
+                hint="a folder of another store was moved here: move it back, or remove it",
+            )
+    contents = commit.contents
+    check_files(path, contents.files, "open")
+    arrays = map_unit(path, contents.rows, contents.taps, contents.dtype)
+    return Split(encoder, dataset, path, commit, arrays)

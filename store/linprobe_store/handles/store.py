@@ -1,0 +1,168 @@
+"""The feature store: a folder of encoders."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from linprobe.disk import write_atomic
+from linprobe.errors import MismatchError, StoreError
+from linprobe.records import canonical_json
+from linprobe_store.format.commit import check_version
+from linprobe_store.format.layout import (
+    ENCODER_FILE,
+    ENCODER_PREFIX,
+    FORMAT_FILE,
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    NAMES_FILE,
+    check_tap_name,
+    encoder_folder,
+)
+from linprobe_store.format.spec import EncoderNames, EncoderSpec, encoder_json
+from linprobe_store.handles.encoder import StoredEncoder, open_encoder
+from linprobe_store.handles.lookup import choose, find_folder, list_folders, make_folder
+from linprobe_store.handles.split import Split
+
+
+class FeatureStore:
+    """A feature store on disk.
+
+    A folder that does not exist opens as an empty store; the first write makes it.
+
+    Raises
+    ------
+    MismatchError : the store is of another version of the format.
+    StoreError : the folder holds something else.
+
+    Examples
+    --------
+    >>> split = FeatureStore("features").split("train")  # doctest: +SKIP
+    >>> X, y = split.array("embedding"), split.labels    # doctest: +SKIP
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        _check_format(self.root)
+
+    def encoders(self) -> tuple[StoredEncoder, ...]:
+        """All encoders, sorted by folder name.
+
+        Raises
+        ------
+        IntegrityError : the spec of one is damaged.
+        """
+        return tuple(open_encoder(f) for f in list_folders(self.root, ENCODER_PREFIX))
+
+    def encoder(self, query: str | None = None) -> StoredEncoder:
+        """An encoder by its slug, its model name, or the beginning of its id.
+
+        Parameters
+        ----------
+        query : None means the only encoder of the store.
+
+        Raises
+        ------
+        NotFoundError : nothing matches; lists what is there.
+        StoreError : several match; lists them.
+        """
+        return choose(
+            self.encoders(),
+            query,
+            what="encoder",
+            place=self.root,
+            names=lambda encoder: (encoder.encoder_id, encoder.names.slug, encoder.names.model),
+        )
+
+    def register_encoder(self, spec: EncoderSpec, names: EncoderNames) -> StoredEncoder:
+        """The encoder of a spec, made if it is new; safe to repeat and to race.
+
+        Parameters
+        ----------
+        names : the first names given to an id stay.
+
+        Raises
+        ------
+        MismatchError : the spec has no tap, one twice, or one that cannot be stored.
+        StoreError : the store cannot be written to.
+        """
+        _check_taps(spec)
+        _write_format(self.root)
+        folder = find_folder(self.root, ENCODER_PREFIX, spec.encoder_id)
+        if folder is None:
+            folder_name = encoder_folder(names.slug, spec.encoder_id)
+            files = {ENCODER_FILE: encoder_json(spec), NAMES_FILE: canonical_json(asdict(names))}
+            folder = make_folder(self.root, ENCODER_PREFIX, folder_name, files)
+        stored = open_encoder(folder)
+        if stored.encoder_id != spec.encoder_id:
+            raise MismatchError(
+                f"{folder}: expected id {spec.encoder_id}, found {stored.encoder_id}",
+                hint="two ids share their first 12 digits: use another store for this encoder",
+            )
+        return stored
+
+    def split(self, split: str, *, encoder: str | None = None, dataset: str | None = None) -> Split:
+        """Open and verify a sealed split.
+
+        Parameters
+        ----------
+        split : ``train``, ``val`` or ``test``.
+        encoder, dataset : as :meth:`encoder` and ``StoredEncoder.dataset`` take them; None means
+            the only one.
+
+        Raises
+        ------
+        NotFoundError : no such encoder, dataset or split.
+        IntegrityError : the split is damaged.
+        """
+        return self.encoder(encoder).dataset(dataset).split(split)
+
+
+def _check_format(root: Path) -> None:
+    """Check the file ``FORMAT`` of a store that is there."""
+    line = _read_format_line(root / FORMAT_FILE)
+    if line is not None:
+        check_format_line(line, str(root / FORMAT_FILE))
+
+
+def _read_format_line(path: Path) -> str | None:
+    """Content of ``FORMAT``; None where no store is yet."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        root = path.parent
+        names = {entry.name for entry in root.iterdir()} if root.is_dir() else set()
+        if FORMAT_FILE in names:  # made by another process between the two looks
+            return path.read_text(encoding="utf-8", errors="replace")
+        if all(name.startswith(f".{FORMAT_FILE}.") for name in names) and not root.is_file():
+            return None
+        raise StoreError(
+            f"{root}: expected a feature store, found no file {FORMAT_FILE} in it",
+            hint=f"give another --store; in a copied store, copy {FORMAT_FILE} too",
+        ) from None
+
+
+def check_format_line(line: str, place: str) -> None:
+    """Refuse another format or version than ours, by the content of ``FORMAT``.
+
+    Raises
+    ------
+    MismatchError : naming both.
+    """
+    words = line.split()
+    version = int(words[1]) if len(words) == 2 and words[1].isdecimal() else -1
+    check_version(words[0] if words else "nothing", version, place)
+
+
+def _write_format(root: Path) -> None:
+    if not (root / FORMAT_FILE).exists():
+        write_atomic(root / FORMAT_FILE, f"{FORMAT_NAME} {FORMAT_VERSION}\n".encode())
+
+
+def _check_taps(spec: EncoderSpec) -> None:
+    names = [tap.name for tap in spec.taps]
+    for name in names:
+        check_tap_name(name)
+    if not names or len(set(names)) != len(names) or min(tap.dim for tap in spec.taps) < 1:
+        raise MismatchError(
+            f"expected taps of different names and dims of at least 1, found {spec.taps}",
+            hint="name every tap once",
+        )

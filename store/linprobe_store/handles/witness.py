@@ -1,0 +1,162 @@
+"""Canary features: what an encoder gives for the built-in images, kept to compare machines by.
+
+Features of one encoder are not bit-equal between devices, so they cannot be hashed; their
+direction must agree all the same. The first machine stores its canary features and every later
+one compares its own with them.
+
+Provenance: what is recorded about a run and never hashed.
+"""
+
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linprobe.disk import Staging, told_as_store_error
+from linprobe.errors import REPAIR, IntegrityError, MismatchError
+from linprobe.records import canonical_json, parse_json
+from linprobe_store.format.layout import CANARY_FOLDER, PROVENANCE_FILE
+from linprobe_store.format.spec import FeatureArray
+
+_FILE = "canary.npz"
+
+
+def read_canary(encoder_path: Path) -> Mapping[str, FeatureArray] | None:
+    """Stored canary features (m, d) by tap; None before the first machine stored them.
+
+    Raises
+    ------
+    IntegrityError : the file is damaged (it carries the checksums of the zip format).
+    """
+    folder = encoder_path / CANARY_FOLDER
+    if not folder.exists():
+        return None
+    try:
+        with np.load(folder / _FILE, allow_pickle=False) as arrays:
+            return {tap: arrays[tap] for tap in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+        raise IntegrityError(f"{folder / _FILE}: {error}", hint=REPAIR) from error
+
+
+def write_canary(encoder_path: Path, features: Mapping[str, FeatureArray]) -> bool:
+    """Store canary features; False if another machine was first."""
+    with told_as_store_error(encoder_path), Staging(encoder_path) as staging:
+        # The keys are taps, never one of savez's own parameters: those are not valid tap names.
+        np.savez(staging.path / _FILE, **dict(features))  # type: ignore[arg-type]
+        return staging.publish(encoder_path / CANARY_FOLDER)
+
+
+def compare_canary(
+    stored: Mapping[str, FeatureArray],
+    features: Mapping[str, FeatureArray],
+    *,
+    min_cosine: float,
+    place: Path,
+) -> None:
+    """Compare canary features row by row.
+
+    Raises
+    ------
+    MismatchError : other taps or shapes, or a cosine below ``min_cosine``.
+    """
+    expected = {tap: x.shape for tap, x in stored.items()}
+    found = {tap: x.shape for tap, x in features.items()}
+    if expected != found:
+        raise MismatchError(
+            f"{place}: expected canary features {expected}, found {found}",
+            hint="the same encoder gives the same shapes: compare the versions in provenance.jsonl",
+        )
+    for tap, reference in stored.items():
+        cosines = _row_cosines(reference, features[tap])
+        worst = int(cosines.argmin()) if len(cosines) else 0
+        if len(cosines) and not cosines[worst] >= min_cosine:
+            raise MismatchError(
+                f"{place}: canary image {worst}, {tap}: expected a cosine of at least "
+                f"{min_cosine} with the stored features, found {cosines[worst]:.6f}",
+                hint="this machine computes other features for the same encoder: compare the "
+                "library versions in provenance.jsonl, or extract into another store",
+            )
+
+
+def _row_cosines(x: FeatureArray, y: FeatureArray) -> NDArray[np.float64]:
+    """Cosine of each row of x (m, d) with the same row of y (m, d), in float64."""
+    a, b = x.astype(np.float64), y.astype(np.float64)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.asarray(np.einsum("ij,ij->i", a, b) / norms)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """One run that wrote features of an encoder."""
+
+    time: str
+    """Start of the run, ISO 8601 with its offset from UTC."""
+    host: str
+    """Name of the machine."""
+    device: str
+    """Where the encoder ran, such as ``cpu`` or the name of the GPU."""
+    argv: tuple[str, ...]
+    """Command line."""
+    versions: Mapping[str, str]
+    """Versions of Python and of the libraries that features depend on."""
+    batch_size: int
+    """Images per forward pass; 0 for imported features."""
+
+
+def append_provenance(encoder_path: Path, entry: Provenance) -> None:
+    """Append one line; lines of concurrent writers do not mix."""
+    path = encoder_path / PROVENANCE_FILE
+    line = canonical_json(asdict(entry)) + b"\n"
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        line = b"\n" + line  # ends the line that a crash cut short
+    with told_as_store_error(path):
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(fd, line)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def merge_provenance(encoder_path: Path, lines: bytes) -> None:
+    """Append the whole lines of another store's file that are not here yet."""
+    there = read_provenance(encoder_path)
+    for entry in _entries(lines, "provenance of the source"):
+        if entry not in there:
+            append_provenance(encoder_path, entry)
+
+
+def read_provenance(encoder_path: Path) -> tuple[Provenance, ...]:
+    """All entries, oldest first.
+
+    A line cut short by a crash is left out; the features do not depend on it.
+
+    Raises
+    ------
+    IntegrityError : a whole line is damaged.
+    """
+    path = encoder_path / PROVENANCE_FILE
+    return tuple(_entries(path.read_bytes() if path.exists() else b"", str(path)))
+
+
+def _entries(data: bytes, place: str) -> Iterator[Provenance]:
+    for i, line in enumerate(data.splitlines(), 1):
+        if line.endswith(b"}"):
+            yield _entry(line, f"{place}:{i}")
+
+
+def _entry(line: bytes, place: str) -> Provenance:
+    fields = parse_json(line, place)
+    versions = fields.object("versions")
+    return Provenance(
+        time=fields.text("time"),
+        host=fields.text("host"),
+        device=fields.text("device"),
+        argv=fields.texts("argv"),
+        versions={name: versions.text(name) for name in versions.fields},
+        batch_size=fields.integer("batch_size"),
+    )

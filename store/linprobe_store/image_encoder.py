@@ -1,0 +1,77 @@
+"""Features of image files, for a stage that must not know the one that makes them.
+
+The train stage predicts on images; the extract stage encodes them; neither imports the other. What
+encodes images announces itself as an entry point of the group :data:`GROUP`, and is found here.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol, cast
+
+from linprobe.errors import LinprobeError
+from linprobe_store.format.spec import EncoderSpec, FeatureArray, SkippedSample
+
+GROUP = "linprobe.image_features"
+"""Entry points of this group are of type :class:`ImageFeatures`."""
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """Images, and the encoder whose features are wanted of them."""
+
+    encoder: EncoderSpec
+    """The very encoder: features of another are refused."""
+    model: str
+    """What people call it, enough to load it."""
+    weights: Path | None
+    """Local checkpoint, or None for the model's own."""
+    device: str
+    """``auto``, ``cuda`` or ``cpu``."""
+    paths: tuple[Path, ...]
+    """Image files, folders of images (searched through), and tar shards."""
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """What became of some images, in order."""
+
+    keys: tuple[str, ...]
+    """Names of those that were encoded: paths, or sample keys inside a shard."""
+    features: Mapping[str, FeatureArray]
+    """(b, d) by tap, in the storage dtype, un-normalised: what the store would hold."""
+    skipped: tuple[SkippedSample, ...]
+    """The others, with the reason of each."""
+
+
+class ImageFeatures(Protocol):
+    """Encodes images in batches."""
+
+    def __call__(self, request: ImageRequest) -> Iterator[ImageRows]:
+        """Encode the images of a request.
+
+        Raises
+        ------
+        LinprobeError : the encoder that loads is not the one asked for (names both), a path is not
+            there, or no image is found.
+        """
+
+
+def find_image_features() -> ImageFeatures:
+    """Find the installed encoder of images.
+
+    Raises
+    ------
+    LinprobeError : none is installed, or a library that it needs is not; names the extra.
+    """
+    missing = "the extract stage"
+    for point in entry_points(group=GROUP):
+        try:
+            return cast("ImageFeatures", point.load())
+        except ImportError as error:
+            missing = error.name or str(error)
+    raise LinprobeError(
+        f"encoding images needs {missing}, which is not installed here",
+        hint="pip install 'linprobe[extract]', or predict on stored features",
+    )

@@ -1,0 +1,86 @@
+"""A card says on reading what it said on writing, or is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from linprobe.errors import CardError
+from linprobe_extract.shards.card import (
+    DatasetCard,
+    DuplicateImage,
+    HeadlineMetric,
+    ShardCard,
+    SplitCard,
+    UnreadableImage,
+    load_card,
+)
+from linprobe_store.format.spec import ShardFingerprint
+
+CARD = DatasetCard(
+    name="two",
+    classes=("äpfel", "birnen"),
+    label_source="cls",
+    headline_metric=HeadlineMetric.MEAN_PER_CLASS,
+    source="imagefolder:two",
+    seed=3,
+    request="1" * 64,
+    plan="2" * 64,
+    splits={"train": SplitCard(2, (ShardCard("0.tar", 10240, "a" * 64, 2),))},
+    unreadable=(UnreadableImage("train", "a/b.jpg", "empty file"),),
+    duplicates=(DuplicateImage("b" * 64, ("test", "train"), ("x", "y"), ((0,), (1,)), ("y",)),),
+    notes=("a note",),
+)
+
+
+def test_a_saved_card_loads_as_it_was(tmp_path: Path) -> None:
+    CARD.save(tmp_path)
+
+    assert load_card(tmp_path) == CARD
+
+
+def test_a_folder_without_a_card_is_no_error(tmp_path: Path) -> None:
+    assert load_card(tmp_path) is None
+
+
+def test_fingerprints_are_those_of_the_shards() -> None:
+    assert CARD.fingerprints("train") == (ShardFingerprint("0.tar", 10240, "a" * 64),)
+
+
+def test_copies_in_two_splits_leak_and_copies_with_two_labels_contradict() -> None:
+    within = DuplicateImage("c" * 64, ("train", "train"), ("x", "y"), ((1,), (1,)), ())
+
+    assert (CARD.duplicates[0].is_leak, CARD.duplicates[0].is_contradiction) == (True, True)
+    assert (within.is_leak, within.is_contradiction) == (False, False)
+    assert CARD.leaks == CARD.duplicates
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        ({"version": 2}, "version 2"),
+        ({"format": "other"}, "found other"),
+        ({"headline_metric": "top7"}, "top7"),
+        ({"classes": None}, "TypeError"),
+        ({"classes": "abc"}, "expected list, found 'abc'"),
+        ({"splits": []}, "expected dict"),
+        ({"extra": 1}, "extra"),
+    ],
+)
+def test_a_card_that_is_not_one_is_refused_with_what_was_found(
+    tmp_path: Path, damage: dict[str, object], found: str
+) -> None:
+    CARD.save(tmp_path)
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+
+    with pytest.raises(CardError, match=found):
+        load_card(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_a_file_that_is_no_card_at_all_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "dataset.json").write_bytes(content)
+
+    with pytest.raises(CardError, match=r"dataset\.json"):
+        load_card(tmp_path)

@@ -1,0 +1,173 @@
+"""Files, folders and downloads: what fits is loaded, what does not says why."""
+
+import difflib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from encoder_factories import CONFIGS, load_small, make_model, save_weights
+from huggingface_hub import constants
+from safetensors.torch import save_file
+
+from linprobe.errors import LinprobeError
+from linprobe_extract.encoders import weights as hub
+from linprobe_extract.encoders.encoder import load_encoder
+from linprobe_extract.encoders.family import resolve_model
+
+
+def no_network(*_args: object, **_options: object) -> None:
+    """Fail as a download without a network does."""
+    raise OSError("Name or service not known\nand more")
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "hint"),
+    [
+        ("ViT-B/16", "open_clip.download_pretrained", "--weights FILE"),
+        (
+            "hf-hub:org/repo",
+            "linprobe_extract.encoders.open_clip.download_pretrained_from_hf",
+            "--model local-dir:FOLDER",
+        ),
+        ("timm:test_vit", "timm.create_model", "--weights FILE"),
+    ],
+)
+def test_a_failed_download_says_the_way_without_a_network(
+    name: str, function: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    monkeypatch.setattr(hub, "_reachable", lambda: True)
+    monkeypatch.setattr(function, no_network)
+    with pytest.raises(
+        LinprobeError, match=r"cannot download .*Name or service not known$"
+    ) as raised:
+        load_encoder(resolve_model(name), device="cpu")
+    assert hint in raised.value.hint
+
+
+def test_an_unreachable_hub_is_read_from_its_cache_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr("socket.create_connection", no_network)
+    before = constants.HF_HUB_OFFLINE
+    with hub.cache_alone_if_unreachable():
+        assert constants.HF_HUB_OFFLINE
+    assert before == constants.HF_HUB_OFFLINE
+
+    monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "proxy:3128"})
+    with hub.cache_alone_if_unreachable():
+        assert before == constants.HF_HUB_OFFLINE
+
+
+def test_a_local_folder_is_loaded_as_open_clip_writes_it(tmp_path: Path) -> None:
+    model = make_model(tmp_path, "vit")
+    folder = tmp_path / "My-Model"
+    folder.mkdir()
+    config = {"model_cfg": CONFIGS["vit"], "preprocess_cfg": {"resize_mode": "squash", "mean": 0.5}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_weights(model.model, folder / "open_clip_model.safetensors")
+    save_weights(model.model, folder / "older.safetensors")
+    encoder = load_encoder(resolve_model(f"local-dir:{folder}"), device="cpu")
+
+    assert encoder.names.slug == "my-model"
+    assert encoder.preprocess.resize_mode == "squash"
+    assert encoder.preprocess.mean == (0.5, 0.5, 0.5)
+
+    (folder / "open_clip_model.safetensors").rename(folder / "newer.safetensors")
+    with pytest.raises(LinprobeError, match="holds 2 checkpoints"):
+        load_encoder(resolve_model(f"local-dir:{folder}"), device="cpu")
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(LinprobeError, match="holds no checkpoint"):
+        load_encoder(resolve_model(f"local-dir:{folder}"), device="cpu")
+    (folder / "open_clip_config.json").unlink()
+    with pytest.raises(LinprobeError, match="cannot read the model configuration"):
+        load_encoder(resolve_model(f"local-dir:{folder}"), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: {"width": 3}, "is not a model configuration of open_clip"),
+        (lambda c: c | {"vision_cfg": {"depth": 3}}, "cannot build this model: .*depth"),
+        (
+            lambda c: c | {"vision_cfg": c["vision_cfg"] | {"image_size": [32, 64]}},
+            "not square: .*32, 64",
+        ),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, object]], dict[str, object]], message: str
+) -> None:
+    model = make_model(tmp_path, "vit")
+    config = tmp_path / "changed.json"
+    config.write_text(json.dumps(change(dict(CONFIGS["vit"]))))
+    if "not square" in message:
+        wide = open_clip.model.CLIP(**json.loads(config.read_text()))
+        save_weights(wide, tmp_path / "wide.pt")
+        model = replace(model, weights=tmp_path / "wide.pt")
+
+    with pytest.raises(LinprobeError, match=message):
+        load_small(replace(model, config=config))
+
+
+def test_a_checkpoint_that_does_not_fit_names_the_keys(tmp_path: Path) -> None:
+    model = make_model(tmp_path, "vit")
+    state = {k: v for k, v in model.model.state_dict().items() if k != "visual.ln_post.bias"}
+    state |= {"visual.extra": torch.zeros(1), "visual.proj": torch.zeros(64, 25)}
+    state |= {f"visual.more_{i}": torch.zeros(1) for i in range(9)}
+    save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "other.safetensors")
+
+    with pytest.raises(LinprobeError) as raised:
+        load_small(replace(model, weights=tmp_path / "other.safetensors"))
+    message = raised.value.message
+    assert "missing: ln_post.bias" in message
+    assert "unexpected: extra, more_0, more_1 and 7 more" in message
+    assert "proj is (64, 25) in the file and (64, 24) in the model" in message
+    assert "other.safetensors does not fit" in message
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a checkpoint", bytes(4096), b"PK\x03\x04" + bytes(90)]
+)
+def test_a_file_that_is_no_checkpoint_is_refused(
+    tmp_path: Path, suffix: str, content: bytes
+) -> None:
+    model = make_model(tmp_path, "vit")
+    broken = tmp_path / f"broken{suffix}"
+    broken.write_bytes(content)
+
+    with pytest.raises(LinprobeError, match="not a readable checkpoint"):
+        load_small(replace(model, weights=broken))
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    model = make_model(tmp_path, "vit")
+    torch.save({"state_dict": {}, "differ": difflib.Differ()}, tmp_path / "code.pt")
+
+    with pytest.raises(LinprobeError, match="not a readable checkpoint"):
+        load_small(replace(model, weights=tmp_path / "code.pt"))
+
+
+def test_a_checkpoint_that_is_a_list_or_has_no_vision_tower_is_refused(tmp_path: Path) -> None:
+    model = make_model(tmp_path, "vit")
+    torch.save([torch.zeros(3)], tmp_path / "list.pt")
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
+
+    with pytest.raises(LinprobeError, match="a list is not a state dict"):
+        load_small(replace(model, weights=tmp_path / "list.pt"))
+    with pytest.raises(LinprobeError, match="none of its 1 keys begins with visual"):
+        load_small(replace(model, weights=tmp_path / "other.pt"))
+
+
+def test_weights_that_give_no_finite_features_are_refused(tmp_path: Path) -> None:
+    model = make_model(tmp_path, "vit")
+    model.model.visual.proj.data[3, 4] = float("nan")
+    save_weights(model.model, tmp_path / "nan.pt")
+
+    with pytest.raises(LinprobeError, match="embedding of a gray ramp has infinities or NaN"):
+        load_small(replace(model, weights=tmp_path / "nan.pt"))

@@ -1,0 +1,83 @@
+"""A whole run: shards in, sealed splits out, the same however it is divided."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from encoder_factories import make_model
+from run_factories import run_once, sealed_bytes
+
+from linprobe_extract.encoders.encoder import Encoder, load_encoder
+from linprobe_extract.encoders.family import resolve_model
+from linprobe_extract.pixels.preprocess import preprocess
+from linprobe_extract.run.ranks import Ranks, Turns
+from linprobe_extract.shards.locate import plan_dataset
+from linprobe_extract.shards.tar import read_members
+from linprobe_store.handles.store import FeatureStore
+
+
+def test_features_are_the_encoders_own_in_tar_order(
+    encoder: Encoder, data: Path, tmp_path: Path
+) -> None:
+    """Image by image, in batches of another size: equal to float16's precision."""
+    report = run_once(encoder, data, tmp_path / "features")
+
+    assert (report.n_shards, report.n_images, report.failed) == (4, 19, ())
+    assert [split.name for split in report.sealed] == ["test", "train"]
+    for split in report.sealed:
+        shards = plan_dataset(str(data)).split(split.name).shards
+        members = [member for shard in shards for member in read_members(shard)]
+        images = [m for m in members if m.name.endswith(".jpg")]
+        assert list(split.keys) == [m.name.removesuffix(".jpg") for m in images]
+        assert split.labels.tolist() == [int(m.data) for m in members if m.name.endswith(".cls")]
+        assert split.classes == ("cat", "dog")
+        pixels = torch.zeros((len(images), 3, 32, 32), dtype=torch.uint8)
+        for slot, image in zip(pixels, images, strict=True):
+            preprocess(encoder.preprocess, image.data, slot)
+        for tap, expected in encoder.encode(pixels).items():
+            stored = np.asarray(split.array(tap), np.float32)
+            np.testing.assert_allclose(stored, expected.numpy(), rtol=2e-3, atol=2e-3)
+
+
+def test_a_shards_features_do_not_depend_on_threads_or_on_other_shards(
+    encoder: Encoder, data: Path, tmp_path: Path
+) -> None:
+    run_once(encoder, data, tmp_path / "a", threads=1)
+    run_once(encoder, data, tmp_path / "b", threads=4)
+
+    assert sealed_bytes(tmp_path / "a") == sealed_bytes(tmp_path / "b")
+
+
+def test_a_second_run_has_nothing_to_do(encoder: Encoder, data: Path, tmp_path: Path) -> None:
+    run_once(encoder, data, tmp_path / "features")
+    before = sealed_bytes(tmp_path / "features")
+
+    report = run_once(encoder, data, tmp_path / "features")
+
+    assert (report.n_shards, report.n_images, report.n_shards_missing) == (0, 0, 0)
+    assert sealed_bytes(tmp_path / "features") == before
+
+
+def test_any_number_of_processes_gives_the_same_bytes(
+    encoder: Encoder, data: Path, tmp_path: Path
+) -> None:
+    run_once(encoder, data, tmp_path / "one")
+
+    for rank in range(3):
+        turns = Turns(Ranks(rank, 3, 0, 3, torchrun=False), None)
+        run_once(encoder, data, tmp_path / "three", turns=turns)
+
+    assert sealed_bytes(tmp_path / "three") == sealed_bytes(tmp_path / "one")
+
+
+def test_another_model_under_the_same_name_is_another_encoder(
+    encoder: Encoder, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = make_model(tmp_path / "other", "vit-quickgelu", seed=1)
+    changed = load_encoder(resolve_model(str(other.config), weights=other.weights), device="cpu")
+    run_once(encoder, data, tmp_path / "features")
+
+    run_once(changed, data, tmp_path / "features")
+
+    assert len(FeatureStore(tmp_path / "features").encoders()) == 2

@@ -1,0 +1,149 @@
+"""What goes wrong on the way costs what it must, and nothing else."""
+
+import errno
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from run_factories import (
+    SilentObserver,
+    run_once,
+    sealed_bytes,
+    split_of,
+)
+from tar_factories import labelled, tar_bytes, write_dataset
+
+from linprobe.errors import ExtractError, StoreError
+from linprobe_extract.encoders.encoder import Encoder
+
+
+def test_what_cannot_be_decoded_is_skipped_with_its_key_and_changes_no_other_row(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    whole = labelled({f"k{i}": i % 2 for i in range(6)})
+    holed = [
+        (name, data[:-200] if name == "k2.jpg" else b"<html>" if name == "k4.jpg" else data)
+        for name, data in whole
+    ]
+    for folder, members in (("whole", whole), ("holed", holed)):
+        write_dataset(tmp_path / folder, splits={"test": [2]})
+        (tmp_path / folder / "train").mkdir()
+        (tmp_path / folder / "train" / "0.tar").write_bytes(tar_bytes(members))
+
+    run_once(encoder, tmp_path / "whole", tmp_path / "a")
+    report = run_once(encoder, tmp_path / "holed", tmp_path / "b", max_skipped=0.5)
+
+    full, holes = split_of(tmp_path / "a", "train"), split_of(tmp_path / "b", "train")
+    kept = [0, 1, 3, 5]
+    assert dict(report.skipped) == {"truncated": 1, "not_an_image": 1}
+    assert list(holes.keys) == [f"k{i}" for i in kept]
+    assert dict(holes.skipped_by_reason) == {"truncated": 1, "not_an_image": 1}
+    for tap in ("embedding", "pre_projection"):
+        np.testing.assert_array_equal(holes.array(tap), full.array(tap)[kept])
+
+
+def test_too_many_skipped_fail_the_shard_by_name_and_leave_the_others(
+    encoder: Encoder, data: Path, tmp_path: Path
+) -> None:
+    members = [*labelled({"a": 0, "b": 1}), ("c.jpg", b"<html>"), ("c.cls", b"0")]
+    (data / "train" / "1.tar").write_bytes(tar_bytes(members))
+
+    report = run_once(encoder, data, tmp_path / "features", max_skipped=0.3)
+
+    (failed,) = report.failed
+    assert "1 of 3 samples" in failed.message
+    assert "c (not_an_image)" in failed.message
+    assert "--max-skipped" in failed.hint
+    assert report.sealed == ()
+    assert report.n_shards_missing == 1
+
+
+def test_a_cut_shard_fails_alone_and_is_finished_once_mended(
+    encoder: Encoder, data: Path, tmp_path: Path
+) -> None:
+    run_once(encoder, data, tmp_path / "undisturbed")
+    shard = data / "train" / "1.tar"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+
+    report = run_once(encoder, data, tmp_path / "features")
+    assert [failure.url for failure in report.failed] == [str(shard)]
+    assert report.sealed == ()
+
+    shard.write_bytes(whole)
+    report = run_once(encoder, data, tmp_path / "features")
+    assert (report.n_shards, report.failed) == (1, ())
+    assert sealed_bytes(tmp_path / "features") == sealed_bytes(tmp_path / "undisturbed")
+
+
+def test_out_of_memory_halves_the_batch_is_told_and_loses_nothing(
+    encoder: Encoder, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_once(encoder, data, tmp_path / "small", batch_size=2)
+    observer = SilentObserver()
+
+    class Cramped:
+        """An encoder whose device holds two images."""
+
+        spec, names, preprocess = encoder.spec, encoder.names, encoder.preprocess
+        image_size, device = encoder.image_size, encoder.device
+
+        def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+            if len(pixels) > 3:
+                raise torch.OutOfMemoryError
+            return encoder.encode(pixels)
+
+    report = run_once(Cramped(), data, tmp_path / "features", batch_size=8, observer=observer)
+
+    assert report.batch_size == 2
+    assert sum("batches of" in text for text in observer.told_texts) == 2
+    assert sealed_bytes(tmp_path / "features") == sealed_bytes(tmp_path / "small")
+
+
+def test_no_room_for_one_image_is_an_error(encoder: Encoder, data: Path, tmp_path: Path) -> None:
+    class Full:
+        spec, names, preprocess = encoder.spec, encoder.names, encoder.preprocess
+        image_size, device = encoder.image_size, encoder.device
+
+        def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+            if len(pixels) == 3:  # the canary images fit
+                return encoder.encode(pixels)
+            raise torch.OutOfMemoryError
+
+    with pytest.raises(ExtractError, match="does not fit the memory of cpu"):
+        run_once(Full(), data, tmp_path / "features", batch_size=2)
+
+
+def test_stopping_begins_no_further_shard_and_the_next_run_finishes(
+    encoder: Encoder, data: Path, tmp_path: Path
+) -> None:
+    run_once(encoder, data, tmp_path / "undisturbed")
+    stop = threading.Event()
+
+    class StopSoon(SilentObserver):
+        def encoded(self, n_images: int, limit: str) -> None:
+            stop.set()
+
+    report = run_once(encoder, data, tmp_path / "features", stop=stop, observer=StopSoon())
+
+    assert report.stopped
+    assert 1 <= report.n_shards_missing < 4
+    run_once(encoder, data, tmp_path / "features")
+    assert sealed_bytes(tmp_path / "features") == sealed_bytes(tmp_path / "undisturbed")
+
+
+def test_a_full_disk_ends_the_run_at_once(
+    encoder: Encoder, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("linprobe_store.arrays.unit_writer.UnitWriter.append", full)
+
+    with pytest.raises(StoreError, match="No space left"):
+        run_once(encoder, data, tmp_path / "features", batch_size=1)
+
+    assert not list((tmp_path / "features").glob("enc-*/parts/*"))

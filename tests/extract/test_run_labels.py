@@ -1,0 +1,115 @@
+"""Which dataset a run makes: its splits, its labels, its classes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from encoder_factories import SmallModel, make_model
+from run_factories import request_for, sealed_bytes, split_of
+from tar_factories import image_bytes, tar_bytes, write_dataset
+
+from linprobe.errors import ExtractError
+from linprobe_extract.run.run import run_extraction
+from linprobe_store.handles.store import FeatureStore
+
+
+def test_another_way_to_read_labels_needs_no_encoder_and_mixes_nothing(
+    model: SmallModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same tars under another --label-key: the features stay, the labels are read again."""
+    data = write_dataset(tmp_path / "pets", splits={"train": [2], "test": [2]})
+    for split in ("train", "test"):
+        members = [
+            member
+            for i in range(4)
+            for member in (
+                (f"{split}{i}.jpg", image_bytes(i)),
+                (f"{split}{i}.cls", b"0"),
+                (f"{split}{i}.json", json.dumps({"pet": ["cat", "dog"][i % 2]}).encode()),
+            )
+        ]
+        (data / split / "0.tar").write_bytes(tar_bytes(members))
+    store = tmp_path / "features"
+    request = request_for(model, data, store)
+    run_extraction(request, dry_run=False, as_json=False)
+    monkeypatch.setattr(
+        "linprobe_extract.encoders.load.load", lambda *_, **__: pytest.fail("loaded")
+    )
+
+    run_extraction(replace(request, label_source="json:pet"), dry_run=False, as_json=False)
+
+    encoder = FeatureStore(store).encoder()
+    by_source = {d.spec.label_source: d.split("train") for d in encoder.datasets()}
+    assert by_source["cls"].labels.tolist() == [0, 0, 0, 0]
+    assert by_source["json:pet"].labels.tolist() == [0, 1, 0, 1]
+    np.testing.assert_array_equal(
+        by_source["cls"].array("embedding"), by_source["json:pet"].array("embedding")
+    )
+
+
+def test_a_split_added_later_makes_a_whole_dataset_again(model: SmallModel, tmp_path: Path) -> None:
+    """The dataset's id covers all its splits: what was sealed without the new one is another."""
+    data = write_dataset(tmp_path / "pets", splits={"train": [3], "test": [2]})
+    (data / "test").rename(tmp_path / "later")
+    request = request_for(model, data, tmp_path / "f")
+    run_extraction(request, dry_run=False, as_json=False)
+    (tmp_path / "later").rename(data / "test")
+
+    run_extraction(request, dry_run=False, as_json=False)
+
+    found = {dataset.splits for dataset in FeatureStore(tmp_path / "f").encoder().datasets()}
+    assert found == {("train",), ("test", "train")}
+
+
+def test_an_edited_architecture_is_not_taken_for_the_one_before(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    small = make_model(tmp_path / "model", "vit")
+    request = request_for(small, data, tmp_path / "f")
+    run_extraction(request, dry_run=False, as_json=False)
+    config = json.loads(small.config.read_text())
+    small.config.write_text(json.dumps(config | {"quick_gelu": True}))
+
+    run_extraction(request, dry_run=False, as_json=False)
+
+    encoders = FeatureStore(tmp_path / "f").encoders()
+    assert {encoder.spec.activation for encoder in encoders} == {"gelu", "quick_gelu"}
+
+
+def test_unnamed_classes_are_not_counted_in_labels_of_another_kind(
+    model: SmallModel, tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "pets", splits={"train": [2], "test": [2]})
+    (data / "classnames.txt").unlink()
+    request = request_for(model, data, tmp_path / "f")
+    run_extraction(request, dry_run=False, as_json=False)
+
+    with pytest.raises(ExtractError, match="were stored as cls, not as json:y"):
+        run_extraction(replace(request, label_source="json:y"), dry_run=False, as_json=False)
+    with pytest.raises(ExtractError, match="all its splits are needed"):
+        run_extraction(replace(request, splits=("test",)), dry_run=False, as_json=False)
+
+
+def test_shards_without_labels_are_an_error_and_nothing_is_sealed(
+    model: SmallModel, tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "pets", splits={"train": [2], "test": [2]})
+    for split in ("train", "test"):
+        members = [(f"{split}{i}.jpg", image_bytes(i)) for i in range(3)]
+        (data / split / "0.tar").write_bytes(tar_bytes(members))
+
+    with pytest.raises(ExtractError, match=r"no sample of .* has a label") as caught:
+        run_extraction(request_for(model, data, tmp_path / "f"), dry_run=False, as_json=False)
+
+    assert "--label-key" in caught.value.hint
+    assert not sealed_bytes(tmp_path / "f")
+    assert not list((tmp_path / "f").glob("enc-*/parts/*"))
+
+
+def test_classes_without_names_are_counted(model: SmallModel, data: Path, tmp_path: Path) -> None:
+    (data / "classnames.txt").unlink()
+
+    run_extraction(request_for(model, data, tmp_path / "f"), dry_run=False, as_json=False)
+
+    assert split_of(tmp_path / "f", "train").classes == ("0", "1")

@@ -1,0 +1,113 @@
+"""Small stores for the tests of the feature store."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from linprobe_store.format.commit import PartCommit
+from linprobe_store.format.spec import (
+    DatasetSpec,
+    EncoderNames,
+    EncoderSpec,
+    FeatureBlock,
+    LabelArray,
+    ShardFingerprint,
+    SkippedSample,
+    SplitSpec,
+    StorageDtype,
+    Tap,
+)
+from linprobe_store.handles.encoder import StoredEncoder
+from linprobe_store.handles.split import Split
+from linprobe_store.handles.store import FeatureStore
+
+NAMES = EncoderNames("ViT-T/8", "vit-t-8-test")
+CLASSES = ("cat", "dog", "eel")
+
+
+def encoder_spec(
+    *dims: int, storage_dtype: StorageDtype = "float16", weights: str = "0"
+) -> EncoderSpec:
+    """Spec of an encoder with one or two taps."""
+    names = ("embedding", "pre_projection")
+    return EncoderSpec(
+        architecture="test:ViT-T-8",
+        config={"width": 8, "patch": [8, 8]},
+        activation="quick_gelu",
+        weights_sha256=weights * 64,
+        taps=tuple(Tap(name, dim) for name, dim in zip(names, dims or (5,), strict=False)),
+        preprocess=None,
+        precision="fp32",
+        storage_dtype=storage_dtype,
+    )
+
+
+def fingerprint(i: int, name: str = "train") -> ShardFingerprint:
+    """Fingerprint of a source tar that does not exist."""
+    return ShardFingerprint(f"{name}-{i:05d}.tar", 1000 + i, f"{i:064x}")
+
+
+def dataset_spec(
+    shards: Iterable[ShardFingerprint], classes: tuple[str, ...] = CLASSES
+) -> DatasetSpec:
+    """Dataset with one split, ``train``."""
+    return DatasetSpec((SplitSpec("train", tuple(shards)),), "cls", classes)
+
+
+def block(
+    spec: EncoderSpec, n: int, *, seed: int = 0, prefix: str = "s", n_columns: int | None = None
+) -> FeatureBlock:
+    """Random features, never zero, with class ids or multi-hot labels."""
+    rng = np.random.default_rng([seed, n])
+    labels: LabelArray = rng.integers(0, len(CLASSES), n)
+    if n_columns is not None:
+        labels = rng.integers(0, 2, (n, n_columns)).astype(np.uint8)
+    return FeatureBlock(
+        keys=tuple(f"{prefix}/é{i:05d}" for i in range(n)),
+        features={
+            tap.name: rng.standard_normal((n, tap.dim)).astype(spec.storage_dtype) + 8
+            for tap in spec.taps
+        },
+        labels=labels,
+    )
+
+
+def slice_block(whole: FeatureBlock, start: int, stop: int) -> FeatureBlock:
+    """Rows ``start`` to ``stop`` of a block."""
+    features = {tap: x[start:stop] for tap, x in whole.features.items()}
+    return FeatureBlock(whole.keys[start:stop], features, whole.labels[start:stop])
+
+
+def write_part(
+    encoder: StoredEncoder,
+    shard: ShardFingerprint,
+    whole: FeatureBlock,
+    *,
+    rows_at_once: int = 1000,
+    skipped: Sequence[SkippedSample] = (),
+) -> PartCommit:
+    """Write and commit a part block by block."""
+    n = len(whole.keys)
+    with encoder.part_writer(shard) as writer:
+        for start in range(0, n, rows_at_once):
+            writer.append(slice_block(whole, start, start + rows_at_once))
+        planned = n + len(skipped)
+        return writer.commit(skipped=skipped, batch_size=32, planned=planned, labelling="cls")
+
+
+def register(root: Path, spec: EncoderSpec | None = None) -> StoredEncoder:
+    """An encoder in the store at ``root``."""
+    return FeatureStore(root).register_encoder(spec or encoder_spec(), NAMES)
+
+
+def sealed_split(
+    root: Path, sizes: Sequence[int] = (7, 5), spec: EncoderSpec | None = None
+) -> tuple[Split, list[FeatureBlock]]:
+    """A sealed split of one part per size, and what it was made of."""
+    encoder = register(root, spec)
+    shards = [fingerprint(i) for i in range(len(sizes))]
+    blocks = [block(encoder.spec, n, seed=i, prefix=shards[i].name) for i, n in enumerate(sizes)]
+    for shard, whole in zip(shards, blocks, strict=True):
+        write_part(encoder, shard, whole)
+    return encoder.seal(dataset_spec(shards), "train", dataset_name="Pets"), blocks

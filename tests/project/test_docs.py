@@ -1,0 +1,54 @@
+"""What the documents say is what the scripts do."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_every_make_target_that_a_document_names_exists() -> None:
+    documents = [ROOT / "README.md", *ROOT.glob("*/README.md"), ROOT / "CHANGELOG.md"]
+    named = {
+        target
+        for document in documents
+        for target in re.findall(r"(?:^|[`$] ?|    )make ([a-z]+)", document.read_text(), re.M)
+    }
+
+    assert named
+    assert named <= make_targets()
+
+
+@pytest.mark.parametrize("stage", ["extract", "store", "train"])
+def test_every_command_has_help(stage: str) -> None:
+    def help_of(*arguments: str) -> str:
+        run = subprocess.run(
+            [sys.executable, "-m", f"linprobe_{stage}", *arguments, "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return run.stdout
+
+    commands = re.findall(r"^  ([a-z]+) {2,}(.*)$", help_of().partition("Commands:")[2], re.M)
+
+    assert commands
+    for command, summary in commands:
+        assert summary, command
+        assert command in help_of(command)
+
+
+def test_no_absolute_path_of_a_home_or_work_folder_is_in_the_project() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    for name in tracked or [str(p.relative_to(ROOT)) for p in ROOT.glob("*/**/*.py")]:
+        if name != "tests/test_project_docs.py" and (ROOT / name).suffix in (".py", ".md", ".toml"):
+            assert not re.search(r"/(?:root|home|work)/", (ROOT / name).read_text()), name

@@ -1,0 +1,203 @@
+"""A copy is the same store, byte for byte, or nothing that opens."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import zarr
+from numcodecs import Blosc
+from store_factories import encoder_spec
+from store_factories import sealed_split as make_split
+
+from linprobe.errors import IntegrityError, MismatchError, NotFoundError, StoreError
+from linprobe.records import canonical_json, digest_json, read_json
+from linprobe_store.care.copy import CopyRequest, copy_store
+from linprobe_store.care.packed import pack_split, unpack_split
+from linprobe_store.care.verify import verify_store
+from linprobe_store.format.checksums import digest_file
+from linprobe_store.handles.store import FeatureStore
+
+
+def outcomes(source: Path | str, target: Path | str, *, pack: bool = False) -> list[str]:
+    request = CopyRequest(str(source), str(target), pack=pack)
+    return [copied.outcome for copied in copy_store(request)]
+
+
+def assert_same_store(a: Path, b: Path) -> None:
+    """The same sealed splits, byte for byte."""
+    for path in a.rglob("*"):
+        if path.is_file() and "/parts/" not in str(path):
+            assert (b / path.relative_to(a)).read_bytes() == path.read_bytes()
+    assert [u.problem for u in verify_store(FeatureStore(b), deep=True) if u.problem] == []
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A store of two encoders, with everything that stands beside splits."""
+    first, _ = make_split(tmp_path / "source", (3000, 10), encoder_spec(4, 3))
+    make_split(tmp_path / "source", (0,), encoder_spec(2, weights="5", storage_dtype="float32"))
+    first.encoder.check_canary({"embedding": np.ones((2, 4), "f2")})
+    (first.encoder.path / "provenance.jsonl").write_text(
+        '{"argv":[],"batch_size":1,"device":"cpu","host":"h","time":"t","versions":{}}\n'
+    )
+    return tmp_path / "source"
+
+
+def test_a_copy_is_the_same_store(source: Path, tmp_path: Path) -> None:
+    assert outcomes(source, tmp_path / "b") == ["copied"] * 2
+    assert outcomes(source, tmp_path / "b") == ["there already"] * 2
+
+    assert_same_store(source, tmp_path / "b")
+
+
+def test_packing_and_unpacking_gives_the_same_bytes(source: Path, tmp_path: Path) -> None:
+    assert outcomes(source, tmp_path / "packed", pack=True) == ["copied"] * 2
+    assert outcomes(source, tmp_path / "packed", pack=True) == ["there already"] * 2
+    with pytest.raises(StoreError, match="packed for transfer"):
+        FeatureStore(tmp_path / "packed").encoders()[0].dataset().split("train")
+    assert [u.problem for u in verify_store(FeatureStore(tmp_path / "packed"), deep=True)] == [
+        None
+    ] * 6
+
+    assert outcomes(tmp_path / "packed", tmp_path / "b") == ["copied"] * 2
+
+    assert_same_store(source, tmp_path / "b")
+
+
+def test_zarr_reads_the_packed_form(source: Path, tmp_path: Path) -> None:
+    outcomes(source, tmp_path / "packed", pack=True)
+    for encoder in FeatureStore(source).encoders():
+        split = encoder.dataset().split("train")
+        data = tmp_path / "packed" / split.path.relative_to(source) / "data.zarr"
+        group = zarr.open_group(data, mode="r", use_consolidated=False)
+        for tap in split.taps:
+            array = group[f"features_{tap.name}"]
+            assert isinstance(array, zarr.Array)
+            np.testing.assert_array_equal(array[...], split.array(tap.name))
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_a_copy_through_a_url_is_the_same_store(source: Path, tmp_path: Path, pack: bool) -> None:
+    url = f"memory://{tmp_path.name}"
+    try:
+        assert outcomes(source, url, pack=pack) == ["copied"] * 2
+        assert outcomes(source, url, pack=pack) == ["there already"] * 2
+        assert outcomes(url, tmp_path / "b") == ["copied"] * 2
+    finally:
+        fsspec.filesystem("memory").store.clear()
+
+    assert_same_store(source, tmp_path / "b")
+
+
+def break_after(monkeypatch: pytest.MonkeyPatch, n_files: int) -> None:
+    """Let a copy fail, as a network does, after some files."""
+    from linprobe_store.care import copy as copying
+
+    fetch = copying._fetch
+    done: list[int] = []
+
+    def failing(*args: object) -> int:
+        if len(done) == n_files:
+            raise ConnectionResetError("connection lost")
+        done.append(1)
+        return fetch(*args)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(copying, "_fetch", failing)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("n_files", [0, 1, 5, 8])
+def test_an_interrupted_copy_goes_on_where_it_stopped(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_files: int, pack: bool
+) -> None:
+    if pack:
+        outcomes(source, tmp_path / "packed", pack=True)
+        source = tmp_path / "packed"
+    with monkeypatch.context() as patch:
+        break_after(patch, n_files)
+        with pytest.raises(StoreError, match="connection lost"):
+            outcomes(source, tmp_path / "b")
+    assert list((tmp_path / "b").rglob("COMMIT.json")) == []
+
+    total, moved = (
+        sum(copied.bytes for copied in copy_store(CopyRequest(str(source), str(tmp_path / name))))
+        for name in "cb"
+    )
+
+    assert moved == total if n_files == 0 else moved < total
+    assert_same_store(tmp_path / "source", tmp_path / "b")
+    assert list((tmp_path / "b").rglob("tmp-*")) == []
+
+
+def damage_features(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[100] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [damage_features, Path.unlink])
+@pytest.mark.parametrize("pack", [False, True])
+def test_damage_in_the_source_is_not_copied(
+    source: Path, tmp_path: Path, damage: Callable[[Path], None], pack: bool
+) -> None:
+    if pack:
+        outcomes(source, tmp_path / "packed", pack=True)
+        source = tmp_path / "packed"
+    (file,) = source.glob("enc-*/sets/ds-*/train/data.zarr/features_embedding/c/0/0")
+    damage(file)
+
+    with pytest.raises(IntegrityError):
+        outcomes(source, tmp_path / "b")
+    with pytest.raises(IntegrityError):
+        outcomes(source, f"memory://{tmp_path.name}-damaged", pack=False)
+
+    done = [p.parent.parent.parent.parent for p in (tmp_path / "b").rglob("train/COMMIT.json")]
+    assert all(folder.name != file.relative_to(source).parts[0] for folder in done)
+    sent = fsspec.filesystem("memory").store
+    markers = [name for name in sent if "COMMIT" in name or "PACKED" in name]
+    assert not any(file.relative_to(source).parts[0] in name for name in markers)
+    sent.clear()
+
+
+def test_a_packed_split_of_other_rows_is_not_unpacked(tmp_path: Path) -> None:
+    """Even when it is whole in itself: what is unpacked must be what was committed."""
+    split, _ = make_split(tmp_path / "other", (30,), encoder_spec(4, 3))
+    (tmp_path / "packed").mkdir()
+    pack_split(split, tmp_path / "packed")
+    good = dict(read_json(tmp_path / "packed" / "PACKED.json").fields)
+    name = "data.zarr/labels/c/0"
+    codec = Blosc(cname="zstd", typesize=8)
+    (tmp_path / "packed" / name).write_bytes(codec.encode(np.ones(30, np.int64)))
+    digest = digest_file(tmp_path / "packed" / name, strong=True)
+    table = read_json(tmp_path / "packed" / "PACKED.json").object("files").fields
+    del good["digest"]
+    forged = {**good, "files": {**table, name: asdict(digest)}}
+    data = canonical_json({**forged, "digest": digest_json(forged)})
+    (tmp_path / "packed" / "PACKED.json").write_bytes(data)
+
+    with pytest.raises(IntegrityError, match="labels/c/0: expected crc32c"):
+        unpack_split(tmp_path / "packed", tmp_path / "unpacked")
+
+
+def test_other_content_under_the_same_ids_is_told(source: Path, tmp_path: Path) -> None:
+    make_split(tmp_path / "b", (10, 3000), encoder_spec(4, 3))
+
+    with pytest.raises(MismatchError, match="expected digest"):
+        outcomes(source, tmp_path / "b")
+
+
+def test_a_copy_names_what_it_does_not_find(source: Path, tmp_path: Path) -> None:
+    for request in (
+        CopyRequest(str(tmp_path / "none"), str(tmp_path / "b")),
+        CopyRequest(str(source), str(tmp_path / "b"), encoder="nothing"),
+        CopyRequest(str(source), str(tmp_path / "b"), dataset="nothing"),
+    ):
+        with pytest.raises(NotFoundError):
+            list(copy_store(request))
+    with pytest.raises(StoreError, match="nosuch"):
+        outcomes(source, "nosuch://bucket/features")
+    shutil.rmtree(tmp_path / "b", ignore_errors=True)

@@ -1,0 +1,181 @@
+"""Arrays from elsewhere come in, and go out again, unchanged or not at all."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from numpy.typing import NDArray
+from store_factories import NAMES, block, dataset_spec, encoder_spec, fingerprint, write_part
+from store_factories import sealed_split as make_split
+
+from linprobe.errors import MismatchError, NotFoundError, StoreError
+from linprobe_store.care.export import export_split
+from linprobe_store.care.importing import ImportRequest, import_features, parse_splits, read_classes
+from linprobe_store.care.verify import verify_store
+from linprobe_store.handles.split import Split
+from linprobe_store.handles.store import FeatureStore
+
+RNG = np.random.default_rng(0)
+
+
+def do_import(store: Path, *splits: str, name: str = "theirs") -> tuple[Split, ...]:
+    sources = parse_splits(splits)
+    classes = read_classes(None, sources)
+    request = ImportRequest(name, "Pets", "embedding", sources, classes, None)
+    return import_features(FeatureStore(store), request)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_imported_arrays_come_back(tmp_path: Path, dtype: str) -> None:
+    x = RNG.standard_normal((9000, 4)).astype(dtype)
+    y = RNG.integers(0, 3, 9000).astype(np.int32)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    np.savez_compressed(tmp_path / "test.npz", x=x[:7], y=y[:7])
+
+    train, test = do_import(
+        tmp_path / "store",
+        f"train={tmp_path}/x.npy,{tmp_path}/y.npy",
+        f"test={tmp_path}/test.npz",
+    )
+
+    stored = "float16" if dtype == "float16" else "float32"
+    np.testing.assert_array_equal(train.array("embedding"), x.astype(stored))
+    np.testing.assert_array_equal(test.array("embedding"), x[:7].astype(stored))
+    np.testing.assert_array_equal(train.labels, y)
+    assert train.dtype == stored
+    assert train.classes == ("0", "1", "2")
+    assert train.keys[8999] == "train/8999"
+    assert train.encoder.spec.architecture == "imported:theirs"
+    assert [u.problem for u in verify_store(FeatureStore(tmp_path / "store"), deep=True)] == [
+        None
+    ] * 4
+
+
+def test_importing_again_does_nothing_and_other_bytes_are_another_encoder(tmp_path: Path) -> None:
+    x, y = np.ones((4, 2), "f2"), np.arange(4)
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    np.savez(tmp_path / "b.npz", x=x * 2, y=y)
+    store = tmp_path / "store"
+
+    first, again, other = (do_import(store, f"train={tmp_path}/{n}.npz")[0] for n in "aab")
+
+    assert first.digest == again.digest
+    assert first.encoder == again.encoder
+    assert other.encoder.encoder_id != first.encoder.encoder_id
+    assert other.encoder.names == first.encoder.names
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({"x": np.ones((4, 2)), "y": np.arange(3)}, "expected 4 rows"),
+        ({"x": np.ones(4), "y": np.arange(4)}, "expected features"),
+        ({"x": np.ones((4, 2), int), "y": np.arange(4)}, "expected features"),
+        ({"x": np.ones((4, 2)), "y": np.ones(4)}, "expected labels"),
+        ({"x": np.ones((4, 2)), "y": np.full((4, 3), 2)}, "0 and 1"),
+        ({"x": np.ones((4, 2)), "y": np.full((4, 3), 256)}, "0 and 1"),
+        ({"x": np.ones((4, 2)), "y": np.array([0, 1, 2, -1])}, "expected labels in"),
+        ({"x": np.full((4, 2), 1e300), "y": np.arange(4)}, "infinity"),
+        ({"x": np.zeros((4, 2)), "y": np.arange(4)}, "all zeros"),
+        ({"x": np.ones((4, 2), order="F"), "y": np.arange(4)}, "Fortran"),
+        ({"a": np.ones((4, 2)), "y": np.arange(4)}, "no array called features"),
+        ({"x": np.ones((4, 2)), "y": np.arange(4), "keys": np.array(list("abca"))}, "keys come"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(
+    tmp_path: Path, arrays: dict[str, NDArray[np.generic]], told: str
+) -> None:
+    np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]  # no name is an option
+
+    with pytest.raises(StoreError, match=told):
+        do_import(tmp_path / "store", f"train={tmp_path}/a.npz")
+
+    assert list((tmp_path / "store").glob("enc-*/sets/*/train")) == []
+    assert list((tmp_path / "store").rglob("tmp-*")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("train", "expected NAME=FILE"),
+        ("train=a.npy", "two .npy files"),
+        ("train=none.npz", "no such file"),
+        ("train=none.npy,y.npy", "no such file"),
+        ("train={}/a.npz:x", "expected FEATURES,LABELS"),
+        ("train={}/a.npz:x,z", "no array 'z'"),
+        ("train={}/text.npz", "not a zip file"),
+        ("train={0}/text.npy,{0}/text.npy", "magic"),
+    ],
+)
+def test_split_options_that_cannot_be_read_are_told(tmp_path: Path, text: str, told: str) -> None:
+    np.savez(tmp_path / "a.npz", x=np.ones((4, 2)), y=np.arange(4))
+    for name in ("text.npz", "text.npy"):
+        (tmp_path / name).write_text("no array at all, but some text")
+
+    with pytest.raises(StoreError, match=told):
+        parse_splits([text.format(tmp_path)])
+
+
+def test_a_file_that_is_cut_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones((100, 2)))
+    np.save(tmp_path / "y.npy", np.zeros(100, int))
+    os.truncate(tmp_path / "x.npy", 1000)
+
+    with pytest.raises(MismatchError, match="expected 100 rows, found the end after 54"):
+        do_import(tmp_path / "s", f"train={tmp_path}/x.npy,{tmp_path}/y.npy")
+
+
+@pytest.mark.parametrize("n_columns", [None, 3])
+def test_export_and_import_are_a_round_trip(tmp_path: Path, n_columns: int | None) -> None:
+    encoder = FeatureStore(tmp_path / "a").register_encoder(encoder_spec(5, 3), NAMES)
+    write_part(encoder, fingerprint(0), block(encoder.spec, 5000, n_columns=n_columns))
+    split = encoder.seal(dataset_spec([fingerprint(0)]), "train", dataset_name="Pets")
+
+    exported = export_split(split, "pre_projection", tmp_path / "out.npz")
+    (back,) = do_import(tmp_path / "b", f"train={tmp_path}/out.npz")
+
+    assert exported.rows == 5000
+    np.testing.assert_array_equal(back.array("embedding"), split.array("pre_projection"))
+    np.testing.assert_array_equal(back.labels, split.labels)
+    assert list(back.keys) == list(split.keys)
+    assert back.classes == split.classes
+
+
+@pytest.mark.parametrize("sizes", [(0,), (5000,)])
+def test_exports_are_read_by_numpy_csv_and_parquet(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    split, _ = make_split(tmp_path / "store", sizes)
+    for name in ("a.npy", "a.npz", "a.parquet"):
+        export_split(split, "embedding", tmp_path / name)
+
+    lines = (tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()
+    table = pyarrow.parquet.read_table(tmp_path / "a.parquet")
+    arrays = np.load(tmp_path / "a.npz")
+    expected = np.asarray(split.array("embedding"))
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), expected)
+    np.testing.assert_array_equal(arrays["features"], expected)
+    np.testing.assert_array_equal(arrays["labels"], split.labels)
+    assert arrays["classes"].tolist() == list(split.classes)
+    assert lines[0] == "key,label"
+    pairs = list(zip(split.keys, split.labels, strict=True))
+    assert lines[1:] == [f"{key},{label}" for key, label in pairs]
+    assert table["key"].to_pylist() == list(split.keys)
+    assert table["label"].to_pylist() == split.labels.tolist()
+    values = table["features"].combine_chunks().values.to_numpy(zero_copy_only=False)
+    np.testing.assert_array_equal(values.reshape(expected.shape), expected)
+
+
+def test_an_export_never_overwrites_and_names_the_formats(tmp_path: Path) -> None:
+    split, _ = make_split(tmp_path / "store")
+    (tmp_path / "a.csv").write_text("mine")
+
+    with pytest.raises(StoreError, match="is there already"):
+        export_split(split, "embedding", tmp_path / "a.npy")
+    with pytest.raises(MismatchError, match=r"\.npz, \.npy, \.parquet"):
+        export_split(split, "embedding", tmp_path / "a.h5")
+    with pytest.raises(NotFoundError, match="no tap"):
+        export_split(split, "other", tmp_path / "b.npy")
+
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "store"]

@@ -1,0 +1,150 @@
+"""A folder that is not the store asked for is refused; a read-only one is still read."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from store_factories import (
+    block,
+    dataset_spec,
+    encoder_spec,
+    fingerprint,
+    register,
+    sealed_split,
+    write_part,
+)
+
+from linprobe.errors import IntegrityError, MismatchError, NotFoundError, StoreError
+from linprobe_store.handles.split import Split
+from linprobe_store.handles.store import FeatureStore
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Split:
+    """A sealed split."""
+    return sealed_split(tmp_path / "store", (7, 5), encoder_spec(3, 2))[0]
+
+
+@pytest.fixture
+def victim(whole: Split) -> Path:
+    """Its store, to be spoilt."""
+    return whole.encoder.path.parent
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("linprobe-store 2\n", "expected format linprobe-store 1, found linprobe-store 2"),
+        ("other 1\n", "found other 1"),
+        ("", "found nothing"),
+    ],
+)
+def test_another_version_of_the_store_is_refused(victim: Path, line: str, told: str) -> None:
+    (victim / "FORMAT").write_text(line)
+
+    with pytest.raises(MismatchError, match=told):
+        FeatureStore(victim)
+
+
+def test_another_version_of_a_split_is_refused(whole: Split, victim: Path) -> None:
+    path = victim / whole.path.relative_to(whole.encoder.path.parent) / "COMMIT.json"
+    path.write_text(path.read_text().replace('"version":1', '"version":2'))
+
+    with pytest.raises(MismatchError, match="store 1, found linprobe-store 2"):
+        FeatureStore(victim).split("train")
+
+
+def test_a_split_of_another_dataset_or_encoder_is_refused(whole: Split, victim: Path) -> None:
+    store = FeatureStore(victim)
+    split = store.split("train")
+    other = store.register_encoder(encoder_spec(3, 2, weights="9"), split.encoder.names)
+    shutil.copytree(split.dataset.path, other.path / "sets" / split.dataset.path.name)
+    shutil.copytree(split.path, split.dataset.path / "test")
+
+    with pytest.raises(MismatchError, match="expected encoder"):
+        other.dataset().split("train")
+    with pytest.raises(MismatchError, match="expected split test, found train"):
+        split.dataset.split("test")
+
+
+def test_a_path_that_leaves_the_unit_is_refused(whole: Split, victim: Path) -> None:
+    from linprobe.records import canonical_json, digest_json, read_json
+
+    path = victim / whole.path.relative_to(whole.encoder.path.parent) / "COMMIT.json"
+    fields = dict(read_json(path).fields)
+    del fields["digest"]
+    fields["files"] = {"../x": {"bytes": 1, "crc32c": "0", "sha256": None}}
+    path.write_bytes(canonical_json({**fields, "digest": digest_json(fields)}))
+
+    with pytest.raises(IntegrityError, match="bad path"):
+        FeatureStore(victim).split("train")
+
+
+def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").touch()
+
+    with pytest.raises(StoreError, match="found no file FORMAT"):
+        FeatureStore(tmp_path)
+
+
+def test_a_missing_store_is_empty_and_an_empty_folder_too(tmp_path: Path) -> None:
+    for root in (tmp_path / "none", tmp_path):
+        assert FeatureStore(root).encoders() == ()
+        with pytest.raises(NotFoundError, match="no encoder"):
+            FeatureStore(root).split("train")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_below_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(StoreError, match="file"):
+        register(tmp_path / "file" / "store")
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may write anywhere; without the privilege, permissions count."""
+    is_root = os.geteuid() == 0
+    try:
+        if is_root:
+            os.seteuid(65534)
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+def test_a_read_only_store_is_read_and_refuses_writes() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        encoder = register(root)
+        write_part(encoder, fingerprint(0), block(encoder.spec, 5))
+        spec = dataset_spec([fingerprint(0)])
+        encoder.seal(spec, "train", dataset_name="Pets")
+        for path in [root, *root.rglob("*")]:
+            if not path.is_symlink():
+                path.chmod(0o555)
+        with unprivileged():
+            assert FeatureStore(root).split("train").labels.shape == (5,)
+            assert encoder.seal(spec, "train", dataset_name="Pets").n == 5
+            refused: list[Callable[[], object]] = [
+                lambda: encoder.part_writer(fingerprint(1)),
+                lambda: FeatureStore(root).register_encoder(
+                    encoder_spec(weights="7"), encoder.names
+                ),
+                lambda: encoder.seal(
+                    dataset_spec([fingerprint(0)], ("a", "b", "c", "d")), "train", dataset_name="x"
+                ),
+            ]
+            for write in refused:
+                with pytest.raises(StoreError, match="Permission denied") as caught:
+                    write()
+                assert "--store" in caught.value.hint
+        for path in [root, *root.rglob("*")]:
+            if not path.is_symlink():
+                path.chmod(0o755)

@@ -1,0 +1,189 @@
+"""Results side by side: the paired statistics, the matching of rows, and the command."""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from result_factories import CLASSES, command, probed, some_splits
+from train_factories import SplitData
+
+from linprobe.errors import OptionError, ResultError
+from linprobe_train.results.collect import collect
+from linprobe_train.scores.paired import mcnemar, top_hits
+from linprobe_train.tasks.compare import compare, grid_of
+
+
+def test_results_are_compared_on_the_same_rows_whatever_their_order(tmp_path: Path) -> None:
+    splits = some_splits()
+    good = probed(tmp_path, "good", splits)
+    noisy = some_splits(noise=4.0)
+    order = np.random.default_rng(0).permutation(120)
+    shuffled = {
+        "train": noisy["train"],
+        "test": SplitData(noisy["test"].features[order], noisy["test"].labels[order]),
+    }
+    keys = {
+        "train": tuple(f"train-{i}" for i in range(120)),
+        "test": tuple(f"test-{i}" for i in order),
+    }
+    bad = probed(tmp_path, "bad", shuffled, keys=keys)
+    (found,) = compare([bad, good], store=tmp_path / "features")
+
+    by_row = dict(zip(bad.predictions().keys, top_hits(bad.predictions()), strict=True))
+    bad_hits = np.array([by_row[key] for key in good.predictions().keys])
+    good_hits = top_hits(good.predictions())
+    first, second = found.standings
+    assert (first.encoder, second.encoder) == ("good", "bad")
+    assert second.difference == pytest.approx(bad_hits.mean() - good_hits.mean())
+    assert second.mcnemar == mcnemar(good_hits, bad_hits)
+    assert second.difference_interval.low < second.difference < second.difference_interval.high < 0
+    assert (first.bytes_per_image, first.bytes) == (20, 240 * 20)
+    assert (found.rows, found.notes) == (120, ())
+
+
+def test_classes_in_another_order_are_the_same_classes(tmp_path: Path) -> None:
+    splits = some_splits()
+    turned = {
+        name: SplitData(data.features, len(CLASSES) - 1 - data.labels.astype(np.int64))
+        for name, data in splits.items()
+    }
+    one = probed(tmp_path, "one", splits)
+    two = probed(tmp_path, "two", turned, classes=CLASSES[::-1])
+    (found,) = compare([one, two])
+
+    assert found.rows == 120
+    assert found.standings[1].difference == pytest.approx(0, abs=0.02)
+
+
+def test_another_truth_for_the_same_key_is_refused_with_both(tmp_path: Path) -> None:
+    splits = some_splits()
+    labels = splits["test"].labels.copy()
+    labels[7] = (labels[7] + 1) % len(CLASSES)
+    one = probed(tmp_path, "one", splits)
+    other = {**splits, "test": SplitData(splits["test"].features, labels)}
+    two = probed(tmp_path, "two", other)
+
+    with pytest.raises(ResultError, match="1 of 120 test rows; the first is 'test-7'"):
+        compare([one, two])
+
+
+def test_rows_without_a_counterpart_are_left_out_and_told(tmp_path: Path) -> None:
+    splits = some_splits()
+    whole = probed(tmp_path, "whole", splits)
+    test = SplitData(splits["test"].features[:100], splits["test"].labels[:100])
+    part = probed(tmp_path, "part", {**splits, "test": test})
+    (found,) = compare([whole, part])
+
+    assert found.rows == 100
+    assert len(found.notes) == 1
+    assert "20 of 120" in found.notes[0]
+    assert "whole" in found.notes[0]
+
+
+def test_test_sets_without_a_common_row_are_never_mixed(tmp_path: Path) -> None:
+    splits = some_splits()
+    one = probed(tmp_path, "one", splits)
+    keys = {split: tuple(f"new-{split}-{i}" for i in range(120)) for split in splits}
+    two = probed(tmp_path, "two", splits, keys=keys)
+
+    apart = compare([one, two])
+    assert [len(found.standings) for found in apart] == [1, 1]
+    assert all("share no key" in found.notes[0] for found in apart)
+    with pytest.raises(ResultError, match="share no key"):
+        compare([one, two], strict=True)
+
+
+def test_features_that_changed_since_are_told(tmp_path: Path) -> None:
+    one = probed(tmp_path, "one", some_splits())
+    path = one.folder / "result.json"
+    found = json.loads(path.read_text())
+    found["question"]["splits"][0][1] = "f" * 64
+    path.write_text(json.dumps(found))
+    (comparison,) = compare(collect(tmp_path / "results"), store=tmp_path / "features")
+
+    assert any("test of toys has changed in the store since" in n for n in comparison.notes)
+
+
+def test_the_grid_averages_only_what_is_complete(tmp_path: Path) -> None:
+    for name in ("toys", "pets"):
+        probed(tmp_path, "both", some_splits(), name=name)
+    probed(tmp_path, "half", some_splits(noise=0.1), name="toys")
+    comparisons = compare(collect(tmp_path / "results"))
+    grid = grid_of(comparisons)
+
+    assert grid.datasets == ("pets", "toys")
+    both = [part.standings[-1].value for part in comparisons]
+    assert [label.split(" ")[0] for label in grid.labels] == ["both", "half"]
+    assert grid.averages[0] == pytest.approx(float(np.mean(both)))
+    assert grid.averages[1] is None
+    assert grid.values[1][0] is None
+
+
+def test_every_format_holds_the_same_numbers(tmp_path: Path) -> None:
+    probed(tmp_path, "good", some_splits())
+    probed(tmp_path, "bad|<b>", some_splits(noise=4.0))
+    where: list[str | Path] = [
+        "compare",
+        "--out",
+        tmp_path / "results",
+        "--store",
+        tmp_path / "features",
+    ]
+    found = json.loads(command(*where, "--json"))["comparisons"][0]["standings"]
+    rows = list(csv.DictReader(io.StringIO(command(*where, "--format", "csv"))))
+    page = command(*where, "--format", "html")
+
+    assert [float(row["value"]) for row in rows] == [one["value"] for one in found]
+    shown = f"{100 * found[1]['value']:.2f}"
+    for text in (command(*where), command(*where, "--format", "markdown"), page):
+        assert shown in text
+    assert r"bad\|<b>" in command(*where, "--format", "markdown")
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page
+    assert "http" not in page
+
+
+def test_a_damaged_result_is_told_and_keeps_no_other_from_being_compared(tmp_path: Path) -> None:
+    kept = probed(tmp_path, "kept", some_splits())
+    lost = probed(tmp_path, "lost", some_splits(noise=3))
+    (lost.folder / "result.json").write_text("{")
+    told: list[str] = []
+    found = collect(tmp_path / "results", tell=told.append)
+
+    assert [one.folder for one in found] == [kept.folder]
+    assert "lost" in told[0]
+    with pytest.raises(ResultError, match="not a result of this version"):
+        collect(tmp_path / "results", [lost.folder])
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04nonsense", b"\x93NUMPY"])
+def test_damaged_predictions_are_refused_by_name(tmp_path: Path, damage: bytes) -> None:
+    one = probed(tmp_path, "one", some_splits())
+    (one.folder / "predictions.npz").write_bytes(damage)
+    with pytest.raises(ResultError, match=r"predictions\.npz does not hold"):
+        compare([one])
+
+
+def test_predictions_of_another_result_are_refused(tmp_path: Path) -> None:
+    one = probed(tmp_path, "one", some_splits())
+    two = probed(tmp_path, "two", some_splits(60), name="pets")
+    shutil.copy(two.folder / "predictions.npz", one.folder / "predictions.npz")
+    with pytest.raises(ResultError, match="expected 120 rows, found 60"):
+        compare([one])
+
+
+def test_nothing_to_compare_and_unknown_names_are_told_with_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="no results in"):
+        command("compare", "--out", tmp_path / "none")
+    probed(tmp_path, "one", some_splits())
+    where: list[str | Path] = ["compare", "--out", tmp_path / "results"]
+    with pytest.raises(ResultError, match="'cars'"):
+        command(*where, "--data", "cars")
+    with pytest.raises(OptionError, match="'pdf'"):
+        command(*where, "--format", "pdf")
+    with pytest.raises(ResultError, match=r"holds no result\.json"):
+        command("compare", tmp_path)

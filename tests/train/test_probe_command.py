@@ -1,0 +1,249 @@
+"""``linprobe-train probe`` from a store to a result."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from train_command import CLASSES, only_folder, probe, some_splits
+from train_factories import SplitData, features, stored_dataset
+from typer.testing import CliRunner
+
+from linprobe_store.handles.split import Split
+from linprobe_train.cli import app
+from linprobe_train.protocol.search import Search, search
+from linprobe_train.protocol.splits import StoredSplits
+from linprobe_train.results.answers import read_result
+from linprobe_train.results.probe_file import read_probe
+from linprobe_train.solver import memory, problem
+from linprobe_train.solver.rows import Rows
+from linprobe_train.tasks import probe as run
+
+
+def test_a_store_becomes_a_result_with_an_interval_a_C_and_a_next_command(tmp_path: Path) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test"), classes=CLASSES)
+    text = probe(tmp_path)
+    result = read_result(only_folder(tmp_path))
+
+    assert result is not None
+    top1 = result.score("top1")
+    assert f"top-1 {100 * top1.value:.2f} %" in text
+    assert top1.interval.low < top1.value < top1.interval.high
+    assert result.held_out.source == "a stratified tenth of train"
+    assert result.held_out.n == 16
+    assert result.fitted_on.n == 160
+    assert result.sweep is not None
+    assert len(result.sweep.points) == 15
+    assert {path.name for path in only_folder(tmp_path).iterdir()} == {
+        "result.json",
+        "predictions.npz",
+        "encoder.json",
+        "probe.json",
+        "probe.safetensors",
+    }
+    assert "linprobe-train" in text.splitlines()[-1]
+
+
+def test_an_official_val_split_is_used_and_joined_for_the_final_fit(tmp_path: Path) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "val", "test"), classes=CLASSES)
+    probe(tmp_path)
+    result = read_result(only_folder(tmp_path))
+
+    assert result is not None
+    assert (result.held_out.source, result.held_out.n) == ("val", 160)
+    assert (result.fitted_on.source, result.fitted_on.n) == ("train+val", 320)
+
+
+def test_the_same_question_is_answered_from_disk_and_another_is_not(tmp_path: Path) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test"), classes=CLASSES)
+    first = json.loads(probe(tmp_path, "--json"))
+    again = json.loads(probe(tmp_path, "--json"))
+    other = json.loads(probe(tmp_path, "--json", "--seed", "1"))
+
+    assert (first["results"][0].pop("fresh"), again["results"][0].pop("fresh")) == (True, False)
+    assert first == again
+    assert other["results"][0]["folder"] != first["results"][0]["folder"]
+
+
+def test_multi_label_rows_are_probed_by_their_own_metric(tmp_path: Path) -> None:
+    splits = some_splits("train", "val", "test", n=120)
+    hot = {
+        name: SplitData(data.features, np.eye(4, dtype=np.uint8)[data.labels])
+        for name, data in splits.items()
+    }
+    stored_dataset(tmp_path / "features", hot, classes=CLASSES, name="voc2007")
+    text = probe(tmp_path)
+    result = read_result(only_folder(tmp_path))
+
+    assert result is not None
+    assert result.question.metric == "map_11_point"
+    assert result.headline.value > 0.5
+    assert "11-point mAP" in text
+
+
+def test_two_classes_share_one_logit_and_get_an_area_under_the_curve(tmp_path: Path) -> None:
+    X, y = features(200, 6, 2, noise=2)
+    splits = {"train": SplitData(X[:100], y[:100]), "test": SplitData(X[100:], y[100:])}
+    stored_dataset(tmp_path / "features", splits, classes=("no", "yes"))
+    probe(tmp_path)
+    result = read_result(only_folder(tmp_path))
+    saved, _ = read_probe(only_folder(tmp_path))
+
+    assert result is not None
+    assert saved.coef.shape == (1, 6)
+    assert result.score("roc_auc").value > 0.5
+
+
+def test_streaming_within_a_tight_limit_gives_the_same_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (memory, problem):
+        monkeypatch.setattr(module, "PILOT_ROWS", 300)
+    X, y = features(6000, 64, 4, noise=4)
+    splits = {"train": SplitData(X[:5000], y[:5000]), "test": SplitData(X[5000:], y[5000:])}
+    stored_dataset(tmp_path / "features", splits, classes=CLASSES)
+    base = ["probe", "--store", str(tmp_path / "features"), "--json", "--C", "1", "--threads", "1"]
+    free = CliRunner().invoke(app, [*base, "--out", str(tmp_path / "a")])
+    tight = CliRunner().invoke(app, [*base, "--out", str(tmp_path / "b"), "--memory", "2.5MB"])
+
+    assert "in memory" in free.stderr
+    assert "streamed from disk" in tight.stderr
+    one, other = (json.loads(done.stdout)["results"][0] for done in (free, tight))
+    assert one["fit"]["objective"] == pytest.approx(other["fit"]["objective"], rel=1e-6)
+
+
+def test_every_dataset_of_the_encoder_is_probed_by_default(tmp_path: Path) -> None:
+    for name in ("toys", "tools"):
+        stored_dataset(
+            tmp_path / "features", some_splits("train", "test", n=80), classes=CLASSES, name=name
+        )
+    found = json.loads(probe(tmp_path, "--json", "--C", "1"))
+
+    assert {result["dataset"] for result in found["results"]} == {"toys", "tools"}
+
+
+def test_the_saved_probe_gives_the_stored_predictions_on_raw_features(tmp_path: Path) -> None:
+    splits = some_splits("train", "test")
+    stored_dataset(tmp_path / "features", splits, classes=CLASSES)
+    probe(tmp_path, "--standardize")
+    saved, card = read_probe(only_folder(tmp_path))
+    result = read_result(only_folder(tmp_path))
+    raw = splits["test"].features.astype(np.float16).astype(np.float32)
+    unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    predicted = (unit @ saved.coef.T + saved.intercept).argmax(axis=1)
+
+    assert result is not None
+    accuracy = float((predicted == splits["test"].labels).mean())
+    assert accuracy == pytest.approx(result.score("top1").value, abs=1.5 / 160)
+    assert card.normalize
+    assert card.classes == CLASSES
+
+
+def test_the_papers_number_stands_beside_the_same_question_alone(tmp_path: Path) -> None:
+    splits = some_splits("train", "test")
+    for model in ("ViT-B/16", "ViT-T/8"):
+        stored_dataset(
+            tmp_path / "features",
+            splits,
+            classes=CLASSES,
+            name="cifar10",
+            model=model,
+            tap="pre_projection",
+        )
+
+    asked = probe(tmp_path, "--model", "ViT-B/16", "--protocol", "clip-paper")
+    other_model = probe(tmp_path, "--model", "ViT-T/8", "--protocol", "clip-paper")
+    other_protocol = probe(
+        tmp_path, "--model", "ViT-B/16", "--protocol", "dino", "--tap", "pre_projection"
+    )
+
+    assert "paper     Radford et al. 2021, Table 10: 96.2 (ours " in asked
+    assert "Radford" not in other_model + other_protocol
+
+
+def test_the_script_tells_a_failure_in_two_lines_and_exits_1(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "linprobe_train", "probe", "--store", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["error", "hint"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_imports_neither_torch_nor_scikit_learn() -> None:
+    code = (
+        "import sys, linprobe_train.cli; "
+        "print(sorted({'torch', 'sklearn', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_next_command_is_one_that_runs(tmp_path: Path) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=80), classes=CLASSES)
+    words = shlex.split(probe(tmp_path).splitlines()[-1].removeprefix("next"))
+    out = ["--out", str(tmp_path / "results")]
+    done = CliRunner().invoke(app, [*words[1:], *out], catch_exceptions=False)
+
+    assert words[0] == "linprobe-train"
+    assert done.exit_code == 0
+    assert "clip-readme" in done.stdout
+
+
+def test_the_oracle_can_be_asked_for(tmp_path: Path) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=80), classes=CLASSES)
+    ours = json.loads(probe(tmp_path, "--json", "--C", "2"))["results"][0]
+    theirs = json.loads(probe(tmp_path, "--json", "--C", "2", "--solver", "sklearn"))["results"][0]
+
+    assert ours["fit"]["objective"] == pytest.approx(theirs["fit"]["objective"], rel=2e-6)
+    assert ours["folder"] != theirs["folder"]
+
+
+def test_no_module_of_the_stage_imports_torch() -> None:
+    code = (
+        "import importlib, pkgutil, sys, linprobe_train\n"
+        "for module in pkgutil.walk_packages(linprobe_train.__path__, 'linprobe_train.'):\n"
+        "    if not module.name.endswith('__main__'):\n"
+        "        importlib.import_module(module.name)\n"
+        "print(sorted({'torch', 'linprobe_extract'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+def test_separable_rows_and_a_huge_C_finish_and_say_so(tmp_path: Path) -> None:
+    X, y = features(160, 10, 4, noise=0.05)
+    splits = {"train": SplitData(X[:80], y[:80]), "test": SplitData(X[80:], y[80:])}
+    stored_dataset(tmp_path / "features", splits, classes=CLASSES)
+    text = probe(tmp_path, "--C", "1e6")
+
+    assert "all 80 training rows are classified right" in text
+
+
+def test_the_test_split_is_opened_once_and_after_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "val", "test"), classes=CLASSES)
+    events: list[str] = []
+    rows = StoredSplits.rows
+
+    def recorded_rows(self: StoredSplits, split: Split) -> Rows:
+        events.append(split.name)
+        return rows(self, split)
+
+    def recorded_search(*given: object) -> Search:
+        found: Search = search(*given)  # type: ignore[arg-type] # passed through unseen
+        events.append("searched")
+        return found
+
+    monkeypatch.setattr(StoredSplits, "rows", recorded_rows)
+    monkeypatch.setattr(run, "search", recorded_search)
+    probe(tmp_path)
+
+    assert events == ["train", "val", "searched", "test"]

@@ -1,0 +1,124 @@
+"""What ``linprobe-train probe`` refuses, tells and survives; nothing half-written stays."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from train_command import CLASSES, only_folder, probe, some_splits
+from train_factories import SplitData, stored_dataset
+
+from linprobe.errors import DataError, OptionError, ProbeError, ResultError
+from linprobe_train.results.answers import read_result
+from linprobe_train.tasks import probe as run
+
+
+@pytest.mark.parametrize(
+    ("options", "refusal", "words"),
+    [
+        (["--C", "0"], OptionError, "C = 0"),
+        (["--C", "-1"], OptionError, "C = -1"),
+        (["--C", "nan"], OptionError, "C = nan"),
+        (["--C", "1", "--grid", "1,2"], OptionError, "contradict"),
+        (["--C", "1", "--cv", "3"], OptionError, "--cv"),
+        (["--cv", "1"], OptionError, "--cv"),
+        (["--grid", "a,b"], OptionError, "'a,b'"),
+        (["--protocol", "clip"], OptionError, "clip-paper"),
+        (["--protocol", "clip-paper"], OptionError, "pre_projection"),
+        (["--solver", "adam"], OptionError, "'adam'"),
+        (["--memory", "much"], OptionError, "'much'"),
+        (["--memory", "1kB"], OptionError, "1 kB"),
+        (["--threads", "0"], OptionError, "--threads 0"),
+    ],
+)
+def test_bad_options_are_refused_and_nothing_is_left(
+    tmp_path: Path, options: list[str], refusal: type[ProbeError], words: str
+) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=40), classes=CLASSES)
+    with pytest.raises(refusal) as caught:
+        probe(tmp_path, *options)
+
+    assert words in caught.value.message
+    assert caught.value.hint
+    assert not list((tmp_path / "results").glob("*"))
+
+
+def test_a_missing_test_split_is_told_before_any_fit(tmp_path: Path) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "val"), classes=CLASSES)
+    with pytest.raises(DataError, match="no test split; it has train, val"):
+        probe(tmp_path)
+    assert not (tmp_path / "results").exists()
+
+
+def test_one_class_is_not_enough(tmp_path: Path) -> None:
+    splits = some_splits("train", "test", n=40)
+    splits["train"] = SplitData(splits["train"].features, np.zeros(40, np.int64))
+    stored_dataset(tmp_path / "features", splits, classes=CLASSES)
+    with pytest.raises(DataError, match="at least two classes"):
+        probe(tmp_path)
+
+
+def test_a_class_with_one_row_cannot_be_cut_and_is_named(tmp_path: Path) -> None:
+    splits = some_splits("train", "test", n=40)
+    labels = np.where(np.arange(40) == 7, 3, np.arange(40) % 3)
+    splits["train"] = SplitData(splits["train"].features, labels)
+    stored_dataset(tmp_path / "features", splits, classes=CLASSES)
+    with pytest.raises(DataError, match="class 3 has a single training row"):
+        probe(tmp_path)
+    assert "toys" in probe(tmp_path, "--C", "1")
+
+
+def test_a_class_missing_from_train_is_a_warning_in_the_result(tmp_path: Path) -> None:
+    splits = some_splits("train", "test", n=80)
+    splits["train"] = SplitData(splits["train"].features, splits["train"].labels % 3)
+    stored_dataset(tmp_path / "features", splits, classes=CLASSES)
+    probe(tmp_path)
+    result = read_result(only_folder(tmp_path))
+
+    lost = int((splits["test"].labels == 3).sum())
+    assert result is not None
+    assert any("dog" in line and f"{lost} test rows" in line for line in result.warnings)
+
+
+def test_keys_shared_by_two_splits_are_a_warning(tmp_path: Path) -> None:
+    keys = {
+        "train": tuple(f"k{i}" for i in range(40)),
+        "test": tuple(f"k{i}" for i in range(38, 78)),
+    }
+    splits = some_splits("train", "test", n=40)
+    stored_dataset(tmp_path / "features", splits, classes=CLASSES, keys=keys)
+    result = json.loads(probe(tmp_path, "--json", "--C", "1"))["results"][0]
+
+    assert "2 keys of test are also in train" in result["warnings"]
+
+
+def test_an_output_folder_that_cannot_be_made_is_told_before_any_fit(tmp_path: Path) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=40), classes=CLASSES)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultError, match="cannot write results"):
+        probe(tmp_path, "--out", str(tmp_path / "file" / "results"))
+
+
+def test_a_disk_that_fails_leaves_no_half_of_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=80), classes=CLASSES)
+
+    def fail(path: Path, predictions: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run, "save_predictions", fail)
+    with pytest.raises(ResultError, match="No space left on device"):
+        probe(tmp_path, "--C", "1")
+
+    assert not list((tmp_path / "results").iterdir())
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"question": 1}', "[1"])
+def test_a_damaged_result_is_told_and_not_trusted(tmp_path: Path, text: str) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=80), classes=CLASSES)
+    probe(tmp_path, "--C", "1")
+    (only_folder(tmp_path) / "result.json").write_text(text)
+    with pytest.raises(ResultError, match="is not a result of this version"):
+        probe(tmp_path, "--C", "1")

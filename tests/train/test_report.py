@@ -1,0 +1,190 @@
+"""The report: what it shows is what the predictions say, in one file that needs nothing else."""
+
+import base64
+import io
+import json
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from result_factories import CLASSES, command, probed, some_splits
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import average_precision_score, confusion_matrix
+from tar_factories import image_bytes, tar_bytes
+from train_factories import SplitData, features, stored_dataset
+
+from linprobe.errors import OptionError
+from linprobe_train.scores.metrics import ECE_BINS
+from linprobe_train.show import plots as report_plots
+from linprobe_train.show.facts import report_facts
+from linprobe_train.show.report import Places, report_html
+
+NOWHERE = Places(None, None)
+
+
+class Elements(HTMLParser):
+    """Names and attributes of all elements, and proof that they are closed in order."""
+
+    VOID = frozenset(("meta", "br", "img", "link", "input", "hr"))
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def many_classes(k: int) -> dict[str, SplitData]:
+    X, y = features(4 * k, 12, k, noise=0.8)
+    return {"train": SplitData(X[: 2 * k], y[: 2 * k]), "test": SplitData(X[2 * k :], y[2 * k :])}
+
+
+def test_the_facts_are_those_of_scikit_learn(tmp_path: Path) -> None:
+    one = probed(tmp_path, "one", some_splits(noise=3))
+    rows = one.predictions()
+    facts = report_facts(one.result, rows)
+    assert facts.confusion is not None
+    right = rows.top[:, 0] == rows.labels
+
+    expected = confusion_matrix(rows.labels, rows.top[:, 0], labels=range(len(CLASSES)))
+    np.testing.assert_array_equal(facts.confusion.counts, expected)
+    accuracy = {c.name: c.value for c in facts.classes}
+    for i, name in enumerate(CLASSES):
+        assert accuracy[name] == pytest.approx(expected[i, i] / expected[i].sum())
+    share, confidence = calibration_curve(right, rows.probability[:, 0], n_bins=ECE_BINS)
+    np.testing.assert_allclose(facts.calibration.accuracy, share)
+    np.testing.assert_allclose(facts.calibration.confidence, confidence, rtol=1e-5)
+    wrong = np.flatnonzero(~right)
+    sure = sorted(rows.probability[wrong, 0].tolist(), reverse=True)[:24]
+    assert [m.probability for m in facts.mistakes] == pytest.approx(sure)
+    assert all(m.truth != m.said for m in facts.mistakes)
+    assert facts.confusion.pairs(3)[0][2] == (expected - np.diag(np.diag(expected))).max()
+
+
+def test_multi_label_rows_have_precision_by_class_and_no_confusion(tmp_path: Path) -> None:
+    X, y = features(160, 6, 3, noise=2)
+    hot = np.eye(4, dtype=np.uint8)[y]
+    hot[:, 1] |= X[:, 0] > 0.5
+    splits = {"train": SplitData(X[:80], hot[:80]), "test": SplitData(X[80:], hot[80:])}
+    one = probed(tmp_path, "one", splits, classes=("a", "b", "c", "d"))
+    rows = one.predictions()
+    facts = report_facts(one.result, rows)
+
+    assert facts.confusion is None
+    assert [c.name for c in sorted(facts.classes, key=lambda c: c.name)] == ["a", "b", "c"]
+    for found in facts.classes:
+        j = "abcd".index(found.name)
+        expected = average_precision_score(hot[80:, j], rows.label_probability[:, j])
+        assert found.value == pytest.approx(expected)
+    assert "Average precision by class" in report_html(one, NOWHERE)
+
+
+@pytest.mark.parametrize("k", [2, 6, 150])
+def test_the_page_is_whole_and_asks_nothing_of_the_network(tmp_path: Path, k: int) -> None:
+    classes = tuple(f"<class & {i}> </script>" for i in range(k))
+    one = probed(tmp_path, "one", many_classes(k), classes=classes)
+    text = report_html(one, NOWHERE)
+    page = Elements(text)
+
+    assert page.open == []
+    for _, attributes in page.found:
+        for name in ("src", "href", "xlink:href", "data", "srcset"):
+            assert (attributes.get(name) or "#").startswith(("data:", "#"))
+    assert "url(http" not in text
+    assert "@import" not in text
+    tags = [tag for tag, _ in page.found]
+    assert tags.count("script") == (2 if k > 40 else 0)
+    assert f"{100 * one.result.headline.value:.2f} %" in text
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+    assert re.search(r"name='viewport'", text)
+    assert "#010101" not in text
+
+
+def test_a_thousand_classes_stay_readable_and_small(tmp_path: Path) -> None:
+    one = probed(tmp_path, "one", many_classes(1000), classes=tuple(map(str, range(1000))))
+    text = report_html(one, NOWHERE)
+    facts = report_facts(one.result, one.predictions())
+    assert facts.confusion is not None
+    found = re.search(r"id='confusion'>(.*?)</script>", text, re.DOTALL)
+    assert found is not None
+    cells = json.loads(found[1])["counts"]
+
+    for i, line in cells.items():
+        for j, n in line.items():
+            assert facts.confusion.counts[int(i), int(j)] == n
+    assert sum(n for line in cells.values() for n in line.values()) == one.result.test.n
+    assert "<details>" in text
+    assert len(text) < 1_000_000
+    assert "taken for" in text
+
+
+def test_the_curve_and_the_pictures_are_in_the_page(tmp_path: Path) -> None:
+    splits = some_splits(noise=3)
+    stored_dataset(tmp_path / "features", splits, classes=CLASSES)
+    where: list[str | Path] = ["--store", tmp_path / "features", "--out", tmp_path / "results"]
+    command("probe", *where, "--threads", "1")
+    shards = tmp_path / "data" / "test"
+    shards.mkdir(parents=True)
+    members = [(f"test-{i}.jpg", image_bytes(i)) for i in range(0, 120, 2)]
+    (shards / "0.tar").write_bytes(tar_bytes(members))
+    (shards / "1.tar").write_bytes(b"not a tar")
+    (path,) = command("report", *where, "--shards", tmp_path / "data").splitlines()
+    text = Path(path).read_text()
+
+    svgs = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(svgs) == 2
+    for svg in svgs:
+        assert "currentColor" in svg
+        assert ET.fromstring(svg).tag.endswith("svg")
+    pictures = re.findall(r"src='data:image/jpeg;base64,([^']*)'", text)
+    shown = re.findall(r"<figure>(<img|<div)", text)
+    assert 0 < len(pictures) < len(shown)
+    assert f"{len(shown) - len(pictures)} without a picture" in text
+    with Image.open(io.BytesIO(base64.b64decode(pictures[0]))) as image:
+        assert max(image.size) <= report_plots.THUMBNAIL
+    assert Path(path).parent.parent == tmp_path / "results"
+
+
+def test_a_report_is_the_same_each_time(tmp_path: Path) -> None:
+    one = probed(tmp_path, "one", some_splits())
+    assert report_html(one, NOWHERE) == report_html(one, NOWHERE)
+
+
+def test_a_store_that_changed_since_is_told_at_the_top(tmp_path: Path) -> None:
+    one = probed(tmp_path, "one", some_splits())
+    path = one.folder / "result.json"
+    found = json.loads(path.read_text())
+    found["question"]["splits"][1][1] = "f" * 64
+    path.write_text(json.dumps(found))
+    where: list[str | Path] = ["--store", tmp_path / "features", "--out", tmp_path / "results"]
+    text = Path(command("report", *where).strip()).read_text()
+
+    assert "train of toys has changed in the store since: ffffffffffff then" in text
+
+
+def test_without_the_plotting_library_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed(tmp_path, "one", some_splits())
+    monkeypatch.setattr(report_plots, "find_spec", lambda name: None)
+    with pytest.raises(OptionError, match="matplotlib") as caught:
+        command("report", "--out", tmp_path / "results")
+
+    assert "linprobe[report]" in caught.value.hint

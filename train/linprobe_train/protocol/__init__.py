@@ -1,0 +1,1 @@
+"""How C is chosen: grids, searches, held-out rows."""

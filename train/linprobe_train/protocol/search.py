@@ -1,0 +1,265 @@
+"""From rows to a fitted probe: hold rows out, choose C on them, fit all of them at that C.
+
+Knows nothing of test rows, stores or files.
+
+Choosing C: fit on training rows, score on held-out rows, never on test.
+
+Cutting rows for validation: seeded, stratified, and never a class without training rows.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linprobe.errors import DataError
+from linprobe_store.format.spec import LabelArray
+from linprobe_train.protocol.protocols import Grid, ListGrid, best_C, next_values
+from linprobe_train.scores.metrics import score_value
+from linprobe_train.solver.fit import FitSettings, Trainer, make_trainer
+from linprobe_train.solver.lbfgs import FitReport, Tolerance
+from linprobe_train.solver.memory import available_bytes
+from linprobe_train.solver.passes import Crew
+from linprobe_train.solver.probe import Probe
+from linprobe_train.solver.rows import Rows
+
+SWEEP_TOLERANCE = Tolerance(gap=5e-4, decrement=1e-4)
+"""Looser than the final fit: beyond it, val accuracy moves by less than one row in a thousand while
+passes double."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cut of the data: what is fitted and what it is scored on."""
+
+    trainer: Trainer
+    """On the training rows of the cut."""
+    held_out: Rows
+    """The rows scored."""
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One value of C."""
+
+    C: float
+    """Inverse L2 strength."""
+    score: float
+    """Held-out score, averaged over the trials."""
+    fits: tuple[FitReport, ...]
+    """One for each trial."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A finished search."""
+
+    metric: str
+    """What was maximised."""
+    points: tuple[SweepPoint, ...]
+    """Ascending in C."""
+    C: float
+    """Highest score; of several, the smallest C."""
+
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of the chosen C must know."""
+        return tuple(_edge(self) + _plateau(self) + _unconverged(self))
+
+
+def run_sweep(
+    trials: Sequence[Trial],
+    grid: Grid,
+    metric: str,
+    tolerance: Tolerance = SWEEP_TOLERANCE,
+    told: Callable[[SweepPoint], None] = lambda point: None,
+) -> Sweep:
+    """Score values of C until the grid is done; every point is told as it is found."""
+    points: dict[float, SweepPoint] = {}
+    while wanted := next_values(grid, {C: point.score for C, point in points.items()}):
+        for C in wanted:
+            points[C] = _score(trials, C, metric, tolerance)
+            told(points[C])
+    chosen = best_C({C: point.score for C, point in points.items()})
+    return Sweep(metric, tuple(points[C] for C in sorted(points)), chosen)
+
+
+def _score(trials: Sequence[Trial], C: float, metric: str, tolerance: Tolerance) -> SweepPoint:
+    reports, scores = [], []
+    for trial in trials:
+        reports.append(trial.trainer.fit(C, tolerance))
+        p = trial.trainer.probe(C).probabilities(trial.held_out)
+        scores.append(score_value(metric, p, trial.held_out.labels))
+    return SweepPoint(C, float(np.mean(scores)), tuple(reports))
+
+
+def _edge(sweep: Sweep) -> list[str]:
+    if len(sweep.points) < 2 or sweep.C not in (sweep.points[0].C, sweep.points[-1].C):
+        return []
+    return [f"the best C, {sweep.C:g}, is at the edge of the grid: the optimum may lie beyond it"]
+
+
+def _plateau(sweep: Sweep) -> list[str]:
+    best = max(point.score for point in sweep.points)
+    ties = [point.C for point in sweep.points if point.score == best]
+    if len(ties) < 2:
+        return []
+    line = (
+        f"val {sweep.metric} is the same at {len(ties)} values of C from {ties[0]:g} to "
+        f"{ties[-1]:g}; the smallest was taken"
+    )
+    return [line]
+
+
+def _unconverged(sweep: Sweep) -> list[str]:
+    bad = [p.C for p in sweep.points if not all(fit.converged for fit in p.fits)]
+    if not bad:
+        return []
+    return [f"the fit did not converge at C = {', '.join(f'{C:g}' for C in bad)} of the sweep"]
+
+
+TENTH = 10
+"""One row in ten is held out where a dataset has no official val split, as in DINOv2."""
+
+
+def stratified_tenth(labels: LabelArray, seed: int) -> NDArray[np.bool_]:
+    """Mark a tenth of the rows, (n,), as near a tenth of every class as whole rows allow.
+
+    Multi-label rows are drawn without regard to their labels.
+
+    Raises
+    ------
+    DataError : a class has a single row, or there are fewer than two rows.
+    """
+    order = _spread_by_class(labels, seed)
+    held = np.zeros(len(labels), bool)
+    # Every tenth row of the class-sorted order, from the middle of the first ten.
+    held[order[min(TENTH // 2, len(order) - 1) :: TENTH]] = True
+    return held
+
+
+def stratified_folds(labels: LabelArray, k: int, seed: int) -> NDArray[np.int64]:
+    """Give every row a fold in 0..k-1, (n,); each class is spread evenly over the folds.
+
+    Raises
+    ------
+    DataError : k is not in 2..n, or a class has a single row.
+    """
+    if not 2 <= k <= len(labels):
+        raise DataError(
+            f"{k} folds of {len(labels)} rows; expected 2 to {len(labels)}", hint="--cv 5"
+        )
+    folds = np.empty(len(labels), np.int64)
+    folds[_spread_by_class(labels, seed)] = np.arange(len(labels)) % k
+    return folds
+
+
+def _spread_by_class(labels: LabelArray, seed: int) -> NDArray[np.intp]:
+    """Shuffled row numbers, sorted by class where rows have one, (n,)."""
+    if len(labels) < 2:
+        raise DataError(
+            "a single training row cannot be split for validation", hint="fix C with --C"
+        )
+    order = np.random.default_rng(seed).permutation(len(labels))
+    if labels.ndim == 2:
+        return order
+    counts = np.bincount(labels)
+    if (counts == 1).any():
+        raise DataError(
+            f"class {int(np.flatnonzero(counts == 1)[0])} has a single training row: "
+            "none of it can be held out for validation",
+            hint="extract a val split, fix C with --C, or give the class more rows",
+        )
+    return order[np.argsort(labels[order], kind="stable")]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How C is chosen."""
+
+    grid: Grid
+    """Values to try; a single value is taken without held-out rows."""
+    metric: str
+    """Held-out score to maximise."""
+    folds: int = 0
+    """Folds of cross-validation over train and val together; 0 for one held-out set."""
+    seed: int = 0
+    """Of the cut or the folds."""
+
+
+@dataclass(frozen=True)
+class SplitUse:
+    """Which rows were used for something."""
+
+    source: str
+    """Such as ``train+val`` or ``a stratified tenth of train``."""
+    n: int
+    """How many; 0 for none."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A chosen C and the probe fitted there."""
+
+    probe: Probe
+    """Fitted on train and val."""
+    fit: FitReport
+    """How that fit ended."""
+    sweep: Sweep | None
+    """The curve over C; None where C was given."""
+    fitted_on: SplitUse
+    """Rows of the final fit."""
+    held_out: SplitUse
+    """Rows C was chosen on."""
+
+
+def search(
+    train: Rows,
+    val: Rows | None,
+    how: SearchSettings,
+    settings: FitSettings,
+    crew: Crew,
+    told: Callable[[SweepPoint], None] = lambda point: None,
+) -> Search:
+    """Choose C on val (cut from train where there is none), then fit on train and val.
+
+    Raises
+    ------
+    DataError : rows or labels that no probe can be fitted on.
+    """
+    everything = train if val is None else train.join(val)
+    fitted_on = SplitUse("train" if val is None else "train+val", everything.n)
+    sweep, start, held_out = None, None, SplitUse("none", 0)
+    if isinstance(how.grid, ListGrid) and len(how.grid.values) == 1:
+        C = how.grid.values[0]
+    else:
+        cuts, held_out = _cuts(train, val, how)
+        share = (settings.memory_bytes or available_bytes()) // len(cuts)
+        each = replace(settings, memory_bytes=share)
+        trials = [Trial(make_trainer(fit, each, crew), held) for fit, held in cuts]
+        sweep = run_sweep(trials, how.grid, how.metric, told=told)
+        C, start = sweep.C, trials[0].trainer.probe(sweep.C)
+        del trials
+    trainer = make_trainer(everything, settings, crew)
+    if start is not None:
+        trainer.start_from(start, C)
+    report = trainer.fit(C, Tolerance())
+    return Search(trainer.probe(C), report, sweep, fitted_on, held_out)
+
+
+def _cuts(
+    train: Rows, val: Rows | None, how: SearchSettings
+) -> tuple[list[tuple[Rows, Rows]], SplitUse]:
+    """Pairs of rows to fit and rows to score."""
+    if how.folds:
+        everything = train if val is None else train.join(val)
+        folds = stratified_folds(everything.labels, how.folds, how.seed)
+        pairs = [
+            (everything.select(folds != i), everything.select(folds == i)) for i in range(how.folds)
+        ]
+        return pairs, SplitUse(f"{how.folds} stratified folds", everything.n)
+    if val is not None:
+        return [(train, val)], SplitUse("val", val.n)
+    held = stratified_tenth(train.labels, how.seed)
+    cut = train.select(held)
+    return [(train.select(~held), cut)], SplitUse("a stratified tenth of train", cut.n)

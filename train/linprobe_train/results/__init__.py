@@ -1,0 +1,1 @@
+"""Answers on disk, found again by their question."""

@@ -1,0 +1,1 @@
+"""The optimum of a regularised linear classifier, to a rigorous gap."""

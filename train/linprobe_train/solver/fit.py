@@ -1,0 +1,182 @@
+"""Fitting probes on rows: preparation, class weights, missing classes, the choice of solver."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, cast
+
+import numpy as np
+
+from linprobe.errors import DataError
+from linprobe_store.format.spec import LabelArray
+from linprobe_train.solver.lbfgs import FitReport, Tolerance
+from linprobe_train.solver.memory import MemoryPlan, available_bytes, plan_memory
+from linprobe_train.solver.passes import Crew
+from linprobe_train.solver.path import PathSolver
+from linprobe_train.solver.preparation import (
+    Arithmetic,
+    Float64,
+    Preparation,
+    check_features,
+    column_moments,
+)
+from linprobe_train.solver.probe import Outline, Probe
+from linprobe_train.solver.problem import make_problem
+from linprobe_train.solver.rows import Rows
+
+SolverName = Literal["linprobe", "sklearn"]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How to fit, whatever C."""
+
+    normalize: bool = True
+    """Divide every row by its L2 norm."""
+    standardize: bool = False
+    """Then give every feature mean 0 and deviation 1 over the training rows."""
+    balanced: bool = False
+    """Weigh rows by n / (k rows of their class), scikit-learn's ``class_weight="balanced"``."""
+    solver: SolverName = "linprobe"
+    """Ours, or scikit-learn's ``LogisticRegression`` for comparison."""
+    arithmetic: Arithmetic = "float32"
+    """Of the rows and the products with them. float64 takes twice the time and the memory, and
+    matters below a relative gap of about 1e-8 only."""
+    threads: int = 1
+    """Threads over blocks of rows."""
+    memory_bytes: int | None = None
+    """Most anonymous memory to use; None for half of the machine's."""
+
+
+class Trainer(Protocol):
+    """Fits one set of rows at many C."""
+
+    def fit(self, C: float, tolerance: Tolerance) -> FitReport:
+        """Fit at C."""
+
+    def probe(self, C: float) -> Probe:
+        """Give the probe of a C already fitted."""
+
+    def start_from(self, probe: Probe, C: float) -> None:
+        """Start the next fit from a probe of the same classes, solved at C on other rows."""
+
+
+def make_trainer(
+    rows: Rows, settings: FitSettings, crew: Crew, sample_weight: Float64 | None = None
+) -> Trainer:
+    """Check rows and ready them for fitting.
+
+    Raises
+    ------
+    DataError : fewer than two classes have rows, features are NaN or constant, or class weights are
+        asked of multi-label rows.
+    OptionError : ``memory_bytes`` is too small.
+    """
+    fitted = fitted_classes(rows)
+    weights = _weights(rows, settings, sample_weight)
+    compact = Rows(rows.blocks, _compact(rows.labels, fitted), len(fitted))
+    check_features(rows, normalize=settings.normalize)
+    preparation = _preparation(rows, settings)
+    outline = Outline(fitted, rows.n_classes, rows.multi_label, preparation)
+    plan = plan_fit(rows, settings)
+    problem = make_problem(compact, preparation, weights=weights, resident=plan.resident)
+    if settings.solver == "sklearn":
+        from linprobe_train.solver.sklearn import SklearnTrainer
+
+        return SklearnTrainer(problem, outline, crew)
+    return OwnTrainer(PathSolver(problem, crew), outline)
+
+
+def plan_fit(rows: Rows, settings: FitSettings) -> MemoryPlan:
+    """Reckon the memory of one fit before it starts.
+
+    Raises
+    ------
+    DataError : fewer than two classes have rows.
+    OptionError : ``memory_bytes`` is too small.
+    """
+    classes = len(fitted_classes(rows))
+    return plan_memory(
+        rows.n,
+        rows.dim,
+        1 if classes == 2 and not rows.multi_label else classes,
+        threads=settings.threads,
+        limit_bytes=settings.memory_bytes or available_bytes(),
+        value_bytes=np.dtype(settings.arithmetic).itemsize,
+    )
+
+
+class OwnTrainer:
+    """A :class:`Trainer` on our solver."""
+
+    def __init__(self, path: PathSolver, outline: Outline) -> None:
+        self.path = path
+        self.outline = outline
+
+    def fit(self, C: float, tolerance: Tolerance) -> FitReport:
+        """Fit at C, from the nearest C fitted before."""
+        return self.path.fit(C, tolerance)
+
+    def probe(self, C: float) -> Probe:
+        """Give the probe of a C already fitted."""
+        return self.outline.probe(*self.path.solution(C))
+
+    def start_from(self, probe: Probe, C: float) -> None:
+        """Start from the weights of a probe fitted on other rows; of other classes, not at all."""
+        if not np.array_equal(probe.fitted, self.outline.fitted):
+            return
+        preparation = self.outline.preparation
+        coef, intercept = probe.coef, probe.intercept
+        if preparation.shift is not None:
+            intercept = intercept + coef @ preparation.shift
+        if preparation.scale is not None:
+            coef = coef * preparation.scale
+        self.path.start_from(self.path.problem.axes.into(coef, intercept), C)
+
+
+def fitted_classes(rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Class ids a probe of these rows can know, ascending.
+
+    For multi-label rows, those that some rows have and some have not.
+
+    Raises
+    ------
+    DataError : fewer than two classes (one, for multi-label rows).
+    """
+    if rows.multi_label:
+        positives = rows.labels.sum(axis=0, dtype=np.int64)
+        fitted = np.flatnonzero((positives > 0) & (positives < rows.n))
+    else:
+        fitted = np.unique(rows.labels)
+    if len(fitted) < (1 if rows.multi_label else 2):
+        raise DataError(
+            f"the {rows.n} training rows are of {len(fitted)} class; expected at least two classes",
+            hint="check the labels of the training split",
+        )
+    return fitted.astype(np.int64)
+
+
+def _compact(labels: LabelArray, fitted: np.ndarray[tuple[int], np.dtype[np.int64]]) -> LabelArray:
+    if labels.ndim == 2:
+        return cast("LabelArray", np.ascontiguousarray(labels[:, fitted]))
+    return np.searchsorted(fitted, labels).astype(np.int64)
+
+
+def _weights(rows: Rows, settings: FitSettings, sample: Float64 | None) -> Float64 | None:
+    if not settings.balanced:
+        return sample
+    if rows.multi_label:
+        raise DataError(
+            "balanced class weights are not defined for multi-label rows", hint="drop --balanced"
+        )
+    mass = np.ones(rows.n) if sample is None else sample
+    per_class = np.bincount(rows.labels, mass, rows.n_classes)
+    present = np.count_nonzero(per_class)
+    factor = np.divide(mass.sum() / present, per_class, where=per_class > 0, out=per_class.copy())
+    weights: Float64 = mass * factor[rows.labels]
+    return weights
+
+
+def _preparation(rows: Rows, settings: FitSettings) -> Preparation:
+    shift, scale = None, None
+    if settings.standardize:
+        shift, scale = column_moments(rows, normalize=settings.normalize)
+    return Preparation(settings.normalize, shift, scale, settings.arithmetic)

@@ -1,0 +1,229 @@
+"""One fit: L-BFGS in a Hessian metric, stopped on what it can show.
+
+Stop, whichever comes first (F objective, g gradient, H the inverse Hessian L-BFGS has built):
+
+- ``bound``: ||g_W||^2 / (2 l2 F) <= ``gap``. Rigorous, see :class:`Objective`; the gradient of the
+  intercept is negligible there.
+- ``estimate``: g'Hg / 2 <= ``decrement`` F: the decrease that L-BFGS itself expects of its next
+  step. Measured, the true gap is up to about ten times this.
+
+Both also ask that W, and not only F, has settled. Everything else is ``converged = False``.
+
+L-BFGS memory: the last steps and gradient changes, and their product with a vector.
+
+The two-loop recursion (Nocedal and Wright 2006, algorithm 7.4) as four matrix products. With the
+pairs as columns of S and Y, oldest first, R the upper triangle of S'Y and D its diagonal:
+
+    alpha = R^-1 S'g,    z0 = M^-1 (g - Y alpha),    z = z0 + S R^-T (D alpha - Y'z0)
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from linprobe_train.solver.objective import Objective, Point, with_ridge
+from linprobe_train.solver.passes import Crew, evaluate
+from linprobe_train.solver.preconditioner import LiveMetric
+from linprobe_train.solver.preparation import Arithmetic, Float32, Float64
+from linprobe_train.solver.problem import Problem
+
+DEFAULT_PAIRS = 30
+"""Pairs kept; 60 saved no pass."""
+
+
+class PairMemory:
+    """Pairs (s, y) of shape (m, d + 1), kept in float32."""
+
+    def __init__(self, most: int = DEFAULT_PAIRS) -> None:
+        self.most = most
+        self._steps = np.zeros((0, 0), np.float32)
+        self._changes = np.zeros((0, 0), np.float32)
+        self._products = np.zeros((most, most))
+        self._order: list[int] = []
+
+    def clear(self) -> None:
+        """Forget every pair."""
+        self._order.clear()
+
+    def remember(self, s: Float64, y: Float64, least: float) -> None:
+        """Keep a pair whose s'y exceeds ``least``: only such pairs keep the metric positive."""
+        product = float(np.vdot(s, y))
+        if product <= least:
+            return
+        if self._steps.shape[1] != s.size:
+            self._steps = np.zeros((self.most, s.size), np.float32)
+            self._changes = np.zeros((self.most, s.size), np.float32)
+        place = len(self._order) if len(self._order) < self.most else self._order.pop(0)
+        self._steps[place], self._changes[place] = s.ravel(), y.ravel()
+        self._products[:, place] = self._steps @ self._changes[place]
+        self._products[place, place] = product
+        self._order.append(place)
+
+    def direction(self, gradient: Float64, metric: Callable[[Float32], Float32]) -> Float64:
+        """Inverse Hessian times gradient, (m, d + 1)."""
+        g = gradient.astype(np.float32)
+        if not self._order:
+            return metric(g).astype(np.float64)
+        known = len(self._order)
+        S, Y = self._steps[:known], self._changes[:known]
+        order = np.array(self._order)
+        R = self._products[np.ix_(order, order)]
+        alpha = solve_triangular(R, (S @ g.ravel())[order], check_finite=False)
+        weights = np.empty(known, np.float32)
+        weights[order] = alpha
+        g -= (weights @ Y).reshape(g.shape)
+        z = metric(g)
+        rest = R.diagonal() * alpha - (Y @ z.ravel())[order]
+        weights[order] = solve_triangular(R, rest, trans=1, check_finite=False)
+        z += (weights @ S).reshape(z.shape)
+        return z.astype(np.float64)
+
+
+StopReason = Literal["bound", "estimate", "max_iter", "stalled"]
+
+ARMIJO = 1e-4
+"""Share of the expected decrease a step must bring; Nocedal and Wright 2006, section 3.1."""
+
+SETTLED = 1e-3
+"""Decrease left to gain, relative to the ridge, that moves W by about 3 % at most."""
+
+FLAT = 1e-11
+"""Relative decrease of F that float64 sums barely resolve: nothing is left to gain."""
+
+F32_NOISE = 1e-7
+"""Relative change of F that float32 logits cannot resolve."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """When a fit is done."""
+
+    gap: float = 1e-6
+    """Relative objective gap that the rigorous bound must reach."""
+    decrement: float = 2e-8
+    """Relative decrease expected of the next step that counts as done."""
+    max_iter: int = 1000
+    """Most iterations; the CLIP paper's number."""
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How one fit ended."""
+
+    C: float
+    """Inverse L2 strength, scikit-learn's meaning."""
+    objective: float
+    """F at the end; times C and the sum of weights it is scikit-learn's objective."""
+    loss: float
+    """The part of F that is the mean loss of the rows."""
+    bound: float
+    """Rigorous bound of (F - F*) / F, where the intercept's gradient is 0."""
+    estimate: float | None
+    """Decrease expected of the next step, relative to F; None where the solver gives none."""
+    stop: StopReason
+    """Which test ended it."""
+    iterations: int
+    """Accepted steps."""
+    passes: int
+    """Reads of all rows."""
+
+    @property
+    def converged(self) -> bool:
+        """Whether one of the two tests was met."""
+        return self.stop in ("bound", "estimate")
+
+
+class Surface:
+    """The loss of one problem, counted by passes, with what fits of it share."""
+
+    def __init__(self, problem: Problem, crew: Crew) -> None:
+        self.problem = problem
+        self.crew = crew
+        self.passes = 0
+        self.pairs = PairMemory()
+        self.metric = LiveMetric(problem, crew)
+
+    def at(self, V: Float64, arithmetic: Arithmetic | None = None) -> Point:
+        """Read all rows once; in the arithmetic of the rows where none is given."""
+        self.passes += 1
+        kind = arithmetic or self.problem.preparation.arithmetic
+        found = evaluate(self.problem, V, self.crew, kind)
+        return Point(V, found.loss, found.gradient)
+
+
+class Descent:
+    """One fit: the state that its iterations share."""
+
+    def __init__(self, surface: Surface, start: Objective, tolerance: Tolerance) -> None:
+        self.surface = surface
+        self.at = start
+        self.tolerance = tolerance
+        self.arithmetic = surface.problem.preparation.arithmetic
+        self.iterations = 0
+        self.decrement = math.inf
+
+    def run(self) -> StopReason:
+        """Iterate until a test is met."""
+        surface = self.surface
+        surface.metric.begin(self.at)
+        while True:
+            direction = self._direction()
+            slope = -float(np.vdot(self.at.g, direction))
+            self.decrement = -0.5 * slope
+            if reason := self._reason_to_stop():
+                return reason
+            if not self._step(direction, slope):
+                if self.arithmetic == "float64":
+                    return "stalled"
+                self.arithmetic = "float64"
+                point = surface.at(self.at.point.V, self.arithmetic)
+                self.at = with_ridge(point, self.at.l2)
+            surface.metric.follow(self.at, self.iterations, self.decrement)
+
+    def _direction(self) -> Float64:
+        """Inverse Hessian times gradient; without the pairs where they have lost their sign."""
+        surface = self.surface
+        direction = surface.pairs.direction(self.at.g, surface.metric.apply)
+        if np.vdot(self.at.g, direction) <= 0:
+            surface.pairs.clear()
+            direction = surface.pairs.direction(self.at.g, surface.metric.apply)
+        return direction
+
+    def _reason_to_stop(self) -> StopReason | None:
+        if self._weights_settled():
+            if self.at.bound <= self.tolerance.gap:
+                return "bound"
+            if 0 < self.decrement <= self.tolerance.decrement * self.at.F:
+                return "estimate"
+        return "max_iter" if self.iterations >= self.tolerance.max_iter else None
+
+    def _weights_settled(self) -> bool:
+        """Whether W itself, not only F, is near its end.
+
+        At tiny C all of F is the loss at W = 0, where a small relative gap says nothing of the
+        direction of W, which alone decides predictions. The ridge is the scale of W's part of F.
+        """
+        return self.decrement <= max(SETTLED * self.at.ridge, FLAT * self.at.F)
+
+    def _step(self, direction: Float64, slope: float) -> bool:
+        """Move along -direction, from length 1 down by safeguarded secants; False if stuck."""
+        here, length = self.at, 1.0
+        for _ in range(25):
+            point = self.surface.at(here.point.V - length * direction, self.arithmetic)
+            at = with_ridge(point, here.l2)
+            new_slope = -float(np.vdot(at.g, direction))
+            flat = new_slope <= 0 and at.F <= here.F * (1 + F32_NOISE)
+            if here.F + ARMIJO * length * slope >= at.F or flat:
+                self.surface.pairs.remember(
+                    point.V - here.point.V, at.g - here.g, least=1e-12 * abs(slope)
+                )
+                self.at = at
+                self.iterations += 1
+                return True
+            secant = slope / (slope - new_slope) if new_slope > slope else 0.5
+            length *= min(max(secant, 0.1), 0.7)
+        return False

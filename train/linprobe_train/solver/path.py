@@ -1,0 +1,125 @@
+"""The path over C: every fit starts from those before it.
+
+A start is the solution at the nearest C, or, where two solutions lie near, the straight line
+through both in ln C if its objective is lower. A jump of more than a decade is bridged by loose
+fits: from far away the metric misleads, and small steps cost less than the detours.
+"""
+
+import math
+
+import numpy as np
+
+from linprobe_train.solver.lbfgs import Descent, FitReport, StopReason, Surface, Tolerance
+from linprobe_train.solver.objective import Objective, Point, with_ridge
+from linprobe_train.solver.passes import Crew
+from linprobe_train.solver.preparation import Float64
+from linprobe_train.solver.problem import Problem
+
+DECADE = math.log(10)
+"""One decade of C in x = ln C; longest distance that is neither bridged nor extrapolated over."""
+
+BRIDGE_STEP = DECADE / 2
+"""Distance between the fits of a bridge; a third or a quarter of a decade took more time."""
+
+BRIDGE = Tolerance(gap=1e-2, decrement=5e-3)
+"""How far the fits of a bridge go: only the start of the next one depends on them."""
+
+BRIDGE_RIDGE = 0.05
+"""Share of the ridge in F from which a jump is bridged; below it the path is nearly straight."""
+
+
+class PathSolver:
+    """Fits one problem at many C."""
+
+    def __init__(self, problem: Problem, crew: Crew) -> None:
+        self.surface = Surface(problem, crew)
+        self._solved: dict[float, Point] = {}
+        self._last = math.nan
+
+    @property
+    def problem(self) -> Problem:
+        """What is fitted."""
+        return self.surface.problem
+
+    @property
+    def passes(self) -> int:
+        """Reads of all rows so far."""
+        return self.surface.passes
+
+    def start_from(self, V: Float64, C: float) -> None:
+        """Take V, (m, d + 1), as if it were the solution at C."""
+        self._solved[math.log(C)] = self.surface.at(V)
+
+    def solution(self, C: float) -> tuple[Float64, Float64]:
+        """Coef (m, d) and intercept (m,) on prepared rows of a C already fitted.
+
+        With softmax both have mean 0 over the columns: what columns share changes no probability.
+        """
+        V = self._solved[math.log(C)].V
+        if self.problem.targets.loss == "softmax":
+            V = V - V.mean(axis=0)
+        return self.problem.axes.out_of(V)
+
+    def fit(self, C: float, tolerance: Tolerance) -> FitReport:
+        """Minimise F at C."""
+        before = self.passes
+        for x in self.bridge(math.log(C)):
+            self._solve(x, BRIDGE)
+        descent, reason = self._solve(math.log(C), tolerance)
+        return FitReport(
+            C=C,
+            objective=descent.at.F,
+            loss=descent.at.point.loss,
+            bound=descent.at.bound,
+            estimate=descent.decrement / descent.at.F,
+            stop=reason,
+            iterations=descent.iterations,
+            passes=self.passes - before,
+        )
+
+    def _solve(self, x: float, tolerance: Tolerance) -> tuple[Descent, StopReason]:
+        descent = Descent(self.surface, self._start(x), tolerance)
+        reason = descent.run()
+        self._solved[x] = descent.at.point
+        self._last = x
+        return descent, reason
+
+    def bridge(self, x: float) -> list[float]:
+        """Values of ln C to pass through on the way up to x."""
+        below = [known for known in self._solved if known < x]
+        if not below or x - max(below) <= 1.01 * DECADE:
+            return []
+        start = max(below)
+        at = with_ridge(self._solved[start], self._l2(start))
+        if at.ridge < BRIDGE_RIDGE * at.F:
+            return []
+        steps = round((x - start) / BRIDGE_STEP)
+        return [start + (x - start) * i / steps for i in range(1, steps)]
+
+    def _start(self, x: float) -> Objective:
+        if not self._solved:
+            V = np.zeros((self.problem.targets.columns, self.problem.dim + 1))
+            return with_ridge(self.surface.at(V), self._l2(x))
+        # Of two equally near, the smaller C: its solution errs on the smooth side.
+        order = sorted(self._solved, key=lambda known: (abs(known - x), known))
+        if order[0] != self._last:
+            self.surface.pairs.clear()
+        near = with_ridge(self._solved[order[0]], self._l2(x))
+        line = self._line(x, order)
+        return near if line is None or line.F >= near.F else line
+
+    def _line(self, x: float, order: list[float]) -> Objective | None:
+        """F on the line through the two nearest solutions, where both are within reach."""
+        near = [known for known in order if 0 < abs(known - x) <= 2.01 * DECADE][:2]
+        if len(near) < 2 or order[0] == x:
+            return None
+        a, b = near
+        if abs(a - b) > 1.01 * DECADE or abs(x - a) > 1.01 * abs(a - b):
+            return None
+        first, second = self._solved[a].V, self._solved[b].V
+        V = first + (x - a) / (b - a) * (second - first)
+        return with_ridge(self.surface.at(V), self._l2(x))
+
+    def _l2(self, x: float) -> float:
+        """1 / (C S)."""
+        return math.exp(-x) / self.problem.targets.total_weight

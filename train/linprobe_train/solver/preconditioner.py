@@ -1,0 +1,276 @@
+"""The initial metric of L-BFGS: one Hessian block per logit column.
+
+For column j, with the curvature q_i of below, in principal coordinates:
+
+    M_j = diag(d_j) + R' R,    R = sqrt(q_i) x_i over a few rows I,
+    d_j = l2 + sum over the other rows of q_i x_i^2
+
+so that with L L' = I + R diag(1/d) R' and T = L^-1 R diag(1/d), Woodbury gives
+M_j^-1 g = g/d - T'(T g). The intercept gets g / sum_i q_i.
+
+I holds the rows with the most curvature, of those whose q_i sum_c x_ic^2 / d_c stands out of the
+diagonal at all: many rows that each add little are a diagonal in principal coordinates.
+With softmax, adding one vector to every column changes no probability, which no single block
+can know; the mean over the columns is therefore taken out of the product.
+
+When the metric is rebuilt: a build costs as much as a few passes, a stale metric costs more.
+
+What the metric needs to know of all rows at a point, found in one read of them.
+
+q_ij = s_i p_ij (1 - p_ij): the curvature that row i adds to logit column j, with s_i the share of
+row i in the mean. Rows with much of it count one by one, so none may be missed: a sample that
+misses two thirds of them cost up to twice the passes.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import blas, lapack
+
+from linprobe_train.solver.losses import Loss, probabilities
+from linprobe_train.solver.objective import Objective
+from linprobe_train.solver.passes import Crew
+from linprobe_train.solver.preparation import Float32, Float64
+from linprobe_train.solver.problem import Problem
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Curvature of every logit column."""
+
+    total: Float64
+    """(m,) sum of q over all rows: the curvature of the intercept."""
+    diagonal: Float32
+    """(m, d) sum of q x^2 over all rows in principal coordinates; of the pilot rows, scaled to all
+    rows, where rows are streamed."""
+    top: Float32
+    """(m, r) the largest q of every column, in no order."""
+    rows: NDArray[np.int64]
+    """(m, r) the rows they belong to."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Curvature of some rows."""
+
+    total: Float64
+    diagonal: Float64
+    top: Float32
+    rows: NDArray[np.int64]
+
+    def join(self, other: "_Part", rank: int) -> "_Part":
+        top, rows = _largest(
+            np.concatenate([self.top, other.top], axis=1),
+            np.concatenate([self.rows, other.rows], axis=1),
+            rank,
+        )
+        return _Part(self.total + other.total, self.diagonal + other.diagonal, top, rows)
+
+
+def measure_curvature(problem: Problem, V: Float64, rank: int, crew: Crew) -> Curvature:
+    """Read all rows once at V = [W | b], (m, d + 1), keeping ``rank`` rows of every column."""
+    streamed = problem.resident is None
+    W = V[:, :-1] @ problem.axes.rotation.T if streamed else V[:, :-1]
+    columns = np.ascontiguousarray(W.T, dtype=np.float32)
+    offset = V[:, -1].astype(np.float32)
+    m, d = W.shape
+
+    def one(chunk: tuple[int, int]) -> _Part:
+        found = _Part(
+            np.zeros(m),
+            np.zeros((m, d)),
+            np.zeros((m, 0), np.float32),
+            np.zeros((m, 0), np.int64),
+        )
+        for row, features in problem.blocks(*chunk):
+            x = features.astype(np.float32, copy=False)
+            q = _curvature_of(x @ columns + offset, problem, problem.share(row, len(x)))
+            rows = np.broadcast_to(np.arange(row, row + len(x)), q.shape)
+            part = _Part(q.sum(axis=1, dtype=np.float64), np.zeros((m, d)), q, rows)
+            if not streamed:
+                part.diagonal[...] = q @ np.square(x)
+            found = found.join(part, rank)
+        return found
+
+    parts = crew.map(one, problem.chunks())
+    whole = next(parts)
+    for part in parts:
+        whole = whole.join(part, rank)
+    diagonal = _pilot_diagonal(problem, V) if streamed else whole.diagonal
+    return Curvature(whole.total, diagonal.astype(np.float32), whole.top, whole.rows)
+
+
+def _curvature_of(z: Float32, problem: Problem, share: Float32) -> Float32:
+    """Turn logits (b, m) into q, (m, b)."""
+    probabilities(z, problem.targets.loss)
+    z *= 1 - z
+    z *= share[:, None]
+    return np.ascontiguousarray(z.T)
+
+
+def _pilot_diagonal(problem: Problem, V: Float64) -> Float32:
+    x = problem.pilot.rows
+    z = x @ V[:, :-1].T.astype(np.float32) + V[:, -1].astype(np.float32)
+    diagonal: Float32 = _curvature_of(z, problem, problem.pilot.weights) @ np.square(x)
+    return diagonal
+
+
+def _largest(top: Float32, rows: NDArray[np.int64], rank: int) -> tuple[Float32, NDArray[np.int64]]:
+    width = top.shape[1]
+    if width <= rank:
+        return top, rows
+    places = np.argpartition(top, width - rank, axis=1)[:, width - rank :]
+    return np.take_along_axis(top, places, axis=1), np.take_along_axis(rows, places, axis=1)
+
+
+OUTSTANDING = 0.02
+"""Least weight of a row against the diagonal that is worth its products."""
+
+CURVATURE_FLOOR = 1e-12
+"""Least intercept curvature: keeps the step of an absent or fully separated class finite."""
+
+FACTOR_BYTES = 512 * 10**6
+"""Most memory for the factors of all columns."""
+
+
+def rank_for(n: int, d: int, m: int) -> int:
+    """Rows of a column whose curvature enters exactly.
+
+    Factors cost about 3 m d r^2 products and a pass 4 m d n: with r = 1.6 sqrt(n) a build costs
+    about two passes at every n. On CLIP features with n near 4,000, r = 64 took more passes and
+    r = 128 more time. Above d / 2 the d x d block itself would be cheaper, and memory must not
+    grow with n for ever.
+    """
+    return max(1, min(n, d // 2, round(1.6 * math.sqrt(n)), FACTOR_BYTES // (4 * m * d)))
+
+
+@dataclass(frozen=True)
+class BlockMetric:
+    """A positive definite approximation of the Hessian, inverted."""
+
+    inverse: Float32
+    """(m, d) 1 / d_j."""
+    factors: tuple[Float32, ...]
+    """m arrays T_j, (r_j, d)."""
+    intercept: Float64
+    """(m,) curvature of the intercepts."""
+    loss: Loss
+    """Decides whether columns have a common part."""
+
+    def apply(self, gradient: Float32, crew: Crew) -> Float32:
+        """M^-1 times a gradient (m, d + 1)."""
+        out = np.empty_like(gradient)
+        out[:, -1] = gradient[:, -1] / self.intercept
+
+        def some(span: slice) -> None:
+            for j in range(span.start, span.stop):
+                g, T = gradient[j, :-1], self.factors[j]
+                np.multiply(g, self.inverse[j], out=out[j, :-1])
+                if len(T):
+                    out[j, :-1] -= (T @ g) @ T
+
+        list(crew.map(some, _spans(len(gradient), crew.threads)))
+        if self.loss == "softmax":
+            out -= out.mean(axis=0)
+        return out
+
+
+def block_metric(problem: Problem, V: Float64, l2: float, crew: Crew) -> BlockMetric:
+    """Build the metric at V = [W | b], (m, d + 1): one read of the rows, and the factors."""
+    m, d = V.shape[0], V.shape[1] - 1
+    found = measure_curvature(problem, V, rank_for(problem.n, d, m), crew)
+    diagonal = found.diagonal + np.float32(l2)
+    factors: list[Float32] = [np.empty((0, d), np.float32)] * m
+
+    def some(span: slice) -> None:
+        for j in range(span.start, span.stop):
+            order = np.argsort(found.rows[j])
+            x, q = problem.turned_rows(found.rows[j, order]), found.top[j, order]
+            outstanding = q * (np.square(x) @ (1 / diagonal[j])) > OUTSTANDING
+            if outstanding.any():
+                factors[j] = _factor(x[outstanding], q[outstanding], diagonal[j], l2)
+
+    list(crew.map(some, _spans(m, 4 * crew.threads)))
+    intercept = np.maximum(found.total, CURVATURE_FLOOR)
+    inverse = (1 / diagonal).astype(np.float32)
+    return BlockMetric(inverse, tuple(factors), intercept, problem.targets.loss)
+
+
+def _factor(R: Float32, q: Float32, diagonal: Float32, l2: float) -> Float32:
+    """T of one column, (r, d); takes the curvature of its rows out of ``diagonal``."""
+    diagonal -= q @ np.square(R)
+    np.maximum(diagonal, np.float32(l2), out=diagonal)
+    root = np.sqrt(1 / diagonal)
+    R *= np.sqrt(q)[:, None]
+    R *= root
+    gram = blas.ssyrk(1.0, R.T, trans=1, lower=1)
+    gram.flat[:: len(R) + 1] += 1
+    lower, failed = lapack.spotrf(gram, lower=1, clean=0, overwrite_a=1)
+    if failed:
+        return R[:0]
+    R *= root
+    # R in rows is R' in columns, as BLAS reads it: X L' = R' gives X = T'.
+    solved: Float32 = blas.strsm(1.0, lower, R.T, side=1, lower=1, trans_a=1, overwrite_b=1)
+    return solved.T
+
+
+def _spans(n: int, count: int) -> list[slice]:
+    edges = np.linspace(0, n, min(n, count) + 1).astype(int).tolist()
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+NEAR = math.log(3.2)
+"""Change of ln l2 over which a metric serves on: half a decade."""
+
+SECOND_LOOK = 8
+"""Steps after which a fit has left the place its metric was built at; 6 and 10 took more time."""
+
+LONG = 25
+"""Least steps between later builds."""
+
+FAR = 0.01
+"""Fall of the expected decrease, since the last build, that makes a later build worth it."""
+
+
+class LiveMetric:
+    """The metric of the moment."""
+
+    def __init__(self, problem: Problem, crew: Crew) -> None:
+        self._problem = problem
+        self._crew = crew
+        self._metric: BlockMetric | None = None
+        self._l2 = math.nan
+        self._built = 0
+        self._reference = math.inf
+
+    def apply(self, gradient: Float32) -> Float32:
+        """M^-1 times a gradient, (m, d + 1).
+
+        Raises
+        ------
+        RuntimeError : before :meth:`begin`.
+        """
+        if self._metric is None:
+            raise RuntimeError("begin() comes first")
+        return self._metric.apply(gradient, self._crew)
+
+    def begin(self, at: Objective) -> None:
+        """Start a fit; the metric of the fit before serves on where l2 is near."""
+        if self._metric is None or abs(math.log(at.l2 / self._l2)) > NEAR:
+            self._build(at, 0)
+        self._built, self._reference = 0, math.inf
+
+    def follow(self, at: Objective, iteration: int, decrement: float) -> None:
+        """Rebuild if due, after a step; ``decrement`` is the decrease that step was to bring."""
+        if iteration == self._built + 1:
+            self._reference = decrement
+        left = iteration - self._built >= LONG and decrement < FAR * self._reference
+        if iteration == SECOND_LOOK or left:
+            self._build(at, iteration)
+
+    def _build(self, at: Objective, iteration: int) -> None:
+        self._metric = block_metric(self._problem, at.point.V, at.l2, self._crew)
+        self._l2, self._built, self._reference = at.l2, iteration, math.inf

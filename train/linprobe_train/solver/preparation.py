@@ -1,0 +1,109 @@
+"""What happens to a stored row before the probe sees it: cast, unit norm, standardised.
+
+Applied block by block while reading; the store keeps rows as the encoder gave them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linprobe.errors import DataError
+from linprobe_train.solver.rows import AnyFeatures, Rows
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Real = Float32 | Float64
+Arithmetic = Literal["float32", "float64"]
+"""Of prepared rows and of the products with them; sums over blocks are always float64."""
+SIGN_AND_HALF = np.int32(-0x70002000)
+"""Bit 31, and bits 13 to 27, where the 15 low bits of a half land."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """``x -> (unit(x) - shift) / scale``, where each of the three steps is optional."""
+
+    normalize: bool
+    """Divide every row by its L2 norm first."""
+    shift: Float64 | None = None
+    """(d,) subtracted from the (normalised) row; None for nothing."""
+    scale: Float64 | None = None
+    """(d,) divided by after the shift, all positive; None for ones."""
+    arithmetic: Arithmetic = "float32"
+    """Type of the prepared rows."""
+
+    def apply(self, features: AnyFeatures) -> Real:
+        """Prepare rows (b, d): a new array, the input is left as it is."""
+        rows = _cast(features, self.arithmetic)
+        if self.normalize:
+            squares = np.einsum("ij,ij->i", rows, rows)
+            rows *= (1 / np.sqrt(squares))[:, None]
+        if self.shift is not None:
+            rows -= self.shift.astype(self.arithmetic)
+        if self.scale is not None:
+            rows *= (1 / self.scale).astype(self.arithmetic)
+        return rows
+
+
+def _cast(features: AnyFeatures, arithmetic: Arithmetic) -> Real:
+    """Copy rows as the type of the arithmetic."""
+    if features.dtype != np.float16 or arithmetic != "float32":
+        return cast("Real", features.astype(arithmetic))
+    # IEEE 754: half's 15 low bits, moved up 13, are the float of 2^-112 times the value, because
+    # the exponents' biases differ by 127 - 15; the sign comes along in the widened integer. Exact
+    # for every finite half, and six times as fast as astype.
+    bits = features.view(np.int16).astype(np.int32)
+    bits <<= 13
+    bits &= SIGN_AND_HALF
+    rows = bits.view(np.float32)
+    rows *= np.float32(2.0**112)
+    return rows
+
+
+def check_features(rows: Rows, *, normalize: bool) -> None:
+    """Refuse values that no fit survives, naming the first such row.
+
+    Raises
+    ------
+    DataError : NaN or infinity; a row of zeros where rows are to be normalised; all rows equal.
+    """
+    first, equal = rows.blocks[0].read()[0], True
+    for start, block in rows.pairs():
+        features = block.read()
+        squares = np.einsum("ij,ij->i", features, features, dtype=np.float64)
+        bad = ~np.isfinite(squares) | ((squares == 0) & normalize)
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            what = "all zeros" if squares[row] == 0 else "NaN or infinite values"
+            raise DataError(
+                f"row {start + row} of the features is {what}",
+                hint="remove the row, or extract or import the features again",
+            )
+        equal = equal and bool((features == first).all())
+    if equal:
+        raise DataError(
+            f"all {rows.n} rows of the features are equal: nothing tells the classes apart",
+            hint="check the encoder and its preprocessing, or the imported array",
+        )
+
+
+def column_moments(rows: Rows, *, normalize: bool) -> tuple[Float64, Float64]:
+    """Mean and standard deviation of every feature, each (d,) float64, in one read of the rows.
+
+    A feature that is constant gets deviation 1: dividing by it changes nothing.
+    """
+    plain = Preparation(normalize)
+    # Sums of deviations from one typical row do not cancel, unlike raw second moments.
+    pivot = plain.apply(rows.blocks[0].read()[:1])[0].astype(np.float64)
+    total, squares = np.zeros(rows.dim), np.zeros(rows.dim)
+    for block in rows.blocks:
+        deviations = plain.apply(block.read()).astype(np.float64) - pivot
+        total += deviations.sum(0)
+        squares += np.einsum("ij,ij->j", deviations, deviations)
+    mean = total / rows.n
+    deviation = np.sqrt(np.maximum(squares / rows.n - mean**2, 0))
+    # Rounding leaves a constant column a deviation of about 1e-8 of its size, not 0.
+    constant = deviation <= 1e-6 * np.maximum(np.abs(mean + pivot), 1e-30)
+    return mean + pivot, np.where(constant, 1.0, deviation)

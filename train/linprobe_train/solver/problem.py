@@ -1,0 +1,210 @@
+"""The problem the solver sees: prepared rows in its own coordinates, targets and row weights.
+
+Objective, per unit weight (S = sum of row weights; scikit-learn's divided by C S):
+
+    F(W, b) = (1/S) sum_i w_i loss(W x_i + b, y_i) + l2/2 ||W||^2,    l2 = 1 / (C S)
+
+Coordinates: rows are centred (the intercept is free, so this changes nothing but b) and turned
+into the principal axes of a sample of rows (W is turned with them, ||W|| stays). A resident copy is
+turned once; streamed rows stay as they are, and W and the gradient are turned at every pass.
+
+n rows, d dimension, m logit columns: k for softmax and multi-label, 1 for two classes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linprobe_store.format.spec import LabelArray
+from linprobe_train.solver.losses import Loss
+from linprobe_train.solver.preparation import Float32, Float64, Preparation, Real
+from linprobe_train.solver.rows import BLOCK_ROWS, Rows
+
+PILOT_ROWS = 16384
+"""Rows sampled for the principal axes and the curvature: both only steer the path to the optimum,
+never the optimum itself."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Labels in the form the loss wants them."""
+
+    loss: Loss
+    """Which loss."""
+    values: NDArray[np.int64] | NDArray[np.uint8]
+    """softmax: (n,) class ids; sigmoid: (n, m) of 0 and 1."""
+    columns: int
+    """m, the number of logit columns."""
+    weights: Float64 | None
+    """(n,) row weights, all >= 0 and not all 0; None for ones."""
+
+    @property
+    def total_weight(self) -> float:
+        """S, the sum of the row weights."""
+        return float(len(self.values) if self.weights is None else self.weights.sum())
+
+
+def make_targets(labels: LabelArray, n_classes: int, weights: Float64 | None) -> Targets:
+    """Choose the loss: two classes share one logit, as in scikit-learn."""
+    if labels.ndim == 2:
+        return Targets("sigmoid", labels, n_classes, weights)
+    if n_classes == 2:
+        return Targets("sigmoid", (labels[:, None] == 1).astype(np.uint8), 1, weights)
+    return Targets("softmax", labels.astype(np.int64), n_classes, weights)
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The solver's coordinates: ``x -> (x - mean) @ rotation`` on prepared rows."""
+
+    mean: Float64
+    """(d,)"""
+    rotation: Float64
+    """(d, d) orthogonal, columns by ascending variance."""
+
+    def into(self, coef: Float64, intercept: Float64) -> Float64:
+        """Turn a probe on prepared rows, (m, d) and (m,), into V = [W | b], (m, d + 1)."""
+        return np.column_stack([coef @ self.rotation, intercept + coef @ self.mean])
+
+    def out_of(self, V: Float64) -> tuple[Float64, Float64]:
+        """Give coef (m, d) and intercept (m,) on prepared rows from V, (m, d + 1)."""
+        coef = V[:, :-1] @ self.rotation.T
+        return coef, V[:, -1] - coef @ self.mean
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """A sample of rows in the solver's coordinates, held in memory."""
+
+    rows: Float32
+    """(s, d)"""
+    weights: Float32
+    """(s,) weights that sum to 1: what each row stands for in the mean."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything about the data that a fit needs; C is not part of it."""
+
+    targets: Targets
+    """Labels and weights, in row order."""
+    axes: Axes
+    """The coordinates of V."""
+    pilot: Pilot
+    """The rows behind the axes, and behind the metric's diagonal where rows are streamed."""
+    resident: Real | None
+    """(n, d) in the solver's coordinates; None when rows are streamed."""
+    source: Rows
+    """The rows as stored."""
+    preparation: Preparation
+    """From a stored row to a prepared one."""
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self.source.n
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.source.dim
+
+    def share(self, row: int, count: int) -> Float32:
+        """What each of ``count`` rows from ``row`` on stands for in the mean, (count,)."""
+        weights, total = self.targets.weights, self.targets.total_weight
+        if weights is None:
+            return np.full(count, 1 / total, np.float32)
+        return (weights[row : row + count] / total).astype(np.float32)
+
+    def turned_rows(self, rows: NDArray[np.int64]) -> Float32:
+        """Copy rows at ascending positions in the coordinates of V, (len(rows), d)."""
+        if self.resident is not None:
+            return self.resident[rows].astype(np.float32, copy=False)
+        prepared = self.preparation.apply(self.source.gather(rows)).astype(np.float32, copy=False)
+        prepared -= self.axes.mean.astype(np.float32)
+        return prepared @ self.axes.rotation.astype(np.float32)
+
+    def chunks(self) -> list[tuple[int, int]]:
+        """Ranges of blocks or rows that one thread works through, in row order."""
+        return _ranges(
+            self.n if self.resident is not None else len(self.source.blocks),
+            BLOCK_ROWS if self.resident is not None else 1,
+        )
+
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[int, Real]]:
+        """First row and centred features (b, d) of every block of a chunk."""
+        if self.resident is not None:
+            for row in range(start, stop, BLOCK_ROWS):
+                yield row, self.resident[row : min(row + BLOCK_ROWS, stop)]
+            return
+        mean = self.axes.mean.astype(self.preparation.arithmetic)
+        for index in range(start, stop):
+            features = self.preparation.apply(self.source.blocks[index].read())
+            features -= mean
+            yield int(self.source.offsets[index]), features
+
+
+MAX_CHUNKS = 64
+"""Chunks of a pass. Their sums are added in order, so the result does not depend on the number of
+threads; also the most threads that help."""
+
+
+def _ranges(n: int, unit: int) -> list[tuple[int, int]]:
+    """Cut 0..n into an even number of near-equal ranges, none much smaller than ``unit``."""
+    count = max(1, min(MAX_CHUNKS, 2 * round(n / (2 * unit))))
+    edges = np.linspace(0, n, count + 1).astype(int).tolist()
+    return list(pairwise(edges))
+
+
+def make_problem(
+    rows: Rows, preparation: Preparation, *, weights: Float64 | None, resident: bool
+) -> Problem:
+    """Prepare rows for fitting: one read for the sample, one more for a resident copy.
+
+    ``resident`` keeps 4 n d bytes; streaming keeps the sample alone, 4 d min(n, PILOT_ROWS).
+    ``weights`` is (n,) or None for ones.
+    """
+    targets = make_targets(rows.labels, rows.n_classes, weights)
+    chosen = _spread(rows.n, PILOT_ROWS)
+    sample = preparation.apply(rows.gather(chosen)).astype(np.float32, copy=False)
+    share = np.ones(len(chosen)) if weights is None else weights[chosen]
+    share = share / share.sum()
+    axes = _principal_axes(sample, share)
+    copy = _resident(rows, preparation, axes) if resident else None
+    if copy is not None and len(copy) == len(sample):
+        pilot = copy.astype(np.float32, copy=False)
+    else:
+        sample -= axes.mean.astype(np.float32)
+        pilot = sample @ axes.rotation.astype(np.float32)
+    return Problem(targets, axes, Pilot(pilot, share.astype(np.float32)), copy, rows, preparation)
+
+
+def _spread(n: int, most: int) -> NDArray[np.int64]:
+    """At most ``most`` row numbers out of n, ascending, one from each equal stretch."""
+    if n <= most:
+        return np.arange(n)
+    edges = np.linspace(0, n, most + 1).astype(np.int64)
+    # Stored rows are often sorted by class with a period; a seeded offset breaks the rhythm.
+    offsets = np.random.default_rng(0).random(most) * np.diff(edges)
+    return edges[:-1] + offsets.astype(np.int64)
+
+
+def _principal_axes(sample: Float32, share: Float64) -> Axes:
+    mean = share @ sample
+    centred = sample - mean.astype(np.float32)
+    covariance = (centred * share[:, None].astype(np.float32)).T @ centred
+    return Axes(mean, np.linalg.eigh(covariance.astype(np.float64))[1])
+
+
+def _resident(rows: Rows, preparation: Preparation, axes: Axes) -> Real:
+    kind = preparation.arithmetic
+    out: Real = np.empty((rows.n, rows.dim), kind)
+    mean, rotation = axes.mean.astype(kind), axes.rotation.astype(kind)
+    for start, block in rows.pairs():
+        features = preparation.apply(block.read())
+        features -= mean
+        np.matmul(features, rotation, out=out[start : start + block.n])
+    return out

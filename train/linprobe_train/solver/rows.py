@@ -1,0 +1,173 @@
+"""Rows: labelled features as views over memory, never copied until a block is read.
+
+A :class:`Rows` is the one shape in which features reach the solver, whether they come from plain
+arrays or from the memory map of a stored split. Joining and selecting rows moves no feature.
+
+n rows, d feature dimension, k classes, b rows of one block.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linprobe.errors import DataError
+from linprobe_store.format.spec import FeatureArray, LabelArray
+
+AnyFeatures: TypeAlias = FeatureArray | NDArray[np.float64]
+"""Features (n, d): float16 or float32 as stored, or float64 from a Python program."""
+
+BLOCK_ROWS = 1024
+"""Rows read at once: 2 MB of float32 at d = 512, which stays in a core's cache between the two
+products that use it; larger blocks were not faster."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of one array, or some of them."""
+
+    features: AnyFeatures
+    """(b, d) view, never written."""
+    take: NDArray[np.intp] | None = None
+    """Positions to use, ascending; None for all."""
+
+    @property
+    def n(self) -> int:
+        """Rows used."""
+        return len(self.features) if self.take is None else len(self.take)
+
+    def read(self) -> AnyFeatures:
+        """Give the rows used, (n, d): a view where all are used, else a copy."""
+        return self.features if self.take is None else self.features[self.take]
+
+    def pick(self, positions: NDArray[np.int64]) -> AnyFeatures:
+        """Copy some of the rows used, (len(positions), d)."""
+        chosen = positions if self.take is None else self.take[positions]
+        return self.features[chosen]
+
+    def select(self, keep: NDArray[np.bool_]) -> "Block":
+        """Keep the rows marked in ``keep``, (n,)."""
+        if keep.all():
+            return self
+        chosen = np.flatnonzero(keep)
+        return Block(self.features, chosen if self.take is None else self.take[chosen])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Labelled features in a fixed order."""
+
+    blocks: tuple[Block, ...]
+    """In row order; none is empty."""
+    labels: LabelArray
+    """(n,) int64 class ids, or (n, k) uint8 multi-hot."""
+    n_classes: int
+    """k; labels lie in [0, k)."""
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.labels)
+
+    @property
+    def dim(self) -> int:
+        """Feature dimension d."""
+        return int(self.blocks[0].features.shape[1])
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row can have several classes."""
+        return self.labels.ndim == 2
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """First row of every block, and n: (number of blocks + 1,)."""
+        return np.concatenate(([0], np.cumsum([block.n for block in self.blocks]))).astype(np.int64)
+
+    def pairs(self) -> Iterator[tuple[int, Block]]:
+        """Every block with its first row."""
+        yield from zip(self.offsets.tolist(), self.blocks, strict=False)
+
+    def select(self, keep: NDArray[np.bool_]) -> "Rows":
+        """Keep the rows marked in ``keep``, (n,); their order stays."""
+        kept = (block.select(keep[start : start + block.n]) for start, block in self.pairs())
+        return Rows(tuple(block for block in kept if block.n), self.labels[keep], self.n_classes)
+
+    def join(self, other: "Rows") -> "Rows":
+        """These rows, then the others.
+
+        Raises
+        ------
+        DataError : dimensions, classes or the kind of labels differ.
+        """
+        ours = self.dim, self.n_classes, self.multi_label
+        theirs = other.dim, other.n_classes, other.multi_label
+        if ours != theirs:
+            raise DataError(
+                f"cannot join rows of (dim, classes, multi-label) {ours} and {theirs}",
+                hint="use splits of the same dataset and the same encoder",
+            )
+        labels: LabelArray = np.concatenate([self.labels, other.labels])
+        return Rows(self.blocks + other.blocks, labels, self.n_classes)
+
+    def gather(self, indices: NDArray[np.int64]) -> AnyFeatures:
+        """Copy the rows at ``indices``, ascending, as one array (len(indices), d)."""
+        edges = np.searchsorted(indices, self.offsets)
+        parts = [
+            block.pick(indices[low:high] - start)
+            for (start, block), low, high in zip(self.pairs(), edges, edges[1:], strict=False)
+            if high > low
+        ]
+        return cast("AnyFeatures", np.concatenate(parts))
+
+
+def rows_of_views(views: Sequence[AnyFeatures], labels: LabelArray, n_classes: int) -> Rows:
+    """Rows over arrays (b, d) that follow one another.
+
+    Raises
+    ------
+    DataError : no rows, another number of labels than rows, or a label outside [0, k).
+    """
+    blocks = tuple(Block(view) for view in views if len(view))
+    n = sum(block.n for block in blocks)
+    if n == 0:
+        raise DataError("there are no rows", hint="extract the split, or give it some rows")
+    if n != len(labels):
+        raise DataError(
+            f"{n} rows of features and {len(labels)} labels", hint="give one label for every row"
+        )
+    check_labels(labels, n_classes)
+    return Rows(blocks, labels, n_classes)
+
+
+def rows_of_array(features: AnyFeatures, labels: LabelArray, n_classes: int) -> Rows:
+    """Rows over one array (n, d); see :func:`rows_of_views`."""
+    starts = range(0, len(features), BLOCK_ROWS)
+    return rows_of_views([features[i : i + BLOCK_ROWS] for i in starts], labels, n_classes)
+
+
+def check_labels(labels: LabelArray, n_classes: int) -> None:
+    """Refuse labels that do not name one of ``n_classes`` classes.
+
+    Raises
+    ------
+    DataError : a label outside [0, k), or a multi-hot matrix that is not (n, k) of 0 and 1.
+    """
+    if labels.ndim == 2:
+        if labels.shape[1] != n_classes or labels.max(initial=0) > 1:
+            raise DataError(
+                f"multi-hot labels of shape {labels.shape} with values up to "
+                f"{labels.max(initial=0)}; expected (n, {n_classes}) of 0 and 1",
+                hint="give one column for every class",
+            )
+        return
+    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if low < 0 or high >= n_classes:
+        bad = low if low < 0 else high
+        raise DataError(
+            f"label {bad} is outside 0..{n_classes - 1}, the range of {n_classes} classes",
+            hint="number the classes from 0 without gaps",
+        )

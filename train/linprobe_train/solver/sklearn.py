@@ -1,0 +1,76 @@
+"""The adapter of scikit-learn's ``LogisticRegression``: slower, independent, for comparison."""
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+
+from linprobe_train.solver.lbfgs import FitReport, Tolerance
+from linprobe_train.solver.objective import Point, with_ridge
+from linprobe_train.solver.passes import Crew, evaluate
+from linprobe_train.solver.preparation import Float64
+from linprobe_train.solver.probe import Outline, Probe
+from linprobe_train.solver.problem import Problem
+
+TOL = 1e-6
+"""On max |gradient of the mean loss|. scikit-learn's default, 1e-4, stops far from the optimum on
+unit-norm features."""
+
+MAX_ITER = 10_000
+"""Far above what it takes; the tolerance decides."""
+
+
+class SklearnTrainer:
+    """Fits by scikit-learn in float64, holding all rows in memory."""
+
+    def __init__(self, problem: Problem, outline: Outline, crew: Crew) -> None:
+        self._problem = problem
+        self._outline = outline
+        self._crew = crew
+        blocks = [problem.preparation.apply(block.read()) for block in problem.source.blocks]
+        self._features = np.concatenate(blocks).astype(np.float64)
+        self._solved: dict[float, tuple[Float64, Float64]] = {}
+
+    def fit(self, C: float, tolerance: Tolerance) -> FitReport:
+        """Fit at C from zero; of ``tolerance`` only a larger ``max_iter`` counts."""
+        model = LogisticRegression(C=C, tol=TOL, max_iter=max(MAX_ITER, tolerance.max_iter))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            coef, intercept, iterations = self._run(model)
+        self._solved[C] = coef, intercept
+        V = self._problem.axes.into(coef, intercept)
+        found = evaluate(self._problem, V, self._crew, "float64")
+        at = with_ridge(
+            Point(V, found.loss, found.gradient), 1 / (C * self._problem.targets.total_weight)
+        )
+        ended = any(issubclass(one.category, ConvergenceWarning) for one in caught)
+        return FitReport(
+            C=C,
+            objective=at.F,
+            loss=at.point.loss,
+            bound=at.bound,
+            estimate=None,
+            stop="max_iter" if ended else "estimate",
+            iterations=iterations,
+            passes=iterations,
+        )
+
+    def _run(self, model: LogisticRegression) -> tuple[Float64, Float64, int]:
+        labels: NDArray[np.int64] | NDArray[np.uint8] = self._problem.source.labels
+        if labels.ndim == 1:
+            model.fit(self._features, labels, sample_weight=self._problem.targets.weights)
+            return model.coef_, model.intercept_, int(model.n_iter_.max())
+        many = OneVsRestClassifier(model).fit(self._features, labels)
+        coef = np.concatenate([one.coef_ for one in many.estimators_])
+        intercept = np.concatenate([one.intercept_ for one in many.estimators_])
+        return coef, intercept, sum(int(one.n_iter_.max()) for one in many.estimators_)
+
+    def probe(self, C: float) -> Probe:
+        """Give the probe of a C already fitted."""
+        return self._outline.probe(*self._solved[C])
+
+    def start_from(self, probe: Probe, C: float) -> None:
+        """Nothing: scikit-learn starts from zero, as people use it."""

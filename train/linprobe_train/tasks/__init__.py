@@ -1,0 +1,1 @@
+"""What a person asks for: probe, k-NN, few-shot, predict, compare."""
