@@ -135,6 +135,7 @@ def fewshot_command(
     """Train probes on few rows of each class: mean and deviation over seeded draws."""
     from linprobe.names import parse_wholes, thread_count
     from linprobe_train.protocol.splits import open_encoder, open_splits
+    from linprobe_train.show.plots import write_fewshot_plot
     from linprobe_train.show.text import fewshot_text, keyed_json
     from linprobe_train.tasks.fewshot import FewshotOptions, fewshot
 
@@ -142,7 +143,8 @@ def fewshot_command(
     encoder = open_encoder(store, model)
     splits = open_splits(encoder, encoder.dataset(data).dataset_id, tap)
     found = fewshot(splits, options, out, note)
-    emit_json(keyed_json(found)) if as_json else emit(fewshot_text(found))
+    plot = write_fewshot_plot(found.folder, found.result)
+    emit_json(keyed_json(found)) if as_json else emit(fewshot_text(found, plot))
 
 
 def report_command(
@@ -154,6 +156,9 @@ def report_command(
     shards: Annotated[
         Path | None, typer.Option(help="Folder of the shards, for pictures; default data/DATASET.")
     ] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="Jinja template that extends report.html.j2.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write report.html into the folder of each result; needs linprobe[report]."""
@@ -163,7 +168,7 @@ def report_command(
     paths = []
     for one in collect(out, folders or (), note):
         beside = shards or Path("data") / one.result.dataset
-        paths.append(str(write_report(one, Places(store, beside))))
+        paths.append(str(write_report(one, Places(store, beside, template))))
         if not as_json:
             emit(paths[-1])
     if as_json:
