@@ -18,6 +18,8 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import chdir
+from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -28,6 +30,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 GOLDEN = Path(__file__).parent / "golden"
+CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
 UPDATE = "LINPROBE_UPDATE_GOLDEN"
 TERMINAL = {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
 
@@ -99,22 +102,23 @@ def file_table(folder: Path) -> str:
     Left out: ``.cache``, which holds times of this machine.
     """
     lines = []
-    for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):
-        name = path.relative_to(folder).as_posix()
+    for name in sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")):
+        path = folder / name
         if path.is_symlink():
             lines.append(f"link to {path.readlink()}  {name}")
-        elif path.is_file() and ".cache" not in path.parts:
+        elif path.is_file() and ".cache" not in name.split("/"):
             lines.append(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}")
     return "\n".join(lines) + "\n"
 
 
 def small_json_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """The text of every file below a folder that has one of these names."""
+    """The text of every file below a folder that has one of these names; links are not followed."""
     chosen = frozenset(names)
+    files = [Path(root, name) for root, _, here in os.walk(folder) for name in here]
     return {
         path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
-        for path in folder.rglob("*")
-        if path.name in chosen and not any(parent.is_symlink() for parent in path.parents)
+        for path in files
+        if path.name in chosen
     }
 
 
@@ -129,7 +133,13 @@ def output_of(app: typer.Typer, folder: Path, *words: str) -> str:
 
 
 def help_texts(app: typer.Typer, program: str) -> dict[str, str]:
-    """``--help`` of a script and of each of its commands, as ``<program>-<command>.txt``."""
+    """``--help`` of a script and of each of its commands, as ``<program>-<command>.txt``.
+
+    Its layout is of the tested releases of Typer and click: with others the test is skipped.
+    """
+    tested = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+    if not {f"{name}=={version(name)}" for name in ("typer", "click")} <= set(tested):
+        pytest.skip("another Typer or click than constraints.txt names")
     group = typer.main.get_command(app)
     assert isinstance(group, click.Group | typer.core.TyperGroup)
     texts = {}
@@ -138,6 +148,35 @@ def help_texts(app: typer.Typer, program: str) -> dict[str, str]:
         assert done.exit_code == 0, done.stderr
         texts["-".join([program, *words]) + ".txt"] = done.stdout
     return texts
+
+
+def visible_lines(html: str) -> list[str]:
+    """The text of a page, an item an element, without styles, scripts and drawings."""
+    return _VisibleText(html).lines
+
+
+class _VisibleText(HTMLParser):
+    """The text of a page, one line an element, without styles, scripts and drawings."""
+
+    HIDDEN = ("style", "script", "svg")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.depth = 0
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        del attrs
+        self.depth += tag in self.HIDDEN
+
+    def handle_endtag(self, tag: str) -> None:
+        self.depth -= tag in self.HIDDEN
+
+    def handle_data(self, data: str) -> None:
+        if not self.depth and data.strip():
+            self.lines.append(" ".join(data.split()))
 
 
 def without_times(text: str) -> str:
