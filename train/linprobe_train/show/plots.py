@@ -92,7 +92,7 @@ def _figure(width: float, height: float) -> tuple["Figure", "Axes"]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(facecolor="none")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["bottom", "left"]].set_color(_LINE)
     axes.tick_params(which="both", colors=_INK)
