@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from train_factories import SplitData, features, make_rows, stored_dataset
 
 from linprobe.errors import DataError, OptionError, ResultError
 from linprobe_train.protocol.search import SplitUse
-from linprobe_train.show import plots
 from linprobe_train.show.plots import fewshot_svg
 from linprobe_train.solver.passes import Crew, crew_of
 from linprobe_train.solver.rows import Block, Rows, rows_of_array
@@ -266,7 +266,7 @@ def test_without_the_plotting_library_few_shots_are_answered_and_the_extra_is_na
 ) -> None:
     stored_dataset(tmp_path / "features", some_splits(60), classes=CLASSES)
     where = ["--store", str(tmp_path / "features"), "--out", str(tmp_path / "results")]
-    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     text = command("fewshot", *where, "--shots", "1", "--repeats", "2")
     assert "plot      needs matplotlib: pip install 'linprobe[report]'" in text
     monkeypatch.undo()

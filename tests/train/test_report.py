@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,10 +18,11 @@ from sklearn.metrics import average_precision_score, confusion_matrix
 from tar_factories import image_bytes, tar_bytes
 from train_factories import SplitData, features, stored_dataset
 
+from linprobe.door import main
 from linprobe.errors import OptionError
 from linprobe.names import IMAGE_EXTENSIONS
 from linprobe_train.scores.metrics import ECE_BINS
-from linprobe_train.show import plots, report
+from linprobe_train.show import plots
 from linprobe_train.show.facts import report_facts
 from linprobe_train.show.report import Places, report_html
 
@@ -153,6 +155,7 @@ def test_the_curve_and_the_pictures_are_in_the_page(tmp_path: Path) -> None:
     assert len(svgs) == 2
     for svg in svgs:
         assert "currentColor" in svg
+        assert "#ffffff" not in svg
         assert ET.fromstring(svg).tag.endswith("svg")
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]*)"', text)
     shown = re.findall(r"<figure>(<img|<div)", text)
@@ -180,15 +183,24 @@ def test_a_store_that_changed_since_is_told_at_the_top(tmp_path: Path) -> None:
     assert "train of toys has changed in the store since: ffffffffffff then" in text
 
 
-def test_without_the_plotting_library_the_extra_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("library", ["jinja2", "matplotlib"])
+def test_without_its_libraries_a_report_names_the_extra(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    library: str,
 ) -> None:
-    probed(tmp_path, "one", some_splits())
-    monkeypatch.setattr(report, "find_spec", lambda name: None)
-    with pytest.raises(OptionError, match="matplotlib") as caught:
-        command("report", "--out", tmp_path / "results")
+    one = probed(tmp_path, "one", some_splits())
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setattr(sys, "argv", ["linprobe", "report", str(one.folder)])
+    with pytest.raises(SystemExit) as ended:
+        main()
 
-    assert "linprobe[report]" in caught.value.hint
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert f"this needs the package {library}" in told
+    assert "linprobe[report]" in told
+    assert not (one.folder / "report.html").exists()
 
 
 def test_a_template_of_ones_own_adds_a_section_and_is_escaped(tmp_path: Path) -> None:

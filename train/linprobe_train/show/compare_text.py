@@ -67,12 +67,7 @@ def compare_markdown(comparisons: Sequence[Comparison]) -> str:
 
 
 def compare_html(comparisons: Sequence[Comparison]) -> str:
-    """A page that needs nothing else; the averages come first.
-
-    Raises
-    ------
-    OptionError : Jinja is not installed; names the extra.
-    """
+    """A page that needs nothing else; the averages come first."""
     sections = [*_overview(comparisons), *_datasets(comparisons)]
     return render("compare.html.j2", {"sections": sections, "reading": READING})
 

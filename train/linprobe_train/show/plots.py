@@ -10,7 +10,6 @@ import re
 import tarfile
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -80,10 +79,11 @@ def fewshot_svg(result: FewshotResult) -> str:
 def write_fewshot_plot(folder: Path, result: FewshotResult) -> Path | None:
     """Draw ``fewshot.svg`` beside a result; None where matplotlib is not installed."""
     path = folder / "fewshot.svg"
-    if not path.exists():
-        if find_spec("matplotlib") is None:
-            return None
-        write_atomic(path, fewshot_svg(result).encode())
+    try:
+        svg = fewshot_svg(result)
+    except ModuleNotFoundError:
+        return None
+    write_atomic(path, svg.encode())
     return path
 
 

@@ -6,7 +6,6 @@ here, in :mod:`.facts` and in :mod:`.plots`. The head of that template says how 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from linprobe.disk import write_atomic
@@ -35,21 +34,6 @@ class Places:
     """A template that extends ``report.html.j2``; None for that one itself."""
 
 
-def check_installed(what: str, *modules: str) -> None:
-    """Refuse to start where libraries of the extra ``report`` are not installed.
-
-    Raises
-    ------
-    OptionError : naming the libraries and the extra.
-    """
-    missing = [name for name in modules if find_spec(name) is None]
-    if missing:
-        raise OptionError(
-            f"{what} needs {' and '.join(missing)}, which is not installed here",
-            hint="pip install 'linprobe[report]'",
-        )
-
-
 def render(template: str | Path, values: Mapping[str, object]) -> str:
     """Fill a template of ours by its name, or one of the user's, which may extend ours.
 
@@ -57,9 +41,9 @@ def render(template: str | Path, values: Mapping[str, object]) -> str:
 
     Raises
     ------
-    OptionError : Jinja is not installed, or the user's template cannot be read or filled.
+    OptionError : the user's template cannot be read or filled.
+    ModuleNotFoundError : Jinja is not installed; it comes with the extra ``report``.
     """
-    check_installed("an HTML page", "jinja2")
     import jinja2
 
     environment = jinja2.Environment(
@@ -86,8 +70,8 @@ def write_report(collected: Collected, places: Places) -> Path:
 
     Raises
     ------
-    OptionError : Jinja, matplotlib or Pillow is not installed; names the extra. Or the user's
-        template is wrong.
+    OptionError : the user's template cannot be read or filled.
+    ModuleNotFoundError : Jinja or matplotlib is not installed; they come with the extra ``report``.
     ResultError : the predictions are missing or damaged.
     StoreError : the file cannot be written.
     """
@@ -98,7 +82,6 @@ def write_report(collected: Collected, places: Places) -> Path:
 
 def report_html(collected: Collected, places: Places) -> str:
     """The whole page."""
-    check_installed("a report", "jinja2", "matplotlib", "PIL")
     return render(places.template or "report.html.j2", report_values(collected, places))
 
 
