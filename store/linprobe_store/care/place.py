@@ -7,8 +7,6 @@ import importlib.util
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-import fsspec
-
 from linprobe.errors import NotFoundError, StoreError
 
 
@@ -16,6 +14,9 @@ class RemotePlace:
     """A folder behind an fsspec URL, such as ``s3://bucket/features``."""
 
     def __init__(self, url: str) -> None:
+        # Imported here: only URLs need it.
+        import fsspec
+
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
