@@ -91,7 +91,7 @@ def _receive(split: SourceSplit, store: FeatureStore, *, pack: bool) -> int | No
     """Copy a split into a local store; gives the bytes moved, or None if it was there."""
     encoder = store.register_encoder(split.encoder.spec, split.encoder.names)
     _receive_beside(split, encoder)
-    stored = encoder.open_dataset(encoder.make_dataset(split.dataset, split.dataset_name))
+    stored = encoder.register_dataset(split.dataset, split.dataset_names)
     final = stored.path / split.name
 
     def check() -> None:

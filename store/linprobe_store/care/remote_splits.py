@@ -23,10 +23,12 @@ from linprobe_store.format.layout import (
     SETS_FOLDER,
 )
 from linprobe_store.format.spec import (
+    DatasetNames,
     DatasetSpec,
     EncoderNames,
     EncoderSpec,
     check_id,
+    dataset_names_from,
     dataset_spec_from,
     encoder_names_from,
     encoder_spec_from,
@@ -76,8 +78,8 @@ class SourceSplit:
     """Encoder that made the features."""
     dataset: DatasetSpec
     """Dataset."""
-    dataset_name: str
-    """What people call the dataset."""
+    dataset_names: DatasetNames
+    """What is declared about the dataset."""
     dataset_folder: str
     """Folder of the dataset, relative to the place."""
     name: str
@@ -166,14 +168,14 @@ def _splits(place: Place, encoder: SourceEncoder, dataset: str | None) -> Iterat
         json = _read_json(place, f"{folder}/{DATASET_FILE}")
         spec = dataset_spec_from(json)
         check_id(json.place, spec.dataset_id, folder_digits(PurePosixPath(folder)))
-        name = _read_json(place, f"{folder}/{NAMES_FILE}").text("name")
-        if dataset not in (None, name) and not spec.dataset_id.startswith(str(dataset)):
+        names = dataset_names_from(_read_json(place, f"{folder}/{NAMES_FILE}"))
+        if dataset not in (None, names.name) and not spec.dataset_id.startswith(str(dataset)):
             continue
         for split in place.folders(folder):
             if not split.startswith((STAGING_PREFIX, ".")):
                 path = f"{folder}/{split}"
                 marker = find_marker(place, path) or _read_marker(place, path, COMMIT_FILE)
-                yield SourceSplit(place, encoder, spec, name, folder, split, path, marker)
+                yield SourceSplit(place, encoder, spec, names, folder, split, path, marker)
 
 
 def _folders(place: Place, parent: str, prefix: str) -> Iterator[str]:
