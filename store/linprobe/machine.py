@@ -3,6 +3,10 @@
 import ctypes
 import os
 from pathlib import Path
+from typing import Literal
+
+Device = Literal["auto", "cuda", "cpu"]
+"""Where an encoder runs; ``auto`` is CUDA where there is such a device."""
 
 _CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 _M_TRIM_THRESHOLD = -1  # malloc.h
