@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from linprobe.machine import Device
 from linprobe.records import JsonValue
 from linprobe.terminal import emit, emit_json, human_bytes, watching
 from linprobe_extract.pack.known import KNOWN_DATASETS, KnownDataset, table_text
@@ -17,6 +18,7 @@ from linprobe_extract.pack.listing import some_names
 from linprobe_extract.pack.pack import PackReport
 from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.shards.card import DatasetCard, DuplicateImage, UnreadableImage
+from linprobe_store.format.spec import StorageDtype
 
 DEFAULTS = PackOptions()
 NEXT_COMMAND = "linprobe extract --model ViT-B/16 --data {out} --store features"
@@ -217,12 +219,6 @@ def _total_bytes_text(card: DatasetCard) -> str:
     return human_bytes(_total_bytes(card))
 
 
-class Device(StrEnum):
-    """Where the encoder runs."""
-
-    auto = "auto"
-    cuda = "cuda"
-    cpu = "cpu"
 
 
 class LabelFrom(StrEnum):
@@ -230,28 +226,6 @@ class LabelFrom(StrEnum):
 
     cls = "cls"
     folder = "folder"
-
-
-class Precision(StrEnum):
-    """Arithmetic of the forward pass; auto is bf16 on CUDA and fp32 on a CPU."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class PreprocessPath(StrEnum):
-    """How image bytes become pixels."""
-
-    fast = "fast"
-    exact = "exact"
-
-
-class StorageDtype(StrEnum):
-    """Dtype of the stored rows."""
-
-    float16 = "float16"
-    float32 = "float32"
 
 
 def extract(
@@ -287,16 +261,16 @@ def extract(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Decode threads; default: from the cores available.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where the encoder runs.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="Where the encoder runs.")] = "auto",
     precision: Annotated[
         Precision, typer.Option(help="auto: bf16 on CUDA, fp32 on a CPU.")
-    ] = Precision.auto,
+    ] = "auto",
     preprocess: Annotated[
         PreprocessPath, typer.Option(help="exact: the model's own transform, bit for bit.")
-    ] = PreprocessPath.fast,
+    ] = "fast",
     storage_dtype: Annotated[
         StorageDtype, typer.Option(help="float32 where features exceed float16.")
-    ] = StorageDtype.float16,
+    ] = "float16",
     max_skipped: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of a shard that may be skipped.")
     ] = 0.01,
@@ -314,14 +288,7 @@ def extract(
     if data is not None and shards:
         raise typer.BadParameter("give --data or --shards, not both")
     request = RunRequest(
-        encoder=EncoderRequest(
-            model,
-            None if weights is None else str(weights),
-            device,
-            precision,
-            preprocess,
-            storage_dtype,
-        ),
+        encoder=EncoderChoice(model, weights, device, precision, preprocess, storage_dtype),
         store=store,
         data=data,
         shards=tuple(shards or ()),

@@ -3,6 +3,10 @@
 import ctypes
 import os
 from pathlib import Path
+from typing import Literal
+
+Device = Literal["auto", "cuda", "cpu"]
+"""Where an encoder runs; ``auto`` is CUDA where there is such a device."""
 
 from linprobe.errors import OptionError
 
