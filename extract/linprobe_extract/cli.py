@@ -16,8 +16,6 @@ from linprobe_extract.pack.known import KNOWN_DATASETS, KnownDataset, table_text
 from linprobe_extract.pack.listing import some_names
 from linprobe_extract.pack.pack import PackReport, pack
 from linprobe_extract.pack.plan import PackOptions
-from linprobe_extract.run.run import RunRequest, run_extraction
-from linprobe_extract.shards.caches import EncoderRequest
 from linprobe_extract.shards.card import DatasetCard, DuplicateImage, UnreadableImage
 
 DEFAULTS = PackOptions()
@@ -318,6 +316,9 @@ def run_command(
         raise typer.BadParameter("give --label-key or --label-from, not both")
     if data is not None and shards:
         raise typer.BadParameter("give --data or --shards, not both")
+    from linprobe_extract.run.run import RunRequest, run_extraction
+    from linprobe_extract.shards.caches import EncoderRequest
+
     request = RunRequest(
         encoder=EncoderRequest(
             model,
