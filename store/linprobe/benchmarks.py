@@ -12,9 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
-import msgspec
-
 from linprobe.errors import LinprobeError
+from linprobe.records import encode, parse, read_bytes
 
 Argument: TypeAlias = str | int | bool
 SplitArguments: TypeAlias = Mapping[str, Mapping[str, Argument]]
@@ -211,30 +210,16 @@ def _datasets_of(own_files: str) -> tuple[KnownDataset, ...]:
 
 def _read(path: Path) -> Iterable[KnownDataset]:
     """The datasets of one file."""
+    hint = f"correct it after linprobe/benchmarks.toml, or leave it out of {OWN_FILES}"
+    data = read_bytes(path, error=LinprobeError, hint=hint)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-        file = msgspec.convert(content, _File)
-        _refuse_unknown(content, msgspec.to_builtins(file), "$")
-    except (OSError, ValueError) as error:
-        raise LinprobeError(
-            f"{path}: {error}",
-            hint=f"correct it after linprobe/benchmarks.toml, or leave it out of {OWN_FILES}",
-        ) from error
+        content = encode(tomllib.loads(data.decode()))
+    except (ValueError, TypeError) as error:
+        raise LinprobeError(f"{path}: {error}", hint=hint) from error
+    file = parse(_File, content, str(path), error=LinprobeError, hint=hint)
     return (
         replace(row, published_in=row.published_in or file.published_in) for row in file.dataset
     )
-
-
-def _refuse_unknown(content: object, read: object, place: str) -> None:
-    """Refuse keys that nothing reads: a misspelt one would be ignored in silence."""
-    if isinstance(content, dict) and isinstance(read, dict):
-        for key, value in content.items():
-            if key not in read:
-                raise ValueError(f"unknown key {key} - at {place}")
-            _refuse_unknown(value, read[key], f"{place}.{key}")
-    elif isinstance(content, list) and isinstance(read, list | tuple):
-        for index, (value, part) in enumerate(zip(content, read, strict=True)):
-            _refuse_unknown(value, part, f"{place}[{index}]")
 
 
 def _refuse_repeats(rows: Iterable[KnownDataset]) -> None:

@@ -109,7 +109,7 @@ def test_numbers_of_ones_own_file_are_quoted_with_their_source(
         (ROW.format("mine") + 'torchvision = { name = "X", split = {} }', r"own\.toml: .*split"),
         ('[[dataset]]\nslug = "mine"', r"own\.toml: .*title"),
         ("[[dataset", r"own\.toml: "),
-        (None, "No such file"),
+        (None, r"own\.toml: missing"),
     ],
 )
 def test_a_file_of_ones_own_that_cannot_be_used_is_told(

@@ -14,7 +14,7 @@ from linprobe_extract.cli import datasets_table
 def run_script(*words: object) -> subprocess.CompletedProcess[str]:
     """Run a command as the console script would."""
     return subprocess.run(  # our own script
-        [sys.executable, "-m", "linprobe_extract", *map(str, words)],
+        [sys.executable, "-m", "linprobe", *map(str, words)],
         capture_output=True,
         text=True,
         check=False,
@@ -63,8 +63,9 @@ def test_sources_that_need_no_torch_do_not_import_it(source: str, tmp_path: Path
     table.write_text("path,label\npets/train/a/0.jpg,a\npets/train/b/0.jpg,b\n")
     words = {"digits": "digits", "imagefolder": f"imagefolder:{root}", "csv": f"csv:{table}"}
     script = (
-        "import sys; from pathlib import Path; from linprobe_extract import cli\n"
-        "cli.pack(sys.argv[1], Path(sys.argv[2]), cli.PackOptions())\n"
+        "import sys; from pathlib import Path; import linprobe_extract.cli\n"
+        "from linprobe_extract.pack.pack import PackOptions, pack\n"
+        "pack(sys.argv[1], Path(sys.argv[2]), PackOptions())\n"
         "print([name for name in ('torch', 'torchvision') if name in sys.modules])"
     )
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from linprobe.benchmarks import PerClassRule
-from linprobe_extract.pack.listing import PackError, SourceSample
+from linprobe.errors import PackError
+from linprobe_extract.pack.listing import SourceSample
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from linprobe.benchmarks import Argument
+from linprobe.errors import PackError
 from linprobe_extract.pack.listing import (
     SPLIT_NAMES,
     Listing,
-    PackError,
     SourceSample,
     dataset_slug,
     is_image_name,
