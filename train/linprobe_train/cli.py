@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from linprobe.machine import Device
 from linprobe.terminal import emit, emit_json, note
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def predict(
     weights: Annotated[
         Path | None, typer.Option(help="Checkpoint of the encoder, where one was extracted with.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda or cpu, for images.")] = "auto",
+    device: Annotated[Device, typer.Option(help="Where images are encoded.")] = "auto",
     out: OutOption = RESULTS,
     as_json: JsonOption = False,
 ) -> None:

@@ -151,8 +151,8 @@ def _provenance(collected: Collected, store: Path | None) -> Mapping[str, str]:
     }
     dataset = stored_dataset_of(result, store)
     if dataset is not None:
-        spec = dataset.encoder.spec
+        spec = dataset.encoder_spec
         lines["features"] = f"{spec.architecture}, {spec.precision}, stored as {spec.storage_dtype}"
-        if runs := dataset.encoder.provenance():
+        if runs := dataset.provenance():
             lines["extracted"] = f"{runs[-1].time} on {runs[-1].device}"
     return lines

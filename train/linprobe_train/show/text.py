@@ -8,14 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from linprobe.benchmarks import published
 from linprobe.errors import OptionError
 from linprobe.records import JsonValue
 from linprobe.terminal import text_table
 from linprobe_store.format.spec import SkippedSample
 from linprobe_train.results.answers import Keyed, ProbeResult
-from linprobe_train.scores.headlines import plain_name
 from linprobe_train.scores.metrics import TITLES, Score
-from linprobe_train.scores.published import published
 from linprobe_train.tasks.fewshot import FewshotResult
 from linprobe_train.tasks.knn import KnnResult
 from linprobe_train.tasks.predict import Predicted
@@ -57,7 +56,8 @@ def answer_text(answer: Answer, store: Path) -> str:
     names = {score.name for score in result.scores}
     first = result.score("top1") if "top1" in names else result.headline
     own = f"{score_text(result.headline)}, the dataset's own metric"
-    paper = published(result.encoder, plain_name(result.dataset), protocol.tap, protocol.name)
+    asked = (result.encoder, result.dataset, protocol.tap, protocol.name)
+    paper = published(*asked, result.headline.name)
     how = f"best on {result.held_out.source}" if result.sweep else "as given"
     fitted = f"fitted on {result.fitted_on.source}, {result.fitted_on.n} rows"
     rows = f"{len(result.classes)} classes, {result.test.n} test rows"
