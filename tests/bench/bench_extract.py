@@ -37,9 +37,9 @@ from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Task, Unit
 from linprobe_extract.run.ranks import Ranks, Turns
 from linprobe_extract.run.run import Run, RunOptions
 from linprobe_extract.shards.caches import FingerprintCache
-from linprobe_extract.shards.layouts import Shard
+from linprobe_extract.shards.types import Shard
 from linprobe_extract.shards.locate import plan_dataset
-from linprobe_extract.shards.samples import Labelling
+from linprobe_extract.shards.types import Labelling
 from linprobe_extract.shards.tar import fingerprint_shard
 
 BATCH = 32
