@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from linprobe.benchmarks import KnownDataset, known_datasets
 from linprobe.machine import Device
 from linprobe.records import JsonValue
-from linprobe.terminal import emit, emit_json, human_bytes, note, watching
+from linprobe.terminal import emit, emit_json, human_bytes, note, text_table, watching
 from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath
-from linprobe_extract.pack.known import KNOWN_DATASETS, KnownDataset, table_text
 from linprobe_extract.pack.listing import some_names
 from linprobe_extract.pack.pack import PackReport
 from linprobe_extract.pack.plan import PackOptions
@@ -133,9 +133,9 @@ def report_json(report: PackReport) -> JsonValue:
 def datasets(as_json: AsJson = False) -> None:
     """List the datasets that pack knows by name."""
     if as_json:
-        emit_json({"datasets": [row_json(row) for row in KNOWN_DATASETS]})
+        emit_json({"datasets": [row_json(row) for row in known_datasets()]})
     else:
-        emit(table_text())
+        emit(datasets_table())
 
 
 def row_json(row: KnownDataset) -> JsonValue:
@@ -144,9 +144,11 @@ def row_json(row: KnownDataset) -> JsonValue:
         "name": row.slug,
         "title": row.title,
         "classes": row.n_classes,
-        "headline_metric": row.metric.value,
+        "headline_metric": row.metric,
         "sizes": dict(row.sizes) if row.sizes else None,
-        "paper_sizes": {"train": row.paper_sizes[0], "test": row.paper_sizes[1]},
+        "paper_sizes": dict(zip(("train", "test"), row.paper_sizes, strict=True))
+        if row.paper_sizes
+        else None,
         "split": row.split,
         "provider": row.provider,
         "torchvision": row.torchvision.name if row.torchvision else None,
@@ -154,6 +156,19 @@ def row_json(row: KnownDataset) -> JsonValue:
         "citation": row.citation,
         "note": row.note,
     }
+
+
+def datasets_table() -> str:
+    """The known datasets as a table for a person."""
+    header = ("name", "classes", "train", "val", "test", "metric", "files", "split")
+    return text_table(header, [_cells(row) for row in known_datasets()], "<>>>><<<")
+
+
+def _cells(row: KnownDataset) -> tuple[str, ...]:
+    """One line of the table."""
+    sizes = row.sizes or {}
+    counts = (f"{sizes[split]:,}" if split in sizes else "-" for split in ("train", "val", "test"))
+    return (row.slug, str(row.n_classes), *counts, row.metric, row.provider, row.split)
 
 
 def report_text(report: PackReport) -> str:

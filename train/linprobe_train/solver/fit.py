@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from linprobe.errors import DataError
 from linprobe_store.format.spec import LabelArray
@@ -109,25 +108,31 @@ class OwnTrainer:
     """A :class:`Trainer` on our solver."""
 
     def __init__(self, path: PathSolver, outline: Outline) -> None:
-        self._path = path
-        self._outline = outline
+        self.path = path
+        self.outline = outline
 
     def fit(self, C: float, tolerance: Tolerance) -> FitReport:
         """Fit at C, from the nearest C fitted before."""
-        return self._path.fit(C, tolerance)
+        return self.path.fit(C, tolerance)
 
     def probe(self, C: float) -> Probe:
         """Give the probe of a C already fitted."""
-        return self._outline.probe(*self._path.solution(C))
+        return self.outline.probe(*self.path.solution(C))
 
     def start_from(self, probe: Probe, C: float) -> None:
         """Start from the weights of a probe fitted on other rows; of other classes, not at all."""
-        weights = self._outline.weights(probe)
-        if weights is not None:
-            self._path.start_from(self._path.problem.axes.into(*weights), C)
+        if not np.array_equal(probe.fitted, self.outline.fitted):
+            return
+        preparation = self.outline.preparation
+        coef, intercept = probe.coef, probe.intercept
+        if preparation.shift is not None:
+            intercept = intercept + coef @ preparation.shift
+        if preparation.scale is not None:
+            coef = coef * preparation.scale
+        self.path.start_from(self.path.problem.axes.into(coef, intercept), C)
 
 
-def fitted_classes(rows: Rows) -> NDArray[np.int64]:
+def fitted_classes(rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Class ids a probe of these rows can know, ascending.
 
     For multi-label rows, those that some rows have and some have not.
@@ -149,15 +154,13 @@ def fitted_classes(rows: Rows) -> NDArray[np.int64]:
     return fitted.astype(np.int64)
 
 
-def _compact(labels: LabelArray, fitted: NDArray[np.int64]) -> LabelArray:
-    """Labels numbered by their place among the fitted classes."""
+def _compact(labels: LabelArray, fitted: np.ndarray[tuple[int], np.dtype[np.int64]]) -> LabelArray:
     if labels.ndim == 2:
         return cast("LabelArray", np.ascontiguousarray(labels[:, fitted]))
     return np.searchsorted(fitted, labels).astype(np.int64)
 
 
 def _weights(rows: Rows, settings: FitSettings, sample: Float64 | None) -> Float64 | None:
-    """Row weights, (n,), those of the caller times those of the classes; None for ones."""
     if not settings.balanced:
         return sample
     if rows.multi_label:

@@ -68,7 +68,7 @@ def evaluate(
     columns = np.ascontiguousarray(W.T, dtype=arithmetic)
     offset = V[:, -1].astype(arithmetic)
 
-    def of_chunk(chunk: tuple[int, int]) -> tuple[float, Float64]:
+    def one(chunk: tuple[int, int]) -> tuple[float, Float64]:
         gradient, loss = np.zeros_like(V), 0.0
         for row, features in problem.blocks(*chunk):
             x: Real = features.astype(arithmetic, copy=False)
@@ -80,7 +80,7 @@ def evaluate(
         return loss, gradient
 
     loss, gradient = 0.0, np.zeros_like(V)
-    for part_loss, part in crew.map(of_chunk, problem.chunks()):
+    for part_loss, part in crew.map(one, problem.chunks()):
         loss += part_loss
         gradient += part
     if turned:

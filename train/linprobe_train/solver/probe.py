@@ -7,7 +7,10 @@ from numpy.typing import NDArray
 
 from linprobe.errors import DataError
 from linprobe_train.solver.losses import Loss, probabilities
-from linprobe_train.solver.preparation import Float64, Preparation
+from linprobe_train.solver.preparation import (
+    Float64,
+    Preparation,
+)
 from linprobe_train.solver.rows import Rows
 
 
@@ -64,11 +67,20 @@ class Probe:
         return full
 
 
+def fold(coef: Float64, intercept: Float64, preparation: Preparation) -> tuple[Float64, Float64]:
+    """Weights on prepared rows to weights on (normalised) raw rows: shift and scale go inside."""
+    if preparation.scale is not None:
+        coef = coef / preparation.scale
+    if preparation.shift is not None:
+        intercept = intercept - coef @ preparation.shift
+    return coef, intercept
+
+
 @dataclass(frozen=True)
 class Outline:
-    """What turns fitted weights into a probe of the dataset's classes, and back."""
+    """What turns fitted weights into a probe of the dataset's classes."""
 
-    fitted: NDArray[np.int64]
+    fitted: np.ndarray[tuple[int], np.dtype[np.int64]]
     """Class ids with rows, ascending."""
     n_classes: int
     """k of the dataset."""
@@ -78,11 +90,8 @@ class Outline:
     """What the weights expect of a row."""
 
     def probe(self, coef: Float64, intercept: Float64) -> Probe:
-        """Make the probe from weights on prepared rows, (m, d) and (m,): shift and scale go in."""
-        if self.preparation.scale is not None:
-            coef = coef / self.preparation.scale
-        if self.preparation.shift is not None:
-            intercept = intercept - coef @ self.preparation.shift
+        """Make the probe from weights on prepared rows, (m, d) and (m,)."""
+        coef, intercept = fold(coef, intercept, self.preparation)
         softmax = len(self.fitted) > 2 and not self.multi_label
         return Probe(
             coef,
@@ -93,14 +102,3 @@ class Outline:
             self.n_classes,
             self.multi_label,
         )
-
-    def weights(self, probe: Probe) -> tuple[Float64, Float64] | None:
-        """Weights on prepared rows, (m, d) and (m,), of a probe; None for one of other classes."""
-        if not np.array_equal(probe.fitted, self.fitted):
-            return None
-        coef, intercept = probe.coef, probe.intercept
-        if self.preparation.shift is not None:
-            intercept = intercept + coef @ self.preparation.shift
-        if self.preparation.scale is not None:
-            coef = coef * self.preparation.scale
-        return coef, intercept

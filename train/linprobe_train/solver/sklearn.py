@@ -42,10 +42,11 @@ class SklearnTrainer:
             coef, intercept, iterations = self._run(model)
         self._solved[C] = coef, intercept
         V = self._problem.axes.into(coef, intercept)
-        end = evaluate(self._problem, V, self._crew, "float64")
-        l2 = 1 / (C * self._problem.targets.total_weight)
-        at = with_ridge(Point(V, end.loss, end.gradient), l2)
-        ended = any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+        found = evaluate(self._problem, V, self._crew, "float64")
+        at = with_ridge(
+            Point(V, found.loss, found.gradient), 1 / (C * self._problem.targets.total_weight)
+        )
+        ended = any(issubclass(one.category, ConvergenceWarning) for one in caught)
         return FitReport(
             C=C,
             objective=at.F,
@@ -63,9 +64,9 @@ class SklearnTrainer:
             model.fit(self._features, labels, sample_weight=self._problem.targets.weights)
             return model.coef_, model.intercept_, int(model.n_iter_.max())
         many = OneVsRestClassifier(model).fit(self._features, labels)
-        coef = np.concatenate([column.coef_ for column in many.estimators_])
-        intercept = np.concatenate([column.intercept_ for column in many.estimators_])
-        return coef, intercept, sum(int(column.n_iter_.max()) for column in many.estimators_)
+        coef = np.concatenate([one.coef_ for one in many.estimators_])
+        intercept = np.concatenate([one.intercept_ for one in many.estimators_])
+        return coef, intercept, sum(int(one.n_iter_.max()) for one in many.estimators_)
 
     def probe(self, C: float) -> Probe:
         """Give the probe of a C already fitted."""
