@@ -18,13 +18,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import fsspec
 
 from linprobe.records import JsonValue, digest_json
-from linprobe_extract.encoders.family import LIBRARIES, EncoderChoice
+from linprobe_extract.encoders.family import EncoderChoice, libraries
 from linprobe_extract.shards.layouts import Shard
 from linprobe_extract.shards.tar import fingerprint_shard, open_shard, unreadable
 from linprobe_store.format.spec import KEY_VERSION, ShardFingerprint
@@ -170,15 +169,11 @@ def _file_state(name: str | None) -> list[JsonValue]:
 def _key(choice: EncoderChoice) -> str:
     """Digest the request, the state of its checkpoint, the libraries and our own version."""
     weights = None if choice.weights is None else str(choice.weights)
-    versions: dict[str, str] = {}
-    for library in LIBRARIES:
-        with suppress(PackageNotFoundError):
-            versions[library] = version(library)
     return digest_json(
         {
             "request": asdict(choice) | {"weights": weights},
             "files": [_file_state(choice.model), _file_state(weights)],
-            "versions": versions,
+            "versions": libraries(),
             "key_version": KEY_VERSION,
         }
     )
