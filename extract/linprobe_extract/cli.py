@@ -1,29 +1,28 @@
-"""``linprobe-extract``: images to stored features.
+"""``linprobe``: images to stored features.
 
-The commands ``linprobe-extract pack`` and ``linprobe-extract datasets``.
+The commands ``linprobe pack`` and ``linprobe datasets``.
 """
 
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
+from linprobe.benchmarks import KnownDataset, known_datasets
 from linprobe.machine import Device
 from linprobe.records import JsonValue
-from linprobe.terminal import emit, emit_json, human_bytes, new_app, pack_progress, run
+from linprobe.terminal import emit, emit_json, human_bytes, text_table, watching
 from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath
-from linprobe_extract.pack.known import KNOWN_DATASETS, KnownDataset, table_text
 from linprobe_extract.pack.listing import some_names
-from linprobe_extract.pack.pack import PackReport, pack
+from linprobe_extract.pack.pack import PackReport
 from linprobe_extract.pack.plan import PackOptions
-from linprobe_extract.run.run import RunRequest, run_extraction
 from linprobe_extract.shards.card import DatasetCard, DuplicateImage, UnreadableImage
 from linprobe_store.format.spec import StorageDtype
 
 DEFAULTS = PackOptions()
-NEXT_COMMAND = "linprobe-extract run --model ViT-B/16 --data {out} --store features"
+NEXT_COMMAND = "linprobe extract --model ViT-B/16 --data {out} --store features"
 
 
 Source = Annotated[
@@ -67,7 +66,7 @@ Overwrite = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
-def pack_command(
+def pack(
     source: Source,
     out: Out,
     name: Name = None,
@@ -85,7 +84,7 @@ def pack_command(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Pack labelled images into tar shards with splits, class names and a card."""
+    """Pack labelled images into tar shards with splits and a card."""
     options = PackOptions(
         name=name,
         shard_samples=shard_samples,
@@ -101,8 +100,10 @@ def pack_command(
         jobs=jobs,
         overwrite=overwrite,
     )
-    with pack_progress() as watch:
-        report = pack(source, out, options, watch)
+    from linprobe_extract.pack.pack import pack as pack_source
+
+    with watching("packing") as watch:
+        report = pack_source(source, out, options, watch)
     if as_json:
         emit_json(report_json(report))
     else:
@@ -130,12 +131,12 @@ def report_json(report: PackReport) -> JsonValue:
     }
 
 
-def datasets_command(as_json: AsJson = False) -> None:
-    """List the datasets that pack knows by name: the 27 of the CLIP paper."""
+def datasets(as_json: AsJson = False) -> None:
+    """List the datasets that pack knows by name."""
     if as_json:
-        emit_json({"datasets": [row_json(row) for row in KNOWN_DATASETS]})
+        emit_json({"datasets": [row_json(row) for row in known_datasets()]})
     else:
-        emit(table_text())
+        emit(datasets_table())
 
 
 def row_json(row: KnownDataset) -> JsonValue:
@@ -144,9 +145,11 @@ def row_json(row: KnownDataset) -> JsonValue:
         "name": row.slug,
         "title": row.title,
         "classes": row.n_classes,
-        "headline_metric": row.metric.value,
+        "headline_metric": row.metric,
         "sizes": dict(row.sizes) if row.sizes else None,
-        "paper_sizes": {"train": row.paper_sizes[0], "test": row.paper_sizes[1]},
+        "paper_sizes": dict(zip(("train", "test"), row.paper_sizes, strict=True))
+        if row.paper_sizes
+        else None,
         "split": row.split,
         "provider": row.provider,
         "torchvision": row.torchvision.name if row.torchvision else None,
@@ -154,6 +157,19 @@ def row_json(row: KnownDataset) -> JsonValue:
         "citation": row.citation,
         "note": row.note,
     }
+
+
+def datasets_table() -> str:
+    """The known datasets as a table for a person."""
+    header = ("name", "classes", "train", "val", "test", "metric", "files", "split")
+    return text_table(header, [_cells(row) for row in known_datasets()], "<>>>><<<")
+
+
+def _cells(row: KnownDataset) -> tuple[str, ...]:
+    """One line of the table."""
+    sizes = row.sizes or {}
+    counts = (f"{sizes[split]:,}" if split in sizes else "-" for split in ("train", "val", "test"))
+    return (row.slug, str(row.n_classes), *counts, row.metric, row.provider, row.split)
 
 
 def report_text(report: PackReport) -> str:
@@ -172,9 +188,7 @@ def report_text(report: PackReport) -> str:
         )
     else:
         lines.append(f"nothing to do: {report.out} holds it already")
-    lines.append(
-        f"next: linprobe-extract run --model ViT-B/16 --data {report.out} --store features"
-    )
+    lines.append(f"next: linprobe extract --model ViT-B/16 --data {report.out} --store features")
     return "\n".join(lines)
 
 
@@ -221,11 +235,6 @@ def _total_bytes_text(card: DatasetCard) -> str:
     return human_bytes(_total_bytes(card))
 
 
-app = new_app("Pack images into shards; run shards through a frozen encoder into the store.")
-app.command("pack")(pack_command)
-app.command("datasets")(datasets_command)
-
-
 class LabelFrom(StrEnum):
     """Where labels come from."""
 
@@ -233,8 +242,7 @@ class LabelFrom(StrEnum):
     folder = "folder"
 
 
-@app.command("run")
-def run_command(
+def extract(
     model: Annotated[str, typer.Option(help="ViT-B/16, ARCH:TAG, hf-hub:ORG/REPO, timm:NAME.")],
     data: Annotated[
         str | None, typer.Option(help="Folder of SPLIT/*.tar, its URL, or a known dataset.")
@@ -285,11 +293,14 @@ def run_command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Extract the features of a dataset with one encoder, and seal them in the store."""
+    """Run a dataset through a frozen encoder into the store."""
+    from linprobe_extract.run.run import RunRequest, run_extraction
+
     if label_key is not None and label_from is not None:
         raise typer.BadParameter("give --label-key or --label-from, not both")
     if data is not None and shards:
         raise typer.BadParameter("give --data or --shards, not both")
+
     request = RunRequest(
         encoder=EncoderChoice(model, weights, device, precision, preprocess, storage_dtype),
         store=store,
@@ -306,12 +317,11 @@ def run_command(
     raise typer.Exit(run_extraction(request, dry_run=dry_run, as_json=as_json))
 
 
-@app.command("doctor")
-def doctor_command(
+def doctor(
     model: Annotated[str, typer.Option(help="The model to time.")] = "ViT-B/16",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say what this machine has, how fast it will extract, and what is missing."""
+    """Say what this machine has and how fast it will extract."""
     from linprobe_extract.doctor import diagnose
 
     diagnosis = diagnose(model)
@@ -321,14 +331,8 @@ def doctor_command(
         emit("\n".join(diagnosis.lines()))
 
 
-@app.command("models")
-def models_command() -> None:
-    """List the models that can be named, one a line."""
+def models() -> None:
+    """List the models that can be named."""
     from linprobe_extract.encoders.family import known_models
 
     emit("\n".join(f"{model.name:<50} {model.origin}" for model in known_models()))
-
-
-def main() -> NoReturn:
-    """Run the script."""
-    run(app)

@@ -197,7 +197,7 @@ def test_a_family_of_another_package_is_listed_suggested_and_extracted_with(
     site: Path, tmp_path: Path
 ) -> None:
     data = write_dataset(tmp_path / "pets", splits={"train": [5], "test": [3]})
-    run = ["run", "--data", str(data), "--store", str(tmp_path / "features"), "--device", "cpu"]
+    run = ["extract", "--data", str(data), "--store", str(tmp_path / "features"), "--device", "cpu"]
 
     listed = run_with(site, "models")
     misspelt = run_with(site, *run, "--model", "mine;mean-color")

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from linprobe.errors import LinprobeError
 from linprobe.machine import Device
+from linprobe.terminal import command
 from linprobe_store.format.spec import EncoderNames, StorageDtype
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Family(Protocol):
 
         Raises
         ------
-        LinprobeError : its library is not installed.
+        ModuleNotFoundError : its library is not installed.
         """
 
     def resolve(self, name: str, weights: Path | None) -> ModelRef | None:
@@ -217,7 +218,7 @@ def known_models() -> tuple[KnownModel, ...]:
 
     Raises
     ------
-    LinprobeError : open_clip is not installed.
+    ModuleNotFoundError : open_clip is not installed.
     """
     return tuple(model for family in families().values() for model in family.names())
 
@@ -256,14 +257,12 @@ def resolve_model(name: str, *, weights: Path | None = None) -> ModelRef:
     raise LinprobeError(f"unknown model: {name}", hint=closest(name, candidates))
 
 
-def closest(
-    name: str, candidates: Iterable[str], *, otherwise: str = "linprobe-extract models lists them"
-) -> str:
-    """Write the hint that names the candidates closest to a misspelt name."""
+def closest(name: str, candidates: Iterable[str], *, otherwise: str = "") -> str:
+    """Write the hint that names the candidates closest to a misspelt name, or ``otherwise``."""
     by_lower_case = {text.lower(): text for text in candidates}
     matches = difflib.get_close_matches(name.lower(), by_lower_case, n=3, cutoff=0.5)
     if not matches:
-        return otherwise
+        return otherwise or f"{command('models')} lists the names"
     return f"did you mean {', '.join(by_lower_case[match] for match in matches)}?"
 
 

@@ -43,7 +43,7 @@ def names() -> Iterator[KnownModel]:
 
     Raises
     ------
-    LinprobeError : open_clip is not installed.
+    ModuleNotFoundError : open_clip is not installed.
     """
     yield from (KnownModel(name, "OpenAI") for name in OPENAI_MODELS)
     for architecture, tags in catalog().items():
@@ -107,11 +107,11 @@ def catalog() -> Mapping[str, tuple[str, ...]]:
 
     Raises
     ------
-    LinprobeError : open_clip is not installed.
+    ModuleNotFoundError : open_clip is not installed.
     """
     spec = find_spec("open_clip")
     if spec is None or spec.origin is None:
-        raise LinprobeError("open_clip is not installed", hint='pip install "linprobe[extract]"')
+        raise ModuleNotFoundError("open_clip is not installed", name="open_clip")
     folder = Path(spec.origin).parent
     package = ModuleType(_ALIAS)
     package.__path__ = [str(folder)]

@@ -9,7 +9,8 @@ from itertools import combinations
 from pathlib import Path
 
 from linprobe.errors import DataError, OptionError
-from linprobe_store.handles.encoder import StoredDataset, StoredEncoder
+from linprobe_store.handles.dataset import StoredDataset
+from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.solver.rows import BLOCK_ROWS, Rows, rows_of_views
@@ -103,7 +104,7 @@ def _needed(dataset: StoredDataset, name: str) -> Split:
     if name not in _names(dataset):
         raise DataError(
             f"{dataset.name} has no {name} split; it has {', '.join(_names(dataset)) or 'none'}",
-            hint=f"linprobe-extract run --split {name} adds it",
+            hint=f"linprobe extract --split {name} adds it",
         )
     return dataset.split(name)
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from linprobe.errors import LinprobeError, ResultError
 from linprobe.names import short_id
-from linprobe_store.handles.encoder import StoredDataset
+from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.lookup import MIN_PREFIX
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.protocol.protocols import PROTOCOLS
@@ -92,7 +92,7 @@ def collect(
     """
     found = [(folder, _needed(folder)) for folder in folders] or list(_readable(out, tell))
     if not found:
-        raise ResultError(f"no results in '{out}'", hint="linprobe-train probe makes one")
+        raise ResultError(f"no results in '{out}'", hint="linprobe probe makes one")
     labels = labels_of([result for _, result in found])
     return tuple(
         Collected(result, folder, label)

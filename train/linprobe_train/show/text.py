@@ -13,14 +13,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from linprobe.benchmarks import published
 from linprobe.errors import OptionError
 from linprobe.records import JsonValue
 from linprobe.terminal import text_table
 from linprobe_store.format.spec import SkippedSample
 from linprobe_train.results.answers import Keyed, ProbeResult
-from linprobe_train.scores.headlines import plain_name
 from linprobe_train.scores.metrics import TITLES, Score
-from linprobe_train.scores.published import published
 from linprobe_train.tasks.fewshot import FewshotResult
 from linprobe_train.tasks.knn import KnnResult
 from linprobe_train.tasks.predict import Predicted
@@ -53,9 +52,9 @@ def answer_text(answer: Answer, store: Path) -> str:
 
 def _paper_lines(result: ProbeResult) -> list[str]:
     """The number of the CLIP paper for the same question, and the difference to it."""
-    protocol = result.question.protocol
-    found = published(result.encoder, plain_name(result.dataset), protocol.tap, protocol.name)
-    return [] if found is None else [f"paper     {found.beside(result.headline.value)}"]
+    protocol, own = result.question.protocol, result.headline
+    paper = published(result.encoder, result.dataset, protocol.tap, protocol.name, own.name)
+    return [] if paper is None else [f"paper     {paper.beside(own.value)}"]
 
 
 def _next_command(result: ProbeResult, store: Path) -> str:
@@ -63,7 +62,7 @@ def _next_command(result: ProbeResult, store: Path) -> str:
     other = "dino" if result.question.protocol.name == "clip-readme" else "clip-readme"
     model, data = shlex.quote(result.encoder), shlex.quote(result.dataset)
     return (
-        f"linprobe-train probe --store {shlex.quote(str(store))} --model {model} --data {data} "
+        f"linprobe probe --store {shlex.quote(str(store))} --model {model} --data {data} "
         f"--protocol {other}"
     )
 

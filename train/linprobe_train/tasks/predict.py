@@ -3,7 +3,7 @@
 Features come from the store, from an array on disk, or from image files through whatever encodes
 images (:mod:`linprobe_store.image_encoder`).
 
-What ``linprobe-train predict`` was asked, and the source of rows that it means.
+What ``linprobe predict`` was asked, and the source of rows that it means.
 """
 
 import zlib
@@ -58,7 +58,7 @@ def predict_split(saved: SavedProbe, split: Split, top: int) -> Iterator[Predict
     ------
     DataError : the split is of another encoder; names both.
     """
-    saved.check_encoder(split.encoder)
+    saved.check_encoder(split.encoder_id, split.encoder_names.model)
     keys = iter(split.keys)
     for p in saved.blocks(split):
         yield best_classes(p, tuple(islice(keys, len(p))), top)
@@ -117,7 +117,7 @@ def encoder_of(saved: SavedProbe, store: Path) -> EncoderSpec:
         raise ResultError(
             f"'{beside}' is encoder {spec.encoder_id[:12]}; the probe beside it takes "
             f"{saved.card.encoder_id[:12]}",
-            hint="run linprobe-train probe again",
+            hint="run linprobe probe again",
         )
     return spec
 
@@ -131,7 +131,7 @@ def stored_encoder_of(saved: SavedProbe, store: Path, query: str | None = None) 
     NotFoundError : the store does not have it.
     """
     encoder = FeatureStore(store).encoder(query or saved.card.encoder_id or None)
-    saved.check_encoder(encoder)
+    saved.check_encoder(encoder.encoder_id, encoder.names.model)
     return encoder
 
 
@@ -182,7 +182,7 @@ def told_skips(samples: Iterable[SkippedSample]) -> list[str]:
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """The options of ``linprobe-train predict``, as typed."""
+    """The options of ``linprobe predict``, as typed."""
 
     probe: Path | None
     """Folder of a result; None for the only one in ``out``."""
@@ -263,6 +263,6 @@ def _only_result(out: Path) -> Path:
     if len(found) > 1:
         raise ResultError(
             f"'{out}' holds {len(found)} probes; name one",
-            hint=f"linprobe-train predict {found[0]} ...",
+            hint=f"linprobe predict {found[0]} ...",
         )
     return found[0]

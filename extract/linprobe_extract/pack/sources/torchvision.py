@@ -20,17 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe_extract.pack.known import (
-    TRAIN_FLAG,
-    TRAIN_TEST,
-    Argument,
-    KnownDataset,
-    SplitArguments,
-    TorchvisionSource,
-)
+from linprobe.benchmarks import Argument, KnownDataset, SplitArguments, TorchvisionSource
+from linprobe.errors import PackError
 from linprobe_extract.pack.listing import (
     Listing,
-    PackError,
     SourceSample,
     dataset_slug,
     file_sample,
@@ -41,7 +34,7 @@ from linprobe_extract.pack.shard import encode_png
 from linprobe_extract.pack.sources.csv import list_csv
 from linprobe_extract.pack.sources.folder import list_image_folder
 from linprobe_extract.pack.sources.torchvision_files import SPECIAL_CLASSES, SPECIAL_READERS
-from linprobe_extract.pack.splits import choose, split_per_class
+from linprobe_extract.pack.splits import choose, describe_rule, split_per_class
 from linprobe_extract.shards.card import HeadlineMetric
 
 FILES_HINT = (
@@ -147,11 +140,12 @@ def _class_names(name: str, dataset: Any, labels: set[int]) -> tuple[str, ...]: 
     return tuple(str(one) for one in found)
 
 
+TRAIN_FLAG: SplitArguments = {"train": {"train": True}, "test": {"train": False}}
 OTHER_CLASSES: Mapping[str, SplitArguments] = {
     "FashionMNIST": TRAIN_FLAG,
     "KMNIST": TRAIN_FLAG,
     "USPS": TRAIN_FLAG,
-    "SVHN": TRAIN_TEST,
+    "SVHN": {"train": {"split": "train"}, "test": {"split": "test"}},
     "Imagenette": {"train": {"split": "train"}, "test": {"split": "val"}},
 }
 """Classes of torchvision beyond the table whose splits are known."""
@@ -185,8 +179,8 @@ def list_known(row: KnownDataset, arguments: str, out: Path, options: PackOption
         listing,
         name=row.slug,
         splits=splits,
-        is_multi_label=row.metric is HeadlineMetric.MAP_11_POINT,
-        headline_metric=row.metric,
+        is_multi_label=row.is_multi_label,
+        headline_metric=HeadlineMetric(row.metric),
         notes=(*notes, *([row.note] if row.note else [])),
         expected=None if arguments else row.sizes,
     )
@@ -202,7 +196,7 @@ def list_other_class(name: str, arguments: str, out: Path, options: PackOptions)
     if name not in OTHER_CLASSES:
         raise PackError(
             f"unknown torchvision dataset {name!r}",
-            hint=f"linprobe-extract datasets lists the known ones; also {', '.join(OTHER_CLASSES)}",
+            hint=f"linprobe datasets lists the known ones; also {', '.join(OTHER_CLASSES)}",
         )
     root = options.root or out.with_name(f"{out.name}.source")
     source = TorchvisionSource(name, OTHER_CLASSES[name])
@@ -256,7 +250,7 @@ def _list_by_hand(row: KnownDataset, options: PackOptions) -> Listing:
     if options.root is None:
         raise PackError(
             f"{row.slug} cannot be downloaded: get {row.files}",
-            hint=f"linprobe-extract pack {row.slug} --root DIR, where DIR holds train/CLASS/IMAGE "
+            hint=f"linprobe pack {row.slug} --root DIR, where DIR holds train/CLASS/IMAGE "
             f"and test/CLASS/IMAGE{' or CLASS/IMAGE' if row.rule else ''}, or {TABLE_NAME} "
             "(path,label,split)",
         )
@@ -278,8 +272,8 @@ def _apply_rule(
 ) -> tuple[Mapping[str, Sequence[SourceSample]], list[str]]:
     """Make the splits that the table promises, and say how."""
     if row.rule is not None and "all" in splits:
-        rule = row.rule
-        return split_per_class(splits["all"], rule, options.seed), [rule.describe(options.seed)]
+        note = describe_rule(row.rule, options.seed)
+        return split_per_class(splits["all"], row.rule, options.seed), [note]
     if row.is_subset and row.sizes is not None:
         chosen = {
             split: choose(samples, row.sizes[split], options.seed)
