@@ -187,9 +187,7 @@ def site(tmp_path: Path) -> Path:
 
 def run_with(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command where the packages of ``site`` are installed too."""
-    code = (
-        f"import sys; sys.path.append({str(site)!r}); from linprobe_extract.cli import main; main()"
-    )
+    code = f"import sys; sys.path.append({str(site)!r}); from linprobe.door import main; main()"
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
 
 

@@ -20,7 +20,7 @@ Imports no torch: names are listed, and misspelt ones refused, in no time.
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -119,10 +119,13 @@ class Family(Protocol):
     commands that load nothing start at once.
     """
 
-    prefix: str
-    """How its names begin, such as ``timm:``; that of another package ends in a colon."""
-    libraries: tuple[str, ...]
-    """Distributions whose version may change its features: remembered, recorded, not hashed."""
+    @property
+    def prefix(self) -> str:
+        """How its names begin, such as ``timm:``; that of another package ends in a colon."""
+
+    @property
+    def libraries(self) -> Sequence[str]:
+        """Distributions whose version may change its features: remembered, recorded, not hashed."""
 
     def names(self) -> Iterable[KnownModel]:
         """List the names that can be listed, each of which :meth:`resolve` knows.
