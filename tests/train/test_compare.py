@@ -13,7 +13,7 @@ from train_factories import SplitData
 
 from linprobe.errors import OptionError, ResultError
 from linprobe_train.results.collect import collect
-from linprobe_train.scores.paired import mcnemar, top_hits
+from linprobe_train.scores.paired import mcnemar
 from linprobe_train.tasks.compare import compare, grid_of
 
 
@@ -33,9 +33,9 @@ def test_results_are_compared_on_the_same_rows_whatever_their_order(tmp_path: Pa
     bad = probed(tmp_path, "bad", shuffled, keys=keys)
     (found,) = compare([bad, good], store=tmp_path / "features")
 
-    by_row = dict(zip(bad.predictions().keys, top_hits(bad.predictions()), strict=True))
+    by_row = dict(zip(bad.predictions().keys, bad.predictions().hits(), strict=True))
     bad_hits = np.array([by_row[key] for key in good.predictions().keys])
-    good_hits = top_hits(good.predictions())
+    good_hits = good.predictions().hits()
     first, second = found.standings
     assert (first.encoder, second.encoder) == ("good", "bad")
     assert second.difference == pytest.approx(bad_hits.mean() - good_hits.mean())

@@ -10,8 +10,9 @@ from sklearn import metrics as oracle
 
 from linprobe.errors import OptionError
 from linprobe_train.scores.headlines import headline_metric
-from linprobe_train.scores.intervals import bootstrap, wilson
-from linprobe_train.scores.metrics import score_names, score_value, scores_of, statistic
+from linprobe_train.scores.intervals import resample, wilson
+from linprobe_train.scores.metrics import metric_named, score_names, score_value, scores_of
+from linprobe_train.scores.predictions import predictions_of
 
 Float64 = NDArray[np.float64]
 
@@ -122,7 +123,8 @@ def test_a_weight_is_a_multiplicity(seed: int, name: str) -> None:
     w[0] = 1
     repeated = np.repeat(np.arange(25), w)
 
-    assert statistic(name, p, labels)(w.astype(np.float64)) == pytest.approx(
+    statistic = metric_named(name).statistic(predictions_of(p, labels))
+    assert statistic(w.astype(np.float64)) == pytest.approx(
         score_value(name, p[repeated], labels[repeated])
     )
 
@@ -147,24 +149,22 @@ def test_a_metric_that_the_labels_do_not_have_is_refused() -> None:
 
 
 def test_every_score_has_a_value_inside_its_interval() -> None:
-    p, labels = predictions(300, 7, 1)
-    for score in scores_of(p, labels, seed=0):
+    scores = scores_of(predictions_of(*predictions(300, 7, 1)), 7, seed=0)
+    for score in scores:
         assert score.interval.low <= score.value <= score.interval.high, score.name
-    assert {score.name for score in scores_of(p, labels, seed=0)} == set(
-        score_names(7, multi_label=False)
-    )
+    assert {score.name for score in scores} == set(score_names(7, multi_label=False))
 
 
 def test_the_bootstrap_is_a_function_of_its_seed() -> None:
-    p, labels = predictions(100, 4, 1)
+    rows = predictions_of(*predictions(100, 4, 1))
 
-    assert scores_of(p, labels, seed=3) == scores_of(p, labels, seed=3)
-    assert scores_of(p, labels, seed=3) != scores_of(p, labels, seed=4)
+    assert scores_of(rows, 4, seed=3) == scores_of(rows, 4, seed=3)
+    assert scores_of(rows, 4, seed=3) != scores_of(rows, 4, seed=4)
 
 
 def test_the_bootstrap_of_a_mean_is_as_wide_as_theory_says() -> None:
     values = np.random.default_rng(0).standard_normal(400)
-    found = bootstrap(lambda w: float(w @ values / w.sum()), 400, seed=0)
+    found = resample([lambda w: float(w @ values / w.sum())], 400, seed=0).interval(0)
 
     assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
 

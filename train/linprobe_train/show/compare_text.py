@@ -9,7 +9,7 @@ from html import escape
 from linprobe.errors import OptionError
 from linprobe.records import JsonValue
 from linprobe.terminal import human_bytes, text_table
-from linprobe_train.scores.metrics import TITLES
+from linprobe_train.scores.metrics import title_of
 from linprobe_train.show.report import page
 from linprobe_train.tasks.compare import Comparison, Grid, Standing, grid_of
 
@@ -112,7 +112,7 @@ def writer_named(name: str) -> Callable[[Sequence[Comparison]], str]:
 
 
 def _title(one: Comparison) -> str:
-    return f"{one.dataset}: {TITLES[one.metric]} in per cent, {one.rows} test rows"
+    return f"{one.dataset}: {title_of(one.metric)} in per cent, {one.rows} test rows"
 
 
 def _cells(line: Standing) -> tuple[str, ...]:

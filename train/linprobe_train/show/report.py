@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from linprobe.disk import write_atomic
 from linprobe_train.results.answers import ProbeResult
 from linprobe_train.results.collect import Collected, facts_of, stored_dataset_of
-from linprobe_train.scores.metrics import TITLES
+from linprobe_train.scores.metrics import title_of
 from linprobe_train.show.facts import ClassScore, Confusion, Mistake, ReportFacts, report_facts
 from linprobe_train.show.plots import (
     calibration_svg,
@@ -275,11 +275,11 @@ def report_html(one: Collected, places: Places) -> str:
 
 def _headline(result: ProbeResult) -> str:
     headline = result.headline
-    number, _, interval = score_text(headline).removeprefix(TITLES[headline.name]).partition("[")
+    number, _, interval = score_text(headline).removeprefix(title_of(headline.name)).partition("[")
     return (
         f"<h1>{escape(result.encoder)} on {escape(result.dataset)}</h1>"
         f"<p class='headline'>{escape(number.strip())}</p>"
-        f"<p>{TITLES[headline.name]}, 95 % interval [{escape(interval)}</p>"
+        f"<p>{title_of(headline.name)}, 95 % interval [{escape(interval)}</p>"
         f"<p>{escape(protocol_sentence(result))}</p>"
     )
 
@@ -295,7 +295,8 @@ def protocol_sentence(result: ProbeResult) -> str:
     if result.sweep is not None:
         chosen = (
             f"C = {result.C:.4g} chosen among {len(result.sweep.points)} values by "
-            f"{TITLES[result.sweep.metric]} on {result.held_out.source} ({result.held_out.n} rows)"
+            f"{title_of(result.sweep.metric)} on {result.held_out.source} "
+            f"({result.held_out.n} rows)"
         )
     return (
         f"Logistic regression on the {result.dim} features of the {protocol.tap} tap"
@@ -313,7 +314,7 @@ def _warnings(result: ProbeResult, changes: tuple[str, ...]) -> str:
 def _scores(result: ProbeResult) -> str:
     rows = []
     for score in result.scores:
-        title = TITLES[score.name]
+        title = title_of(score.name)
         rest = score_text(score).removeprefix(title).strip()
         value, _, interval = rest.partition("[")
         rows.append(
@@ -329,10 +330,10 @@ def _scores(result: ProbeResult) -> str:
 def _curve(result: ProbeResult) -> str:
     if result.sweep is None or len(result.sweep.points) < 2:
         return ""
-    told = f"{TITLES[result.sweep.metric]} on {result.held_out.source}"
+    told = f"{title_of(result.sweep.metric)} on {result.held_out.source}"
     return (
         f"<section><h2>Choosing C</h2><figure class='wide curve'>"
-        f"{curve_svg(result.sweep, TITLES[result.sweep.metric])}</figure>"
+        f"{curve_svg(result.sweep, title_of(result.sweep.metric))}</figure>"
         f"<p class='note'>{escape(told)}; the dashed line is the C of the final fit.</p></section>"
     )
 

@@ -19,7 +19,7 @@ from linprobe.terminal import text_table
 from linprobe_store.format.spec import SkippedSample
 from linprobe_train.results.answers import Keyed, ProbeResult
 from linprobe_train.scores.headlines import plain_name
-from linprobe_train.scores.metrics import TITLES, Score
+from linprobe_train.scores.metrics import Score, title_of, unit_of
 from linprobe_train.scores.published import published
 from linprobe_train.tasks.fewshot import FewshotResult
 from linprobe_train.tasks.knn import KnnResult
@@ -70,13 +70,12 @@ def _next_command(result: ProbeResult, store: Path) -> str:
 
 def score_text(score: Score) -> str:
     """One metric with its interval, shares in per cent."""
-    if score.name == "nll":
-        return (
-            f"{TITLES[score.name]} {score.value:.4f} "
-            f"[{score.interval.low:.4f}, {score.interval.high:.4f}]"
-        )
-    value, low, high = (100 * x for x in (score.value, score.interval.low, score.interval.high))
-    return f"{TITLES[score.name]} {value:.2f} % [{low:.2f}, {high:.2f}]"
+    ends = (score.value, score.interval.low, score.interval.high)
+    if unit_of(score.name) != "%":
+        value, low, high = ends
+        return f"{title_of(score.name)} {value:.4f} [{low:.4f}, {high:.4f}]"
+    value, low, high = (100 * x for x in ends)
+    return f"{title_of(score.name)} {value:.2f} % [{low:.2f}, {high:.2f}]"
 
 
 def answers_json(answers: Sequence[Answer]) -> JsonValue:
@@ -92,7 +91,7 @@ def knn_text(found: Keyed[KnnResult]) -> str:
     """One line for every k."""
     result = found.result
     names = [score.name for score in result.results[0].scores]
-    header = ("k", *(TITLES[name] for name in names))
+    header = ("k", *(title_of(name) for name in names))
     rows = [(str(one.k), *(_cell(one.score(name)) for name in names)) for one in result.results]
     lines = [
         f"dataset   {result.dataset} ({result.test.n} test rows)",
@@ -113,7 +112,7 @@ def _cell(score: Score) -> str:
 def fewshot_text(found: Keyed[FewshotResult]) -> str:
     """One line for every number of shots."""
     result = found.result
-    title = TITLES[result.metric]
+    title = title_of(result.metric)
     header = ("shots", f"mean {title}", "sd", "lowest", "highest", "C")
     rows = [
         (

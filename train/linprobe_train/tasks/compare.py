@@ -15,16 +15,9 @@ from numpy.typing import NDArray
 from linprobe.errors import ResultError
 from linprobe_train.results.collect import Collected, facts_of
 from linprobe_train.scores.headlines import plain_name
-from linprobe_train.scores.intervals import Interval
-from linprobe_train.scores.paired import (
-    McNemar,
-    Replicates,
-    interval_of,
-    mcnemar,
-    resample,
-    statistic_of,
-    top_hits,
-)
+from linprobe_train.scores.intervals import Interval, Replicates, resample
+from linprobe_train.scores.metrics import metric_named
+from linprobe_train.scores.paired import McNemar, mcnemar
 from linprobe_train.scores.predictions import Predictions
 from linprobe_train.scores.published import published
 
@@ -84,7 +77,7 @@ def _matched(group: Sequence[tuple[Collected, Predictions]]) -> Matched:
         if len(rows.keys) > len(keys)
     ]
     members = tuple(one for one, _ in group)
-    taken = tuple(_take(rows, _positions(rows, keys)) for _, rows in group)
+    taken = tuple(rows.take(_positions(rows, keys)) for _, rows in group)
     for one, rows in zip(members[1:], taken[1:], strict=True):
         _check_same_truth(members[0], taken[0], one, rows)
     return Matched(members, taken, tuple(notes))
@@ -94,16 +87,6 @@ def _positions(rows: Predictions, keys: NDArray[np.str_]) -> Positions:
     order = np.argsort(rows.keys, kind="stable")
     found: Positions = order[np.searchsorted(rows.keys[order], keys)]
     return found
-
-
-def _take(rows: Predictions, at: Positions) -> Predictions:
-    return Predictions(
-        rows.keys[at],
-        rows.labels[at],
-        rows.top[at],
-        rows.probability[at],
-        rows.label_probability[at],
-    )
 
 
 def _check_same_truth(
@@ -237,24 +220,18 @@ def _compare_group(
     group: Matched, store: Path | None, seed: int, apart: tuple[str, ...]
 ) -> Comparison:
     results = [one.result for one in group.members]
-    metric = results[0].question.metric
-    replicates = resample(
-        [
-            statistic_of(metric, rows, len(result.classes))
-            for rows, result in zip(group.predictions, results, strict=True)
-        ],
-        group.n,
-        seed,
-    )
+    metric = metric_named(results[0].question.metric)
+    replicates = resample([metric.statistic(rows) for rows in group.predictions], group.n, seed)
     order = sorted(
-        range(len(results)), key=lambda i: (-float(replicates.values[i]), results[i].dim, i)
+        range(len(results)),
+        key=lambda i: (-metric.sign * float(replicates.values[i]), results[i].dim, i),
     )
     standings, notes = [], [*apart, *group.notes]
     for i in order:
         facts = facts_of(results[i], store)
         notes += [f"{group.members[i].label}: {change}" for change in facts.changes]
         standings.append(_standing(group, replicates, i, order[0], store))
-    return Comparison(results[0].dataset, metric, group.n, tuple(standings), tuple(notes))
+    return Comparison(results[0].dataset, metric.name, group.n, tuple(standings), tuple(notes))
 
 
 def _standing(
@@ -264,8 +241,8 @@ def _standing(
     result, question = member.result, member.result.question
     facts = facts_of(result, store)
     value = float(replicates.values[i])
-    hits, best_hits = top_hits(group.predictions[i]), top_hits(group.predictions[best])
-    single = group.predictions[i].labels.ndim == 1
+    rows, best_rows = group.predictions[i], group.predictions[best]
+    single = rows.labels.ndim == 1
     slug = plain_name(result.dataset).replace("-", "_")
     paper = published(result.encoder, slug, question.protocol.tap, question.protocol.name)
     return Standing(
@@ -275,11 +252,11 @@ def _standing(
         protocol=question.protocol.name,
         C=result.C,
         value=value,
-        interval=interval_of(question.metric, i, replicates, group.n),
-        top1=float(hits.mean()) if single else None,
+        interval=metric_named(question.metric).interval_of(i, replicates, group.n),
+        top1=float(rows.hits().mean()) if single else None,
         difference=value - float(replicates.values[best]),
         difference_interval=replicates.difference(i, best),
-        mcnemar=mcnemar(best_hits, hits) if single else None,
+        mcnemar=mcnemar(best_rows.hits(), rows.hits()) if single else None,
         dim=result.dim,
         bytes_per_image=facts.bytes_per_image,
         bytes=facts.bytes,

@@ -22,7 +22,7 @@ from linprobe_train.protocol.search import SplitUse, Trial, run_sweep
 from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import Keyed, check_writable, load_keyed, store_keyed
 from linprobe_train.scores.headlines import headline_metric
-from linprobe_train.scores.metrics import TITLES, score_value
+from linprobe_train.scores.metrics import score_value, title_of
 from linprobe_train.show.plots import Series, lines_svg
 from linprobe_train.solver.fit import FitSettings, make_trainer
 from linprobe_train.solver.lbfgs import Tolerance
@@ -315,5 +315,5 @@ def fewshot_svg(results: tuple[FewshotResult, ...]) -> str:
         )
         for one in results
     ]
-    title = f"{results[0].dataset}: {TITLES[results[0].metric]} in per cent"
+    title = f"{results[0].dataset}: {title_of(results[0].metric)} in per cent"
     return lines_svg(title, "training rows of each class", series)

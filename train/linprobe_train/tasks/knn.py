@@ -26,9 +26,8 @@ from linprobe_store.format.spec import LabelArray
 from linprobe_train.protocol.search import SplitUse
 from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import Keyed, check_writable, load_keyed, store_keyed
-from linprobe_train.scores.intervals import bootstrap, wilson
-from linprobe_train.scores.metrics import Score
-from linprobe_train.scores.paired import Hits, share_per_class
+from linprobe_train.scores.metrics import Score, score_names, scores_of
+from linprobe_train.scores.predictions import TOP, Predictions
 from linprobe_train.solver.passes import Crew, crew_of
 from linprobe_train.solver.preparation import Float32, Float64, Preparation, check_features
 from linprobe_train.solver.rows import Rows
@@ -124,6 +123,8 @@ def _top(pool: Float32, k: int) -> NDArray[np.bool_]:
 
 K = (10, 20, 100, 200)
 TEMPERATURE = 0.07
+METRICS = ("top1", "mean_per_class", "top5")
+"""Given for every k, where they exist."""
 
 
 @dataclass(frozen=True)
@@ -257,33 +258,26 @@ def knn(
 def knn_scores(bank: Rows, test: Rows, options: KnnOptions) -> tuple[KnnScore, ...]:
     """Score every k, in one search for the largest."""
     wanted = sorted({min(k, bank.n) for k in options.k})
-    inside = np.zeros((len(wanted), 2, test.n), np.bool_)
+    top = np.empty((len(wanted), test.n, min(TOP, bank.n_classes)), np.int64)
 
-    def score_block(start: int, block: Neighbours) -> None:
-        own = test.labels[start : start + len(block.row), None]
-        for hits, k in zip(inside, wanted, strict=True):
-            order = ranking(votes(block, k, bank.labels, bank.n_classes, options.temperature))
-            hits[0, start : start + len(own)] = order[:, 0] == own[:, 0]
-            hits[1, start : start + len(own)] = (order == own).any(axis=1)
+    def rank_block(start: int, block: Neighbours) -> None:
+        for best, k in zip(top, wanted, strict=True):
+            mass = votes(block, k, bank.labels, bank.n_classes, options.temperature)
+            best[start : start + len(block.row)] = ranking(mass)
 
     with crew_of(options.threads) as crew:
-        with_neighbours(test, bank, wanted[-1], crew, score_block)
+        with_neighbours(test, bank, wanted[-1], crew, rank_block)
     return tuple(
-        KnnScore(k, _scores(first, top5, test, options.seed))
-        for k, (first, top5) in zip(wanted, inside, strict=True)
+        KnnScore(k, _scores(best, test, options.seed)) for k, best in zip(wanted, top, strict=True)
     )
 
 
-def _scores(first: Hits, top5: Hits, test: Rows, seed: int) -> tuple[Score, ...]:
-    n, k = test.n, test.n_classes
-    per_class = share_per_class(first, np.asarray(test.labels, np.int64), k)
-    scores = (
-        Score("top1", float(first.mean()), wilson(int(first.sum()), n)),
-        Score("mean_per_class", per_class(np.ones(n)), bootstrap(per_class, n, seed)),
-    )
-    if k <= 5:
-        return scores
-    return (*scores, Score("top5", float(top5.mean()), wilson(int(top5.sum()), n)))
+def _scores(top: NDArray[np.int64], test: Rows, seed: int) -> tuple[Score, ...]:
+    """Score the metrics that need no probabilities, which votes are not."""
+    none = np.empty((len(top), 0))
+    rows = Predictions(np.empty(0, np.str_), test.labels, top, none, none)
+    names = score_names(test.n_classes, multi_label=False)
+    return scores_of(rows, test.n_classes, seed, tuple(name for name in METRICS if name in names))
 
 
 def votes(

@@ -95,6 +95,7 @@ def _work(
     found = _search(splits, options, question, tell)
     test = splits.open_test()
     p = found.probe.probabilities(test)
+    rows = predictions_of(p, test.labels, list(splits.test_split().keys))
     result = ProbeResult(
         question=question,
         dataset=splits.dataset.name,
@@ -107,7 +108,7 @@ def _work(
         C=found.fit.C,
         sweep=found.sweep,
         fit=found.fit,
-        scores=scores_of(p, test.labels, options.seed),
+        scores=scores_of(rows, test.n_classes, options.seed),
         warnings=_warnings(splits, found, test.labels),
         environment=Environment(
             _versions(),
@@ -116,7 +117,7 @@ def _work(
             time.process_time() - cpu,
         ),
     )
-    return result, found, predictions_of(p, test.labels, list(splits.test_split().keys))
+    return result, found, rows
 
 
 def _search(

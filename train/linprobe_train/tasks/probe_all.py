@@ -16,7 +16,7 @@ from linprobe.errors import LinprobeError, OptionError, ProbeError
 from linprobe.terminal import text_table
 from linprobe_store.handles.lookup import MIN_PREFIX
 from linprobe_store.handles.store import FeatureStore
-from linprobe_train.scores.metrics import TITLES
+from linprobe_train.scores.metrics import title_of
 from linprobe_train.solver.memory import available_bytes, parse_bytes
 from linprobe_train.tasks.probe import ProbeRequest, options_of, probe_datasets
 
@@ -186,7 +186,7 @@ def _line(outcome: Outcome) -> str:
     if outcome.value is None:
         return f"failed: {name}: {outcome.problem}"
     state = "" if outcome.fresh else " (was there)"
-    return f"{name}: {TITLES[outcome.metric]} {100 * outcome.value:.2f} %{state}"
+    return f"{name}: {title_of(outcome.metric)} {100 * outcome.value:.2f} %{state}"
 
 
 def summary(outcomes: tuple[Outcome, ...]) -> str:
@@ -195,7 +195,7 @@ def summary(outcomes: tuple[Outcome, ...]) -> str:
         (
             one.task.encoder,
             one.task.dataset,
-            TITLES.get(one.metric, "-"),
+            title_of(one.metric) if one.metric else "-",
             "-" if one.value is None else f"{100 * one.value:.2f} %",
             "-" if one.C is None else f"{one.C:.4g}",
             "failed" if one.problem else "done" if one.fresh else "was there",
