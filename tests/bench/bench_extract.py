@@ -179,7 +179,7 @@ def whole_run(folder: Path, rounds: int, architecture: str, sizes: Mapping[str, 
 
 def writing(folder: Path) -> None:
     """Print what storing costs: seconds to write and seal against the run's."""
-    from linprobe_store.format.spec import FeatureBlock
+    from linprobe_store.format.spec import DatasetNames, FeatureBlock
     from linprobe_store.handles.store import FeatureStore
 
     stored = FeatureStore(folder / "store0").encoder()
@@ -201,7 +201,7 @@ def writing(folder: Path) -> None:
                 writer.commit(skipped=(), batch_size=BATCH, planned=part.rows, labelling="cls")
             n += part.rows
     for name in dataset.splits:
-        again.seal(dataset.spec, name, dataset_name="again")
+        again.seal(dataset.spec, name, names=DatasetNames("again"))
     print(f"writing, committing and sealing the same rows: {time.perf_counter() - start:.3f} s")
 
 

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import zarr
 from numcodecs import Blosc
-from store_factories import encoder_spec
+from store_factories import (
+    encoder_of,
+    encoder_spec,
+)
 from store_factories import sealed_split as make_split
 
 from linprobe.errors import IntegrityError, MismatchError, NotFoundError, StoreError
@@ -40,8 +43,8 @@ def source(tmp_path: Path) -> Path:
     """A store of two encoders, with everything that stands beside splits."""
     first, _ = make_split(tmp_path / "source", (3000, 10), encoder_spec(4, 3))
     make_split(tmp_path / "source", (0,), encoder_spec(2, weights="5", storage_dtype="float32"))
-    first.encoder.check_canary({"embedding": np.ones((2, 4), "f2")})
-    (first.encoder.path / "provenance.jsonl").write_text(
+    encoder_of(first).check_canary({"embedding": np.ones((2, 4), "f2")})
+    (encoder_of(first).path / "provenance.jsonl").write_text(
         '{"argv":[],"batch_size":1,"device":"cpu","host":"h","time":"t","versions":{}}\n'
     )
     return tmp_path / "source"

@@ -133,7 +133,7 @@ class RunResult:
         taps = ", ".join(f"{tap.name} {tap.dim}" for tap in self.stored.spec.taps)
         rows = [f"encoder  {self.stored.path.name}  ({taps}; {self.stored.spec.precision})"]
         rows += [
-            f"{split.name:<8} {split.n} rows in {split.dataset.path.name}/{split.name}"
+            f"{split.name:<8} {split.n} rows in {split.path.parent.name}/{split.name}"
             for split in self.sealed
         ]
         if self.sealed:
@@ -146,7 +146,7 @@ class RunResult:
             "encoder_id": self.stored.encoder_id,
             "model": self.stored.names.model,
             "dataset": self.plan.name,
-            "dataset_id": self.sealed[0].dataset.dataset_id if self.sealed else None,
+            "dataset_id": self.sealed[0].dataset_id if self.sealed else None,
             "store": str(self.stored.path.parent),
             "splits": {s.name: {"rows": s.n, "digest": s.digest} for s in self.sealed},
             "run": self.report.as_json() if self.report else None,

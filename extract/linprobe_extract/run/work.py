@@ -35,7 +35,7 @@ from linprobe_extract.shards.tar import read_members
 from linprobe_store.arrays.seal import ReadLabels
 from linprobe_store.arrays.unit_maps import Keys
 from linprobe_store.format.commit import PartCommit
-from linprobe_store.format.spec import DatasetSpec, EncoderSpec, LabelArray, SplitSpec
+from linprobe_store.format.spec import DatasetNames, DatasetSpec, EncoderSpec, LabelArray, SplitSpec
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
 
@@ -183,7 +183,7 @@ def seal_complete(
             stored.seal(
                 spec,
                 name,
-                dataset_name=plan.name,
+                names=DatasetNames(plan.name),
                 read_labels=label_reader(plan, name, fingerprints),
             )
     return state_of(plan, splits, stored, fingerprints)

@@ -246,26 +246,26 @@ def _receive_split(source: Place, split: SourceSplit, store: FeatureStore) -> in
     """Copy a split into a local store, unpacking it; gives the bytes moved, None if it is there."""
     encoder = store.register_encoder(split.spec, split.names)
     _receive_beside(source, split, encoder)
-    folder = encoder.make_dataset(split.dataset, split.dataset_name)
-    final = folder / split.name
+    stored = encoder.register_dataset(split.dataset, split.dataset_names)
+    final = stored.path / split.name
     if final.exists():
-        _check_same(encoder.open_dataset(folder).split(split.name), split)
+        _check_same(stored.split(split.name), split)
         return None
     resume_as = f"copy-{split.name}-{split.commit.digest[:12]}"
-    with Staging(folder, resume_as=resume_as) as fetched:
+    with Staging(stored.path, resume_as=resume_as) as fetched:
         moved = sum(
             _fetch(source, f"{split.folder}/{name}", fetched.path / name, digest)
             for name, digest in split.files.items()
         )
         (fetched.path / split.marker).write_bytes(split.marker_bytes)
         if split.is_packed:
-            with Staging(folder) as unpacked:
+            with Staging(stored.path) as unpacked:
                 unpack_split(fetched.path, unpacked.path)
                 unpacked.publish(final)
         else:
             fetched.publish(final)
         fetched.drop()
-    _check_same(encoder.open_dataset(folder).split(split.name), split)
+    _check_same(stored.split(split.name), split)
     return moved
 
 

@@ -23,10 +23,12 @@ from linprobe_store.format.layout import (
     SETS_FOLDER,
 )
 from linprobe_store.format.spec import (
+    DatasetNames,
     DatasetSpec,
     EncoderNames,
     EncoderSpec,
     check_id,
+    dataset_names_from,
     dataset_spec_from,
     encoder_names_from,
     encoder_spec_from,
@@ -47,8 +49,8 @@ class SourceSplit:
     """Folder of the encoder, relative to the place."""
     dataset: DatasetSpec
     """Dataset."""
-    dataset_name: str
-    """What people call the dataset."""
+    dataset_names: DatasetNames
+    """What is declared about the dataset."""
     dataset_folder: str
     """Folder of the dataset, relative to the place."""
     name: str
@@ -134,16 +136,17 @@ def _dataset_splits(
 ) -> Iterator[SourceSplit]:
     for folder in _spec_folders(place, f"{encoder}/{SETS_FOLDER}", DATASET_PREFIX, DATASET_FILE):
         dataset_spec = dataset_spec_from(folder.spec)
-        name = folder.names.text("name")
+        dataset_names = dataset_names_from(folder.names)
         check_id(folder.spec.place, dataset_spec.dataset_id, folder_digits(Path(folder.path)))
-        if dataset not in (None, name) and not dataset_spec.dataset_id.startswith(str(dataset)):
+        is_named = dataset in (None, dataset_names.name)
+        if not is_named and not dataset_spec.dataset_id.startswith(str(dataset)):
             continue
         for split in place.folders(folder.path):
             if split.startswith((STAGING_PREFIX, ".")):
                 continue
             is_packed, data, commit, files = _read_marker(place, f"{folder.path}/{split}")
             yield SourceSplit(
-                spec, names, encoder, dataset_spec, name, folder.path, split,
+                spec, names, encoder, dataset_spec, dataset_names, folder.path, split,
                 commit, files, is_packed, data,
             )  # fmt: skip
 

@@ -147,8 +147,8 @@ def _extraction(result: ProbeResult, store: Path | None) -> dict[str, str]:
     dataset = stored_dataset_of(result, store)
     if dataset is None:
         return {}
-    runs = dataset.encoder.provenance()
-    spec = dataset.encoder.spec
+    runs = dataset.provenance()
+    spec = dataset.encoder_spec
     facts = {"features": f"{spec.architecture}, {spec.precision}, stored as {spec.storage_dtype}"}
     if runs:
         facts["extracted"] = f"{runs[-1].time} on {runs[-1].device}"

@@ -57,7 +57,7 @@ def predict_split(saved: SavedProbe, split: Split, top: int) -> Iterator[Predict
     ------
     DataError : the split is of another encoder; names both.
     """
-    saved.check_encoder(split.encoder)
+    saved.check_encoder(split.encoder_id, split.encoder_names.model)
     keys = iter(split.keys)
     for p in saved.blocks(split):
         yield best_classes(p, tuple(islice(keys, len(p))), top)
@@ -130,7 +130,7 @@ def stored_encoder_of(saved: SavedProbe, store: Path, query: str | None = None) 
     NotFoundError : the store does not have it.
     """
     encoder = FeatureStore(store).encoder(query or saved.card.encoder_id or None)
-    saved.check_encoder(encoder)
+    saved.check_encoder(encoder.encoder_id, encoder.names.model)
     return encoder
 
 
