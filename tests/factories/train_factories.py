@@ -57,11 +57,18 @@ def stored_dataset(
     *,
     classes: tuple[str, ...],
     name: str = "toys",
+    metric: str | None = None,
+    tars: str | None = None,
     model: str = "ViT-T/8",
     keys: Mapping[str, tuple[str, ...]] | None = None,
     tap: str = "embedding",
 ) -> StoredEncoder:
-    """Seal splits of one dataset by one encoder with a single tap."""
+    """Seal splits of one dataset by one encoder with a single tap.
+
+    Parameters
+    ----------
+    tars : beginning of the names of the source tars; default the dataset's name.
+    """
     dim = next(iter(splits.values())).features.shape[1]
     spec = EncoderSpec(
         architecture=f"test:{model}",
@@ -75,7 +82,10 @@ def stored_dataset(
     )
     slug = model.lower().replace("/", "-")
     encoder = FeatureStore(root).register_encoder(spec, EncoderNames(model, slug))
-    shards = {split: ShardFingerprint(f"{name}-{split}.tar", 1, split[:1] * 64) for split in splits}
+    shards = {
+        split: ShardFingerprint(f"{tars or name}-{split}.tar", 1, split[:1] * 64)
+        for split in splits
+    }
     dataset = DatasetSpec(
         tuple(SplitSpec(split, (shards[split],)) for split in sorted(splits)), "cls", classes
     )
@@ -90,5 +100,5 @@ def stored_dataset(
         with encoder.part_writer(shards[split]) as writer:
             writer.append(block)
             writer.commit(skipped=(), batch_size=1, planned=n, labelling="cls")
-        encoder.seal(dataset, split, names=DatasetNames(name))
+        encoder.seal(dataset, split, names=DatasetNames(name, metric))
     return encoder

@@ -74,7 +74,7 @@ def test_multi_label_rows_are_probed_by_their_own_metric(tmp_path: Path) -> None
         name: SplitData(data.features, np.eye(4, dtype=np.uint8)[data.labels])
         for name, data in splits.items()
     }
-    stored_dataset(tmp_path / "features", hot, classes=CLASSES, name="voc2007")
+    stored_dataset(tmp_path / "features", hot, classes=CLASSES, metric="map_11_point")
     text = probe(tmp_path)
     result = read_result(only_folder(tmp_path))
 
@@ -82,6 +82,52 @@ def test_multi_label_rows_are_probed_by_their_own_metric(tmp_path: Path) -> None
     assert result.question.metric == "map_11_point"
     assert result.headline.value > 0.5
     assert "11-point mAP" in text
+
+
+def test_the_name_of_a_dataset_decides_nothing(tmp_path: Path) -> None:
+    splits = some_splits("train", "val", "test", n=60)
+    for name in ("caltech101", "mydata"):
+        root = tmp_path / name / "features"
+        stored_dataset(root, splits, classes=CLASSES, name=name, tars="same")
+    known, own = (
+        json.loads(probe(tmp_path / name, "--json"))["results"][0]
+        for name in ("caltech101", "mydata")
+    )
+
+    for field in ("question", "C", "sweep", "fit", "scores", "warnings", "fitted_on", "held_out"):
+        assert known[field] == own[field], field
+    assert known["question"]["metric"] == "top1"
+    assert known["folder"].rsplit("--")[-1] == own["folder"].rsplit("--")[-1]
+
+
+def test_the_declared_metric_chooses_C_and_an_option_overrides_it(tmp_path: Path) -> None:
+    stored_dataset(
+        tmp_path / "features",
+        some_splits("train", "val", "test", n=60),
+        classes=CLASSES,
+        metric="mean_per_class",
+    )
+    declared, asked = (
+        json.loads(probe(tmp_path, "--json", *options))["results"][0]
+        for options in ((), ("--metric", "nll"))
+    )
+
+    assert declared["sweep"]["metric"] == declared["question"]["metric"] == "mean_per_class"
+    assert asked["sweep"]["metric"] == asked["question"]["metric"] == "nll"
+    points = {point["C"]: point["score"] for point in asked["sweep"]["points"]}
+    assert points[asked["C"]] == min(points.values())
+    assert declared["warnings"] == asked["warnings"] == []
+
+
+def test_a_declared_metric_that_the_labels_do_not_have_is_a_warning(tmp_path: Path) -> None:
+    stored_dataset(
+        tmp_path / "features", some_splits("train", "test"), classes=CLASSES, metric="roc_auc"
+    )
+    result = json.loads(probe(tmp_path, "--json", "--C", "1"))["results"][0]
+
+    assert result["question"]["metric"] == "top1"
+    assert "'roc_auc'" in result["warnings"][0]
+    assert "'top1'" in result["warnings"][0]
 
 
 def test_two_classes_share_one_logit_and_get_an_area_under_the_curve(tmp_path: Path) -> None:
