@@ -1,4 +1,4 @@
-# linprobe: a thin face over three scripts. `make help` lists the targets.
+# linprobe: a thin face over one command. `make help` lists the targets.
 PYTHON ?= python3
 VENV ?= .venv
 MODEL ?=
@@ -10,11 +10,14 @@ GPUS ?= 1
 ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
-EXTRACT := $(if $(filter-out 1,$(GPUS)),$(BIN)/torchrun --standalone --nproc-per-node $(GPUS) -m linprobe_extract,$(BIN)/linprobe-extract)
+LINPROBE := $(BIN)/linprobe
+EXTRACT := $(if $(filter-out 1,$(GPUS)),$(BIN)/torchrun --standalone --nproc-per-node $(GPUS) -m linprobe,$(LINPROBE))
+# What a command says to do next is then a make target.
+export LINPROBE_MAKE := $(LINPROBE)
 
 # Several processes must not all pack the dataset.
 PACK_FIRST = case "$$data" in *://*) ;; *) [ -d "$$data" ] || \
-	$(BIN)/linprobe-extract pack "$$data" --out "data/$$data" >&2;; esac;
+	$(LINPROBE) pack "$$data" --out "data/$$data" >&2;; esac;
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -25,37 +28,37 @@ help: ## List the targets
 	@echo "  variables: MODEL=$(MODEL) DATA=$(DATA) STORE=$(STORE) OUT=$(OUT) GPUS=$(GPUS) ARGS='$(ARGS)'"
 
 demo: $(VENV)/.demo ## From nothing to an accuracy, offline: handwritten digits
-	@$(BIN)/linprobe-extract pack digits --out data/digits >&2
-	@$(BIN)/linprobe-extract run --model demo --data data/digits --store $(STORE) >&2
-	@$(BIN)/linprobe-train probe --store $(STORE) --model demo --data digits --out $(OUT)
+	@$(LINPROBE) pack digits --out data/digits >&2
+	@$(LINPROBE) extract --model demo --data data/digits --store $(STORE) >&2
+	@$(LINPROBE) probe --store $(STORE) --model demo --data digits --out $(OUT)
 
 test: lint types ## From nothing to a green test run
 	$(BIN)/python -m pytest
 
 data: $(VENV)/.extract ## Pack known datasets or your folder: make data DATA=cifar10 | DATA=imagefolder:DIR
 	@set -e; for data in $(or $(DATA),cifar10); do \
-		$(BIN)/linprobe-extract pack "$$data" --out "data/$$(basename "$${data#*:}")" $(ARGS); done
+		$(LINPROBE) pack "$$data" --out "data/$$(basename "$${data#*:}")" $(ARGS); done
 
 extract: $(VENV)/.extract ## Features of datasets: make extract MODEL=ViT-B/16 [DATA="cifar10 photos/"]
 	@set -e; for data in $(or $(DATA),cifar10); do \
 		$(if $(filter-out 1,$(GPUS)),$(PACK_FIRST)) \
-		$(EXTRACT) run --model '$(MODEL)' --data "$$data" --store '$(STORE)' $(ARGS); done
+		$(EXTRACT) extract --model '$(MODEL)' --data "$$data" --store '$(STORE)' $(ARGS); done
 
 probe: $(VENV)/.base ## Train and score probes on stored features: make probe [MODEL=...] [DATA=...]
-	@$(BIN)/linprobe-train probe --store '$(STORE)' --out '$(OUT)' \
+	@$(LINPROBE) probe --store '$(STORE)' --out '$(OUT)' \
 		$(if $(MODEL),--model '$(MODEL)') \
 		$(foreach data,$(DATA),--data '$(notdir $(patsubst %/,%,$(data)))') $(ARGS)
 
 compare: $(VENV)/.base ## Results side by side on the same test rows: make compare [DATA=...]
-	@$(BIN)/linprobe-train compare --store '$(STORE)' --out '$(OUT)' \
+	@$(LINPROBE) compare --store '$(STORE)' --out '$(OUT)' \
 		$(foreach data,$(DATA),--data '$(notdir $(patsubst %/,%,$(data)))') $(ARGS)
 
 report: $(VENV)/.report ## One HTML file for every result
-	@$(BIN)/linprobe-train report --store '$(STORE)' --out '$(OUT)' \
+	@$(LINPROBE) report --store '$(STORE)' --out '$(OUT)' \
 		$(if $(findstring /,$(DATA)),--shards '$(DATA)') $(ARGS)
 
 predict: $(VENV)/.extract ## Classify images with the probe: make predict IMAGES=folder
-	@$(BIN)/linprobe-train predict --store '$(STORE)' --out '$(OUT)' --images '$(IMAGES)' $(ARGS)
+	@$(LINPROBE) predict --store '$(STORE)' --out '$(OUT)' --images '$(IMAGES)' $(ARGS)
 
 bench: $(VENV)/.dev ## Speed and memory, as ratios against peers (takes long; wants a quiet machine)
 	@for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

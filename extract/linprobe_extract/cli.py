@@ -1,27 +1,25 @@
-"""``linprobe-extract``: images to stored features.
+"""``linprobe``: images to stored features.
 
-The commands ``linprobe-extract pack`` and ``linprobe-extract datasets``.
+The commands ``linprobe pack`` and ``linprobe datasets``.
 """
 
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from linprobe.records import JsonValue
-from linprobe.terminal import emit, emit_json, human_bytes, new_app, pack_progress, run
+from linprobe.terminal import emit, emit_json, human_bytes, watching
 from linprobe_extract.pack.known import KNOWN_DATASETS, KnownDataset, table_text
 from linprobe_extract.pack.listing import some_names
-from linprobe_extract.pack.pack import PackReport, pack
+from linprobe_extract.pack.pack import PackReport
 from linprobe_extract.pack.plan import PackOptions
-from linprobe_extract.run.run import RunRequest, run_extraction
-from linprobe_extract.shards.caches import EncoderRequest
 from linprobe_extract.shards.card import DatasetCard, DuplicateImage, UnreadableImage
 
 DEFAULTS = PackOptions()
-NEXT_COMMAND = "linprobe-extract run --model ViT-B/16 --data {out} --store features"
+NEXT_COMMAND = "linprobe extract --model ViT-B/16 --data {out} --store features"
 
 
 Source = Annotated[
@@ -65,7 +63,7 @@ Overwrite = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
-def pack_command(
+def pack(
     source: Source,
     out: Out,
     name: Name = None,
@@ -83,7 +81,7 @@ def pack_command(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Pack labelled images into tar shards with splits, class names and a card."""
+    """Pack labelled images into tar shards with splits and a card."""
     options = PackOptions(
         name=name,
         shard_samples=shard_samples,
@@ -99,8 +97,10 @@ def pack_command(
         jobs=jobs,
         overwrite=overwrite,
     )
-    with pack_progress() as watch:
-        report = pack(source, out, options, watch)
+    from linprobe_extract.pack.pack import pack as pack_source
+
+    with watching("packing") as watch:
+        report = pack_source(source, out, options, watch)
     if as_json:
         emit_json(report_json(report))
     else:
@@ -128,8 +128,8 @@ def report_json(report: PackReport) -> JsonValue:
     }
 
 
-def datasets_command(as_json: AsJson = False) -> None:
-    """List the datasets that pack knows by name: the 27 of the CLIP paper."""
+def datasets(as_json: AsJson = False) -> None:
+    """List the datasets that pack knows by name."""
     if as_json:
         emit_json({"datasets": [row_json(row) for row in KNOWN_DATASETS]})
     else:
@@ -170,9 +170,7 @@ def report_text(report: PackReport) -> str:
         )
     else:
         lines.append(f"nothing to do: {report.out} holds it already")
-    lines.append(
-        f"next: linprobe-extract run --model ViT-B/16 --data {report.out} --store features"
-    )
+    lines.append(f"next: linprobe extract --model ViT-B/16 --data {report.out} --store features")
     return "\n".join(lines)
 
 
@@ -219,11 +217,6 @@ def _total_bytes_text(card: DatasetCard) -> str:
     return human_bytes(_total_bytes(card))
 
 
-app = new_app("Pack images into shards; run shards through a frozen encoder into the store.")
-app.command("pack")(pack_command)
-app.command("datasets")(datasets_command)
-
-
 class Device(StrEnum):
     """Where the encoder runs."""
 
@@ -261,8 +254,7 @@ class StorageDtype(StrEnum):
     float32 = "float32"
 
 
-@app.command("run")
-def run_command(
+def extract(
     model: Annotated[str, typer.Option(help="ViT-B/16, ARCH:TAG, hf-hub:ORG/REPO, timm:NAME.")],
     data: Annotated[
         str | None, typer.Option(help="Folder of SPLIT/*.tar, its URL, or a known dataset.")
@@ -313,7 +305,10 @@ def run_command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Extract the features of a dataset with one encoder, and seal them in the store."""
+    """Run a dataset through a frozen encoder into the store."""
+    from linprobe_extract.run.run import RunRequest, run_extraction
+    from linprobe_extract.shards.caches import EncoderRequest
+
     if label_key is not None and label_from is not None:
         raise typer.BadParameter("give --label-key or --label-from, not both")
     if data is not None and shards:
@@ -341,12 +336,11 @@ def run_command(
     raise typer.Exit(run_extraction(request, dry_run=dry_run, as_json=as_json))
 
 
-@app.command("doctor")
-def doctor_command(
+def doctor(
     model: Annotated[str, typer.Option(help="The model to time.")] = "ViT-B/16",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say what this machine has, how fast it will extract, and what is missing."""
+    """Say what this machine has and how fast it will extract."""
     from linprobe_extract.doctor import diagnose
 
     diagnosis = diagnose(model)
@@ -356,14 +350,8 @@ def doctor_command(
         emit("\n".join(diagnosis.lines()))
 
 
-@app.command("models")
-def models_command() -> None:
-    """List the models that can be named, one a line."""
+def models() -> None:
+    """List the models that can be named."""
     from linprobe_extract.encoders.family import known_models
 
     emit("\n".join(f"{model.name:<50} {model.origin}" for model in known_models()))
-
-
-def main() -> NoReturn:
-    """Run the script."""
-    run(app)

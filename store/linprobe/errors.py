@@ -2,26 +2,16 @@
 
 ::
 
-    LinprobeError                  every expected failure of linprobe
-    └── StoreError                 anything about the feature store
-        ├── NotFoundError          no such encoder, dataset, split or tap
-        ├── IntegrityError         bytes on disk are not what was committed
-        └── MismatchError          two things that must agree do not
-
-What can go wrong in extraction, beside what the store itself refuses.
-
-::
-
-    LinprobeError
-    └── ExtractError      a model, a folder of shards or a machine is not what was asked for
-        └── ShardError    one source tar cannot be read whole; the others go on
-
-What can go wrong between stored features and a result, as one tree.
-
-::
-
-    LinprobeError
-    └── ProbeError             every expected failure of the train stage
+    LinprobeError              every expected failure of linprobe
+    ├── StoreError             the feature store cannot do what was asked
+    │   ├── NotFoundError      no such encoder, dataset, split or tap
+    │   ├── IntegrityError     bytes on disk are not what was committed
+    │   └── MismatchError      two things that must agree do not
+    ├── CardError              the card of a packed dataset is not one
+    ├── PackError              a source cannot be packed as asked
+    ├── ExtractError           a model, a folder of shards or a machine is not what was asked for
+    │   └── ShardError         one source tar cannot be read whole; the others go on
+    └── ProbeError             the train stage cannot do what was asked
         ├── DataError          features or labels that no probe can be fitted on
         ├── OptionError        a setting out of range, or two that contradict each other
         └── ResultError        a result or probe file that cannot be written or read
@@ -30,17 +20,17 @@ What can go wrong between stored features and a result, as one tree.
 from pathlib import Path
 
 REPAIR = (
-    "copy it again from where it is whole, or remove it with 'linprobe-store gc --damaged' "
+    "copy it again from where it is whole, or remove it with 'linprobe store gc --damaged' "
     "and make it again"
 )
 
 
 class LinprobeError(Exception):
-    """An expected failure, told to a person in two lines.
+    """An expected failure, printed for a person in two lines.
 
     Parameters
     ----------
-    message : what failed, naming the file or value, what was expected and what was found.
+    message : what failed, naming the file or value, what was expected and what was there instead.
     hint : the next command or change to try.
     """
 
@@ -64,6 +54,14 @@ class IntegrityError(StoreError):
 
 class MismatchError(StoreError):
     """Raised when ids, dimensions, dtypes or fingerprints that must agree do not."""
+
+
+class CardError(LinprobeError):
+    """Raised when a ``dataset.json`` is not a card that this version can read."""
+
+
+class PackError(LinprobeError):
+    """Raised when a source cannot be packed as asked; nothing is left half-written."""
 
 
 class ExtractError(LinprobeError):
@@ -95,7 +93,3 @@ def unreadable(path: Path, error: OSError) -> StoreError:
     return StoreError(
         f"{path}: {error.strerror or error}", hint="check its permissions and the disk, then retry"
     )
-
-
-class CardError(LinprobeError):
-    """Raised when a ``dataset.json`` is there and is not a card that this version can read."""

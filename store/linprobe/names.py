@@ -1,47 +1,29 @@
-"""Whole numbers of the command line."""
+"""Names that people, files and folders carry, and the one way to read each."""
 
-import os
 import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 
-from linprobe.errors import OptionError
+from linprobe.errors import LinprobeError, OptionError, unreadable
 
 SHORT_ID_DIGITS = 12
 """Hex digits of an id in a folder name: 48 bits; the full id is checked inside the folder."""
-_MAX_SLUG = 40
 IMAGE_EXTENSIONS = frozenset(
-    {"jpg", "jpeg", "png", "ppm", "pgm", "bmp", "gif", "webp", "tif", "tiff", "jp2", "avif"}
+    ("jpg", "jpeg", "png", "ppm", "pgm", "bmp", "gif", "webp", "tif", "tiff", "jp2", "avif")
 )
-"""File extensions that are taken for images, in lower case; the shards use the same."""
-
-
-def parse_wholes(option: str, text: str) -> tuple[int, ...]:
-    """Read ``10,20,100``: ascending, each once.
-
-    Raises
-    ------
-    OptionError : it is not a list of whole numbers from 1.
-    """
-    try:
-        found = sorted({int(word) for word in text.split(",")})
-    except ValueError:
-        found = []
-    if not found or found[0] < 1:
-        raise OptionError(
-            f"{option} {text!r} is not a list of whole numbers from 1", hint=f"{option} 1,2,4"
-        )
-    return tuple(found)
-
-
-def thread_count(threads: int | None) -> int:
-    """Number of threads: all cores where none is given.
-
-    Raises
-    ------
-    OptionError : it is below 1.
-    """
-    if threads is not None and threads < 1:
-        raise OptionError(f"--threads {threads}; expected at least 1", hint="--threads 1")
-    return threads or os.cpu_count() or 1
+"""File extensions that are taken for images, lower case, without the dot."""
+SPLITS = ("train", "val", "test")
+SPLIT_ALIASES: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("train", "training"), "train"),
+        **dict.fromkeys(("val", "valid", "validation"), "val"),
+        **dict.fromkeys(("test", "testing"), "test"),
+    }
+)
+"""What people call the three splits."""
+_MAX_SLUG = 40
 
 
 def slugify(name: str) -> str:
@@ -53,3 +35,104 @@ def slugify(name: str) -> str:
 def short_id(full_id: str) -> str:
     """First 12 hex digits of an id."""
     return full_id[:SHORT_ID_DIGITS]
+
+
+def split_named(name: str) -> str | None:
+    """The split that a folder or column calls ``name``, in any case; None where it is none."""
+    return SPLIT_ALIASES.get(name.lower())
+
+
+def natural_key(text: str) -> list[tuple[int, str]]:
+    """Key that sorts ``2.tar`` before ``10.tar``."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+
+
+def first_few(names: Iterable[str], limit: int = 5) -> str:
+    """The first few names and how many follow: ``a, b, c and 7 more``."""
+    listed = list(names)
+    shown = ", ".join(listed[:limit])
+    return f"{shown} and {len(listed) - limit:,} more" if len(listed) > limit else shown
+
+
+def read_class_names(path: Path, *, error: type[LinprobeError]) -> tuple[str, ...]:
+    """Class names by label from a text file, one a line.
+
+    Raises
+    ------
+    LinprobeError : of class ``error``: no such file, not UTF-8, or what
+        :func:`parse_class_names` refuses.
+    StoreError : the file cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise error(f"no class names at '{path}'", hint="one class name a line, by label") from None
+    except OSError as failure:
+        raise unreadable(path, failure) from failure
+    return parse_class_names(data, str(path), error=error)
+
+
+def parse_class_names(data: bytes, place: str, *, error: type[LinprobeError]) -> tuple[str, ...]:
+    """Class names by label from UTF-8 text, one a line; a byte order mark is no part of them.
+
+    Raises
+    ------
+    LinprobeError : of class ``error``: not UTF-8, or what :func:`check_class_names` refuses.
+    """
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as failure:
+        raise error(
+            f"class names in '{place}': expected UTF-8, found {failure.reason} at byte "
+            f"{failure.start}",
+            hint="save the file as UTF-8, one class name a line",
+        ) from None
+    names = tuple(line.strip() for line in text.rstrip().split("\n"))
+    check_class_names(names, place, error=error)
+    return names
+
+
+def check_class_names(names: Sequence[str], place: str, *, error: type[LinprobeError]) -> None:
+    """Refuse class names that cannot be told apart, or that would shift the labels after them.
+
+    Raises
+    ------
+    LinprobeError : of class ``error``: a name is blank, holds a byte order mark, or occurs twice.
+    """
+    for number, name in enumerate(names, start=1):
+        if not name.strip():
+            raise error(
+                f"line {number} of '{place}' is blank, expected a class name",
+                hint="the n-th line names the class with the label n - 1",
+            )
+        if "\ufeff" in name:
+            raise error(
+                f"line {number} of '{place}' holds a byte order mark: {name!r}",
+                hint="join the files as plain UTF-8",
+            )
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        lines = [number for number, other in enumerate(names, start=1) if other == name]
+        raise error(
+            f"class name {name!r} occurs {count} times in '{place}' (lines "
+            f"{first_few(map(str, lines))})",
+            hint="give every class a name of its own, such as 'crane (bird)'",
+        )
+
+
+def parse_wholes(option: str, text: str) -> tuple[int, ...]:
+    """Read ``10,20,100``: ascending, each once.
+
+    Raises
+    ------
+    OptionError : it is not a list of whole numbers from 1.
+    """
+    try:
+        wholes = sorted({int(word) for word in text.split(",")})
+    except ValueError:
+        wholes = []
+    if not wholes or wholes[0] < 1:
+        raise OptionError(
+            f"{option} {text!r} is not a list of whole numbers from 1", hint=f"{option} 1,2,4"
+        )
+    return tuple(wholes)

@@ -1,76 +1,37 @@
-"""The command-line boundary shared by the scripts of all three stages.
+"""What a person sees: the result on stdout; notes, progress and failures on stderr.
 
-stdout carries the result and stderr everything else. Exit codes: 0 done, 1 an expected failure
-told in two lines, 2 wrong usage, 130 interrupted. A bug keeps its traceback.
-
-Plain text tables for the terminal.
-
-What a person sees on the terminal while a run goes on; nothing where nobody looks.
-
-The progress bar of packing: on a terminal only, on stderr.
+Exit codes: 0 done, 1 an expected failure printed in two lines, 2 wrong usage, 130 interrupted.
+A bug keeps its traceback.
 """
 
 import json
 import os
+import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
-from typing import NoReturn, Self
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 
-import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-
-from linprobe.errors import LinprobeError
 from linprobe.records import JsonValue
 
-Watch = Callable[[int, int], None]
-"""Told samples done and samples in all, from any thread."""
+Word: TypeAlias = "str | Path | int | float | bool | Sequence[str | Path] | None"
+"""A value of an option of a next command."""
 
-
-def new_app(help_text: str) -> typer.Typer:
-    """Make a Typer application with the settings that all our scripts share."""
-    return typer.Typer(
-        help=help_text,
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-    )
-
-
-def run(app: typer.Typer) -> NoReturn:
-    """Run a script: the one place where an expected failure becomes two lines and exit code 1."""
-    try:
-        app()
-    except LinprobeError as error:
-        note(f"error: {error.message}")
-        note(f"hint: {error.hint}")
-        sys.exit(1)
-    except BrokenPipeError:
-        # The reader of our stdout (head, less) has left; keep the interpreter's last flush quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    sys.exit(0)
-
-
-def note(text: str) -> None:
-    """Write a line for the person at the terminal to stderr."""
-    typer.echo(text, err=True)
+MAKE_VARIABLE = "LINPROBE_MAKE"
+"""Set by the Makefile to the path of the installed command: next commands are make targets then."""
+_MAKE_TARGETS = ("data", "extract", "probe", "compare", "report", "predict")
+_MAKE_VARIABLES = {
+    "model": "MODEL", "data": "DATA", "store": "STORE", "out": "OUT", "images": "IMAGES"
+}  # fmt: skip
+_MAKE_DEFAULTS = {"store": "features", "out": "results"}
+_AGES = (("s", 60.0), ("min", 60.0), ("h", 24.0), ("d", 365.0))
 
 
 def emit(text: str) -> None:
     """Write the result of a command to stdout."""
-    typer.echo(text)
+    print(text)  # noqa: T201 - the one place that prints
 
 
 def emit_json(value: JsonValue) -> None:
@@ -80,7 +41,62 @@ def emit_json(value: JsonValue) -> None:
     ------
     ValueError : a float is not finite.
     """
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    emit(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def note(text: str) -> None:
+    """Write a line for the person at the terminal to stderr."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - the one place that prints
+
+
+def command(verb: str, *words: str | Path, **options: Word) -> str:
+    """Text of a command to run next, quoted for the shell.
+
+    Parameters
+    ----------
+    verb : such as ``probe`` or ``store verify``.
+    words : its arguments.
+    options : by name, with ``_`` for ``-``; None and False are left out, True is a bare flag, a
+        sequence repeats the option.
+
+    Returns
+    -------
+    ``linprobe probe --model demo``; after a make target ``make probe MODEL=demo``, or the path of
+    the installed command where no target does it.
+    """
+    installed = os.environ.get(MAKE_VARIABLE)
+    if installed and verb in _MAKE_TARGETS and not words:
+        return _make_command(verb, options)
+    parts = [*(installed or "linprobe").split(), *verb.split(), *map(str, words)]
+    return shlex.join([*parts, *_flags(options)])
+
+
+def _flags(options: dict[str, Word]) -> Iterator[str]:
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            yield flag
+        elif value is not None and value is not False:
+            several = isinstance(value, Sequence) and not isinstance(value, str)
+            for item in value if several else (value,):  # type: ignore[union-attr]
+                yield from (flag, str(item))
+
+
+def _make_command(target: str, options: dict[str, Word]) -> str:
+    own = {
+        name: value
+        for name, value in options.items()
+        if name in _MAKE_VARIABLES and str(value) != _MAKE_DEFAULTS.get(name)
+    }
+    parts = ["make", target]
+    for name, value in own.items():
+        if value is not None:
+            several = isinstance(value, Sequence) and not isinstance(value, str)
+            text = " ".join(map(str, value)) if several else str(value)  # type: ignore[arg-type]
+            parts.append(f"{_MAKE_VARIABLES[name]}={shlex.quote(text)}")
+    rest = {name: value for name, value in options.items() if name not in _MAKE_VARIABLES}
+    flags = shlex.join(_flags(rest))
+    return " ".join([*parts, f"ARGS={shlex.quote(flags)}"] if flags else parts)
 
 
 def human_bytes(n_bytes: float) -> str:
@@ -92,28 +108,6 @@ def human_bytes(n_bytes: float) -> str:
     return f"{n_bytes:.4g} TB"
 
 
-_GAP = "  "
-_AGES = (("s", 60.0), ("min", 60.0), ("h", 24.0), ("d", 365.0))
-
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], numeric: str) -> str:
-    """Align columns under a header.
-
-    Parameters
-    ----------
-    numeric : one character per column, ``>`` to align it to the right and ``<`` to the left.
-    """
-    lines = [header, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join(
-        _GAP.join(
-            cell.rjust(width) if side == ">" else cell.ljust(width)
-            for cell, width, side in zip(line, widths, numeric, strict=True)
-        ).rstrip()
-        for line in lines
-    )
-
-
 def human_age(seconds: float) -> str:
     """Write an age the way people read it: ``3 min``, ``2 d``."""
     for unit, size in _AGES:
@@ -123,90 +117,83 @@ def human_age(seconds: float) -> str:
     return f"{seconds:.1f} y"
 
 
-class TerminalObserver:
-    """An observer that draws a progress bar on stderr when that is a terminal.
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> str:
+    """Align columns under a header.
 
     Parameters
     ----------
-    title : what is being extracted.
-    visible : False for all processes of a run but one.
+    sides : one character per column, ``>`` to align it to the right and ``<`` to the left.
     """
+    lines = [header, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if side == ">" else cell.ljust(width)
+            for cell, width, side in zip(line, widths, sides, strict=True)
+        ).rstrip()
+        for line in lines
+    )
 
-    def __init__(self, title: str, *, visible: bool) -> None:
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn(title),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not (visible and console.is_terminal),
-        )
-        self._task: TaskID | None = None
-        self._counts_images = False
-        self._n_images = 0
-        self._started = time.monotonic()
 
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
+@dataclass(frozen=True)
+class Progress:
+    """A moment of long work."""
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
+    done: int
+    """Units done so far."""
+    total: int | None
+    """Units in all; None where not known."""
+    unit: str
+    """What is counted, in the plural: ``images``, ``shards``."""
+    detail: str = ""
+    """Shown beside the bar, such as the rate."""
+    line: str = ""
+    """Something that a person should know: printed, and kept, whether or not there is a bar."""
 
-    def planned(self, n_shards: int, n_images: int | None) -> None:
-        """Start the bar: over images when their number is known, else over shards."""
-        self._counts_images = n_images is not None
-        self._started = time.monotonic()
-        total = n_shards if n_images is None else n_images
-        self._task = self._progress.add_task("", total=total, rate="")
 
-    def encoded(self, n_images: int, limit: str) -> None:
-        """Move the bar by a batch; tell the rate and what limits it."""
-        if self._task is None:
-            return
-        self._n_images += n_images
-        rate = self._n_images / max(time.monotonic() - self._started, 1e-9)
-        self._progress.update(self._task, rate=f"{rate:.0f} images/s, limit: {limit}")
-        if self._counts_images:
-            self._progress.advance(self._task, n_images)
+Watch: TypeAlias = Callable[[Progress], None]
+"""Sees work as it goes; may be called from any thread."""
 
-    def shard_done(self) -> None:
-        """Move the bar by a shard."""
-        if self._task is not None and not self._counts_images:
-            self._progress.advance(self._task)
 
-    def told(self, text: str) -> None:
-        """Say it above the bar."""
-        if self._progress.disable:
-            note(text)
-        else:
-            self._progress.console.print(text, highlight=False)
+def ignore(progress: Progress) -> None:
+    """Watch nothing."""
+
+
+def lines_only(progress: Progress) -> None:
+    """Watch without a bar: the lines alone, on stderr."""
+    if progress.line:
+        note(progress.line)
 
 
 @contextmanager
-def pack_progress() -> Iterator[Watch]:
-    """A watch that draws a bar while the context lasts; where stderr is a file it draws none."""
-    console = Console(stderr=True)
+def watching(title: str, *, visible: bool = True) -> Iterator[Watch]:
+    """A watch that draws a bar on stderr while the context lasts; without a terminal, lines alone.
+
+    Parameters
+    ----------
+    title : what is going on.
+    visible : False for all processes of a run but one.
+    """
+    if not visible or not sys.stderr.isatty():
+        yield lines_only
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
     columns = (
-        TextColumn("packing"),
+        TextColumn(title),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("images"),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[of]}"),
     )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("packing", total=None)
+    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None, of="")
 
-        def watch(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+        def watch(progress: Progress) -> None:
+            if progress.line:
+                bar.console.print(progress.line, highlight=False, markup=False)
+            of = f"{progress.unit} {progress.detail}".rstrip()
+            bar.update(task, completed=progress.done, total=progress.total, of=of)
 
         yield watch

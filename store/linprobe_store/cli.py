@@ -19,9 +19,7 @@ from linprobe.terminal import (
     emit_json,
     human_age,
     human_bytes,
-    new_app,
     note,
-    run,
     text_table,
 )
 from linprobe_store.care.copy import CopiedSplit, CopyRequest, copy_store
@@ -195,8 +193,6 @@ def copies_json_report(copies: Sequence[CopiedSplit]) -> JsonValue:
     ]
 
 
-app = new_app("Look after feature stores: what extraction writes and training reads.")
-
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the feature store.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 EncoderOption = Annotated[
@@ -208,7 +204,6 @@ DatasetOption = Annotated[
 DEFAULT_STORE = Path("features")
 
 
-@app.command("ls")
 def ls(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     """List encoders, datasets and splits."""
     entries = list_store(FeatureStore(store))
@@ -217,10 +212,9 @@ def ls(store: StoreOption = DEFAULT_STORE, as_json: JsonOption = False) -> None:
     elif entries:
         emit(listing(entries))
     else:
-        note(f"{store}: empty; fill it with linprobe-extract run, or linprobe-store import")
+        note(f"{store}: empty; fill it with linprobe extract, or linprobe store import")
 
 
-@app.command("show")
 def show(
     encoder: Annotated[
         str | None, typer.Argument(help="Model name, slug, or beginning of the id.")
@@ -236,13 +230,12 @@ def show(
         emit(encoder_text(stored))
 
 
-@app.command("verify")
 def verify(
     store: StoreOption = DEFAULT_STORE,
     deep: Annotated[bool, typer.Option("--deep", help="Read and check every byte.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every unit of a store; exit code 1 and its name for every damaged one."""
+    """Check every unit of a store."""
     units = tuple(verify_store(FeatureStore(store), deep=deep))
     if as_json:
         emit_json({"store": str(store), "deep": deep, "units": _jsonable_reports(units)})
@@ -253,11 +246,10 @@ def verify(
         raise IntegrityError(
             f"{store}: {len(problems)} of {len(units)} units have a problem",
             hint="copy them again from where they are whole, or remove the damaged parts and "
-            "splits with 'linprobe-store gc --damaged' and make them again",
+            "splits with 'linprobe store gc --damaged' and make them again",
         )
 
 
-@app.command("gc")
 def gc(
     store: StoreOption = DEFAULT_STORE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
@@ -267,7 +259,7 @@ def gc(
     deep: Annotated[bool, typer.Option("--deep", help="With --damaged: check every byte.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what killed writers left behind; running writers are not disturbed."""
+    """Remove what killed writers left behind."""
     opened = FeatureStore(store)
     leftovers = (*find_leftovers(opened), *(find_damaged(opened, deep=deep) if damaged else ()))
     if not dry_run:
@@ -286,7 +278,6 @@ def _tell_leftovers(leftovers: Sequence[Leftover], *, dry_run: bool) -> None:
     note(f"{'would remove' if dry_run else 'removed'} {len(leftovers)}, {total}")
 
 
-@app.command("rm")
 def rm(
     encoder: Annotated[str, typer.Argument(help="Model name, slug, or beginning of the id.")],
     store: StoreOption = DEFAULT_STORE,
@@ -296,7 +287,7 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove an encoder, a dataset, a split, or the parts; asks first."""
+    """Remove an encoder, a dataset, a split, or the parts."""
     stored = FeatureStore(store).encoder(encoder)
     path = find_removal(stored, dataset=dataset, split=split, parts=parts)
     n_bytes = folder_bytes(path)
@@ -309,7 +300,6 @@ def rm(
         emit(f"removed {path}  {human_bytes(n_bytes)}")
 
 
-@app.command("import")
 def import_(
     split: Annotated[
         list[str],
@@ -331,7 +321,7 @@ def import_(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Import features made elsewhere: .npy or .npz arrays of features and labels."""
+    """Import features made elsewhere: .npy or .npz arrays."""
     sources = parse_splits(split)
     names = read_classes(classes, sources)
     request = ImportRequest(encoder_name, dataset, tap, sources, names, storage_dtype)
@@ -355,7 +345,6 @@ def import_(
         emit(imported(sealed))
 
 
-@app.command("export")
 def export(
     out: Annotated[Path, typer.Argument(help="File to write: .npz, .npy (and .csv), .parquet.")],
     split: Annotated[str, typer.Option("--split", help="Split, such as train.")],
@@ -365,7 +354,7 @@ def export(
     tap: Annotated[str, typer.Option("--tap", help="Which features.")] = "embedding",
     as_json: JsonOption = False,
 ) -> None:
-    """Export a split for other programs; features are not normalised."""
+    """Export a split for other programs."""
     opened = FeatureStore(store).split(split, encoder=encoder, dataset=dataset)
     exported = export_split(opened, tap, out)
     if as_json:
@@ -376,7 +365,6 @@ def export(
             emit(str(path))
 
 
-@app.command("copy")
 def copy(
     source: Annotated[str, typer.Argument(help="Store: a folder, or a URL such as s3://...")],
     target: Annotated[str, typer.Argument(help="The same; made if it is not there.")],
@@ -387,7 +375,7 @@ def copy(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy sealed splits between stores: verified, and resumed by running it again."""
+    """Copy sealed splits between stores."""
     done = []
     for copied in copy_store(CopyRequest(source, target, encoder, dataset, pack)):
         note(f"{copied.outcome}: {copied.source.folder}  {human_bytes(copied.bytes)}")
@@ -402,8 +390,3 @@ def copy(
 
 def _jsonable_reports(units: Sequence[UnitReport]) -> list[dict[str, str | int | None]]:
     return [{**asdict(unit), "path": str(unit.path)} for unit in units]
-
-
-def main() -> None:
-    """Run the command line."""
-    run(app)

@@ -207,7 +207,7 @@ def writing(folder: Path) -> None:
 
 def memory(folder: Path) -> None:
     """Print the peak memory of runs over few and over many shards."""
-    print("\npeak resident memory of `linprobe-extract run --model demo`, shards of 16 images")
+    print("\npeak resident memory of `linprobe extract --model demo`, shards of 16 images")
     for n_shards in (2, 24):
         data = folder / f"shards{n_shards}"
         (data / "train").mkdir(parents=True)

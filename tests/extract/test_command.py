@@ -52,7 +52,7 @@ def test_a_finished_command_imports_no_torch(model: SmallModel, data: Path, tmp_
     arguments = command(model, data, tmp_path / "features")
     finish(arguments)
     code = (
-        "import sys; from linprobe_extract.cli import app; app(sys.argv[1:], standalone_mode=False)"
+        "import sys; from linprobe.door import app; app(sys.argv[1:], standalone_mode=False)"
         "; assert 'torch' not in sys.modules"
     )
 

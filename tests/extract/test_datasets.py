@@ -10,8 +10,8 @@ from torchvision_arrays import (
 )
 from torchvision_files import FILE_WRITERS
 
+from linprobe.errors import PackError
 from linprobe_extract.pack.known import KNOWN_DATASETS, KnownDataset, table_text
-from linprobe_extract.pack.listing import PackError
 from linprobe_extract.pack.pack import pack
 from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.pack.sources.torchvision import parse_arguments

@@ -142,7 +142,7 @@ def test_every_known_name_resolves_without_torch() -> None:
     [
         ("vit-b/16", "unknown model: vit-b/16", "ViT-B/16"),
         ("ViT-B-16-SigLIPP", "unknown model", "ViT-B-16-SigLIP"),
-        ("qqqqqqq", "unknown model", "linprobe-extract models"),
+        ("qqqqqqq", "unknown model", "linprobe models"),
         ("ViT-B-16:laion2b_s34b", "no weights 'laion2b_s34b'", "ViT-B-16:laion2b_s34b_b88k"),
         ("ViT-B-16", "which weights?", "ViT-B-16:openai"),
         ("nowhere/model.json", "no such model configuration", "path"),

@@ -18,8 +18,8 @@ from pack_factories import (
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from linprobe.errors import PackError
 from linprobe_extract.pack import pack as pack_module
-from linprobe_extract.pack.listing import PackError
 from linprobe_extract.pack.pack import pack
 from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.pack.workspace import Workspace

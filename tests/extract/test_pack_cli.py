@@ -10,21 +10,11 @@ from pack_factories import write_image, write_image_folder
 
 from linprobe_extract.pack.known import table_text
 
-SCRIPT = """
-from linprobe_extract.pack_cli import datasets_command, pack_command
-from linprobe_store.terminal import new_app, run
-
-app = new_app("test")
-app.command("pack")(pack_command)
-app.command("datasets")(datasets_command)
-run(app)
-"""
-
 
 def run_script(*words: object) -> subprocess.CompletedProcess[str]:
     """Run a command as the console script would."""
     return subprocess.run(  # our own script
-        [sys.executable, "-c", SCRIPT, *map(str, words)],
+        [sys.executable, "-m", "linprobe", *map(str, words)],
         capture_output=True,
         text=True,
         check=False,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pack_factories import labels_of, sizes, write_image
 
-from linprobe_extract.pack.listing import PackError
+from linprobe.errors import PackError
 from linprobe_extract.pack.pack import pack
 from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.shards.card import DatasetCard, HeadlineMetric

@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 from pack_factories import image_bytes, read_members
 
-from linprobe_extract.pack.listing import PackError
+from linprobe.errors import PackError
 from linprobe_extract.pack.pack import pack
 from linprobe_extract.pack.plan import PackOptions
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from pack_factories import PowerCut, folder_source, raising, tree_bytes
 
+from linprobe.errors import PackError
+from linprobe.terminal import Progress
 from linprobe_extract.pack import pack as pack_module
-from linprobe_extract.pack.listing import PackError
 from linprobe_extract.pack.pack import pack
 from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.pack.shard import write_shard
@@ -89,15 +90,15 @@ def test_progress_counts_every_sample_once_those_of_an_earlier_run_included(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = folder_source(tmp_path)
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, int | None]] = []
     monkeypatch.setattr(pack_module, "write_tree", raising(PowerCut()))
     with pytest.raises(PowerCut):
-        pack(source, tmp_path / "out", SMALL, lambda done, total: seen.append((done, total)))
+        pack(source, tmp_path / "out", SMALL, lambda p: seen.append((p.done, p.total)))
     monkeypatch.undo()
     (tmp_path / ".out.partial/tars/train-1.tar").unlink()
-    again: list[tuple[int, int]] = []
+    again: list[tuple[int, int | None]] = []
 
-    pack(source, tmp_path / "out", SMALL, lambda done, total: again.append((done, total)))
+    pack(source, tmp_path / "out", SMALL, lambda p: again.append((p.done, p.total)))
 
     assert sorted(set(seen) - {(0, 12)}) == [(done, 12) for done in range(1, 13)]
     assert again[-1] == (12, 12)
@@ -126,8 +127,8 @@ def test_two_packers_of_one_folder_do_not_mix(tmp_path: Path) -> None:
     errors: list[PackError] = []
     tried = threading.Event()
 
-    def second(done: int, _: int) -> None:
-        if done == 1 and not tried.is_set():
+    def second(progress: Progress) -> None:
+        if progress.done == 1 and not tried.is_set():
             tried.set()
             with pytest.raises(PackError, match="another process is packing") as caught:
                 pack(source, tmp_path / "out", SMALL)

@@ -17,7 +17,7 @@ from pack_factories import (
     write_image_folder,
 )
 
-from linprobe_extract.pack.listing import PackError
+from linprobe.errors import PackError
 from linprobe_extract.pack.pack import pack
 from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.shards.card import DatasetCard

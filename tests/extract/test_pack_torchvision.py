@@ -18,9 +18,10 @@ from torchvision_arrays import (
 )
 from torchvision_files import FILE_WRITERS
 
+from linprobe.errors import PackError
 from linprobe_extract.pack import sources as pack_sources
 from linprobe_extract.pack.known import KnownDataset, find_known
-from linprobe_extract.pack.listing import Listing, PackError, check_listing
+from linprobe_extract.pack.listing import Listing, check_listing
 from linprobe_extract.pack.pack import pack
 from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.pack.sources.torchvision import list_known

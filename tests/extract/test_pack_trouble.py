@@ -15,8 +15,8 @@ from pack_factories import (
     write_image,
 )
 
+from linprobe.errors import PackError
 from linprobe_extract.pack import pack as pack_module
-from linprobe_extract.pack.listing import PackError
 from linprobe_extract.pack.pack import pack
 from linprobe_extract.pack.plan import PackOptions
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from train_factories import SplitData, features, stored_dataset
 from typer.testing import CliRunner
 
-from linprobe_train.cli import app
+from linprobe.door import app
 from linprobe_train.results.collect import Collected, collect
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox")

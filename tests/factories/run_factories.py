@@ -75,9 +75,9 @@ def split_of(store: Path, name: str) -> Split:
 
 
 def command(model: SmallModel, data: Path, store: Path, *more: str) -> list[str]:
-    arguments = ["run", "--model", str(model.config), "--weights", str(model.weights)]
+    arguments = ["extract", "--model", str(model.config), "--weights", str(model.weights)]
     arguments += ["--data", str(data), "--store", str(store), "--device", "cpu"]
-    return [sys.executable, "-m", "linprobe_extract", *arguments, "--batch-size", "4", *more]
+    return [sys.executable, "-m", "linprobe", *arguments, "--batch-size", "4", *more]
 
 
 def finish(arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:

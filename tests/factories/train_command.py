@@ -5,7 +5,7 @@ from pathlib import Path
 from train_factories import SplitData, features
 from typer.testing import CliRunner
 
-from linprobe_train.cli import app
+from linprobe.door import app
 
 CLASSES = ("ant", "bee", "cat", "dog")
 

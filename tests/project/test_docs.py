@@ -2,10 +2,13 @@
 
 import re
 import subprocess
-import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from linprobe.door import VERBS, Verb, app
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,23 +29,18 @@ def test_every_make_target_that_a_document_names_exists() -> None:
     assert named <= make_targets()
 
 
-@pytest.mark.parametrize("stage", ["extract", "store", "train"])
-def test_every_command_has_help(stage: str) -> None:
-    def help_of(*arguments: str) -> str:
-        run = subprocess.run(
-            [sys.executable, "-m", f"linprobe_{stage}", *arguments, "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return run.stdout
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.words)
+def test_the_table_of_verbs_says_what_the_functions_say(verb: Verb) -> None:
+    module, _, function = verb.home.partition(":")
+    text = getattr(import_module(module), function).__doc__
 
-    commands = re.findall(r"^  ([a-z]+) {2,}(.*)$", help_of().partition("Commands:")[2], re.M)
+    assert text.splitlines()[0] == verb.help
 
-    assert commands
-    for command, summary in commands:
-        assert summary, command
-        assert command in help_of(command)
+
+def test_help_of_a_verb_shows_its_options() -> None:
+    for words in (["probe"], ["store", "import"]):
+        done = CliRunner().invoke(app, [*words, "--help"])
+        assert "--store" in done.stdout
 
 
 def test_no_absolute_path_of_a_home_or_work_folder_is_in_the_project() -> None:
@@ -50,5 +48,5 @@ def test_no_absolute_path_of_a_home_or_work_folder_is_in_the_project() -> None:
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.split()
     for name in tracked or [str(p.relative_to(ROOT)) for p in ROOT.glob("*/**/*.py")]:
-        if name != "tests/test_project_docs.py" and (ROOT / name).suffix in (".py", ".md", ".toml"):
+        if name != "tests/project/test_docs.py" and (ROOT / name).suffix in (".py", ".md", ".toml"):
             assert not re.search(r"/(?:root|home|work)/", (ROOT / name).read_text()), name

@@ -31,20 +31,3 @@ def test_a_stage_imports_nothing_that_it_must_not(module: str, forbidden: tuple[
     loaded = modules_after(f"import {module}")
 
     assert loaded.isdisjoint(forbidden)
-
-
-@pytest.mark.parametrize(
-    ("folder", "packages"),
-    [
-        ("store", ("linprobe_extract", "linprobe_train")),
-        ("train", ("linprobe_extract",)),
-        ("extract", ("linprobe_train",)),
-    ],
-)
-def test_no_source_file_names_a_stage_against_the_arrows(
-    folder: str, packages: tuple[str, ...]
-) -> None:
-    for path in (ROOT / folder).rglob("*.py"):
-        for package in packages:
-            assert f"import {package}" not in path.read_text(), path
-            assert f"from {package}" not in path.read_text(), path

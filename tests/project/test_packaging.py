@@ -103,12 +103,12 @@ def write_store(root: Path) -> None:
         stored.seal(dataset, split.name, names=DatasetNames("gaussians"))
 
 
-def test_the_wheel_holds_our_three_packages_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_our_packages_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
         typed = {name for name in archive.namelist() if name.endswith("py.typed")}
 
-    packages = {"linprobe_extract", "linprobe_store", "linprobe_train"}
+    packages = {"linprobe", "linprobe_extract", "linprobe_store", "linprobe_train"}
     assert {top for top in tops if not top.endswith(".dist-info")} == packages
     assert typed == {f"{package}/py.typed" for package in packages}
 
@@ -123,7 +123,7 @@ def test_the_base_install_probes_a_store_made_elsewhere(cpu_box: Path, tmp_path:
 
     torch = subprocess.run([cpu_box / "python", "-c", "import torch"], capture_output=True)
     run = subprocess.run(
-        [cpu_box / "linprobe-train", "probe", "--store", "features", "--json"],
+        [cpu_box / "linprobe", "probe", "--store", "features", "--json"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -143,7 +143,7 @@ def test_the_base_install_does_all_but_images_and_plots_and_names_the_extras(
     write_store(tmp_path / "features")
 
     def train(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [str(cpu_box / "linprobe-train"), *words]
+        command = [str(cpu_box / "linprobe"), *words]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     for words in (

@@ -15,7 +15,7 @@ RUN = Provenance(
     time="2024-05-01T12:00:00+00:00",
     host="box",
     device="cpu",
-    argv=("linprobe-extract", "run", "--model", "é"),
+    argv=("linprobe", "run", "--model", "é"),
     versions={"torch": "2.6.0"},
     batch_size=64,
 )

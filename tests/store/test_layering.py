@@ -6,8 +6,8 @@ from pathlib import Path
 
 
 def test_the_script_is_installed() -> None:
-    script = Path(sys.executable).with_name("linprobe-store")
-    result = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
+    script = Path(sys.executable).with_name("linprobe")
+    result = subprocess.run([script, "store", "--help"], capture_output=True, text=True, check=True)
 
     assert "verify" in result.stdout
 

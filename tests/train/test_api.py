@@ -9,8 +9,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from train_factories import SplitData, features, stored_dataset
 
-import linprobe_train
-from linprobe.errors import DataError, OptionError
+import linprobe
+from linprobe.errors import DataError, OptionError, ResultError
 from linprobe_train.api import fit_probe, sweep
 from linprobe_train.protocol.protocols import best_C
 from linprobe_train.protocol.search import Sweep, SweepPoint
@@ -171,7 +171,7 @@ def test_a_damaged_probe_is_refused(tmp_path: Path, harm: str) -> None:
         arrays.write_bytes(arrays.read_bytes()[:-8])
     elif harm == "other":
         text.write_text(text.read_text().replace('"softmax"', '"hinge"'))
-    with pytest.raises(linprobe_train.ResultError, match="does not hold a probe"):
+    with pytest.raises(ResultError, match="does not hold a probe"):
         read_probe(tmp_path)
 
 
@@ -225,8 +225,8 @@ def test_a_fit_that_does_not_converge_says_so() -> None:
 
 def test_the_package_loads_nothing_heavy_until_asked() -> None:
     code = (
-        "import sys, linprobe_train; before = {'numpy', 'sklearn'} & set(sys.modules); "
-        "linprobe_train.LinearProbe; print(before, 'sklearn' in sys.modules)"
+        "import sys, linprobe; before = {'numpy', 'sklearn'} & set(sys.modules); "
+        "linprobe.LinearProbe; print(before, 'sklearn' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
@@ -234,7 +234,7 @@ def test_the_package_loads_nothing_heavy_until_asked() -> None:
 
 
 def test_every_public_name_is_there() -> None:
-    for name in linprobe_train.__all__:
-        assert getattr(linprobe_train, name) is not None
+    for name in linprobe.__all__:
+        assert getattr(linprobe, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
-        _ = linprobe_train.nothing
+        _ = linprobe.nothing

@@ -1,4 +1,4 @@
-"""``linprobe-train probe`` from a store to a result."""
+"""``linprobe probe`` from a store to a result."""
 
 import json
 import shlex
@@ -12,8 +12,8 @@ from train_command import CLASSES, only_folder, probe, some_splits
 from train_factories import SplitData, features, stored_dataset
 from typer.testing import CliRunner
 
+from linprobe.door import app
 from linprobe_store.handles.split import Split
-from linprobe_train.cli import app
 from linprobe_train.protocol.search import Search, search
 from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import read_result
@@ -44,7 +44,7 @@ def test_a_store_becomes_a_result_with_an_interval_a_C_and_a_next_command(tmp_pa
         "probe.json",
         "probe.safetensors",
     }
-    assert "linprobe-train" in text.splitlines()[-1]
+    assert "linprobe probe" in text.splitlines()[-1]
 
 
 def test_an_official_val_split_is_used_and_joined_for_the_final_fit(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_the_papers_number_stands_beside_the_same_question_alone(tmp_path: Path)
 
 
 def test_the_script_tells_a_failure_in_two_lines_and_exits_1(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "linprobe_train", "probe", "--store", str(tmp_path / "none")]
+    command = [sys.executable, "-m", "linprobe", "probe", "--store", str(tmp_path / "none")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
 
     assert done.returncode == 1
@@ -236,7 +236,7 @@ def test_the_next_command_is_one_that_runs(tmp_path: Path) -> None:
     out = ["--out", str(tmp_path / "results")]
     done = CliRunner().invoke(app, [*words[1:], *out], catch_exceptions=False)
 
-    assert words[0] == "linprobe-train"
+    assert words[0] == "linprobe"
     assert done.exit_code == 0
     assert "clip-readme" in done.stdout
 

@@ -1,4 +1,4 @@
-"""What ``linprobe-train probe`` refuses, tells and survives; nothing half-written stays."""
+"""What ``linprobe probe`` refuses, tells and survives; nothing half-written stays."""
 
 import json
 from pathlib import Path

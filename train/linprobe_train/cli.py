@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from linprobe.terminal import emit, emit_json, new_app, note, run
+from linprobe.terminal import emit, emit_json, note
 
 if TYPE_CHECKING:
     from linprobe_train.tasks.probe import ProbeRequest
@@ -21,7 +21,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 FEATURES, RESULTS = Path("features"), Path("results")
 
 
-def compare_command(
+def compare(
     folders: Annotated[
         list[Path] | None, typer.Argument(help="Folders of results; default all in --out.")
     ] = None,
@@ -34,21 +34,21 @@ def compare_command(
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Put results side by side on the same test rows, with paired tests."""
+    """Put results side by side, with paired tests."""
     from linprobe_train.results.collect import collect, of_datasets
     from linprobe_train.show.compare_text import compare_json, writer_named
-    from linprobe_train.tasks.compare import compare
+    from linprobe_train.tasks.compare import compare as compare_results
 
     write = writer_named(form)
     results = of_datasets(collect(out, folders or (), note), data or ())
-    found = compare(results, store=store, seed=seed, strict=bool(folders))
+    found = compare_results(results, store=store, seed=seed, strict=bool(folders))
     if as_json:
         emit_json(compare_json(found))
     else:
         emit(write(found))
 
 
-def predict_command(
+def predict(
     probe: Annotated[
         Path | None, typer.Argument(help="Folder of a result; default the only one in --out.")
     ] = None,
@@ -72,7 +72,7 @@ def predict_command(
     out: OutOption = RESULTS,
     as_json: JsonOption = False,
 ) -> None:
-    """Classify stored features, arrays of features, or images with a saved probe."""
+    """Classify images or features with a saved probe."""
     from linprobe_train.show.text import check_format, predicted_lines, predictions_json
     from linprobe_train.tasks.predict import PredictRequest, start_prediction, told_skips
 
@@ -96,7 +96,7 @@ TapOption = Annotated[str, typer.Option(help="embedding or pre_projection.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default all cores.")]
 
 
-def knn_command(
+def knn(
     store: StoreOption = FEATURES,
     model: ModelOption = None,
     data: DataOption = None,
@@ -108,19 +108,23 @@ def knn_command(
     out: OutOption = RESULTS,
     as_json: JsonOption = False,
 ) -> None:
-    """Classify test rows by their nearest training rows: no training, nothing chosen."""
-    from linprobe.names import parse_wholes, thread_count
+    """Classify test rows by their nearest training rows."""
+    from linprobe.machine import thread_count
+    from linprobe.names import parse_wholes
     from linprobe_train.protocol.splits import open_encoder, open_splits
     from linprobe_train.show.text import keyed_json, knn_text
-    from linprobe_train.tasks.knn import KnnOptions, knn
+    from linprobe_train.tasks.knn import KnnOptions
+    from linprobe_train.tasks.knn import knn as nearest_neighbours
 
     options = KnnOptions(parse_wholes("--k", k), temperature, thread_count(threads), seed)
     encoder = open_encoder(store, model)
-    found = knn(open_splits(encoder, encoder.dataset(data).dataset_id, tap), options, out, note)
+    found = nearest_neighbours(
+        open_splits(encoder, encoder.dataset(data).dataset_id, tap), options, out, note
+    )
     emit_json(keyed_json(found)) if as_json else emit(knn_text(found))
 
 
-def fewshot_command(
+def fewshot(
     store: StoreOption = FEATURES,
     model: ModelOption = None,
     data: DataOption = None,
@@ -132,20 +136,22 @@ def fewshot_command(
     out: OutOption = RESULTS,
     as_json: JsonOption = False,
 ) -> None:
-    """Train probes on few rows of each class: mean and deviation over seeded draws."""
-    from linprobe.names import parse_wholes, thread_count
+    """Train probes on few rows of each class."""
+    from linprobe.machine import thread_count
+    from linprobe.names import parse_wholes
     from linprobe_train.protocol.splits import open_encoder, open_splits
     from linprobe_train.show.text import fewshot_text, keyed_json
-    from linprobe_train.tasks.fewshot import FewshotOptions, fewshot
+    from linprobe_train.tasks.fewshot import FewshotOptions
+    from linprobe_train.tasks.fewshot import fewshot as few_shots
 
     options = FewshotOptions(parse_wholes("--shots", shots), repeats, seed, thread_count(threads))
     encoder = open_encoder(store, model)
     splits = open_splits(encoder, encoder.dataset(data).dataset_id, tap)
-    found = fewshot(splits, options, out, note)
+    found = few_shots(splits, options, out, note)
     emit_json(keyed_json(found)) if as_json else emit(fewshot_text(found))
 
 
-def report_command(
+def report(
     folders: Annotated[
         list[Path] | None, typer.Argument(help="Folders of results; default all in --out.")
     ] = None,
@@ -156,7 +162,7 @@ def report_command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write report.html into the folder of each result; needs linprobe[report]."""
+    """Write an HTML page for each result."""
     from linprobe_train.results.collect import collect
     from linprobe_train.show.report import Places, write_report
 
@@ -205,20 +211,7 @@ PROTOCOL = typer.Option(help="default, clip-paper, clip-readme or dino.")
 NORMALIZE = typer.Option("--normalize/--no-normalize", help="L2-normalise rows.")
 STANDARDIZE = typer.Option("--standardize/--no-standardize", help="Standardise features.")
 
-app = new_app("Train and score linear probes on stored features. CPU only.")
-app.command("compare")(compare_command)
-app.command("knn")(knn_command)
-app.command("fewshot")(fewshot_command)
-app.command("predict")(predict_command)
-app.command("report")(report_command)
 
-
-@app.callback()
-def root() -> None:
-    """Train and score linear probes on stored features. CPU only."""
-
-
-@app.command()
 def probe(
     store: Annotated[Path, typer.Option(help="Feature store.")] = Path("features"),
     model: Annotated[str | None, typer.Option(help="Encoder; default the only one.")] = None,
@@ -241,7 +234,7 @@ def probe(
     backend: Annotated[str, BACKEND] = "loky",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Choose C on val, fit on train and val, score on test, store the result."""
+    """Choose C on val, fit on train and val, score on test."""
     from linprobe_train.tasks.probe import ProbeRequest
 
     request = ProbeRequest(
@@ -266,8 +259,3 @@ def probe(
         probe_everything(request, jobs, backend, as_json=as_json)
     else:
         probe_each(request, as_json=as_json)
-
-
-def main() -> None:
-    """Run ``linprobe-train``."""
-    run(app)

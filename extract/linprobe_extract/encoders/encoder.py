@@ -187,7 +187,7 @@ def _device(name: str) -> torch.device:
         found = torch.cuda.device_count() if available else 0
         raise LinprobeError(
             f"device {name} asked for; torch {torch.__version__} sees {found} CUDA devices",
-            hint="--device cpu, or linprobe-extract doctor",
+            hint="--device cpu, or linprobe doctor",
         )
     return device
 

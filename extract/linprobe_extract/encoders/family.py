@@ -249,5 +249,5 @@ def _closest(name: str, candidates: Iterable[str] = ()) -> str:
         known = {text.lower(): text for text in names}
     matches = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     if not matches:
-        return "linprobe-extract models lists the names"
+        return "linprobe models lists the names"
     return "did you mean " + ", ".join(known[match] for match in matches) + "?"

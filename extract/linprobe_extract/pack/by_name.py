@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from linprobe.errors import ExtractError
-from linprobe.terminal import note, pack_progress
+from linprobe.terminal import note, watching
 from linprobe_extract.pack.known import KNOWN_DATASETS, find_known
 from linprobe_extract.pack.pack import pack
 from linprobe_extract.pack.plan import PackOptions
@@ -33,16 +33,16 @@ def data_folder(data: str | None, *, may_pack: bool, root: Path = DATA_ROOT) -> 
         names = ", ".join(("digits", *(row.slug for row in KNOWN_DATASETS)))
         raise ExtractError(
             f"'{data}' is no folder of shards and no known dataset",
-            hint=f"linprobe-extract pack SOURCE --out DIR makes a folder; known are {names}",
+            hint=f"linprobe pack SOURCE --out DIR makes a folder; known are {names}",
         )
     folder = root / data
     if not (folder / CARD_NAME).is_file():
         if not may_pack:
             raise ExtractError(
                 f"{data} is not packed in {folder} yet",
-                hint=f"linprobe-extract pack {data} --out {folder}",
+                hint=f"linprobe pack {data} --out {folder}",
             )
         note(f"packing {data} into {folder} (once)")
-        with pack_progress() as watch:
+        with watching("packing") as watch:
             pack(data, folder, PackOptions(), watch)
     return str(folder)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from linprobe.errors import LinprobeError
+from linprobe.errors import PackError
 from linprobe.names import IMAGE_EXTENSIONS
 from linprobe_extract.shards.card import HeadlineMetric
 
@@ -24,10 +24,6 @@ SPLIT_NAMES: Mapping[str, str] = {
 }  # fmt: skip
 """What people call the three splits."""
 SHOWN_NAMES = 3
-
-
-class PackError(LinprobeError):
-    """Raised when a source cannot be packed as asked; nothing is left half-written."""
 
 
 @dataclass(frozen=True, slots=True)

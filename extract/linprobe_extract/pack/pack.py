@@ -23,8 +23,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from linprobe.terminal import Watch
-from linprobe_extract.pack.listing import SPLITS, Listing, PackError, check_listing, some_names
+from linprobe.errors import PackError
+from linprobe.terminal import Progress, Watch, ignore
+from linprobe_extract.pack.listing import SPLITS, Listing, check_listing, some_names
 from linprobe_extract.pack.plan import (
     ORDER,
     PackOptions,
@@ -205,9 +206,7 @@ class PackReport:
     """Wall time of the run."""
 
 
-def pack(
-    source: str, out: Path, options: PackOptions, watch: Watch = lambda done, total: None
-) -> PackReport:
+def pack(source: str, out: Path, options: PackOptions, watch: Watch = ignore) -> PackReport:
     """Pack ``source`` into the folder ``out``: shards, class names, card.
 
     Parameters
@@ -361,4 +360,4 @@ class _Counter:
         """Count ``n`` more and tell."""
         with self._lock:
             self._done += n
-            self._watch(self._done, self._total)
+            self._watch(Progress(self._done, self._total, "images"))

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
+from linprobe.errors import PackError
 from linprobe.records import digest_json
-from linprobe_extract.pack.listing import Listing, PackError, SourceSample, listing_digest
+from linprobe_extract.pack.listing import Listing, SourceSample, listing_digest
 
 PACK_VERSION = 1
 """Raised by one when the same source and options would give other shards."""

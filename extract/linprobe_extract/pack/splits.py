@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from linprobe_extract.pack.listing import PackError, SourceSample
+from linprobe.errors import PackError
+from linprobe_extract.pack.listing import SourceSample
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
-from linprobe_extract.pack.listing import PackError
+from linprobe.errors import PackError
 from linprobe_extract.pack.plan import PlannedShard
 from linprobe_extract.pack.shard import PackedImage, ShardRecord
 from linprobe_extract.shards.card import CARD_NAME, DatasetCard, UnreadableImage, write_atomic

@@ -1,6 +1,6 @@
 """What a run did, as values; and the one line of facts that a person reads at its end.
 
-What ``linprobe-extract run`` tells at its end.
+What ``linprobe extract`` tells at its end.
 """
 
 import shlex
@@ -126,7 +126,7 @@ class RunResult:
         """The command that uses what is there."""
         values = (str(self.stored.path.parent), self.stored.names.model, self.plan.name)
         store, model, data = (shlex.quote(value) for value in values)
-        return f"linprobe-train probe --store {store} --model {model} --data {data}"
+        return f"linprobe probe --store {store} --model {model} --data {data}"
 
     def lines(self) -> list[str]:
         """Tell it to a person."""

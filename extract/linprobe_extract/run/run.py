@@ -3,7 +3,7 @@
 Prints nothing: an :class:`Observer` sees what happens, a :class:`RunReport` says what was done.
 Safe to interrupt and to repeat: a shard is either committed whole or not there.
 
-What the commands of ``linprobe-extract`` do, between parsing and the pipeline.
+What the commands of ``linprobe`` do, between parsing and the pipeline.
 
 torch is imported only when an encoder has to be loaded, so that a finished command, a dry run's
 plan and every error about arguments or shards come at once.
@@ -210,7 +210,7 @@ BATCH_SIZE = {"cuda": 256, "cpu": 16}
 
 @dataclass(frozen=True)
 class RunRequest:
-    """The arguments of ``linprobe-extract run``."""
+    """The arguments of ``linprobe extract``."""
 
     encoder: EncoderRequest
     """Which tower, and how."""
@@ -237,7 +237,7 @@ class RunRequest:
 
 
 def run_extraction(request: RunRequest, *, dry_run: bool, as_json: bool) -> int:
-    """Carry out ``linprobe-extract run``; give the exit code.
+    """Carry out ``linprobe extract``; give the exit code.
 
     Raises
     ------
@@ -353,8 +353,8 @@ def _encode(
     *,
     as_json: bool,
 ) -> int:
-    from linprobe.terminal import TerminalObserver
     from linprobe_extract.encoders.load import load, register
+    from linprobe_extract.run.observer import TerminalObserver
 
     encoder = load(request.encoder, local_rank=ranks.local_rank)
     on_cpu = encoder.device.type == "cpu"

@@ -20,7 +20,7 @@ from linprobe_store.format.spec import ShardFingerprint
 CARD_NAME = "dataset.json"
 FORMAT = "linprobe-dataset"
 FORMAT_VERSION = 1
-UNREADABLE_CARD_HINT = "pack the dataset again: linprobe-extract pack SOURCE --out DIR --overwrite"
+UNREADABLE_CARD_HINT = "pack the dataset again: linprobe pack SOURCE --out DIR --overwrite"
 
 
 class HeadlineMetric(StrEnum):

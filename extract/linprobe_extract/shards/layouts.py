@@ -19,7 +19,7 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 """Folder or file prefix of a split, and the split that it means."""
 
 LAYOUT_HINT = (
-    "expected DIR/train/*.tar and DIR/test/*.tar (as `linprobe-extract pack` writes them), "
+    "expected DIR/train/*.tar and DIR/test/*.tar (as `linprobe pack` writes them), "
     "or give each split: --shards 'train=path/{00..09}.tar'"
 )
 

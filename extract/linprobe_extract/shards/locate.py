@@ -110,7 +110,7 @@ def _existing_folder(data: str) -> Path:
         return folder
     raise ExtractError(
         f"no folder of shards at '{data}'",
-        hint="linprobe-extract pack SOURCE --out DIR makes one; " + LAYOUT_HINT,
+        hint="linprobe pack SOURCE --out DIR makes one; " + LAYOUT_HINT,
     )
 
 

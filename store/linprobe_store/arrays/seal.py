@@ -156,7 +156,7 @@ def check_labelling(parts: Iterable[PartCommit], split: str) -> None:
     if len(ways) > 1:
         raise MismatchError(
             f"split {split!r}: the labels of its parts were read in different ways: {_some(ways)}",
-            hint="linprobe-extract run reads them again, without the encoder",
+            hint="linprobe extract reads them again, without the encoder",
         )
 
 
@@ -173,7 +173,7 @@ def find_parts(encoder_path: Path, encoder_id: str, split: SplitSpec) -> tuple[P
         raise NotFoundError(
             f"split {split.name!r}: {len(missing)} of {len(split.shards)} shards have no part: "
             f"{_some(missing)}",
-            hint="extract them: linprobe-extract run",
+            hint="extract them: linprobe extract",
         )
     if len(found) != len(split.shards):
         raise MismatchError(

@@ -126,7 +126,7 @@ def list_splits(place: Place, encoder: str | None, dataset: str | None) -> tuple
     if not found:
         raise NotFoundError(
             f"{place.label}: no sealed split{f' of dataset {dataset!r}' if dataset else ''}",
-            hint="look what is there with 'linprobe-store ls'",
+            hint="look what is there with 'linprobe store ls'",
         )
     return tuple(found)
 

@@ -24,7 +24,7 @@ MISSING = 2**64 - 1
 """Offset and length in the index of an inner chunk that is not stored."""
 _CRC_BYTES = 4
 _MAPPABLE_TYPES = ("float16", "float32", "float64", "int64", "uint8")
-_REPACK = "rewrite it uncompressed with 'linprobe-store export' and 'linprobe-store import'"
+_REPACK = "rewrite it uncompressed with 'linprobe store export' and 'linprobe store import'"
 
 
 @dataclass(frozen=True)

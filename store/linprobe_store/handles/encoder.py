@@ -106,7 +106,7 @@ class StoredEncoder:
         part = self.committed_part(shard)
         if part is None:
             raise NotFoundError(
-                f"{self.path}: '{shard.name}' has no part", hint="linprobe-extract run makes it"
+                f"{self.path}: '{shard.name}' has no part", hint="linprobe extract makes it"
             )
         arrays = map_unit(part_path(self.path, shard), part.rows, part.taps, part.dtype)
         return cast("LabelArray", arrays.labels.whole())

@@ -65,7 +65,7 @@ def remove_claim(folder: Path, prefix: str) -> None:
         os.unlink(folder.parent / f".{prefix}{folder_digits(folder)}")  # noqa: PTH108 - may dangle
 
 
-_MAKERS = "linprobe-extract run and linprobe-store import put features into a store"
+_MAKERS = "linprobe extract and linprobe store import put features into a store"
 
 
 def choose(

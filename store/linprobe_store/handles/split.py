@@ -233,7 +233,7 @@ def open_split(
     if is_packed_split(path):
         raise StoreError(
             f"{path}: packed for transfer, cannot be mapped",
-            hint="unpack it into a store with 'linprobe-store copy SRC DST'",
+            hint="unpack it into a store with 'linprobe store copy SRC DST'",
         )
     commit = read_split_commit(path)
     for what, expected, found in (

@@ -127,6 +127,6 @@ def protocol_named(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise OptionError(
             f"no protocol {name!r}; known: {', '.join(PROTOCOLS)}",
-            hint="linprobe-train probe --protocol default",
+            hint="linprobe probe --protocol default",
         )
     return PROTOCOLS[name]

@@ -104,7 +104,7 @@ def _needed(dataset: StoredDataset, name: str) -> Split:
     if name not in _names(dataset):
         raise DataError(
             f"{dataset.name} has no {name} split; it has {', '.join(_names(dataset)) or 'none'}",
-            hint=f"linprobe-extract run --split {name} adds it",
+            hint=f"linprobe extract --split {name} adds it",
         )
     return dataset.split(name)
 

@@ -92,7 +92,7 @@ def collect(
     """
     found = [(folder, _needed(folder)) for folder in folders] or list(_readable(out, tell))
     if not found:
-        raise ResultError(f"no results in '{out}'", hint="linprobe-train probe makes one")
+        raise ResultError(f"no results in '{out}'", hint="linprobe probe makes one")
     labels = labels_of([result for _, result in found])
     return tuple(
         Collected(result, folder, label)

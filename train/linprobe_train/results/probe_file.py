@@ -92,7 +92,7 @@ def read_probe(folder: Path) -> tuple[Probe, ProbeCard]:
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise ResultError(
             f"{folder} does not hold a probe ({error})",
-            hint="pass the folder of a result, or run linprobe-train probe again",
+            hint="pass the folder of a result, or run linprobe probe again",
         ) from error
     return probe, card
 

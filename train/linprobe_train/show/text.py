@@ -63,7 +63,7 @@ def _next_command(result: ProbeResult, store: Path) -> str:
     other = "dino" if result.question.protocol.name == "clip-readme" else "clip-readme"
     model, data = shlex.quote(result.encoder), shlex.quote(result.dataset)
     return (
-        f"linprobe-train probe --store {shlex.quote(str(store))} --model {model} --data {data} "
+        f"linprobe probe --store {shlex.quote(str(store))} --model {model} --data {data} "
         f"--protocol {other}"
     )
 

@@ -258,7 +258,7 @@ def _make(
     if train.multi_label:
         raise DataError(
             f"{splits.dataset.name} has several labels a row: shots of a class are not defined",
-            hint="linprobe-train probe gives mAP",
+            hint="linprobe probe gives mAP",
         )
     metric = headline_metric(splits.dataset.name, train.n_classes, multi_label=False)
     draws = [

@@ -237,7 +237,7 @@ def knn(
     if bank.multi_label:
         raise DataError(
             f"{splits.dataset.name} has several labels a row; k-NN votes for one class",
-            hint="linprobe-train probe gives mAP",
+            hint="linprobe probe gives mAP",
         )
     check_features(bank, normalize=True)
     test = splits.open_test()

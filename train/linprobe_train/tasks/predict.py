@@ -3,7 +3,7 @@
 Features come from the store, from an array on disk, or from image files through whatever encodes
 images (:mod:`linprobe_store.image_encoder`).
 
-What ``linprobe-train predict`` was asked, and the source of rows that it means.
+What ``linprobe predict`` was asked, and the source of rows that it means.
 """
 
 import zlib
@@ -116,7 +116,7 @@ def encoder_of(saved: SavedProbe, store: Path) -> EncoderSpec:
         raise ResultError(
             f"'{beside}' is encoder {spec.encoder_id[:12]}; the probe beside it takes "
             f"{saved.card.encoder_id[:12]}",
-            hint="run linprobe-train probe again",
+            hint="run linprobe probe again",
         )
     return spec
 
@@ -181,7 +181,7 @@ def told_skips(samples: Iterable[SkippedSample]) -> list[str]:
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """The options of ``linprobe-train predict``, as typed."""
+    """The options of ``linprobe predict``, as typed."""
 
     probe: Path | None
     """Folder of a result; None for the only one in ``out``."""
@@ -262,6 +262,6 @@ def _only_result(out: Path) -> Path:
     if len(found) > 1:
         raise ResultError(
             f"'{out}' holds {len(found)} probes; name one",
-            hint=f"linprobe-train predict {found[0]} ...",
+            hint=f"linprobe predict {found[0]} ...",
         )
     return found[0]

@@ -1,6 +1,6 @@
 """The probe command: one question about one stored dataset, from features to a stored result.
 
-What ``linprobe-train probe`` was asked, checked before anything is read, and then done.
+What ``linprobe probe`` was asked, checked before anything is read, and then done.
 """
 
 import math
@@ -219,7 +219,7 @@ def _versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ProbeRequest:
-    """The options of ``linprobe-train probe``, as typed."""
+    """The options of ``linprobe probe``, as typed."""
 
     store: Path
     """Feature store."""
@@ -267,7 +267,7 @@ def probe_datasets(request: ProbeRequest, tell: Callable[[str], None]) -> list[A
     if not names:
         raise DataError(
             f"{request.store} holds no dataset for {encoder.names.model}",
-            hint=f"linprobe-extract run --model {encoder.names.model} --data DIR",
+            hint=f"linprobe extract --model {encoder.names.model} --data DIR",
         )
     every = [open_splits(encoder, name, tap) for name in names]
 

@@ -85,7 +85,7 @@ def list_tasks(request: ProbeRequest) -> tuple[Task, ...]:
     )
     if not tasks:
         raise ProbeError(
-            f"{request.store} holds nothing to probe", hint="linprobe-extract run fills it"
+            f"{request.store} holds nothing to probe", hint="linprobe extract fills it"
         )
     return tasks
 

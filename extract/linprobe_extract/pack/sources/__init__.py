@@ -4,8 +4,9 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from linprobe.errors import PackError
 from linprobe_extract.pack.known import KNOWN_DATASETS, find_known
-from linprobe_extract.pack.listing import Listing, PackError, dataset_slug
+from linprobe_extract.pack.listing import Listing, dataset_slug
 from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.pack.sources.csv import list_csv
 from linprobe_extract.pack.sources.digits import list_digits

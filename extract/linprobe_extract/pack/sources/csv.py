@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from linprobe.errors import PackError
 from linprobe_extract.pack.listing import (
     SPLIT_NAMES,
     SPLITS,
     Listing,
-    PackError,
     SourceSample,
     class_key,
     dataset_slug,

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from linprobe.errors import PackError
 from linprobe_extract.pack.listing import (
     SPLIT_NAMES,
     Listing,
-    PackError,
     SourceSample,
     dataset_slug,
     file_sample,

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from linprobe.errors import PackError
 from linprobe_extract.pack.known import Argument
 from linprobe_extract.pack.listing import (
     SPLIT_NAMES,
     Listing,
-    PackError,
     SourceSample,
     dataset_slug,
     is_image_name,

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from linprobe.errors import PackError
 from linprobe_extract.pack.known import (
     TRAIN_FLAG,
     TRAIN_TEST,
@@ -30,7 +31,6 @@ from linprobe_extract.pack.known import (
 )
 from linprobe_extract.pack.listing import (
     Listing,
-    PackError,
     SourceSample,
     dataset_slug,
     file_sample,
@@ -202,7 +202,7 @@ def list_other_class(name: str, arguments: str, out: Path, options: PackOptions)
     if name not in OTHER_CLASSES:
         raise PackError(
             f"unknown torchvision dataset {name!r}",
-            hint=f"linprobe-extract datasets lists the known ones; also {', '.join(OTHER_CLASSES)}",
+            hint=f"linprobe datasets lists the known ones; also {', '.join(OTHER_CLASSES)}",
         )
     root = options.root or out.with_name(f"{out.name}.source")
     source = TorchvisionSource(name, OTHER_CLASSES[name])
@@ -256,7 +256,7 @@ def _list_by_hand(row: KnownDataset, options: PackOptions) -> Listing:
     if options.root is None:
         raise PackError(
             f"{row.slug} cannot be downloaded: get {row.files}",
-            hint=f"linprobe-extract pack {row.slug} --root DIR, where DIR holds train/CLASS/IMAGE "
+            hint=f"linprobe pack {row.slug} --root DIR, where DIR holds train/CLASS/IMAGE "
             f"and test/CLASS/IMAGE{' or CLASS/IMAGE' if row.rule else ''}, or {TABLE_NAME} "
             "(path,label,split)",
         )

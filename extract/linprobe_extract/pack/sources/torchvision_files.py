@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from linprobe_extract.pack.listing import PackError, SourceSample, file_sample, name_under
+from linprobe.errors import PackError
+from linprobe_extract.pack.listing import SourceSample, file_sample, name_under
 from linprobe_extract.pack.shard import encode_png
 
 VOC_CLASSES = (

@@ -1,0 +1,177 @@
+"""The one command: ``linprobe VERB``.
+
+A table of verbs; the stage that does the work is imported when its verb is called, so that help
+and completion cost nothing.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from linprobe.errors import LinprobeError
+from linprobe.terminal import emit, note
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A command and where it is."""
+
+    words: str
+    """What a person types after ``linprobe``."""
+    home: str
+    """``module:function``; Typer makes the options from the function's signature."""
+    help: str
+    """One line: the first of the function's docstring."""
+
+
+_EXTRACT, _STORE, _TRAIN = "linprobe_extract.cli", "linprobe_store.cli", "linprobe_train.cli"
+VERBS = (
+    Verb(
+        "pack", f"{_EXTRACT}:pack", "Pack labelled images into tar shards with splits and a card."
+    ),
+    Verb(
+        "extract", f"{_EXTRACT}:extract", "Run a dataset through a frozen encoder into the store."
+    ),
+    Verb("probe", f"{_TRAIN}:probe", "Choose C on val, fit on train and val, score on test."),
+    Verb("knn", f"{_TRAIN}:knn", "Classify test rows by their nearest training rows."),
+    Verb("fewshot", f"{_TRAIN}:fewshot", "Train probes on few rows of each class."),
+    Verb("compare", f"{_TRAIN}:compare", "Put results side by side, with paired tests."),
+    Verb("report", f"{_TRAIN}:report", "Write an HTML page for each result."),
+    Verb("predict", f"{_TRAIN}:predict", "Classify images or features with a saved probe."),
+    Verb("models", f"{_EXTRACT}:models", "List the models that can be named."),
+    Verb("datasets", f"{_EXTRACT}:datasets", "List the datasets that pack knows by name."),
+    Verb("doctor", f"{_EXTRACT}:doctor", "Say what this machine has and how fast it will extract."),
+    Verb("store ls", f"{_STORE}:ls", "List encoders, datasets and splits."),
+    Verb(
+        "store show", f"{_STORE}:show", "Show everything known about an encoder and its datasets."
+    ),
+    Verb("store verify", f"{_STORE}:verify", "Check every unit of a store."),
+    Verb("store gc", f"{_STORE}:gc", "Remove what killed writers left behind."),
+    Verb("store rm", f"{_STORE}:rm", "Remove an encoder, a dataset, a split, or the parts."),
+    Verb(
+        "store import", f"{_STORE}:import_", "Import features made elsewhere: .npy or .npz arrays."
+    ),
+    Verb("store export", f"{_STORE}:export", "Export a split for other programs."),
+    Verb("store copy", f"{_STORE}:copy", "Copy sealed splits between stores."),
+)
+
+EXTRAS = {
+    "datasets": "hf",
+    "distributed": "cluster",
+    "jinja2": "report",
+    "matplotlib": "report",
+    "open_clip": "extract",
+    "PIL": "extract",
+    "pyarrow": "parquet",
+    "simplejpeg": "extract",
+    "timm": "extract",
+    "torch": "extract",
+    "torchvision": "extract",
+    "webdataset": "extract",
+}
+"""The extra that brings a package, by the name that Python imports."""
+
+
+class _LazyGroup(TyperGroup):
+    """A group whose commands are names and help until one is called."""
+
+    def resolve_command(self, ctx, args):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+        """Find the command that the words name, and import it."""
+        name, command, rest = super().resolve_command(ctx, args)
+        prefix = "" if ctx.parent is None else f"{self.name} "
+        for verb in VERBS:
+            if command is not None and verb.words == f"{prefix}{name}":
+                command = _loaded(verb)
+        return name, command, rest
+
+
+def _loaded(verb: Verb):  # type: ignore[no-untyped-def]  # noqa: ANN202 - Typer's own class
+    module, _, function = verb.home.partition(":")
+    single = _new_app()
+    single.command(verb.words.split()[-1])(getattr(import_module(module), function))
+    return typer.main.get_command(single)
+
+
+def _new_app(**settings: type[TyperGroup]) -> typer.Typer:
+    return typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        **settings,  # type: ignore[arg-type]
+    )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        emit(f"linprobe {version('linprobe')}")
+        raise typer.Exit
+
+
+def _app() -> typer.Typer:
+    root = typer.Typer(
+        cls=_LazyGroup,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    store = _new_app(cls=_LazyGroup)
+
+    @root.callback()
+    def linprobe(
+        _version: Annotated[
+            bool,
+            typer.Option(
+                "--version", callback=_print_version, is_eager=True, help="Print the version."
+            ),
+        ] = False,
+    ) -> None:
+        """Measure how good a frozen encoder's features are, by linear probes."""
+
+    for verb in VERBS:
+        *group, name = verb.words.split()
+        (store if group else root).command(name, help=verb.help)(_placeholder())
+    root.add_typer(store, name="store", help="Look after feature stores.")
+    return root
+
+
+def _placeholder() -> Callable[[], None]:
+    """What stands for a command in help and completion."""
+    return lambda: None
+
+
+app = _app()
+
+
+def main() -> NoReturn:
+    """Run the command; here alone an expected failure becomes two lines and exit code 1."""
+    try:
+        app()
+    except LinprobeError as error:
+        _fail(error.message, error.hint)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        _fail(
+            f"this needs the package {package}, which is not installed",
+            f"{sys.executable} -m pip install 'linprobe[{EXTRAS[package]}]'",
+        )
+    except BrokenPipeError:
+        # The reader of our stdout (head, less) has left; keep the interpreter's last flush quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _fail(message: str, hint: str) -> NoReturn:
+    note(f"error: {message}")
+    note(f"hint: {hint}")
+    sys.exit(1)

@@ -1,5 +1,0 @@
-"""``python -m linprobe_train``."""
-
-from linprobe_train.cli import main
-
-main()
