@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from encoder_factories import SmallModel, load_small, make_model, save_weights
 from golden_files import (
     GOLDEN,
@@ -23,15 +22,15 @@ from golden_files import (
     check_golden,
     draws,
     file_table,
-    help_texts,
     json_text,
     output_of,
     without_times,
 )
-from linprobe_extract.cli import app as extract_app
-from linprobe_extract.encoder import load_encoder
-from linprobe_extract.models import resolve_model
-from linprobe_store import EncoderSpec, FeatureStore
+
+from linprobe_extract.encoders.encoder import load_encoder
+from linprobe_extract.encoders.family import resolve_model
+from linprobe_store.format.spec import EncoderSpec
+from linprobe_store.handles.store import FeatureStore
 
 KINDS = ("vit-quickgelu", "resnet", "timm-head")
 NO_CANARY = "0" * 64
@@ -61,7 +60,7 @@ def packing(tmp_path_factory: pytest.TempPathFactory) -> Packing:
     for path in folder.rglob("*.*"):
         os.utime(path, ns=(10**18, 10**18))
     printed = {
-        name: without_times(output_of(extract_app, folder, "pack", *words, "--out", name + ".data"))
+        name: without_times(output_of(folder, "pack", *words, "--out", name + ".data"))
         for name, words in PACKED.items()
     }
     return Packing(folder, printed)
@@ -83,7 +82,7 @@ def capture_extracted(packing: Packing) -> Texts:
     model = dyadic_model(packing.folder, "vit-quickgelu")
     words = ["--model", str(model.config), "--weights", str(model.weights), "--device", "cpu"]
     for name in ("animals", "tags"):
-        output_of(extract_app, packing.folder, "run", *words, "--data", f"{name}.data")
+        output_of(packing.folder, "extract", *words, "--data", f"{name}.data")
     texts = {}
     for dataset in FeatureStore(packing.folder / "features").encoder().datasets():
         splits = {name: dataset.split(name) for name in dataset.splits}
@@ -129,17 +128,11 @@ def dyadic_model(folder: Path, kind: str) -> SmallModel:
     return model
 
 
-def capture_help_extract(packing: Packing) -> Texts:
-    """``--help`` of every command."""
-    del packing
-    return help_texts(extract_app, "linprobe-extract")
-
-
 def capture_datasets(packing: Packing) -> Texts:
     """The table of known datasets."""
     return {
-        "datasets.txt": output_of(extract_app, packing.folder, "datasets"),
-        "datasets.json": output_of(extract_app, packing.folder, "datasets", "--json"),
+        "datasets.txt": output_of(packing.folder, "datasets"),
+        "datasets.json": output_of(packing.folder, "datasets", "--json"),
     }
 
 
@@ -149,7 +142,6 @@ def capture_datasets(packing: Packing) -> Texts:
         capture_card,
         capture_extracted,
         capture_encoders,
-        capture_help_extract,
         capture_datasets,
     ],
 )

@@ -11,9 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from safetensors import safe_open
-
 from golden_files import (
     Texts,
     blanked,
@@ -28,21 +25,22 @@ from golden_files import (
     visible_lines,
     without_times,
 )
-from linprobe_store import (
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from linprobe_store.format.spec import (
     DatasetSpec,
     EncoderNames,
     EncoderSpec,
     FeatureBlock,
-    FeatureStore,
-    Provenance,
     ShardFingerprint,
     SkippedSample,
     SplitSpec,
     StorageDtype,
     Tap,
 )
-from linprobe_store.cli import app as store_app
-from linprobe_train.cli import app as train_app
+from linprobe_store.handles.store import FeatureStore
+from linprobe_store.handles.witness import Provenance
 
 FLOWERS = ("aster", "bluebell", "crocus", "dahlia", "été <3")
 SIZES = {"train": 160, "val": 50, "test": 40}
@@ -63,11 +61,11 @@ class Place:
 
     def store(self, name: str, *words: str) -> None:
         """Run a command of the store stage."""
-        self.printed[f"{name}.txt"] = without_times(output_of(store_app, self.folder, *words))
+        self.printed[f"{name}.txt"] = without_times(output_of(self.folder, "store", *words))
 
     def train(self, name: str, *words: str) -> None:
         """Run a command of the train stage."""
-        self.printed[f"{name}.txt"] = without_times(output_of(train_app, self.folder, *words))
+        self.printed[f"{name}.txt"] = without_times(output_of(self.folder, *words))
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +236,7 @@ def capture_report(place: Place) -> Texts:
     texts = {}
     for name in ("toy-16--flora--default", "toy-tags--tags--default"):
         (folder,) = (place.folder / "results").glob(f"{name}--*")
-        output_of(train_app, place.folder, "report", f"results/{folder.name}")
+        output_of(place.folder, "report", f"results/{folder.name}")
         lines = visible_lines((folder / "report.html").read_text(encoding="utf-8"))
         for i, line in enumerate(lines):
             if line in ("made with", "took", "final fit"):
@@ -248,12 +246,9 @@ def capture_report(place: Place) -> Texts:
 
 
 def capture_help(place: Place) -> Texts:
-    """``--help`` of every command."""
+    """``--help`` of every verb."""
     del place
-    return {
-        **help_texts(store_app, "linprobe-store"),
-        **help_texts(train_app, "linprobe-train"),
-    }
+    return help_texts()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ A capture gives texts by file name; :func:`check_golden` compares them with the 
 ``tests/golden/<name>/``. To write the files anew, after a change that is meant to change them, and
 to look at the difference::
 
-    LINPROBE_UPDATE_GOLDEN=1 python -m pytest tests/test_golden.py tests/test_golden_extract.py
+    LINPROBE_UPDATE_GOLDEN=1 python -m pytest tests -k golden
     git diff tests/golden
 
 JSON is compared by structure: strings, whole numbers and keys exactly, floats to a relative 1e-4.
@@ -22,15 +22,15 @@ from html.parser import HTMLParser
 from importlib.metadata import version
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
-import typer
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-GOLDEN = Path(__file__).parent / "golden"
-CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
+from linprobe.door import VERBS, app
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 UPDATE = "LINPROBE_UPDATE_GOLDEN"
 TERMINAL = {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
 
@@ -122,7 +122,7 @@ def small_json_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
     }
 
 
-def output_of(app: typer.Typer, folder: Path, *words: str) -> str:
+def output_of(folder: Path, *words: str) -> str:
     """Run a command inside ``folder``; its stdout."""
     with chdir(folder):
         done = CliRunner().invoke(app, list(words), catch_exceptions=False, env=TERMINAL)
@@ -132,21 +132,20 @@ def output_of(app: typer.Typer, folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def help_texts(app: typer.Typer, program: str) -> dict[str, str]:
-    """``--help`` of a script and of each of its commands, as ``<program>-<command>.txt``.
+def help_texts() -> dict[str, str]:
+    """``--help`` of every verb, as ``<verb>.txt``, and of the groups.
 
-    Its layout is of the tested releases of Typer and click: with others the test is skipped.
+    Its layout is of the tested release of Typer: with another the test is skipped.
     """
     tested = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
-    if not {f"{name}=={version(name)}" for name in ("typer", "click")} <= set(tested):
-        pytest.skip("another Typer or click than constraints.txt names")
-    group = typer.main.get_command(app)
-    assert isinstance(group, click.Group | typer.core.TyperGroup)
+    if f"typer=={version('typer')}" not in tested:
+        pytest.skip("another Typer than constraints.txt names")
     texts = {}
-    for words in ([], *([name] for name in sorted(group.commands))):
-        done = CliRunner().invoke(app, [*words, "--help"], env=TERMINAL, prog_name=program)
+    for words in ("", "store", *(verb.words for verb in VERBS)):
+        asked = [*words.split(), "--help"]
+        done = CliRunner().invoke(app, asked, env=TERMINAL, prog_name="linprobe")
         assert done.exit_code == 0, done.stderr
-        texts["-".join([program, *words]) + ".txt"] = done.stdout
+        texts[f"{words.replace(' ', '-') or 'linprobe'}.txt"] = done.stdout
     return texts
 
 
