@@ -122,7 +122,7 @@ def test_two_processes_under_torchrun_share_the_work_and_give_the_same_bytes(
         (lambda r, _: replace(r, data="/no/such/folder"), "no folder of shards and no known"),
         (lambda r, _: replace(r, splits=("val",)), "no split 'val'"),
         (lambda r, t: replace(r, store=t / "file" / "features"), "cannot write the store"),
-        (lambda r, t: replace(r, encoder=replace(r.encoder, weights=str(t / "no.pt"))), "no.pt"),
+        (lambda r, t: replace(r, encoder=replace(r.encoder, weights=t / "no.pt")), "no.pt"),
     ],
 )
 def test_bad_input_is_told_with_a_hint_and_writes_nothing(

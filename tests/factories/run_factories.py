@@ -11,11 +11,12 @@ from pathlib import Path
 from encoder_factories import SmallModel
 
 from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.family import EncoderChoice
 from linprobe_extract.encoders.load import register
 from linprobe_extract.run.ranks import Ranks, Turns
 from linprobe_extract.run.report import RunReport
 from linprobe_extract.run.run import Run, RunOptions, RunRequest
-from linprobe_extract.shards.caches import EncoderRequest, FingerprintCache
+from linprobe_extract.shards.caches import FingerprintCache
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
@@ -96,9 +97,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
 
 def request_for(model: SmallModel, data: Path, store: Path) -> RunRequest:
     return RunRequest(
-        encoder=EncoderRequest(
-            str(model.config), str(model.weights), "cpu", "auto", "fast", "float16"
-        ),
+        encoder=EncoderChoice(str(model.config), model.weights, "cpu"),
         store=store,
         data=str(data),
         shards=(),

@@ -15,6 +15,7 @@ from linprobe_store.format.spec import (
     FeatureBlock,
     LabelArray,
     ShardFingerprint,
+    SkippedSample,
     SplitSpec,
     Tap,
 )
@@ -59,6 +60,7 @@ def stored_dataset(
     name: str = "toys",
     metric: str | None = None,
     tars: str | None = None,
+    skipped: Mapping[str, tuple[SkippedSample, ...]] | None = None,
     model: str = "ViT-T/8",
     keys: Mapping[str, tuple[str, ...]] | None = None,
     tap: str = "embedding",
@@ -68,6 +70,7 @@ def stored_dataset(
     Parameters
     ----------
     tars : beginning of the names of the source tars; default the dataset's name.
+    skipped : samples of a split's tar that have no row.
     """
     dim = next(iter(splits.values())).features.shape[1]
     spec = EncoderSpec(
@@ -99,6 +102,7 @@ def stored_dataset(
         )
         with encoder.part_writer(shards[split]) as writer:
             writer.append(block)
-            writer.commit(skipped=(), batch_size=1, planned=n, labelling="cls")
+            lost = (skipped or {}).get(split, ())
+            writer.commit(skipped=lost, batch_size=1, planned=n + len(lost), labelling="cls")
         encoder.seal(dataset, split, names=DatasetNames(name, metric))
     return encoder

@@ -9,16 +9,13 @@ import pytest
 from store_factories import (
     block,
     dataset_spec,
-    encoder_of,
     encoder_spec,
     fingerprint,
     register,
-    sealed_split,
     write_part,
 )
 
 from linprobe.errors import MismatchError, NotFoundError, StoreError
-from linprobe_store.arrays.seal import LabelMap
 from linprobe_store.format.spec import (
     DatasetNames,
     DatasetSpec,
@@ -184,39 +181,6 @@ def test_multi_hot_labels_of_another_width_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(MismatchError, match="expected 3 columns"):
         encoder.seal(dataset_spec([fingerprint(0)]), "train", names=DatasetNames("Pets"))
-
-
-def test_relabelling_needs_the_parts_only(tmp_path: Path) -> None:
-    split, _ = sealed_split(tmp_path)
-    coarse = LabelMap(("fish", "pet"), (1, 1, 0))
-
-    spec = coarse.relabelled(split.dataset_spec)
-    again = encoder_of(split).seal(spec, "train", names=DatasetNames("Coarse"), label_map=coarse)
-
-    np.testing.assert_array_equal(again.labels, np.array([1, 1, 0])[split.labels])
-    np.testing.assert_array_equal(again.array("embedding"), split.array("embedding"))
-    assert again.classes == ("fish", "pet")
-    assert again.dataset_id != split.dataset_id
-
-
-def test_label_maps_that_differ_make_other_datasets() -> None:
-    spec = dataset_spec([fingerprint(0)])
-    maps = [LabelMap(("a", "b"), labels) for labels in ((0, 1, 1), (1, 0, 0), (0, 0, 1))]
-
-    assert len({m.relabelled(spec).dataset_id for m in maps}) == 3
-
-
-def test_a_label_map_must_be_in_the_spec_and_cover_all_labels(tmp_path: Path) -> None:
-    split, _ = sealed_split(tmp_path)
-    short = LabelMap(("fish", "pet"), (1, 1))
-
-    with pytest.raises(MismatchError, match="does not name the label map"):
-        encoder_of(split).seal(
-            split.dataset_spec, "train", names=DatasetNames("x"), label_map=short
-        )
-    spec = short.relabelled(split.dataset_spec)
-    with pytest.raises(MismatchError, match=r"found 0\.\.2"):
-        encoder_of(split).seal(spec, "train", names=DatasetNames("x"), label_map=short)
 
 
 @pytest.mark.parametrize("split", ["../x", "a/b", "", "tmp-x", ".x", "a b"])

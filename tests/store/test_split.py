@@ -18,7 +18,6 @@ from store_factories import (
 )
 
 from linprobe.errors import NotFoundError, StoreError
-from linprobe_store.format import layout as store_layout
 from linprobe_store.format.spec import DatasetNames, FeatureArray, SkippedSample
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
@@ -210,14 +209,3 @@ def test_three_lines_in_a_notebook(tmp_path: Path) -> None:
     assert X.shape == (12, 5)
     assert y.shape == (12,)
     assert split.classes == ("cat", "dog", "eel")
-
-
-def test_parts_can_be_dropped_after_sealing(tmp_path: Path) -> None:
-    split, _ = sealed_split(tmp_path)
-    encoder = encoder_of(split)
-
-    encoder.seal(split.dataset_spec, "train", names=DatasetNames("Pets"), keep_parts=False)
-
-    assert encoder.committed_part(fingerprint(0)) is None
-    assert list((encoder.path / store_layout.PARTS_FOLDER).iterdir()) == []
-    assert FeatureStore(tmp_path).split("train").n == 12

@@ -24,6 +24,12 @@ def error_rate(rows):
 ERROR = Metric("error", "error rate", "one label", error_rate, better="lower")
 """
 
+PROTOCOL = """
+from linprobe_train.protocol.protocols import Protocol, Row, list_grid
+
+OWN = Row(Protocol("own", "embedding", False, True, list_grid(0.5)), "standardised, C = 0.5")
+"""
+
 
 def installed(root: Path, group: str, value: str, source: str) -> dict[str, str]:
     """Environment in which a package ``mine`` of one module is installed."""
@@ -37,7 +43,7 @@ def installed(root: Path, group: str, value: str, source: str) -> dict[str, str]
 
 def probe_apart(tmp_path: Path, environment: dict[str, str], *options: str) -> dict[str, object]:
     """The result of the probe command in a process of its own."""
-    command = [sys.executable, "-m", "linprobe_train", "probe", "--json", "--threads", "1"]
+    command = [sys.executable, "-m", "linprobe", "probe", "--json", "--threads", "1"]
     done = subprocess.run(
         [*command, "--store", "features", *options],
         env=environment,
@@ -60,6 +66,26 @@ def test_a_metric_of_another_package_is_scored_with_its_interval(tmp_path: Path)
 
     assert scores["error"]["value"] == pytest.approx(1 - scores["top1"]["value"])
     assert scores["error"]["interval"]["low"] < scores["error"]["value"]
+
+
+def test_a_metric_of_another_package_can_choose_C(tmp_path: Path) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=60), classes=CLASSES)
+    environment = installed(tmp_path / "site", "linprobe.metrics", "mine:ERROR", METRIC)
+    result = probe_apart(tmp_path, environment, "--grid", "0.01,10", "--metric", "error")
+    sweep = result["sweep"]
+    assert isinstance(sweep, dict)
+    scores = {point["C"]: point["score"] for point in sweep["points"]}
+
+    assert scores[result["C"]] == min(scores.values())
+
+
+def test_a_protocol_of_another_package_is_named_like_ours(tmp_path: Path) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=60), classes=CLASSES)
+    environment = installed(tmp_path / "site", "linprobe.protocols", "mine:OWN", PROTOCOL)
+    result = probe_apart(tmp_path, environment, "--protocol", "own")
+
+    assert result["C"] == 0.5
+    assert "--own--" in str(result["folder"])
 
 
 @pytest.mark.parametrize(

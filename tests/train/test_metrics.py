@@ -9,7 +9,6 @@ from scipy.stats import binom
 from sklearn import metrics as oracle
 
 from linprobe.errors import OptionError
-from linprobe_train.scores.headlines import headline_metric
 from linprobe_train.scores.intervals import resample, wilson
 from linprobe_train.scores.metrics import metric_named, score_names, score_value, scores_of
 from linprobe_train.scores.predictions import predictions_of
@@ -183,21 +182,9 @@ def test_wilson_stays_inside_0_and_1_at_the_ends() -> None:
     assert 0 < wilson(0, 20).high < 0.2
 
 
-@pytest.mark.parametrize(
-    ("dataset", "metric"),
-    [
-        ("oxford_pets", "mean_per_class"),
-        ("OxfordIIITPet", "mean_per_class"),
-        ("cifar10", "top1"),
-        ("kinetics700", "mean_top1_top5"),
-    ],
-)
-def test_known_datasets_have_the_headline_of_table_9(dataset: str, metric: str) -> None:
-    assert headline_metric(dataset, 10, multi_label=False) == metric
-
-
-def test_multi_label_and_binary_headlines() -> None:
-    assert headline_metric("voc2007", 20, multi_label=True) == "map_11_point"
-    assert headline_metric("mine", 20, multi_label=True) == "map"
-    assert headline_metric("hateful-memes", 2, multi_label=False) == "roc_auc"
-    assert headline_metric("hateful-memes", 3, multi_label=False) == "top1"
+def test_the_usual_headline_of_labels_comes_first() -> None:
+    assert score_names(10, multi_label=False)[0] == "top1"
+    assert score_names(20, multi_label=True)[0] == "map"
+    assert "roc_auc" in score_names(2, multi_label=False)
+    assert "roc_auc" not in score_names(3, multi_label=False)
+    assert "mean_top1_top5" in score_names(700, multi_label=False)

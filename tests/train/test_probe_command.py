@@ -13,6 +13,7 @@ from train_factories import SplitData, features, stored_dataset
 from typer.testing import CliRunner
 
 from linprobe.door import app
+from linprobe_store.format.spec import SkippedSample
 from linprobe_store.handles.split import Split
 from linprobe_train.protocol.search import Search, search
 from linprobe_train.protocol.splits import StoredSplits
@@ -116,7 +117,7 @@ def test_the_declared_metric_chooses_C_and_an_option_overrides_it(tmp_path: Path
     assert asked["sweep"]["metric"] == asked["question"]["metric"] == "nll"
     points = {point["C"]: point["score"] for point in asked["sweep"]["points"]}
     assert points[asked["C"]] == min(points.values())
-    assert declared["warnings"] == asked["warnings"] == []
+    assert not any("declares" in line for line in (*declared["warnings"], *asked["warnings"]))
 
 
 def test_a_declared_metric_that_the_labels_do_not_have_is_a_warning(tmp_path: Path) -> None:
@@ -250,6 +251,35 @@ def test_the_oracle_can_be_asked_for(tmp_path: Path) -> None:
     assert ours["folder"] != theirs["folder"]
 
 
+def test_threads_are_those_that_the_process_may_use(tmp_path: Path) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=40), classes=CLASSES)
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "from linprobe.door import main; main()"
+    )
+    command = [sys.executable, "-c", code, "probe", "--C", "1", "--json", "--store", "features"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+
+    assert json.loads(done.stdout)["results"][0]["environment"]["threads"] == 1
+
+
+def test_what_the_store_knows_of_the_data_is_in_the_result(tmp_path: Path) -> None:
+    stored_dataset(
+        tmp_path / "features",
+        some_splits("train", "test", n=40),
+        classes=CLASSES,
+        metric="mean_per_class",
+        skipped={"train": (SkippedSample("bad", "truncated"), SkippedSample("x", "truncated"))},
+    )
+    facts = json.loads(probe(tmp_path, "--C", "1", "--json"))["results"][0]["facts"]
+
+    assert facts == {
+        "label_source": "cls",
+        "declared_metric": "mean_per_class",
+        "skipped": {"train": {"truncated": 2}},
+    }
+
+
 def test_no_module_of_the_stage_imports_torch() -> None:
     code = (
         "import importlib, pkgutil, sys, linprobe_train\n"
@@ -283,8 +313,8 @@ def test_the_test_split_is_opened_once_and_after_the_search(
         events.append(split.name)
         return rows(self, split)
 
-    def recorded_search(*given: object) -> Search:
-        found: Search = search(*given)  # type: ignore[arg-type] # passed through unseen
+    def recorded_search(*given: object, **named: object) -> Search:
+        found: Search = search(*given, **named)  # type: ignore[arg-type] # passed through unseen
         events.append("searched")
         return found
 

@@ -11,14 +11,11 @@ import torch
 from torch import nn
 
 from linprobe.errors import LinprobeError
-from linprobe_extract.encoders.family import ModelRef
+from linprobe_extract.encoders.family import ModelRef, Precision, PreprocessPath
 from linprobe_extract.encoders.tower import LoadedTower
 from linprobe_extract.pixels.canary import check_preprocess, with_canary
 from linprobe_extract.pixels.preprocess import FAST_INTERPOLATIONS
 from linprobe_store.format.spec import EncoderNames, EncoderSpec, PreprocessSpec, StorageDtype, Tap
-
-Precision = Literal["auto", "fp32", "bf16"]
-PreprocessPath = Literal["fast", "exact"]
 
 
 class Encoder(Protocol):

@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Literal
 
 from linprobe.errors import LinprobeError
-from linprobe_store.format.spec import EncoderNames
+from linprobe.machine import Device
+from linprobe_store.format.spec import EncoderNames, StorageDtype
 
 
 @cache
@@ -102,6 +103,34 @@ OPENAI_MODELS = {
 
 DEMO_MODELS = {"demo": 0, "demo-lite1": 1, "demo-lite2": 2}
 """Offline encoders, with the number of their EfficientNet-Lite."""
+
+
+Precision = Literal["auto", "fp32", "bf16"]
+"""Arithmetic of the forward pass; ``auto`` is bf16 on a GPU that computes in it, else fp32."""
+
+PreprocessPath = Literal["fast", "exact"]
+"""``exact`` is the model's own transform, bit for bit; ``fast`` decodes JPEGs faster."""
+
+LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "pillow", "simplejpeg")
+"""Distributions that pixels, weights or the forward pass depend on."""
+
+
+@dataclass(frozen=True)
+class EncoderChoice:
+    """Which encoder a person wants, and how it shall run."""
+
+    model: str
+    """Name of the model, as :func:`resolve_model` takes it."""
+    weights: Path | None = None
+    """Checkpoint on disk in place of the model's own."""
+    device: Device = "auto"
+    """Where it runs; changes no id but through ``precision="auto"``."""
+    precision: Precision = "auto"
+    """Arithmetic of the forward pass; what it resolves to is part of the identity."""
+    preprocess: PreprocessPath = "fast"
+    """How images become pixels; part of the identity."""
+    storage_dtype: StorageDtype = "float16"
+    """What features are stored in; part of the identity."""
 
 
 @dataclass(frozen=True)

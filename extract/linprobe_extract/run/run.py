@@ -25,6 +25,7 @@ from linprobe.machine import available_cores, decode_threads
 from linprobe.terminal import emit, emit_json
 from linprobe_extract.encoders.device import launcher
 from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.family import EncoderChoice
 from linprobe_extract.pack.by_name import data_folder
 from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Timings, Unit, UnitEnd, UnitLost
 from linprobe_extract.run.ranks import (
@@ -37,7 +38,7 @@ from linprobe_extract.run.ranks import (
 from linprobe_extract.run.report import RunReport, RunResult, tell
 from linprobe_extract.run.sink import PartSink
 from linprobe_extract.run.work import State, forecast, seal_complete, state_of
-from linprobe_extract.shards.caches import EncoderRequest, FingerprintCache, RequestMemo
+from linprobe_extract.shards.caches import FingerprintCache, RequestMemo
 from linprobe_extract.shards.locate import DatasetPlan, plan_dataset
 from linprobe_store.format.layout import encoder_folder
 from linprobe_store.format.spec import ShardFingerprint
@@ -212,7 +213,7 @@ BATCH_SIZE = {"cuda": 256, "cpu": 16}
 class RunRequest:
     """The arguments of ``linprobe extract``."""
 
-    encoder: EncoderRequest
+    encoder: EncoderChoice
     """Which tower, and how."""
     store: Path
     """Root of the feature store."""

@@ -17,13 +17,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import fsspec
 
 from linprobe.records import JsonValue, digest_json
+from linprobe_extract.encoders.family import LIBRARIES, EncoderChoice
 from linprobe_extract.shards.layouts import Shard
 from linprobe_extract.shards.tar import fingerprint_shard, open_shard, unreadable
 from linprobe_store.format.spec import KEY_VERSION, ShardFingerprint
@@ -126,28 +127,6 @@ def _state(url: str) -> str | None:
     return f"{url}|{info.get('size')}|{version}" if version and info.get("size") else None
 
 
-LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "pillow", "simplejpeg")
-"""Distributions that pixels, weights or the forward pass depend on."""
-
-
-@dataclass(frozen=True)
-class EncoderRequest:
-    """What a person asks for when naming an encoder."""
-
-    model: str
-    """As given on the command line."""
-    weights: str | None
-    """Path of a local checkpoint, or None."""
-    device: str
-    """``auto``, ``cuda`` or ``cpu``."""
-    precision: str
-    """``auto``, ``fp32`` or ``bf16``."""
-    preprocess: str
-    """``fast`` or ``exact``."""
-    storage_dtype: str
-    """``float16`` or ``float32``."""
-
-
 class RequestMemo:
     """Encoder ids by request.
 
@@ -159,9 +138,9 @@ class RequestMemo:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def encoder_id(self, request: EncoderRequest) -> str | None:
+    def encoder_id(self, choice: EncoderChoice) -> str | None:
         """Give the id that this request led to, or None when it is not remembered."""
-        wanted, found = _key(request), None
+        wanted, found = _key(choice), None
         with suppress(OSError, UnicodeDecodeError):
             for line in self._path.read_text().splitlines():
                 # A line cut by a crash is no loss: the encoder is loaded again.
@@ -170,13 +149,13 @@ class RequestMemo:
                     found = str(entry["encoder_id"]) if entry["request"] == wanted else found
         return found
 
-    def remember(self, request: EncoderRequest, encoder_id: str) -> None:
+    def remember(self, choice: EncoderChoice, encoder_id: str) -> None:
         """Note what a request led to."""
-        if self.encoder_id(request) == encoder_id:
+        if self.encoder_id(choice) == encoder_id:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a") as lines:
-            lines.write(json.dumps({"request": _key(request), "encoder_id": encoder_id}) + "\n")
+            lines.write(json.dumps({"request": _key(choice), "encoder_id": encoder_id}) + "\n")
 
 
 def _file_state(name: str | None) -> list[JsonValue]:
@@ -188,16 +167,17 @@ def _file_state(name: str | None) -> list[JsonValue]:
     return [str(path), status.st_size, status.st_mtime_ns]
 
 
-def _key(request: EncoderRequest) -> str:
+def _key(choice: EncoderChoice) -> str:
     """Digest the request, the state of its checkpoint, the libraries and our own version."""
+    weights = None if choice.weights is None else str(choice.weights)
     versions: dict[str, str] = {}
     for library in LIBRARIES:
         with suppress(PackageNotFoundError):
             versions[library] = version(library)
     return digest_json(
         {
-            "request": asdict(request),
-            "files": [_file_state(request.model), _file_state(request.weights)],
+            "request": asdict(choice) | {"weights": weights},
+            "files": [_file_state(choice.model), _file_state(weights)],
             "versions": versions,
             "key_version": KEY_VERSION,
         }

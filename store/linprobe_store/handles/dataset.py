@@ -91,7 +91,7 @@ class StoredDataset:
             sealed = ", ".join(self.splits) or "none"
             raise NotFoundError(
                 f"{self.path}: split {name!r} is not sealed",
-                hint=f"sealed are: {sealed}; extract the rest with linprobe-extract run",
+                hint=f"sealed are: {sealed}; extract the rest with linprobe extract",
             )
         return path
 

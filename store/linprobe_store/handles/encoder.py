@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from linprobe.disk import remove_unit
 from linprobe.errors import NotFoundError
 from linprobe.names import short_id
 from linprobe.records import read_json
 from linprobe_store.arrays.part import PartWriter, find_part, part_path
 from linprobe_store.arrays.seal import (
-    LabelMap,
     ReadLabels,
     SealTarget,
     check_labelling,
@@ -126,8 +124,6 @@ class StoredEncoder:
         split: str,
         *,
         names: DatasetNames,
-        keep_parts: bool = True,
-        label_map: LabelMap | None = None,
         read_labels: ReadLabels | None = None,
     ) -> Split:
         """Seal the parts of a split, in shard-list order; opens it if that is done already.
@@ -136,10 +132,6 @@ class StoredEncoder:
         ----------
         names : what people call the dataset, and its headline metric; as
             :meth:`register_dataset` takes them.
-        keep_parts : False removes the parts afterwards, which halves the space; another dataset
-            over the same tars, such as a relabelling, then needs the GPU again.
-        label_map : other classes over the same parts; ``dataset`` is then what its
-            ``relabelled`` gives.
         read_labels : gives the labels of each part, where those in it were read in another way
             than the dataset says.
 
@@ -152,22 +144,15 @@ class StoredEncoder:
         """
         check_split_name(split)
         split_spec = find_split_spec(dataset, split)
-        if label_map is not None:
-            label_map.check_made(dataset)
         stored = self.register_dataset(dataset, names)
         if not (stored.path / split).exists():
             parts = find_parts(self.path, self.encoder_id, split_spec)
             if read_labels is None:
                 check_labelling(parts, split)
-            blocks = part_blocks(self.path, parts, label_map, read_labels)
+            blocks = part_blocks(self.path, parts, read_labels)
             target = SealTarget(stored.path / split, self.spec, dataset, split)
             write_split(target, blocks, plan_rows(parts))
-        sealed = stored.split(split)
-        if not keep_parts:
-            for shard in split_spec.shards:
-                if (part := part_path(self.path, shard)).exists():
-                    remove_unit(part)
-        return sealed
+        return stored.split(split)
 
     def datasets(self) -> tuple[StoredDataset, ...]:
         """Datasets with sealed splits, sorted by folder name."""

@@ -115,8 +115,28 @@ def open_splits(encoder: StoredEncoder, dataset: str | None, tap: str) -> Stored
             hint=f"pass --tap {taps[0]}",
         )
     stored = encoder.dataset(dataset)
+    train, test = _needed(stored, "train"), _needed(stored, "test")
     val = stored.split("val") if "val" in stored.splits else None
-    return StoredSplits(encoder, stored, tap, _needed(stored, "train"), val, _needed(stored, "test"))
+    return StoredSplits(encoder, stored, tap, train, val, test)
+
+
+def find_splits(
+    store: Path, model: str | None, data: tuple[str, ...], tap: str
+) -> list[StoredSplits]:
+    """Open the splits of some datasets of an encoder; () means every dataset.
+
+    Raises
+    ------
+    DataError : the encoder has no dataset, or one has no train or no test split.
+    """
+    encoder = open_encoder(store, model)
+    names = data or tuple(dataset.dataset_id for dataset in encoder.datasets())
+    if not names:
+        raise DataError(
+            f"{store} holds no dataset for {encoder.names.model}",
+            hint=f"add one with {command('extract', model=encoder.names.model)}",
+        )
+    return [open_splits(encoder, name, tap) for name in names]
 
 
 def open_encoder(store: Path, model: str | None) -> StoredEncoder:

@@ -26,6 +26,9 @@ from linprobe_train.protocol.protocols import all_protocols
 from linprobe_train.results.answers import ProbeResult, Question, digest_of, read_result
 from linprobe_train.scores.predictions import Predictions, load_predictions
 
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error)
+"""What NumPy raises for a damaged ``.npz``."""
+
 
 @dataclass(frozen=True)
 class Collected:
@@ -53,7 +56,7 @@ class Collected:
         path = self.folder / "predictions.npz"
         try:
             rows = load_predictions(path)
-        except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        except _UNREADABLE as error:
             raise _unusable(path, str(error)) from error
         n, k = self.result.test.n, len(self.result.classes)
         if {len(rows.keys), len(rows.labels), len(rows.top), len(rows.probability)} != {n}:
