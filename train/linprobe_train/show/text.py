@@ -50,8 +50,8 @@ def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
     names = {score.name for score in result.scores}
     first = result.score("top1") if "top1" in names else result.headline
     own = f"{score_text(result.headline)}, the dataset's own metric"
-    metric = result.question.metric
-    paper = published(result.encoder, result.dataset, protocol.tap, protocol.name, metric)
+    asked = (result.encoder, result.dataset, protocol.tap, protocol.name)
+    paper = published(*asked, result.headline.name)
     how = f"best on {result.held_out.source}" if result.sweep else "as given"
     fitted = f"fitted on {result.fitted_on.source}, {result.fitted_on.n} rows"
     rows = f"{len(result.classes)} classes, {result.test.n} test rows"
