@@ -4,7 +4,7 @@ Imports are inside the commands, so that help costs nothing.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from linprobe_train.tasks.probe import Recipe
     from linprobe_train.tasks.probe_all import Pool
 
+CompareFormat = Literal["text", "markdown", "csv", "html"]
+PredictFormat = Literal["table", "csv", "jsonl"]
 ModelOption = Annotated[str | None, typer.Option(help="Encoder; default the only one.")]
 DataOption = Annotated[str | None, typer.Option(help="Dataset; default the only one.")]
 TapOption = Annotated[str, typer.Option(help="embedding or pre_projection.")]
@@ -218,19 +220,18 @@ def compare(
     out: OutOption = RESULTS,
     store: StoreOption = FEATURES,
     data: DataListOption = None,
-    form: Annotated[str, typer.Option("--format", help="text, markdown, csv or html.")] = "text",
+    form: Annotated[CompareFormat, typer.Option("--format", help="Of the output.")] = "text",
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Put results side by side, with paired tests."""
     from linprobe_train.results.collect import collect, of_datasets
-    from linprobe_train.show.compare_text import compare_json, writer_named
+    from linprobe_train.show.compare_text import FORMATS, compare_json
     from linprobe_train.tasks.compare import compare as compare_results
 
-    write = writer_named(form)
     results = of_datasets(collect(out, folders or (), lines_only), data or ())
     comparisons = compare_results(results, store=store, seed=seed, strict=bool(folders))
-    emit_json(compare_json(comparisons)) if as_json else emit(write(comparisons))
+    emit_json(compare_json(comparisons)) if as_json else emit(FORMATS[form](comparisons))
 
 
 def report(
@@ -275,7 +276,7 @@ def predict(
     data: Annotated[str | None, typer.Option(help="Dataset; default the probe's.")] = None,
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
     top: Annotated[int, typer.Option(help="Classes to give, most probable first.")] = 5,
-    form: Annotated[str, typer.Option("--format", help="table, csv or jsonl.")] = "table",
+    form: Annotated[PredictFormat, typer.Option("--format", help="Of the output.")] = "table",
     weights: Annotated[
         Path | None, typer.Option(help="Checkpoint of the encoder, where one was extracted with.")
     ] = None,
@@ -289,10 +290,9 @@ def predict(
     from linprobe_store.image_encoder import ImageRequest
     from linprobe_train.results.collect import only_folder
     from linprobe_train.results.probe_file import load_probe
-    from linprobe_train.show.text import check_format, predicted_lines, predictions_json
+    from linprobe_train.show.text import predicted_lines, predictions_json
     from linprobe_train.tasks import predict as task
 
-    check_format(form)
     if images and features:
         raise OptionError("--images and --features contradict each other", hint="pass one of them")
     saved = load_probe(probe or only_folder(out))

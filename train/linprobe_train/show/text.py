@@ -3,14 +3,12 @@
 import csv
 import io
 import json
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from linprobe.benchmarks import published
-from linprobe.errors import OptionError
 from linprobe.records import JsonValue, plain
-from linprobe.terminal import text_table
+from linprobe.terminal import command, text_table
 from linprobe_store.format.spec import SkippedSample
 from linprobe_train.results.answers import Answer, ProbeResult, R
 from linprobe_train.scores.metrics import Score, title_of, unit_of
@@ -18,9 +16,6 @@ from linprobe_train.tasks.fewshot import FewshotResult
 from linprobe_train.tasks.knn import KnnResult
 from linprobe_train.tasks.predict import Predicted
 from linprobe_train.tasks.probe_all import Outcome
-
-FORMATS = ("table", "csv", "jsonl")
-"""What ``predict --format`` takes."""
 
 
 def score_cells(score: Score) -> tuple[str, str, str]:
@@ -74,11 +69,7 @@ def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
 def _next_command(result: ProbeResult, store: Path) -> str:
     """The same features by another protocol: how much of the number is the protocol's."""
     other = "dino" if result.question.protocol.name == "clip-readme" else "clip-readme"
-    model, data = shlex.quote(result.encoder), shlex.quote(result.dataset)
-    return (
-        f"linprobe probe --store {shlex.quote(str(store))} --model {model} --data {data} "
-        f"--protocol {other}"
-    )
+    return command("probe", store=store, model=result.encoder, data=result.dataset, protocol=other)
 
 
 def answers_json(answers: Sequence[Answer[ProbeResult]]) -> JsonValue:
@@ -174,18 +165,6 @@ def value_text(metric: str, value: float) -> str:
     return f"{100 * value:.2f} %" if unit_of(metric) == "%" else f"{value:.4f}"
 
 
-def check_format(name: str) -> str:
-    """Refuse an unknown format.
-
-    Raises
-    ------
-    OptionError : no such format.
-    """
-    if name not in FORMATS:
-        raise OptionError(f"no format {name!r}; known: {', '.join(FORMATS)}", hint="--format csv")
-    return name
-
-
 def predicted_lines(
     form: str, blocks: Iterable[Predicted], classes: Sequence[str], top: int
 ) -> Iterator[str]:
@@ -193,7 +172,7 @@ def predicted_lines(
 
     Parameters
     ----------
-    form : one of :data:`FORMATS`.
+    form : ``table``, ``csv`` or ``jsonl``.
     top : classes of every row.
     """
     if form == "csv":

@@ -27,6 +27,7 @@ from linprobe_store.image_encoder import ImageRequest, find_image_features
 from linprobe_train.results.probe_file import SavedProbe
 from linprobe_train.scores.predictions import best_classes
 from linprobe_train.solver.preparation import Float64
+from linprobe_train.solver.rows import Features
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,7 @@ def predict_split(saved: SavedProbe, split: Split, top: int) -> Iterator[Predict
         yield _predicted(p, tuple(islice(keys, len(p))), top)
 
 
-def predict_array(
-    saved: SavedProbe, features: NDArray[np.generic], top: int
-) -> Iterator[Predicted]:
+def predict_array(saved: SavedProbe, features: Features, top: int) -> Iterator[Predicted]:
     """Classify an array (n, d); rows are named by their numbers."""
     start = 0
     for p in saved.blocks(features):
