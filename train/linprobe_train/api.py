@@ -13,7 +13,7 @@ from linprobe.names import short_id
 from linprobe_store.format.spec import LabelArray
 from linprobe_store.handles.split import Split
 from linprobe_train.protocol.protocols import DEFAULT, Protocol
-from linprobe_train.protocol.search import Search, SearchSettings, search
+from linprobe_train.protocol.search import Search, search
 from linprobe_train.solver.fit import FitSettings, fit_rows
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.passes import crew_of
@@ -139,8 +139,9 @@ def sweep(
     if val is not None:
         held = as_rows(val, val_labels, tap=protocol.tap, n_classes=train.n_classes)
     with crew_of(settings.threads) as crew:
-        how = SearchSettings(protocol.grid, metric, folds, seed)
-        return search(train, held, how, settings, crew)
+        return search(
+            train, held, protocol.grid, settings, crew, metric=metric, folds=folds, seed=seed
+        )
 
 
 def as_rows(
