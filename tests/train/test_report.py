@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from train_factories import SplitData, features, stored_dataset
 from linprobe.door import main
 from linprobe.errors import OptionError
 from linprobe.names import IMAGE_EXTENSIONS
+from linprobe_train.results.answers import Facts
 from linprobe_train.scores.metrics import ECE_BINS
 from linprobe_train.show import plots
 from linprobe_train.show.facts import report_facts
@@ -239,3 +241,25 @@ def test_images_of_every_type_that_is_packed_are_shown(tmp_path: Path) -> None:
     keys = [f"a{i}" for i in range(len(members))]
 
     assert sorted(plots.thumbnails(tmp_path, "test", keys)) == sorted(keys)
+
+
+@pytest.mark.parametrize(
+    ("facts", "lines"),
+    [
+        (Facts("cls", "top1"), ["top-1, the dataset&#39;s own metric", "cls"]),
+        (Facts("cls", None), ["top-1, as the dataset declares none"]),
+        (Facts("cls", "macro_f1"), ["asked for; the dataset&#39;s own metric is macro F1"]),
+        (
+            Facts("cls", "top1", {"test": {"no label": 1}, "train": {"no image": 1, "cut": 2}}),
+            ["<td>skipped</td>", "test: 1 no label; train: 1 no image, 2 cut"],
+        ),
+    ],
+)
+def test_what_the_store_knew_of_the_data_is_told(
+    tmp_path: Path, facts: Facts, lines: list[str]
+) -> None:
+    one = probed(tmp_path, "one", some_splits())
+    text = report_html(replace(one, result=replace(one.result, facts=facts)), NOWHERE)
+
+    assert all(line in text for line in lines)
+    assert ("<td>skipped</td>" in text) == bool(facts.skipped)
