@@ -4,19 +4,21 @@ The commands ``linprobe pack`` and ``linprobe datasets``.
 """
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from linprobe.benchmarks import KnownDataset, known_datasets
+from linprobe.machine import Device
 from linprobe.records import JsonValue
-from linprobe.terminal import emit, emit_json, human_bytes, watching
-from linprobe_extract.pack.known import KNOWN_DATASETS, KnownDataset, table_text
+from linprobe.terminal import emit, emit_json, human_bytes, note, text_table, watching
+from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath
 from linprobe_extract.pack.listing import some_names
 from linprobe_extract.pack.pack import PackReport
 from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.shards.card import DatasetCard, DuplicateImage, UnreadableImage
+from linprobe_store.format.spec import StorageDtype
 
 DEFAULTS = PackOptions()
 NEXT_COMMAND = "linprobe extract --model ViT-B/16 --data {out} --store features"
@@ -114,7 +116,7 @@ def report_json(report: PackReport) -> JsonValue:
         "out": str(report.out),
         "name": card.name,
         "classes": len(card.classes),
-        "headline_metric": card.headline_metric.value,
+        "headline_metric": card.headline_metric,
         "splits": {name: split.samples for name, split in card.splits.items()},
         "shards": {name: len(split.shards) for name, split in card.splits.items()},
         "bytes": _total_bytes(card),
@@ -131,9 +133,9 @@ def report_json(report: PackReport) -> JsonValue:
 def datasets(as_json: AsJson = False) -> None:
     """List the datasets that pack knows by name."""
     if as_json:
-        emit_json({"datasets": [row_json(row) for row in KNOWN_DATASETS]})
+        emit_json({"datasets": [row_json(row) for row in known_datasets()]})
     else:
-        emit(table_text())
+        emit(datasets_table())
 
 
 def row_json(row: KnownDataset) -> JsonValue:
@@ -142,9 +144,11 @@ def row_json(row: KnownDataset) -> JsonValue:
         "name": row.slug,
         "title": row.title,
         "classes": row.n_classes,
-        "headline_metric": row.metric.value,
+        "headline_metric": row.metric,
         "sizes": dict(row.sizes) if row.sizes else None,
-        "paper_sizes": {"train": row.paper_sizes[0], "test": row.paper_sizes[1]},
+        "paper_sizes": dict(zip(("train", "test"), row.paper_sizes, strict=True))
+        if row.paper_sizes
+        else None,
         "split": row.split,
         "provider": row.provider,
         "torchvision": row.torchvision.name if row.torchvision else None,
@@ -152,6 +156,19 @@ def row_json(row: KnownDataset) -> JsonValue:
         "citation": row.citation,
         "note": row.note,
     }
+
+
+def datasets_table() -> str:
+    """The known datasets as a table for a person."""
+    header = ("name", "classes", "train", "val", "test", "metric", "files", "split")
+    return text_table(header, [_cells(row) for row in known_datasets()], "<>>>><<<")
+
+
+def _cells(row: KnownDataset) -> tuple[str, ...]:
+    """One line of the table."""
+    sizes = row.sizes or {}
+    counts = (f"{sizes[split]:,}" if split in sizes else "-" for split in ("train", "val", "test"))
+    return (row.slug, str(row.n_classes), *counts, row.metric, row.provider, row.split)
 
 
 def report_text(report: PackReport) -> str:
@@ -217,41 +234,7 @@ def _total_bytes_text(card: DatasetCard) -> str:
     return human_bytes(_total_bytes(card))
 
 
-class Device(StrEnum):
-    """Where the encoder runs."""
-
-    auto = "auto"
-    cuda = "cuda"
-    cpu = "cpu"
-
-
-class LabelFrom(StrEnum):
-    """Where labels come from."""
-
-    cls = "cls"
-    folder = "folder"
-
-
-class Precision(StrEnum):
-    """Arithmetic of the forward pass; auto is bf16 on CUDA and fp32 on a CPU."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class PreprocessPath(StrEnum):
-    """How image bytes become pixels."""
-
-    fast = "fast"
-    exact = "exact"
-
-
-class StorageDtype(StrEnum):
-    """Dtype of the stored rows."""
-
-    float16 = "float16"
-    float32 = "float32"
+LabelFrom = Literal["cls", "folder"]
 
 
 def extract(
@@ -287,16 +270,16 @@ def extract(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Decode threads; default: from the cores available.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where the encoder runs.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="Where the encoder runs.")] = "auto",
     precision: Annotated[
         Precision, typer.Option(help="auto: bf16 on CUDA, fp32 on a CPU.")
-    ] = Precision.auto,
+    ] = "auto",
     preprocess: Annotated[
         PreprocessPath, typer.Option(help="exact: the model's own transform, bit for bit.")
-    ] = PreprocessPath.fast,
+    ] = "fast",
     storage_dtype: Annotated[
         StorageDtype, typer.Option(help="float32 where features exceed float16.")
-    ] = StorageDtype.float16,
+    ] = "float16",
     max_skipped: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of a shard that may be skipped.")
     ] = 0.01,
@@ -306,34 +289,53 @@ def extract(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Run a dataset through a frozen encoder into the store."""
-    from linprobe_extract.run.run import RunRequest, run_extraction
-    from linprobe_extract.shards.caches import EncoderRequest
+    from linprobe_extract.pack.by_name import data_folder
+    from linprobe_extract.run.ranks import ranks_from_environment
+    from linprobe_extract.run.report import (
+        forecast_json,
+        forecast_text,
+        report_json,
+        report_text,
+        run_text,
+    )
+    from linprobe_extract.run.run import Extraction
+    from linprobe_extract.shards.locate import plan_dataset
 
     if label_key is not None and label_from is not None:
         raise typer.BadParameter("give --label-key or --label-from, not both")
     if data is not None and shards:
         raise typer.BadParameter("give --data or --shards, not both")
-    request = RunRequest(
-        encoder=EncoderRequest(
-            model,
-            None if weights is None else str(weights),
-            device,
-            precision,
-            preprocess,
-            storage_dtype,
-        ),
-        store=store,
-        data=data,
-        shards=tuple(shards or ()),
-        splits=tuple(split or ()),
+    ranks = ranks_from_environment()
+    plan = plan_dataset(
+        data_folder(data, may_pack=not dry_run and ranks.world_size == 1),
+        shards=shards or (),
         name=name,
         label_source=f"json:{label_key}" if label_key else label_from,
         classes_file=classes,
-        batch_size=batch_size,
-        decode_threads=threads,
-        max_skipped=max_skipped,
     )
-    raise typer.Exit(run_extraction(request, dry_run=dry_run, as_json=as_json))
+    choice = EncoderChoice(model, weights, device, precision, preprocess, storage_dtype)
+    extraction = Extraction(
+        choice, plan, store, tuple(split or ()), batch_size, threads, max_skipped
+    )
+    if dry_run:
+        forecast = extraction.forecast()
+        _show(forecast_text(forecast), forecast_json(forecast), as_json=as_json)
+        return
+    with watching(f"{model}: {plan.name}", visible=ranks.rank == 0) as watch:
+        report = extraction.run(watch, until_signal=True)
+    note(run_text(report.run))
+    if ranks.world_size == 1 or (report.sealed if report.run else ranks.rank == 0):
+        _show(report_text(report), report_json(report), as_json=as_json)
+    report.check()
+    raise typer.Exit(report.exit_code)
+
+
+def _show(text: str, json: JsonValue, *, as_json: bool) -> None:
+    """Print a result for a person or for a program."""
+    if as_json:
+        emit_json(json)
+    else:
+        emit(text)
 
 
 def doctor(

@@ -155,7 +155,7 @@ def _unknown_field(given: object, taken: object, place: str) -> str | None:
                 return f"{place}.{name}"
             if deeper := _unknown_field(value, taken[name], f"{place}.{name}"):
                 return deeper
-    elif isinstance(given, list) and isinstance(taken, list):
+    elif isinstance(given, list) and isinstance(taken, list | tuple):
         for i, (value, kept) in enumerate(zip(given, taken, strict=True)):
             if deeper := _unknown_field(value, kept, f"{place}[{i}]"):
                 return deeper

@@ -22,7 +22,7 @@ from linprobe.terminal import (
     note,
     text_table,
 )
-from linprobe_store.care.copy import CopiedSplit, CopyRequest, copy_store
+from linprobe_store.care.copy import CopiedSplit, copy_store
 from linprobe_store.care.export import export_split
 from linprobe_store.care.importing import ImportRequest, import_features, parse_splits, read_classes
 from linprobe_store.care.inventory import DatasetEntry, SplitEntry, list_encoder, list_store
@@ -182,10 +182,10 @@ def copies_json_report(copies: Sequence[CopiedSplit]) -> JsonValue:
     """The splits in the object of ``copy --json``."""
     return [
         {
-            "encoder_id": copied.source.spec.encoder_id,
+            "encoder_id": copied.source.encoder.spec.encoder_id,
             "dataset_id": copied.source.dataset.dataset_id,
             "split": copied.source.name,
-            "digest": copied.source.commit.digest,
+            "digest": copied.source.marker.commit.digest,
             "outcome": copied.outcome,
             "bytes": copied.bytes,
         }
@@ -377,7 +377,7 @@ def copy(
 ) -> None:
     """Copy sealed splits between stores."""
     done = []
-    for copied in copy_store(CopyRequest(source, target, encoder, dataset, pack)):
+    for copied in copy_store(source, target, encoder=encoder, dataset=dataset, pack=pack):
         note(f"{copied.outcome}: {copied.source.folder}  {human_bytes(copied.bytes)}")
         done.append(copied)
     if as_json:

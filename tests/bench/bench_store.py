@@ -22,7 +22,7 @@ import numpy as np
 import zarr
 
 from linprobe_store.care.array_files import open_array
-from linprobe_store.care.copy import CopyRequest, copy_store
+from linprobe_store.care.copy import copy_store
 from linprobe_store.care.importing import ImportRequest, SplitSource, import_features
 from linprobe_store.care.verify import verify_store
 from linprobe_store.format.spec import (
@@ -155,7 +155,7 @@ def verify(root: Path, other: Split) -> None:
 
 def copy(folder: Path) -> None:
     """Copy the imported store."""
-    list(copy_store(CopyRequest(str(folder / "imported"), str(folder / "copied"))))
+    list(copy_store(str(folder / "imported"), str(folder / "copied")))
     shutil.rmtree(folder / "copied")
 
 

@@ -10,8 +10,9 @@ from torchvision_arrays import (
 )
 from torchvision_files import FILE_WRITERS
 
+from linprobe.benchmarks import OWN_FILES, KnownDataset, known_datasets
 from linprobe.errors import PackError
-from linprobe_extract.pack.known import KNOWN_DATASETS, KnownDataset, table_text
+from linprobe_extract.cli import datasets_table
 from linprobe_extract.pack.pack import pack
 from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.pack.sources.torchvision import parse_arguments
@@ -74,15 +75,15 @@ def test_arguments_are_parsed(text: str, arguments: dict[str, object]) -> None:
 
 
 def test_the_table_has_the_27_datasets_of_the_paper_once_each() -> None:
-    assert len({row.slug for row in KNOWN_DATASETS}) == 27
-    assert len(table_text().splitlines()) == 28
+    assert len({row.slug for row in known_datasets()}) == 27
+    assert len(datasets_table().splitlines()) == 28
 
 
 def test_every_dataset_that_torchvision_reads_is_tested_in_its_own_format() -> None:
-    assert {row.slug for row in KNOWN_DATASETS if row.torchvision} == set(WRITERS)
+    assert {row.slug for row in known_datasets() if row.torchvision} == set(WRITERS)
 
 
-@pytest.mark.parametrize("row", KNOWN_DATASETS, ids=lambda row: row.slug)
+@pytest.mark.parametrize("row", known_datasets(), ids=lambda row: row.slug)
 def test_a_row_agrees_with_table_9_or_says_why_not(row: KnownDataset) -> None:
     """Table 9 counts val as train."""
     sizes = row.sizes or {"train": 0, "test": 0}
@@ -91,3 +92,33 @@ def test_a_row_agrees_with_table_9_or_says_why_not(row: KnownDataset) -> None:
     if (sizes["train"] + sizes.get("val", 0), sizes["test"]) != row.paper_sizes:
         assert row.note
     assert row.torchvision or row.files
+
+
+OWN = """
+[[dataset]]
+slug = "my_pets"
+title = "My pets"
+aliases = ["pets_of_mine"]
+n_classes = 2
+metric = "mean_per_class"
+sizes = { train = 6, test = 6 }
+files = "our photographs"
+"""
+
+
+def test_a_dataset_of_ones_own_is_packed_by_its_name_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One ``[[dataset]]`` in a file outside the package."""
+    (tmp_path / "own.toml").write_text(OWN)
+    monkeypatch.setenv(OWN_FILES, str(tmp_path / "own.toml"))
+    root = write_image_folder(tmp_path / "photographs")
+    options = PackOptions(root=root, jobs=1)
+
+    card = pack("my_pets", tmp_path / "out", options).card
+
+    assert (card.name, card.headline_metric) == ("my_pets", HeadlineMetric.MEAN_PER_CLASS)
+    assert "my_pets" in datasets_table()
+    (root / "train/a/0.jpg").unlink()
+    with pytest.raises(PackError, match="my_pets: expected 6 train, 6 test, found 5 train"):
+        pack("pets-of-mine", tmp_path / "other", options)

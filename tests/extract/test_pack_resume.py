@@ -55,8 +55,8 @@ def test_a_kill_leaves_nothing_that_a_second_run_cannot_finish(tmp_path: Path) -
         "from pathlib import Path\n"
         "from linprobe_extract.pack.pack import pack\n"
         "from linprobe_extract.pack.plan import PackOptions\n"
-        "def watch(done, total):\n"
-        "    if done == 5:\n"
+        "def watch(progress):\n"
+        "    if progress.done == 5:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "pack(sys.argv[1], Path(sys.argv[2]), PackOptions(shard_samples=2, jobs=1), watch)\n"
     )

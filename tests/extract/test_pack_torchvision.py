@@ -18,14 +18,13 @@ from torchvision_arrays import (
 )
 from torchvision_files import FILE_WRITERS
 
+from linprobe.benchmarks import KnownDataset, PerClassRule, find_known
 from linprobe.errors import PackError
 from linprobe_extract.pack import sources as pack_sources
-from linprobe_extract.pack.known import KnownDataset, find_known
 from linprobe_extract.pack.listing import Listing, check_listing
 from linprobe_extract.pack.pack import pack
 from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.pack.sources.torchvision import list_known
-from linprobe_extract.pack.splits import PerClassRule
 from linprobe_extract.shards.card import HeadlineMetric
 
 WRITERS = ARRAY_WRITERS | FILE_WRITERS

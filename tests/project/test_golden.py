@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from linprobe_store.format.spec import (
+    DatasetNames,
     DatasetSpec,
     EncoderNames,
     EncoderSpec,
@@ -177,7 +178,7 @@ def write_and_seal(root: Path, dtype: StorageDtype, *, multi_label: bool) -> Non
             skipped = (SkippedSample("bad", "truncated"), SkippedSample("é", "empty"))
             n = sum(sizes) + len(skipped)
             writer.commit(skipped=skipped, batch_size=32, planned=n, labelling="cls")
-    encoder.seal(dataset, "train", dataset_name="Pets & co")
+    encoder.seal(dataset, "train", names=DatasetNames("Pets & co", None))
 
 
 def made_block(

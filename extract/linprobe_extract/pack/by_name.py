@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from linprobe.benchmarks import find_known, known_datasets
 from linprobe.errors import ExtractError
 from linprobe.terminal import note, watching
-from linprobe_extract.pack.known import KNOWN_DATASETS, find_known
 from linprobe_extract.pack.pack import pack
 from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.shards.card import CARD_NAME
@@ -30,7 +30,7 @@ def data_folder(data: str | None, *, may_pack: bool, root: Path = DATA_ROOT) -> 
     if data is None or "://" in data or Path(data).is_dir():
         return data
     if data != "digits" and find_known(data) is None:
-        names = ", ".join(("digits", *(row.slug for row in KNOWN_DATASETS)))
+        names = ", ".join(("digits", *(row.slug for row in known_datasets())))
         raise ExtractError(
             f"'{data}' is no folder of shards and no known dataset",
             hint=f"linprobe pack SOURCE --out DIR makes a folder; known are {names}",

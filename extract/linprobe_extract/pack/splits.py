@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from linprobe.benchmarks import PerClassRule
 from linprobe.errors import PackError
 from linprobe_extract.pack.listing import SourceSample
 
@@ -23,25 +24,14 @@ class FractionRule:
     val: float = 0.0
     """Share of each class for val, in [0, 1); the shares sum to less than 1."""
 
-    def describe(self, seed: int) -> str:
-        """The rule in words, for the notes of a card."""
-        val = f", {self.val:.0%} val" if self.val else ""
-        return f"split by seed {seed}, stratified: {self.test:.0%} test{val}, the rest train"
 
-
-@dataclass(frozen=True)
-class PerClassRule:
-    """A fixed number of every class goes to train, and to test another or all that is left."""
-
-    train: int
-    """Samples of each class for train."""
-    test: int | None
-    """Samples of each class for test; None for all others."""
-
-    def describe(self, seed: int) -> str:
-        """The rule in words, for the notes of a card."""
-        test = "the rest" if self.test is None else f"{self.test}"
-        return f"split by seed {seed}: {self.train} of each class train, {test} test"
+def describe_rule(rule: FractionRule | PerClassRule, seed: int) -> str:
+    """A rule in words, for the notes of a card."""
+    if isinstance(rule, PerClassRule):
+        test = "the rest" if rule.test is None else f"{rule.test}"
+        return f"split by seed {seed}: {rule.train} of each class train, {test} test"
+    val = f", {rule.val:.0%} val" if rule.val else ""
+    return f"split by seed {seed}, stratified: {rule.test:.0%} test{val}, the rest train"
 
 
 def split_by_fraction(

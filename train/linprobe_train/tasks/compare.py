@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from linprobe.benchmarks import published
 from linprobe.errors import ResultError
 from linprobe_train.results.collect import Collected, facts_of
 from linprobe_train.scores.headlines import plain_name
@@ -26,7 +27,6 @@ from linprobe_train.scores.paired import (
     top_hits,
 )
 from linprobe_train.scores.predictions import Predictions
-from linprobe_train.scores.published import published
 
 Positions = NDArray[np.intp]
 """Row numbers, (n,)."""
@@ -266,8 +266,8 @@ def _standing(
     value = float(replicates.values[i])
     hits, best_hits = top_hits(group.predictions[i]), top_hits(group.predictions[best])
     single = group.predictions[i].labels.ndim == 1
-    slug = plain_name(result.dataset).replace("-", "_")
-    paper = published(result.encoder, slug, question.protocol.tap, question.protocol.name)
+    protocol = question.protocol
+    paper = published(result.encoder, result.dataset, protocol.tap, protocol.name, question.metric)
     return Standing(
         label=member.label,
         encoder=result.encoder,

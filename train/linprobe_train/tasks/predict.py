@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import DataError, OptionError, ResultError
+from linprobe.machine import Device
 from linprobe.records import read_json
 from linprobe_store.format.layout import ENCODER_FILE
 from linprobe_store.format.spec import EncoderSpec, SkippedSample, encoder_spec_from
@@ -201,7 +202,7 @@ class PredictRequest:
     """Images instead of features."""
     weights: Path | None
     """Checkpoint of the encoder of images."""
-    device: str
+    device: Device
     """Where images are encoded."""
     top: int
     """Classes to give."""

@@ -4,8 +4,8 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from linprobe.benchmarks import find_known, known_datasets
 from linprobe.errors import PackError
-from linprobe_extract.pack.known import KNOWN_DATASETS, find_known
 from linprobe_extract.pack.listing import Listing, dataset_slug
 from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.pack.sources.csv import list_csv
@@ -61,7 +61,7 @@ def _list(source: str, out: Path, options: PackOptions) -> Listing:
         return list_known(row, arguments, out, options)
     if kind == "torchvision" and name:
         return list_other_class(name, arguments, out, options)
-    close = get_close_matches(source, [*(row.slug for row in KNOWN_DATASETS), "digits"], n=3)
+    close = get_close_matches(source, [*(row.slug for row in known_datasets()), "digits"], n=3)
     raise PackError(
         f"unknown source {source!r}",
         hint=f"did you mean {' or '.join(close)}?" if close else FORMS_HINT,

@@ -22,7 +22,7 @@ from linprobe_extract.pack.listing import (
     some_names,
 )
 from linprobe_extract.pack.plan import PackOptions
-from linprobe_extract.pack.splits import FractionRule, split_by_fraction
+from linprobe_extract.pack.splits import FractionRule, describe_rule, split_by_fraction
 from linprobe_extract.shards.card import HeadlineMetric
 
 COLUMNS_HINT = "the first line names the columns: path,label or path,label,split"
@@ -64,7 +64,7 @@ def list_csv(path: Path, options: PackOptions) -> Listing:
     if rows[0].split is None:
         rule = FractionRule(options.test_fraction, options.val_fraction)
         splits = split_by_fraction(samples, rule, options.seed)
-        notes.append(rule.describe(options.seed))
+        notes.append(describe_rule(rule, options.seed))
     else:
         splits = _by_column(rows, samples)
         notes.append(f"splits by the column of {path.name}")

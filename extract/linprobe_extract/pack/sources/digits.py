@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from linprobe_extract.pack.listing import Listing, SourceSample
 from linprobe_extract.pack.shard import encode_png
-from linprobe_extract.pack.splits import FractionRule, split_by_fraction
+from linprobe_extract.pack.splits import FractionRule, describe_rule, split_by_fraction
 
 TEST_SHARE = 0.2
 SHARD_SAMPLES = 500
@@ -48,5 +48,5 @@ def list_digits(seed: int) -> Listing:
         classes=tuple(str(digit) for digit in range(10)),
         splits=split_by_fraction(samples, rule, seed),
         shard_samples=SHARD_SAMPLES,
-        notes=(rule.describe(seed),),
+        notes=(describe_rule(rule, seed),),
     )

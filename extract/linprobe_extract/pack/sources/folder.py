@@ -27,7 +27,7 @@ from linprobe_extract.pack.listing import (
     some_names,
 )
 from linprobe_extract.pack.plan import PackOptions
-from linprobe_extract.pack.splits import FractionRule, split_by_fraction
+from linprobe_extract.pack.splits import FractionRule, describe_rule, split_by_fraction
 
 LAYOUT_HINT = "expected DIR/CLASS/IMAGE or DIR/{train,val,test}/CLASS/IMAGE"
 
@@ -174,7 +174,7 @@ def _split(
         splits = _by_folder(samples, folders)
         return splits, _split_notes(folders, splits, classes)
     rule = FractionRule(options.test_fraction, options.val_fraction)
-    return split_by_fraction(samples, rule, options.seed), [rule.describe(options.seed)]
+    return split_by_fraction(samples, rule, options.seed), [describe_rule(rule, options.seed)]
 
 
 def _by_folder(

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from linprobe.benchmarks import Argument
 from linprobe.errors import PackError
-from linprobe_extract.pack.known import Argument
 from linprobe_extract.pack.listing import (
     SPLIT_NAMES,
     Listing,
@@ -22,7 +22,7 @@ from linprobe_extract.pack.listing import (
 )
 from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.pack.sources.torchvision import parse_arguments
-from linprobe_extract.pack.splits import FractionRule, split_by_fraction
+from linprobe_extract.pack.splits import FractionRule, describe_rule, split_by_fraction
 from linprobe_extract.shards.card import HeadlineMetric
 
 COLUMNS_HINT = "name the columns: hf:NAME:image=COLUMN,label=COLUMN"
@@ -53,7 +53,7 @@ def list_hf(words: str, options: PackOptions) -> Listing:
     if set(splits) == {"train"}:
         rule = FractionRule(options.test_fraction, options.val_fraction)
         splits = split_by_fraction(splits["train"], rule, options.seed)
-        notes.append(rule.describe(options.seed))
+        notes.append(describe_rule(rule, options.seed))
     return Listing(
         name=dataset_slug(name.replace("/", "-")),
         classes=classes,

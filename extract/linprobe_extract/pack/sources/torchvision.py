@@ -20,15 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from linprobe.benchmarks import Argument, KnownDataset, SplitArguments, TorchvisionSource
 from linprobe.errors import PackError
-from linprobe_extract.pack.known import (
-    TRAIN_FLAG,
-    TRAIN_TEST,
-    Argument,
-    KnownDataset,
-    SplitArguments,
-    TorchvisionSource,
-)
 from linprobe_extract.pack.listing import (
     Listing,
     SourceSample,
@@ -41,7 +34,7 @@ from linprobe_extract.pack.shard import encode_png
 from linprobe_extract.pack.sources.csv import list_csv
 from linprobe_extract.pack.sources.folder import list_image_folder
 from linprobe_extract.pack.sources.torchvision_files import SPECIAL_CLASSES, SPECIAL_READERS
-from linprobe_extract.pack.splits import choose, split_per_class
+from linprobe_extract.pack.splits import choose, describe_rule, split_per_class
 from linprobe_extract.shards.card import HeadlineMetric
 
 FILES_HINT = (
@@ -147,11 +140,12 @@ def _class_names(name: str, dataset: Any, labels: set[int]) -> tuple[str, ...]: 
     return tuple(str(one) for one in found)
 
 
+TRAIN_FLAG: SplitArguments = {"train": {"train": True}, "test": {"train": False}}
 OTHER_CLASSES: Mapping[str, SplitArguments] = {
     "FashionMNIST": TRAIN_FLAG,
     "KMNIST": TRAIN_FLAG,
     "USPS": TRAIN_FLAG,
-    "SVHN": TRAIN_TEST,
+    "SVHN": {"train": {"split": "train"}, "test": {"split": "test"}},
     "Imagenette": {"train": {"split": "train"}, "test": {"split": "val"}},
 }
 """Classes of torchvision beyond the table whose splits are known."""
@@ -185,8 +179,8 @@ def list_known(row: KnownDataset, arguments: str, out: Path, options: PackOption
         listing,
         name=row.slug,
         splits=splits,
-        is_multi_label=row.metric is HeadlineMetric.MAP_11_POINT,
-        headline_metric=row.metric,
+        is_multi_label=row.is_multi_label,
+        headline_metric=HeadlineMetric(row.metric),
         notes=(*notes, *([row.note] if row.note else [])),
         expected=None if arguments else row.sizes,
     )
@@ -278,8 +272,8 @@ def _apply_rule(
 ) -> tuple[Mapping[str, Sequence[SourceSample]], list[str]]:
     """Make the splits that the table promises, and say how."""
     if row.rule is not None and "all" in splits:
-        rule = row.rule
-        return split_per_class(splits["all"], rule, options.seed), [rule.describe(options.seed)]
+        note = describe_rule(row.rule, options.seed)
+        return split_per_class(splits["all"], row.rule, options.seed), [note]
     if row.is_subset and row.sizes is not None:
         chosen = {
             split: choose(samples, row.sizes[split], options.seed)
