@@ -85,7 +85,7 @@ class FeatureStore:
         StoreError : the store cannot be written to.
         """
         _check_taps(spec)
-        _write_format(self.root)
+        write_format(self.root)
         folder = find_folder(self.root, ENCODER_PREFIX, spec.encoder_id)
         if folder is None:
             folder_name = encoder_folder(names.slug, spec.encoder_id)
@@ -152,7 +152,13 @@ def check_format_line(line: str, place: str) -> None:
     check_version(words[0] if words else "nothing", version, place)
 
 
-def _write_format(root: Path) -> None:
+def write_format(root: Path) -> None:
+    """Write the file ``FORMAT`` of a store that is new.
+
+    Raises
+    ------
+    StoreError : the folder cannot be written to.
+    """
     if not (root / FORMAT_FILE).exists():
         write_atomic(root / FORMAT_FILE, f"{FORMAT_NAME} {FORMAT_VERSION}\n".encode())
 
