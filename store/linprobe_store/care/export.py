@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import IO, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from linprobe.disk import Staging, sync_path, told_as_store_error
 from linprobe.errors import MismatchError, StoreError
 from linprobe_store.arrays.seal import BLOCK_ROWS
-from linprobe_store.care.array_files import write_array
 from linprobe_store.handles.split import Split
 
 ExportFormat = Literal["npz", "npy", "parquet"]
@@ -91,8 +90,22 @@ def _write_npz(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name, shape, array_dtype, blocks in arrays:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
-                write_array(stream, shape, array_dtype, blocks)
+                _write_array(stream, shape, array_dtype, blocks)
     return (out,)
+
+
+def _write_array(
+    stream: IO[bytes],
+    shape: tuple[int, ...],
+    dtype: "np.dtype[np.generic]",
+    blocks: Iterable[NDArray[np.generic]],
+) -> None:
+    """Write an array (n, ...) in the ``.npy`` format from consecutive blocks of its rows."""
+    descr = np.lib.format.dtype_to_descr(dtype)
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_2_0(stream, header)
+    for block in blocks:
+        stream.write(np.ascontiguousarray(block, dtype).data if block.size else b"")
 
 
 def _key_blocks(split: Split, dtype: "np.dtype[np.generic]") -> Iterator[NDArray[np.generic]]:
@@ -102,7 +115,7 @@ def _key_blocks(split: Split, dtype: "np.dtype[np.generic]") -> Iterator[NDArray
 
 def _write_npy(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
     with out.open("wb") as stream:
-        write_array(stream, (split.n, split.dim(tap)), np.dtype(split.dtype), split.blocks(tap))
+        _write_array(stream, (split.n, split.dim(tap)), np.dtype(split.dtype), split.blocks(tap))
     table = out.with_suffix(".csv")
     is_multi_hot = split.labels.ndim == 2
     with table.open("w", newline="", encoding="utf-8") as text:

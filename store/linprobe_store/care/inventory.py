@@ -55,6 +55,8 @@ class DatasetEntry:
     """Dataset, 64 hex digits; None for an encoder without any."""
     dataset_name: str
     """What people call the dataset."""
+    metric: str | None
+    """Headline metric that was declared for it, or None."""
     splits: tuple[SplitEntry, ...]
     """Its sealed splits."""
 
@@ -82,6 +84,7 @@ def list_encoder(encoder: StoredEncoder) -> Iterator[DatasetEntry]:
             n_parts=n_parts,
             dataset_id=dataset.dataset_id if dataset else None,
             dataset_name=dataset.name if dataset else "",
+            metric=dataset.metric if dataset else None,
             splits=tuple(_split_entry(dataset, name) for name in dataset.splits) if dataset else (),
         )
 

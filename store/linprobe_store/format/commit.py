@@ -137,7 +137,8 @@ def parse_signed(kind: type[Record], data: bytes, place: str) -> Record:
     MismatchError : written in another version of the format.
     """
     head = parse(dict[str, object], data, place)
-    check_version(head.get("format"), head.get("version"), place)
+    if isinstance(name := head.get("format"), str) and "version" in head:
+        check_version(name, head["version"], place)
     record = parse(kind, data, place)
     check_digest(record, place)
     return record
@@ -168,7 +169,7 @@ def read_split_commit(unit: Path) -> SplitCommit:
     return parse_signed(SplitCommit, read_bytes(unit / COMMIT_FILE), str(unit / COMMIT_FILE))
 
 
-def check_version(name: object, version: object, place: str) -> None:
+def check_version(name: str, version: object, place: str) -> None:
     """Refuse another format or another version of ours.
 
     Raises

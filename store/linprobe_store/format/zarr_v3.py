@@ -21,6 +21,8 @@ from linprobe_store.format.checksums import crc32c
 
 MISSING = 2**64 - 1
 """Offset and length in the index of an inner chunk that is not stored."""
+_DEFAULTS: dict[str, object] = {"configuration": {}, "separator": "/", "index_location": "end"}
+"""What the specifications say of fields that are left out."""
 _CRC_BYTES = 4
 _HINT = "import its rows with 'linprobe store import', which writes them in the store's layout"
 
@@ -175,12 +177,24 @@ def parse_geometry(data: bytes, place: str) -> ArrayGeometry:
     dtype = np.dtype(shapes.data_type).newbyteorder("<")
     geometry = ArrayGeometry(shapes.shape, dtype, outer[0], inner[0])
     expected = array_metadata(geometry)
-    other = [name for name, value in expected.items() if metadata.get(name) != value]
+    other = [name for name, value in expected.items() if not _is_same(metadata.get(name), value)]
     if metadata.get("storage_transformers"):
         other.append("storage_transformers")
     if other or outer[0] % inner[0]:
         raise _unmappable(place, f"its {' and '.join(other) or 'chunk_shape'} differ from ours")
     return geometry
+
+
+def _is_same(given: object, expected: object) -> bool:
+    """Whether metadata says what it should, with what a writer may leave out."""
+    if isinstance(given, dict) and isinstance(expected, dict):
+        filled = {name: _DEFAULTS.get(name) for name in expected} | given
+        return filled.keys() == expected.keys() and all(
+            _is_same(filled[name], value) for name, value in expected.items()
+        )
+    if isinstance(given, list) and isinstance(expected, list):
+        return len(given) == len(expected) and all(map(_is_same, given, expected))
+    return given == expected
 
 
 def _unmappable(place: str, why: str) -> StoreError:

@@ -19,9 +19,6 @@ from linprobe_store.handles.encoder import StoredEncoder, open_encoder
 from linprobe_store.handles.lookup import check_full_id, choose, list_folders, make_folder
 from linprobe_store.handles.split import Split
 
-FORMAT_LINE = f"{FORMAT_NAME} {FORMAT_VERSION}\n".encode()
-"""Content of the file ``FORMAT``."""
-
 
 class FeatureStore:
     """A feature store on disk.
@@ -96,8 +93,7 @@ class FeatureStore:
         StoreError : the store cannot be written to.
         """
         _check_taps(spec)
-        if not (self.root / FORMAT_FILE).exists():
-            write_atomic(self.root / FORMAT_FILE, FORMAT_LINE)
+        write_format(self.root)
         files = {ENCODER_FILE: spec, NAMES_FILE: names}
         folder = make_folder(self.root, ENCODER_PREFIX, names.slug, spec.encoder_id, files)
         stored = open_encoder(folder)
@@ -152,6 +148,17 @@ def check_format_line(line: str, place: str) -> None:
     words = line.split()
     version = int(words[1]) if len(words) == 2 and words[1].isdecimal() else -1
     check_version(words[0] if words else "nothing", version, place)
+
+
+def write_format(root: Path) -> None:
+    """Write the file ``FORMAT`` of a store that is new.
+
+    Raises
+    ------
+    StoreError : the folder cannot be written to.
+    """
+    if not (root / FORMAT_FILE).exists():
+        write_atomic(root / FORMAT_FILE, f"{FORMAT_NAME} {FORMAT_VERSION}\n".encode())
 
 
 def _check_taps(spec: EncoderSpec) -> None:
