@@ -99,7 +99,7 @@ def _split_entry(dataset: StoredDataset, name: str) -> SplitEntry:
     return SplitEntry(
         name=name,
         rows=split.n,
-        bytes=split.n_bytes,
+        bytes=split.commit.n_bytes,
         skipped=sum(split.skipped_by_reason.values()),
         digest=split.digest,
         age_s=_age_s(split),

@@ -10,7 +10,7 @@ from linprobe.records import read_bytes
 from linprobe_store.arrays.part import find_part, part_path
 from linprobe_store.arrays.unit_maps import map_unit
 from linprobe_store.care.packed import parse_packed
-from linprobe_store.format.commit import UnitContents, check_files, read_part_commit
+from linprobe_store.format.commit import PartCommit, UnitContents, check_files, read_commit
 from linprobe_store.format.layout import (
     COMMIT_FILE,
     DATASET_PREFIX,
@@ -73,7 +73,7 @@ def _check_encoder(folder: Path) -> None:
 
 def _verify_parts(encoder: StoredEncoder, *, deep: bool) -> Iterator[UnitReport]:
     def check(path: Path) -> UnitContents:
-        commit = read_part_commit(path)
+        commit = read_commit(PartCommit, path)
         if part_path(encoder.path, commit.shard) != path:
             raise IntegrityError(f"{path}: holds the part of {commit.shard}", hint=REPAIR)
         find_part(encoder.path, encoder.encoder_id, commit.shard)

@@ -22,14 +22,7 @@ from linprobe_store.handles.witness import Provenance, read_provenance
 
 @dataclass(frozen=True)
 class StoredDataset:
-    """A dataset for which an encoder has sealed splits; made by ``StoredEncoder.dataset``.
-
-    Examples
-    --------
-    >>> dataset = FeatureStore("features").encoder("ViT-B/16").dataset("pets")  # doctest: +SKIP
-    >>> dataset.splits                                                          # doctest: +SKIP
-    ('test', 'train')
-    """
+    """A dataset for which an encoder has sealed splits; made by ``StoredEncoder.dataset``."""
 
     encoder_spec: EncoderSpec
     """Encoder that made the features."""

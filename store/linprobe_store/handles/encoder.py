@@ -51,14 +51,7 @@ from linprobe_store.handles.witness import (
 
 @dataclass(frozen=True)
 class StoredEncoder:
-    """An encoder of a store; made by ``FeatureStore.encoder`` and ``register_encoder``.
-
-    Examples
-    --------
-    >>> encoder = FeatureStore("features").encoder("ViT-B/16")  # doctest: +SKIP
-    >>> [tap.name for tap in encoder.spec.taps]                 # doctest: +SKIP
-    ['embedding', 'pre_projection']
-    """
+    """An encoder of a store; made by ``FeatureStore.encoder`` and ``register_encoder``."""
 
     spec: EncoderSpec
     """What its features are a function of."""

@@ -18,7 +18,7 @@ from linprobe_store.format.commit import (
     SplitCommit,
     check_files,
     check_origin,
-    read_split_commit,
+    read_commit,
 )
 from linprobe_store.format.layout import (
     COMMIT_FILE,
@@ -117,11 +117,6 @@ class Split:
     def dtype(self) -> StorageDtype:
         """Dtype of the features."""
         return self.commit.dtype
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of its files."""
-        return self.commit.n_bytes
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -286,7 +281,7 @@ def open_split(
             f"{path}: packed for transfer, cannot be mapped",
             hint="unpack it into a store with 'linprobe store copy SRC DST'",
         )
-    commit = read_split_commit(path)
+    commit = read_commit(SplitCommit, path)
     check_origin(
         path,
         ("encoder", encoder_spec.encoder_id, commit.encoder_id),
