@@ -16,13 +16,13 @@ import numpy as np
 
 from linprobe.errors import REPAIR, IntegrityError, StoreError
 from linprobe.records import JsonValue, canonical_json, parse
+from linprobe.terminal import command
 from linprobe_store.format.checksums import crc32c
 
 MISSING = 2**64 - 1
 """Offset and length in the index of an inner chunk that is not stored."""
 _CRC_BYTES = 4
 _TYPES = ("float16", "float32", "int64", "uint8")
-_HINT = "import its rows with 'linprobe store import', which writes them in the store's layout"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def check_index(geometry: ArrayGeometry, i: int, index: bytes, place: str) -> No
     if crc32c(index[:-_CRC_BYTES]) != checksum:
         raise IntegrityError(f"{place}: the shard index fails its checksum", hint=REPAIR)
     if index != geometry.file_index(i):
-        raise StoreError(f"{place}: expected rows back to back in order, found gaps", hint=_HINT)
+        raise StoreError(f"{place}: expected rows back to back in order, found gaps", hint=_hint())
 
 
 def array_metadata(geometry: ArrayGeometry) -> dict[str, JsonValue]:
@@ -164,5 +164,9 @@ def parse_geometry(data: bytes, place: str) -> ArrayGeometry:
     return geometry
 
 
+def _hint() -> str:
+    return f"{command('store import')} stores rows of any array in the layout of the store"
+
+
 def _unmappable(place: str, why: str) -> StoreError:
-    return StoreError(f"{place}: cannot be mapped: {why}", hint=_HINT)
+    return StoreError(f"{place}: cannot be mapped: {why}", hint=_hint())
