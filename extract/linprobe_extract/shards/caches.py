@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -20,7 +19,7 @@ import fsspec
 from linprobe.disk import told_as_store_error
 from linprobe.errors import IntegrityError
 from linprobe.records import canonical_json, digest_json, parse, plain
-from linprobe_extract.encoders.family import LIBRARIES, EncoderChoice
+from linprobe_extract.encoders.family import EncoderChoice, libraries
 from linprobe_extract.shards.tar import fingerprint_shard, open_shard, unreadable
 from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import KEY_VERSION, ShardFingerprint
@@ -185,16 +184,12 @@ class EncoderMemo:
 
 def _key(choice: EncoderChoice) -> str:
     """Digest the choice, the state of its files, the libraries and our own version."""
-    versions: dict[str, str] = {}
-    for library in LIBRARIES:
-        with suppress(PackageNotFoundError):
-            versions[library] = version(library)
     weights = None if choice.weights is None else str(choice.weights)
     return digest_json(
         {
             "request": asdict(choice) | {"weights": weights},
             "files": [_file_state(choice.model), _file_state(weights or "")],
-            "versions": versions,
+            "versions": libraries(),
             "key_version": KEY_VERSION,
         }
     )
