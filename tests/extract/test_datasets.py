@@ -12,10 +12,9 @@ from torchvision_files import FILE_WRITERS
 
 from linprobe.benchmarks import OWN_FILES, KnownDataset, known_datasets
 from linprobe.errors import PackError
-from linprobe_extract.cli import datasets_table
+from linprobe_extract.pack.listing import PackOptions, parse_arguments
 from linprobe_extract.pack.pack import pack
-from linprobe_extract.pack.plan import PackOptions
-from linprobe_extract.pack.sources.torchvision import parse_arguments
+from linprobe_extract.pack_cli import datasets_table
 from linprobe_extract.shards.card import HeadlineMetric
 
 WRITERS = ARRAY_WRITERS | FILE_WRITERS

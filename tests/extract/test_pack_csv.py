@@ -7,8 +7,8 @@ import pytest
 from pack_factories import labels_of, sizes, write_image
 
 from linprobe.errors import PackError
+from linprobe_extract.pack.listing import PackOptions
 from linprobe_extract.pack.pack import pack
-from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.shards.card import DatasetCard, HeadlineMetric
 
 OPTIONS = PackOptions(jobs=1)

@@ -12,8 +12,8 @@ from pack_factories import PowerCut, folder_source, raising, tree_bytes
 from linprobe.errors import PackError
 from linprobe.terminal import Progress
 from linprobe_extract.pack import pack as pack_module
+from linprobe_extract.pack.listing import PackOptions
 from linprobe_extract.pack.pack import pack
-from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.pack.shard import write_shard
 
 SMALL = PackOptions(shard_samples=2, jobs=2)
@@ -54,7 +54,7 @@ def test_a_kill_leaves_nothing_that_a_second_run_cannot_finish(tmp_path: Path) -
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from linprobe_extract.pack.pack import pack\n"
-        "from linprobe_extract.pack.plan import PackOptions\n"
+        "from linprobe_extract.pack.listing import PackOptions\n"
         "def watch(progress):\n"
         "    if progress.done == 5:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -95,7 +95,7 @@ def test_progress_counts_every_sample_once_those_of_an_earlier_run_included(
     with pytest.raises(PowerCut):
         pack(source, tmp_path / "out", SMALL, lambda p: seen.append((p.done, p.total)))
     monkeypatch.undo()
-    (tmp_path / ".out.partial/tars/train-1.tar").unlink()
+    (tmp_path / "tmp-out.pack/tars/train-1.tar").unlink()
     again: list[tuple[int, int | None]] = []
 
     pack(source, tmp_path / "out", SMALL, lambda p: again.append((p.done, p.total)))
@@ -114,7 +114,7 @@ def test_a_tar_that_is_not_as_recorded_is_packed_again(
     with pytest.raises(PowerCut):
         pack(source, tmp_path / "out", SMALL)
     monkeypatch.undo()
-    tars = tmp_path / ".out.partial" / "tars"
+    tars = tmp_path / "tmp-out.pack" / "tars"
     (tars / "train-0.tar").write_bytes(b"cut")
     (tars / "train-1.tar").unlink()
 
@@ -130,7 +130,7 @@ def test_two_packers_of_one_folder_do_not_mix(tmp_path: Path) -> None:
     def second(progress: Progress) -> None:
         if progress.done == 1 and not tried.is_set():
             tried.set()
-            with pytest.raises(PackError, match="another process is packing") as caught:
+            with pytest.raises(PackError, match="another process is writing it") as caught:
                 pack(source, tmp_path / "out", SMALL)
             errors.append(caught.value)
 
