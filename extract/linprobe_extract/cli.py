@@ -1,49 +1,17 @@
 """``linprobe extract``, ``doctor`` and ``models``: images to stored features."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from linprobe.terminal import emit, emit_json
+from linprobe.machine import Device
+from linprobe.records import JsonValue
+from linprobe.terminal import emit, emit_json, note, watching
+from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath
+from linprobe_store.format.spec import StorageDtype
 
-
-class Device(StrEnum):
-    """Where the encoder runs."""
-
-    auto = "auto"
-    cuda = "cuda"
-    cpu = "cpu"
-
-
-class LabelFrom(StrEnum):
-    """Where labels come from."""
-
-    cls = "cls"
-    folder = "folder"
-
-
-class Precision(StrEnum):
-    """Arithmetic of the forward pass; auto is bf16 on CUDA and fp32 on a CPU."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class PreprocessPath(StrEnum):
-    """How image bytes become pixels."""
-
-    fast = "fast"
-    exact = "exact"
-
-
-class StorageDtype(StrEnum):
-    """Dtype of the stored rows."""
-
-    float16 = "float16"
-    float32 = "float32"
+LabelFrom = Literal["cls", "folder"]
 
 
 def extract(
@@ -79,16 +47,16 @@ def extract(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Decode threads; default: from the cores available.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where the encoder runs.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="Where the encoder runs.")] = "auto",
     precision: Annotated[
         Precision, typer.Option(help="auto: bf16 on CUDA, fp32 on a CPU.")
-    ] = Precision.auto,
+    ] = "auto",
     preprocess: Annotated[
         PreprocessPath, typer.Option(help="exact: the model's own transform, bit for bit.")
-    ] = PreprocessPath.fast,
+    ] = "fast",
     storage_dtype: Annotated[
         StorageDtype, typer.Option(help="float32 where features exceed float16.")
-    ] = StorageDtype.float16,
+    ] = "float16",
     max_skipped: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of a shard that may be skipped.")
     ] = 0.01,
@@ -98,35 +66,53 @@ def extract(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Run a dataset through a frozen encoder into the store."""
-    from linprobe_extract.run.run import RunRequest, run_extraction
-    from linprobe_extract.shards.caches import EncoderRequest
+    from linprobe_extract.pack.by_name import data_folder
+    from linprobe_extract.run.ranks import ranks_from_environment
+    from linprobe_extract.run.report import (
+        forecast_json,
+        forecast_text,
+        report_json,
+        report_text,
+        run_text,
+    )
+    from linprobe_extract.run.run import Extraction
+    from linprobe_extract.shards.locate import plan_dataset
 
     if label_key is not None and label_from is not None:
         raise typer.BadParameter("give --label-key or --label-from, not both")
     if data is not None and shards:
         raise typer.BadParameter("give --data or --shards, not both")
-
-    request = RunRequest(
-        encoder=EncoderRequest(
-            model,
-            None if weights is None else str(weights),
-            device,
-            precision,
-            preprocess,
-            storage_dtype,
-        ),
-        store=store,
-        data=data,
-        shards=tuple(shards or ()),
-        splits=tuple(split or ()),
+    ranks = ranks_from_environment()
+    plan = plan_dataset(
+        data_folder(data, may_pack=not dry_run and ranks.world_size == 1),
+        shards=shards or (),
         name=name,
         label_source=f"json:{label_key}" if label_key else label_from,
         classes_file=classes,
-        batch_size=batch_size,
-        decode_threads=threads,
-        max_skipped=max_skipped,
     )
-    raise typer.Exit(run_extraction(request, dry_run=dry_run, as_json=as_json))
+    choice = EncoderChoice(model, weights, device, precision, preprocess, storage_dtype)
+    extraction = Extraction(
+        choice, plan, store, tuple(split or ()), batch_size, threads, max_skipped
+    )
+    if dry_run:
+        forecast = extraction.forecast()
+        _show(forecast_text(forecast), forecast_json(forecast), as_json=as_json)
+        return
+    with watching(f"{model}: {plan.name}", visible=ranks.rank == 0) as watch:
+        report = extraction.run(watch, until_signal=True)
+    note(run_text(report.run))
+    if ranks.world_size == 1 or (report.sealed if report.run else ranks.rank == 0):
+        _show(report_text(report), report_json(report), as_json=as_json)
+    report.check()
+    raise typer.Exit(report.exit_code)
+
+
+def _show(text: str, json: JsonValue, *, as_json: bool) -> None:
+    """Print a result for a person or for a program."""
+    if as_json:
+        emit_json(json)
+    else:
+        emit(text)
 
 
 def doctor(

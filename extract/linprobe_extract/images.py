@@ -13,13 +13,13 @@ from linprobe.machine import available_cores, decode_threads
 from linprobe.names import IMAGE_EXTENSIONS, short_id
 from linprobe_extract.encoders.device import launcher
 from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.family import EncoderChoice
 from linprobe_extract.encoders.load import load
 from linprobe_extract.pixels.preprocess import limit_thread, preprocess
 from linprobe_extract.run.run import BATCH_SIZE
-from linprobe_extract.shards.caches import EncoderRequest
-from linprobe_extract.shards.layouts import Shard
 from linprobe_extract.shards.samples import split_member
 from linprobe_extract.shards.tar import read_members
+from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import EncoderSpec, PreprocessSpec, SkippedSample
 from linprobe_store.image_encoder import ImageRequest, ImageRows
 
@@ -115,15 +115,15 @@ def _skip_reason(slot: _Slot) -> str | None:
 def _load_the_same(request: ImageRequest) -> Encoder:
     """Load the encoder by name, and refuse it if it is not the one that was asked for."""
     wanted = request.encoder
-    if wanted.preprocess is None:
+    if wanted.preprocess is None or wanted.precision == "unknown":
         raise ExtractError(
             f"the features of {request.model} were imported: how images become them is not known",
             hint="predict on stored or imported features of that encoder instead",
         )
     encoder = load(
-        EncoderRequest(
+        EncoderChoice(
             model=request.model,
-            weights=None if request.weights is None else str(request.weights),
+            weights=request.weights,
             device=request.device,
             precision=wanted.precision,
             preprocess=wanted.preprocess.path,

@@ -107,7 +107,7 @@ def report_json(report: "PackReport") -> JsonValue:
         "out": str(report.out),
         "name": card.name,
         "classes": len(card.classes),
-        "headline_metric": str(card.headline_metric),
+        "headline_metric": card.headline_metric,
         "splits": {name: split.samples for name, split in card.splits.items()},
         "shards": {name: len(split.shards) for name, split in card.splits.items()},
         "bytes": _total_bytes(card),

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import version
 from typing import Annotated, NoReturn
 
 import typer
@@ -110,6 +109,8 @@ def _new_app(**settings: type[TyperGroup]) -> typer.Typer:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version  # not before it is asked: it costs as much as Typer
+
         emit(f"linprobe {version('linprobe')}")
         raise typer.Exit
 

@@ -3,9 +3,12 @@
 import ctypes
 import os
 from pathlib import Path
+from typing import Literal
 
 from linprobe.errors import OptionError
 
+Device = Literal["auto", "cuda", "cpu"]
+"""Where an encoder runs; ``auto`` is CUDA where there is such a device."""
 _CGROUP_MEMORY = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),

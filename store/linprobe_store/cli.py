@@ -22,7 +22,7 @@ from linprobe.terminal import (
     note,
     text_table,
 )
-from linprobe_store.care.copy import CopiedSplit, CopyRequest, copy_store
+from linprobe_store.care.copy import CopiedSplit, copy_store
 from linprobe_store.care.export import export_split
 from linprobe_store.care.importing import ImportRequest, import_features, parse_splits, read_classes
 from linprobe_store.care.inventory import DatasetEntry, SplitEntry, list_encoder, list_store
@@ -153,8 +153,8 @@ def imported(splits: Sequence[Split]) -> str:
     header = ("encoder", "dataset", "split", "rows", "dim", "classes", "digest")
     rows = [
         (
-            f"{split.encoder.names.slug} {split.encoder.short_id}",
-            f"{split.dataset.name} {split.dataset.short_id}",
+            f"{split.encoder_names.slug} {short_id(split.encoder_id)}",
+            f"{split.dataset_name} {short_id(split.dataset_id)}",
             split.name,
             f"{split.n:,}",
             str(split.taps[0].dim),
@@ -169,8 +169,8 @@ def imported(splits: Sequence[Split]) -> str:
 def import_json_report(splits: Sequence[Split]) -> JsonValue:
     """The object of ``import --json``."""
     return {
-        "encoder_id": splits[0].encoder.encoder_id,
-        "dataset_id": splits[0].dataset.dataset_id,
+        "encoder_id": splits[0].encoder_id,
+        "dataset_id": splits[0].dataset_id,
         "splits": [
             {"name": split.name, "rows": split.n, "digest": split.digest, "path": str(split.path)}
             for split in splits
@@ -182,10 +182,10 @@ def copies_json_report(copies: Sequence[CopiedSplit]) -> JsonValue:
     """The splits in the object of ``copy --json``."""
     return [
         {
-            "encoder_id": copied.source.spec.encoder_id,
+            "encoder_id": copied.source.encoder.spec.encoder_id,
             "dataset_id": copied.source.dataset.dataset_id,
             "split": copied.source.name,
-            "digest": copied.source.commit.digest,
+            "digest": copied.source.marker.commit.digest,
             "outcome": copied.outcome,
             "bytes": copied.bytes,
         }
@@ -328,12 +328,16 @@ def import_(
     opened = FeatureStore(store)
     before = {encoder.encoder_id for encoder in opened.encoders()}
     sealed = import_features(opened, request)
-    encoder = sealed[0].encoder
-    namesakes = [e for e in opened.encoders() if e.names == encoder.names and e != encoder]
-    if namesakes and encoder.encoder_id not in before:
+    encoder_id, encoder_names = sealed[0].encoder_id, sealed[0].encoder_names
+    namesakes = [
+        other
+        for other in opened.encoders()
+        if other.names == encoder_names and other.encoder_id != encoder_id
+    ]
+    if namesakes and encoder_id not in before:
         note(
             f"{encoder_name!r} is already the name of other features "
-            f"({', '.join(e.short_id for e in namesakes)}); these are {encoder.short_id}"
+            f"({', '.join(e.short_id for e in namesakes)}); these are {short_id(encoder_id)}"
         )
     if as_json:
         emit_json(import_json_report(sealed))
@@ -373,7 +377,7 @@ def copy(
 ) -> None:
     """Copy sealed splits between stores."""
     done = []
-    for copied in copy_store(CopyRequest(source, target, encoder, dataset, pack)):
+    for copied in copy_store(source, target, encoder=encoder, dataset=dataset, pack=pack):
         note(f"{copied.outcome}: {copied.source.folder}  {human_bytes(copied.bytes)}")
         done.append(copied)
     if as_json:

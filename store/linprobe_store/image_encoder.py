@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from linprobe.errors import LinprobeError
+from linprobe.machine import Device
 from linprobe_store.format.spec import EncoderSpec, FeatureArray, SkippedSample
 
 GROUP = "linprobe.image_features"
@@ -27,8 +28,8 @@ class ImageRequest:
     """What people call it, enough to load it."""
     weights: Path | None
     """Local checkpoint, or None for the model's own."""
-    device: str
-    """``auto``, ``cuda`` or ``cpu``."""
+    device: Device
+    """Where it runs."""
     paths: tuple[Path, ...]
     """Image files, folders of images (searched through), and tar shards."""
 

@@ -22,10 +22,11 @@ import numpy as np
 import zarr
 
 from linprobe_store.care.array_files import open_array
-from linprobe_store.care.copy import CopyRequest, copy_store
+from linprobe_store.care.copy import copy_store
 from linprobe_store.care.importing import ImportRequest, SplitSource, import_features
 from linprobe_store.care.verify import verify_store
 from linprobe_store.format.spec import (
+    DatasetNames,
     DatasetSpec,
     EncoderNames,
     EncoderSpec,
@@ -34,7 +35,7 @@ from linprobe_store.format.spec import (
     SplitSpec,
     Tap,
 )
-from linprobe_store.handles.encoder import StoredEncoder
+from linprobe_store.handles.encoder import StoredEncoder, open_encoder
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 
@@ -141,12 +142,12 @@ def seal(encoder: StoredEncoder, n: int) -> Split:
     """Seal them."""
     classes = tuple(map(str, range(1000)))
     dataset = DatasetSpec((SplitSpec("train", shards(n)),), "cls", classes)
-    return encoder.seal(dataset, "train", dataset_name="imagenet-like")
+    return encoder.seal(dataset, "train", names=DatasetNames("imagenet-like"))
 
 
 def verify(root: Path, other: Split) -> None:
     """Check every byte of both stores."""
-    for store in (FeatureStore(root), FeatureStore(other.encoder.path.parent)):
+    for store in (FeatureStore(root), FeatureStore(other.path.parents[3])):
         problems = [unit.problem for unit in verify_store(store, deep=True) if unit.problem]
         if problems:
             raise SystemExit(str(problems))
@@ -154,7 +155,7 @@ def verify(root: Path, other: Split) -> None:
 
 def copy(folder: Path) -> None:
     """Copy the imported store."""
-    list(copy_store(CopyRequest(str(folder / "imported"), str(folder / "copied"))))
+    list(copy_store(str(folder / "imported"), str(folder / "copied")))
     shutil.rmtree(folder / "copied")
 
 
@@ -240,7 +241,7 @@ def interleave(ours: Callable[[], object], theirs: Callable[[], object]) -> tupl
 
 def print_opening(split: Split) -> None:
     """Milliseconds to open and verify, and of the first use of labels and keys."""
-    root = split.encoder.path.parent
+    root = split.path.parents[3]
     spent: dict[str, list[float]] = {"open": [], "labels": [], "keys": []}
     for _ in range(11):
         start = time.perf_counter()
@@ -257,7 +258,7 @@ def print_opening(split: Split) -> None:
 
 def print_memory(folder: Path, split: Split) -> None:
     """Anonymous memory of a fresh process per task."""
-    root = split.encoder.path.parent
+    root = split.path.parents[3]
     print(f"\n{'memory of a fresh process, MiB':<34}{'anon +':>8}{'peak +':>8}{'file':>7}")
     for what, place in (
         ("map: open and scan", root),
@@ -336,10 +337,10 @@ def scan_zarr(split_path: Path) -> object:
 def reseal(root: Path) -> Split:
     """Seal the same parts again, with one class more."""
     split = FeatureStore(root).split("train")
-    spec = split.dataset.spec
+    spec = split.dataset_spec
     other = DatasetSpec(spec.splits, spec.label_source, (*spec.classes, "another"))
-    sealed = split.encoder.seal(other, "train", dataset_name="again")
-    shutil.rmtree(sealed.dataset.path)
+    sealed = open_encoder(split.path.parents[2]).seal(other, "train", names=DatasetNames("again"))
+    shutil.rmtree(sealed.path.parent)
     return sealed
 
 

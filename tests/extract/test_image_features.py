@@ -134,7 +134,7 @@ def test_the_entry_point_leads_here() -> None:
 def test_without_torch_the_extra_to_install_is_named() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from linprobe_store import LinprobeError\n"
+        "from linprobe.errors import LinprobeError\n"
         "from linprobe_store.image_encoder import find_image_features\n"
         "try: find_image_features()\n"
         "except LinprobeError as error: print(error.message, error.hint)\n"

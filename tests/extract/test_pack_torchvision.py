@@ -24,7 +24,6 @@ from linprobe_extract.pack import named as named_module
 from linprobe_extract.pack.listing import Listing, PackOptions, check_listing
 from linprobe_extract.pack.named import list_known
 from linprobe_extract.pack.pack import pack
-from linprobe_extract.shards.card import HeadlineMetric
 
 WRITERS = ARRAY_WRITERS | FILE_WRITERS
 ANY = PackOptions(check_counts=False, download=False, jobs=1)
@@ -135,7 +134,7 @@ def test_voc_is_multi_label_with_its_own_metric(
     listing = list_tiny("voc2007", tmp_path / "root")
 
     assert listing.is_multi_label
-    assert listing.headline_metric == HeadlineMetric.MAP_11_POINT
+    assert listing.headline_metric == "map_11_point"
 
 
 def test_a_known_dataset_packs_end_to_end_by_its_name(

@@ -7,6 +7,7 @@ import numpy as np
 
 from linprobe_store.format.commit import PartCommit
 from linprobe_store.format.spec import (
+    DatasetNames,
     DatasetSpec,
     EncoderNames,
     EncoderSpec,
@@ -18,7 +19,8 @@ from linprobe_store.format.spec import (
     StorageDtype,
     Tap,
 )
-from linprobe_store.handles.encoder import StoredEncoder
+from linprobe_store.handles.dataset import StoredDataset
+from linprobe_store.handles.encoder import StoredEncoder, open_encoder
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 
@@ -110,4 +112,19 @@ def sealed_split(
     blocks = [block(encoder.spec, n, seed=i, prefix=shards[i].name) for i, n in enumerate(sizes)]
     for shard, whole in zip(shards, blocks, strict=True):
         write_part(encoder, shard, whole)
-    return encoder.seal(dataset_spec(shards), "train", dataset_name="Pets"), blocks
+    return encoder.seal(dataset_spec(shards), "train", names=DatasetNames("Pets")), blocks
+
+
+def root_of(split: Split) -> Path:
+    """The store that a split lies in."""
+    return split.path.parents[3]
+
+
+def encoder_of(split: Split) -> StoredEncoder:
+    """The stored encoder of a split."""
+    return open_encoder(split.path.parents[2])
+
+
+def dataset_of(split: Split) -> StoredDataset:
+    """The stored dataset of a split."""
+    return encoder_of(split).open_dataset(split.path.parent)

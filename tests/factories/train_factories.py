@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linprobe_store.format.spec import (
+    DatasetNames,
     DatasetSpec,
     EncoderNames,
     EncoderSpec,
@@ -89,5 +90,5 @@ def stored_dataset(
         with encoder.part_writer(shards[split]) as writer:
             writer.append(block)
             writer.commit(skipped=(), batch_size=1, planned=n, labelling="cls")
-        encoder.seal(dataset, split, dataset_name=name)
+        encoder.seal(dataset, split, names=DatasetNames(name))
     return encoder

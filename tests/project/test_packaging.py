@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from linprobe_store.format.spec import (
+    DatasetNames,
     DatasetSpec,
     EncoderNames,
     EncoderSpec,
@@ -99,7 +100,7 @@ def write_store(root: Path) -> None:
         splits.append(SplitSpec(name, (shard,)))
     dataset = DatasetSpec(tuple(sorted(splits, key=lambda s: s.name)), "cls", ("low", "high"))
     for split in dataset.splits:
-        stored.seal(dataset, split.name, dataset_name="gaussians")
+        stored.seal(dataset, split.name, names=DatasetNames("gaussians"))
 
 
 def test_the_wheel_holds_our_packages_and_nothing_else(wheel: Path) -> None:

@@ -17,6 +17,7 @@ from store_factories import (
     NAMES,
     block,
     dataset_spec,
+    encoder_of,
     encoder_spec,
     fingerprint,
     register,
@@ -28,7 +29,7 @@ from store_race_worker import N_PARTS, PART_ROWS, SPEC
 from linprobe.errors import StoreError
 from linprobe_store.care.remove import find_leftovers, remove_leftovers
 from linprobe_store.care.verify import verify_store
-from linprobe_store.format.spec import EncoderNames
+from linprobe_store.format.spec import DatasetNames, EncoderNames
 from linprobe_store.handles.store import FeatureStore
 
 WORKER = Path(__file__).parents[1] / "factories" / "store_race_worker.py"
@@ -71,13 +72,13 @@ def test_racing_writers_killed_at_random_resume_to_the_same_bits(tmp_path: Path)
         n_parts = len(list(root.glob("enc-*/parts/part-*")))
     race(root, 99, kill_after_s=None)
     encoder = FeatureStore(root).encoder()
-    raced = encoder.seal(RACE, "train", dataset_name="race")
+    raced = encoder.seal(RACE, "train", names=DatasetNames("race"))
 
     reference = register(tmp_path / "calm", SPEC)
     for i in range(N_PARTS):
         whole = block(SPEC, PART_ROWS + i, seed=i, prefix=fingerprint(i).name)
         write_part(reference, fingerprint(i), whole)
-    calm = reference.seal(RACE, "train", dataset_name="race")
+    calm = reference.seal(RACE, "train", names=DatasetNames("race"))
 
     assert raced.digest == calm.digest
     for tap in ("embedding", "pre_projection"):
@@ -114,8 +115,8 @@ def test_a_full_disk_leaves_what_was_committed_and_nothing_else(tmp_path: Path, 
     assert sorted(p.name[:4] for p in (encoder.path / "parts").iterdir()) == ["part"]
     write_part(encoder, fingerprint(1), whole)
     with file_size_limit(limit), pytest.raises(StoreError):
-        encoder.seal(spec, "train", dataset_name="Pets")
-    assert encoder.seal(spec, "train", dataset_name="Pets").n == 16000
+        encoder.seal(spec, "train", names=DatasetNames("Pets"))
+    assert encoder.seal(spec, "train", names=DatasetNames("Pets")).n == 16000
     assert list(tmp_path.rglob("tmp-*")) == []
 
 
@@ -140,7 +141,7 @@ def test_two_seals_at_once_give_one_split(tmp_path: Path) -> None:
     digests: list[str] = []
 
     def seal() -> None:
-        sealed = encoder.seal(dataset_spec(shards), "train", dataset_name="Pets")
+        sealed = encoder.seal(dataset_spec(shards), "train", names=DatasetNames("Pets"))
         digests.append(sealed.digest)
 
     threads = [threading.Thread(target=seal) for _ in range(4)]
@@ -221,5 +222,5 @@ def test_a_store_on_a_file_system_without_links_or_locks_works(
 
     split, _ = sealed_split(tmp_path)
 
-    assert FeatureStore(tmp_path).register_encoder(encoder_spec(), NAMES) == split.encoder
+    assert FeatureStore(tmp_path).register_encoder(encoder_spec(), NAMES) == encoder_of(split)
     assert FeatureStore(tmp_path).split("train").n == 12

@@ -9,13 +9,12 @@ import fsspec
 import numpy as np
 import pytest
 import zarr
-from numcodecs import Blosc
-from store_factories import encoder_spec
+from store_factories import encoder_of, encoder_spec
 from store_factories import sealed_split as make_split
 
 from linprobe.errors import IntegrityError, MismatchError, NotFoundError, StoreError
 from linprobe.records import canonical_json, digest_json, read_json
-from linprobe_store.care.copy import CopyRequest, copy_store
+from linprobe_store.care.copy import copy_store
 from linprobe_store.care.packed import pack_split, unpack_split
 from linprobe_store.care.verify import verify_store
 from linprobe_store.format.checksums import digest_file
@@ -23,8 +22,7 @@ from linprobe_store.handles.store import FeatureStore
 
 
 def outcomes(source: Path | str, target: Path | str, *, pack: bool = False) -> list[str]:
-    request = CopyRequest(str(source), str(target), pack=pack)
-    return [copied.outcome for copied in copy_store(request)]
+    return [copied.outcome for copied in copy_store(str(source), str(target), pack=pack)]
 
 
 def assert_same_store(a: Path, b: Path) -> None:
@@ -40,8 +38,8 @@ def source(tmp_path: Path) -> Path:
     """A store of two encoders, with everything that stands beside splits."""
     first, _ = make_split(tmp_path / "source", (3000, 10), encoder_spec(4, 3))
     make_split(tmp_path / "source", (0,), encoder_spec(2, weights="5", storage_dtype="float32"))
-    first.encoder.check_canary({"embedding": np.ones((2, 4), "f2")})
-    (first.encoder.path / "provenance.jsonl").write_text(
+    encoder_of(first).check_canary({"embedding": np.ones((2, 4), "f2")})
+    (encoder_of(first).path / "provenance.jsonl").write_text(
         '{"argv":[],"batch_size":1,"device":"cpu","host":"h","time":"t","versions":{}}\n'
     )
     return tmp_path / "source"
@@ -97,16 +95,16 @@ def break_after(monkeypatch: pytest.MonkeyPatch, n_files: int) -> None:
     """Let a copy fail, as a network does, after some files."""
     from linprobe_store.care import copy as copying
 
-    fetch = copying._fetch
+    move_file = copying._move_file
     done: list[int] = []
 
     def failing(*args: object) -> int:
         if len(done) == n_files:
             raise ConnectionResetError("connection lost")
         done.append(1)
-        return fetch(*args)  # type: ignore[arg-type]  # passed through
+        return move_file(*args)  # type: ignore[arg-type]  # passed through
 
-    monkeypatch.setattr(copying, "_fetch", failing)
+    monkeypatch.setattr(copying, "_move_file", failing)
 
 
 @pytest.mark.parametrize("pack", [False, True])
@@ -124,7 +122,7 @@ def test_an_interrupted_copy_goes_on_where_it_stopped(
     assert list((tmp_path / "b").rglob("COMMIT.json")) == []
 
     total, moved = (
-        sum(copied.bytes for copied in copy_store(CopyRequest(str(source), str(tmp_path / name))))
+        sum(copied.bytes for copied in copy_store(str(source), str(tmp_path / name)))
         for name in "cb"
     )
 
@@ -170,8 +168,7 @@ def test_a_packed_split_of_other_rows_is_not_unpacked(tmp_path: Path) -> None:
     pack_split(split, tmp_path / "packed")
     good = dict(read_json(tmp_path / "packed" / "PACKED.json").fields)
     name = "data.zarr/labels/c/0"
-    codec = Blosc(cname="zstd", typesize=8)
-    (tmp_path / "packed" / name).write_bytes(codec.encode(np.ones(30, np.int64)))
+    zarr.open_array(tmp_path / "packed" / "data.zarr" / "labels", mode="r+")[:] = np.ones(30, int)
     digest = digest_file(tmp_path / "packed" / name, strong=True)
     table = read_json(tmp_path / "packed" / "PACKED.json").object("files").fields
     del good["digest"]
@@ -191,13 +188,14 @@ def test_other_content_under_the_same_ids_is_told(source: Path, tmp_path: Path) 
 
 
 def test_a_copy_names_what_it_does_not_find(source: Path, tmp_path: Path) -> None:
-    for request in (
-        CopyRequest(str(tmp_path / "none"), str(tmp_path / "b")),
-        CopyRequest(str(source), str(tmp_path / "b"), encoder="nothing"),
-        CopyRequest(str(source), str(tmp_path / "b"), dataset="nothing"),
+    target = str(tmp_path / "b")
+    for copies in (
+        copy_store(str(tmp_path / "none"), target),
+        copy_store(str(source), target, encoder="nothing"),
+        copy_store(str(source), target, dataset="nothing"),
     ):
         with pytest.raises(NotFoundError):
-            list(copy_store(request))
+            list(copies)
     with pytest.raises(StoreError, match="nosuch"):
         outcomes(source, "nosuch://bucket/features")
     shutil.rmtree(tmp_path / "b", ignore_errors=True)

@@ -12,12 +12,13 @@ from store_factories import (
     dataset_spec,
     encoder_spec,
     fingerprint,
+    root_of,
     sealed_split,
 )
 
 from linprobe.errors import IntegrityError, LinprobeError, StoreError
 from linprobe_store.care.verify import verify_store
-from linprobe_store.format.spec import FeatureArray
+from linprobe_store.format.spec import DatasetNames, FeatureArray
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 
@@ -34,13 +35,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Split:
 @pytest.fixture
 def victim(whole: Split, tmp_path: Path) -> Path:
     """A copy of its store; the split is at the same path below it."""
-    root = whole.encoder.path.parent
+    root = root_of(whole)
     shutil.copytree(root, tmp_path / "store", symlinks=True)
     return tmp_path / "store"
 
 
 def files_of(split: Split) -> list[str]:
-    root = split.encoder.path.parent
+    root = root_of(split)
     return sorted(str(p.relative_to(root)) for p in split.path.rglob("*") if p.is_file())
 
 
@@ -116,7 +117,7 @@ def test_every_file_in_turn_has_a_bit_flipped(whole: Split, victim: Path) -> Non
 
 @pytest.mark.parametrize("name", ["COMMIT.json", "data.zarr/features_embedding/zarr.json"])
 def test_no_byte_of_the_metadata_can_change(whole: Split, victim: Path, name: str) -> None:
-    path = victim / whole.path.relative_to(whole.encoder.path.parent) / name
+    path = victim / whole.path.relative_to(root_of(whole)) / name
     for at in range(0, path.stat().st_size, 7):
         flip(path, at)
         with pytest.raises(StoreError):
@@ -127,7 +128,7 @@ def test_no_byte_of_the_metadata_can_change(whole: Split, victim: Path, name: st
 
 def test_no_byte_of_a_shard_index_can_change(whole: Split, victim: Path) -> None:
     path = whole.path / "data.zarr/features_embedding/c/0/0"
-    path = victim / path.relative_to(whole.encoder.path.parent)
+    path = victim / path.relative_to(root_of(whole))
     size = path.stat().st_size
     for at in range(size - 2 * 16 - 4, size):
         flip(path, at)
@@ -162,12 +163,12 @@ def test_a_damaged_part_is_refused_when_it_is_sealed(
         with pytest.raises(IntegrityError):
             encoder.committed_part(fingerprint(0))
         with pytest.raises(IntegrityError):
-            encoder.seal(spec, "train", dataset_name="again")
+            encoder.seal(spec, "train", names=DatasetNames("again"))
 
         if path.is_dir():
             path.rmdir()
         path.write_bytes(before)
-    assert encoder.seal(spec, "train", dataset_name="again").n == ROWS + 1
+    assert encoder.seal(spec, "train", names=DatasetNames("again")).n == ROWS + 1
 
 
 def test_a_bit_flipped_in_a_part_is_found_before_it_is_sealed(victim: Path) -> None:
@@ -177,12 +178,12 @@ def test_a_bit_flipped_in_a_part_is_found_before_it_is_sealed(victim: Path) -> N
     flip(path, 777)
 
     with pytest.raises(IntegrityError, match="crc32c"):
-        encoder.seal(spec, "train", dataset_name="again")
+        encoder.seal(spec, "train", names=DatasetNames("again"))
 
 
 def test_a_partial_copy_never_opens(whole: Split, tmp_path: Path) -> None:
     """Rsync sends files in the order of their names: ``COMMIT.json`` before what it promises."""
-    source = whole.encoder.path.parent
+    source = root_of(whole)
     names = sorted(str(p.relative_to(source)) for p in source.rglob("*") if p.is_file())
     names = [name for name in names if "/parts/" not in name]
     outcomes = []
@@ -203,7 +204,7 @@ def test_another_tool_that_resizes_appends_or_recompresses_is_noticed(
     whole: Split, victim: Path
 ) -> None:
     def zarr_array(mode: str) -> "zarr.Array[zarr.core.metadata.ArrayV3Metadata]":
-        path = victim / whole.path.relative_to(whole.encoder.path.parent)
+        path = victim / whole.path.relative_to(root_of(whole))
         group = zarr.open_group(path / "data.zarr", mode=mode, use_consolidated=False)  # type: ignore[arg-type]  # one of its literals
         array = group["features_embedding"]
         assert isinstance(array, zarr.Array)

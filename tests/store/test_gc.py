@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from store_factories import (
     block,
+    dataset_of,
+    encoder_of,
     encoder_spec,
     fingerprint,
     register,
@@ -30,7 +32,7 @@ def test_gc_spares_a_writer_that_is_alive(tmp_path: Path) -> None:
 
 def test_gc_takes_what_a_killed_writer_left_and_nothing_else(tmp_path: Path) -> None:
     split, _ = sealed_split(tmp_path)
-    parts = split.encoder.path / "parts"
+    parts = encoder_of(split).path / "parts"
     script = (
         f"from linprobe.disk import Staging; from pathlib import Path; import os\n"
         f"s = Staging(Path({str(parts)!r})); (s.path / 'x').write_bytes(b'12345')\n"
@@ -68,8 +70,8 @@ def test_a_removed_encoder_can_be_registered_again_under_another_name(tmp_path: 
 def test_a_split_in_the_making_is_not_listed(tmp_path: Path) -> None:
     split, _ = sealed_split(tmp_path)
     for name in ("tmp-elsewhere-1-abc", ".hidden"):
-        (split.dataset.path / name).mkdir()
+        (split.path.parent / name).mkdir()
         with pytest.raises(NotFoundError, match="not sealed"):
-            split.dataset.split(name)
+            dataset_of(split).split(name)
 
-    assert split.dataset.splits == ("train",)
+    assert dataset_of(split).splits == ("train",)

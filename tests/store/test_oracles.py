@@ -39,8 +39,8 @@ def test_zarr_xarray_and_tensorstore_read_what_we_write(
         "version": 1,
         "kind": "split",
         "split": "train",
-        "encoder_id": split.encoder.encoder_id,
-        "dataset_id": split.dataset.dataset_id,
+        "encoder_id": split.encoder_id,
+        "dataset_id": split.dataset_id,
     }
     ours: dict[str, NDArray[Any]] = {
         "features_embedding": np.concatenate([np.empty((0, 5), "f2"), *split.maps("embedding")]),

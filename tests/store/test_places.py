@@ -10,15 +10,18 @@ from pathlib import Path
 import pytest
 from store_factories import (
     block,
+    dataset_of,
     dataset_spec,
     encoder_spec,
     fingerprint,
     register,
+    root_of,
     sealed_split,
     write_part,
 )
 
 from linprobe.errors import IntegrityError, MismatchError, NotFoundError, StoreError
+from linprobe_store.format.spec import DatasetNames
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 
@@ -32,7 +35,7 @@ def whole(tmp_path: Path) -> Split:
 @pytest.fixture
 def victim(whole: Split) -> Path:
     """Its store, to be spoilt."""
-    return whole.encoder.path.parent
+    return root_of(whole)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +54,7 @@ def test_another_version_of_the_store_is_refused(victim: Path, line: str, told: 
 
 
 def test_another_version_of_a_split_is_refused(whole: Split, victim: Path) -> None:
-    path = victim / whole.path.relative_to(whole.encoder.path.parent) / "COMMIT.json"
+    path = victim / whole.path.relative_to(root_of(whole)) / "COMMIT.json"
     path.write_text(path.read_text().replace('"version":1', '"version":2'))
 
     with pytest.raises(MismatchError, match="store 1, found linprobe-store 2"):
@@ -61,20 +64,20 @@ def test_another_version_of_a_split_is_refused(whole: Split, victim: Path) -> No
 def test_a_split_of_another_dataset_or_encoder_is_refused(whole: Split, victim: Path) -> None:
     store = FeatureStore(victim)
     split = store.split("train")
-    other = store.register_encoder(encoder_spec(3, 2, weights="9"), split.encoder.names)
-    shutil.copytree(split.dataset.path, other.path / "sets" / split.dataset.path.name)
-    shutil.copytree(split.path, split.dataset.path / "test")
+    other = store.register_encoder(encoder_spec(3, 2, weights="9"), split.encoder_names)
+    shutil.copytree(split.path.parent, other.path / "sets" / split.path.parent.name)
+    shutil.copytree(split.path, split.path.parent / "test")
 
     with pytest.raises(MismatchError, match="expected encoder"):
         other.dataset().split("train")
     with pytest.raises(MismatchError, match="expected split test, found train"):
-        split.dataset.split("test")
+        dataset_of(split).split("test")
 
 
 def test_a_path_that_leaves_the_unit_is_refused(whole: Split, victim: Path) -> None:
     from linprobe.records import canonical_json, digest_json, read_json
 
-    path = victim / whole.path.relative_to(whole.encoder.path.parent) / "COMMIT.json"
+    path = victim / whole.path.relative_to(root_of(whole)) / "COMMIT.json"
     fields = dict(read_json(path).fields)
     del fields["digest"]
     fields["files"] = {"../x": {"bytes": 1, "crc32c": "0", "sha256": None}}
@@ -125,20 +128,22 @@ def test_a_read_only_store_is_read_and_refuses_writes() -> None:
         encoder = register(root)
         write_part(encoder, fingerprint(0), block(encoder.spec, 5))
         spec = dataset_spec([fingerprint(0)])
-        encoder.seal(spec, "train", dataset_name="Pets")
+        encoder.seal(spec, "train", names=DatasetNames("Pets"))
         for path in [root, *root.rglob("*")]:
             if not path.is_symlink():
                 path.chmod(0o555)
         with unprivileged():
             assert FeatureStore(root).split("train").labels.shape == (5,)
-            assert encoder.seal(spec, "train", dataset_name="Pets").n == 5
+            assert encoder.seal(spec, "train", names=DatasetNames("Pets")).n == 5
             refused: list[Callable[[], object]] = [
                 lambda: encoder.part_writer(fingerprint(1)),
                 lambda: FeatureStore(root).register_encoder(
                     encoder_spec(weights="7"), encoder.names
                 ),
                 lambda: encoder.seal(
-                    dataset_spec([fingerprint(0)], ("a", "b", "c", "d")), "train", dataset_name="x"
+                    dataset_spec([fingerprint(0)], ("a", "b", "c", "d")),
+                    "train",
+                    names=DatasetNames("x"),
                 ),
             ]
             for write in refused:

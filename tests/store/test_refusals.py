@@ -12,13 +12,17 @@ from store_factories import (
     encoder_spec,
     fingerprint,
     register,
-    sealed_split,
     write_part,
 )
 
 from linprobe.errors import MismatchError, NotFoundError, StoreError
-from linprobe_store.arrays.seal import LabelMap
-from linprobe_store.format.spec import DatasetSpec, LabelArray, SkippedSample, SplitSpec
+from linprobe_store.format.spec import (
+    DatasetNames,
+    DatasetSpec,
+    LabelArray,
+    SkippedSample,
+    SplitSpec,
+)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +133,7 @@ def test_keys_that_come_twice_in_a_split_are_named(tmp_path: Path) -> None:
         write_part(encoder, fingerprint(i), block(encoder.spec, 8, seed=i))
 
     with pytest.raises(StoreError, match=r"8 keys .*s/é00000.* and 3 more"):
-        encoder.seal(dataset_spec(map(fingerprint, range(2))), "train", dataset_name="Pets")
+        encoder.seal(dataset_spec(map(fingerprint, range(2))), "train", names=DatasetNames("Pets"))
 
     assert encoder.dataset("Pets").splits == ()
 
@@ -139,7 +143,7 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
     write_part(encoder, fingerprint(1), block(encoder.spec, 2))
 
     with pytest.raises(NotFoundError, match=r"2 of 3 shards.*train-00000.tar, train-00002.tar"):
-        encoder.seal(dataset_spec(map(fingerprint, range(3))), "train", dataset_name="Pets")
+        encoder.seal(dataset_spec(map(fingerprint, range(3))), "train", names=DatasetNames("Pets"))
 
 
 def test_a_part_of_another_encoder_is_refused(tmp_path: Path) -> None:
@@ -151,7 +155,7 @@ def test_a_part_of_another_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="expected encoder"):
         encoder.committed_part(fingerprint(0))
     with pytest.raises(MismatchError, match="expected encoder"):
-        encoder.seal(dataset_spec([fingerprint(0)]), "train", dataset_name="Pets")
+        encoder.seal(dataset_spec([fingerprint(0)]), "train", names=DatasetNames("Pets"))
 
 
 def test_a_tar_of_other_content_is_another_part(tmp_path: Path) -> None:
@@ -168,7 +172,7 @@ def test_labels_outside_the_classes_are_refused(tmp_path: Path) -> None:
     write_part(encoder, fingerprint(0), whole)
 
     with pytest.raises(MismatchError, match=r"0\.\.2 \(3 classes\), found 0\.\.3"):
-        encoder.seal(dataset_spec([fingerprint(0)]), "train", dataset_name="Pets")
+        encoder.seal(dataset_spec([fingerprint(0)]), "train", names=DatasetNames("Pets"))
 
 
 def test_multi_hot_labels_of_another_width_are_refused(tmp_path: Path) -> None:
@@ -176,38 +180,7 @@ def test_multi_hot_labels_of_another_width_are_refused(tmp_path: Path) -> None:
     write_part(encoder, fingerprint(0), block(encoder.spec, 4, n_columns=2))
 
     with pytest.raises(MismatchError, match="expected 3 columns"):
-        encoder.seal(dataset_spec([fingerprint(0)]), "train", dataset_name="Pets")
-
-
-def test_relabelling_needs_the_parts_only(tmp_path: Path) -> None:
-    split, _ = sealed_split(tmp_path)
-    coarse = LabelMap(("fish", "pet"), (1, 1, 0))
-
-    spec = coarse.relabelled(split.dataset.spec)
-    again = split.encoder.seal(spec, "train", dataset_name="Coarse", label_map=coarse)
-
-    np.testing.assert_array_equal(again.labels, np.array([1, 1, 0])[split.labels])
-    np.testing.assert_array_equal(again.array("embedding"), split.array("embedding"))
-    assert again.classes == ("fish", "pet")
-    assert again.dataset.dataset_id != split.dataset.dataset_id
-
-
-def test_label_maps_that_differ_make_other_datasets() -> None:
-    spec = dataset_spec([fingerprint(0)])
-    maps = [LabelMap(("a", "b"), labels) for labels in ((0, 1, 1), (1, 0, 0), (0, 0, 1))]
-
-    assert len({m.relabelled(spec).dataset_id for m in maps}) == 3
-
-
-def test_a_label_map_must_be_in_the_spec_and_cover_all_labels(tmp_path: Path) -> None:
-    split, _ = sealed_split(tmp_path)
-    short = LabelMap(("fish", "pet"), (1, 1))
-
-    with pytest.raises(MismatchError, match="does not name the label map"):
-        split.encoder.seal(split.dataset.spec, "train", dataset_name="x", label_map=short)
-    spec = short.relabelled(split.dataset.spec)
-    with pytest.raises(MismatchError, match=r"found 0\.\.2"):
-        split.encoder.seal(spec, "train", dataset_name="x", label_map=short)
+        encoder.seal(dataset_spec([fingerprint(0)]), "train", names=DatasetNames("Pets"))
 
 
 @pytest.mark.parametrize("split", ["../x", "a/b", "", "tmp-x", ".x", "a b"])
@@ -216,4 +189,4 @@ def test_a_split_name_must_be_a_folder_name(tmp_path: Path, split: str) -> None:
     spec = DatasetSpec((SplitSpec(split, ()),), "cls", ("cat",))
 
     with pytest.raises(MismatchError, match="cannot be called"):
-        encoder.seal(spec, split, dataset_name="Pets")
+        encoder.seal(spec, split, names=DatasetNames("Pets"))

@@ -8,10 +8,15 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 import pytest
-from store_factories import encoder_spec, sealed_split
+from store_factories import (
+    encoder_of,
+    encoder_spec,
+    sealed_split,
+)
 
 from linprobe.door import VERBS
 from linprobe_store.format.spec import (
+    DatasetNames,
     DatasetSpec,
     EncoderNames,
     EncoderSpec,
@@ -41,7 +46,7 @@ def example(tmp_path: Path) -> Split:
         skipped = [SkippedSample("dog3", "truncated")]
         writer.commit(skipped=skipped, batch_size=8, planned=4, labelling="cls")
     dataset = DatasetSpec((SplitSpec("train", (shard,)),), "cls", ("cat", "dog"))
-    return encoder.seal(dataset, "train", dataset_name="Pets")
+    return encoder.seal(dataset, "train", names=DatasetNames("Pets"))
 
 
 def words(data: bytes) -> str:
@@ -56,14 +61,14 @@ def test_the_worked_example_is_what_is_written(example: Split, tmp_path: Path) -
 
     for path in (
         tmp_path / "FORMAT",
-        *example.encoder.path.glob("*.json"),
-        *example.dataset.path.glob("*.json"),
+        *encoder_of(example).path.glob("*.json"),
+        *example.path.parent.glob("*.json"),
     ):
         listed = f"{path.stat().st_size:<4}{path.relative_to(tmp_path)}\n"
         assert listed in section
     for path in (
-        example.encoder.path / "encoder.json",
-        example.dataset.path / "dataset.json",
+        encoder_of(example).path / "encoder.json",
+        example.path.parent / "dataset.json",
         data / "features_embedding" / "zarr.json",
     ):
         assert f"    {path.read_text()}\n" in section
@@ -74,8 +79,8 @@ def test_the_worked_example_is_what_is_written(example: Split, tmp_path: Path) -
     ).replace(" ", "")
     for name in ("features_embedding/c/0/0", "keys_offsets/c/0", "keys_bytes/c/0"):
         assert (data / name).read_bytes().hex() in bare
-    assert f"`{example.encoder.encoder_id}`" in section
-    assert list((example.encoder.path / "parts").iterdir())[0].name in section  # noqa: RUF015
+    assert f"`{example.encoder_id}`" in section
+    assert list((encoder_of(example).path / "parts").iterdir())[0].name in section  # noqa: RUF015
     commit = (example.path / "COMMIT.json").read_text()
     quoted = [line.strip() for line in section.splitlines() if line.startswith('    "')]
     assert len(quoted) == 2

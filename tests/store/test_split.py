@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from store_factories import (
     block,
     dataset_spec,
+    encoder_of,
     encoder_spec,
     fingerprint,
     register,
@@ -17,8 +18,7 @@ from store_factories import (
 )
 
 from linprobe.errors import NotFoundError, StoreError
-from linprobe_store.format import layout as store_layout
-from linprobe_store.format.spec import FeatureArray, SkippedSample
+from linprobe_store.format.spec import DatasetNames, FeatureArray, SkippedSample
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 
@@ -133,7 +133,7 @@ def test_multi_hot_labels_come_back(tmp_path: Path) -> None:
     write_part(encoder, fingerprint(1), block(encoder.spec, 0))
 
     split = encoder.seal(
-        dataset_spec([fingerprint(1), fingerprint(0)]), "train", dataset_name="Pets"
+        dataset_spec([fingerprint(1), fingerprint(0)]), "train", names=DatasetNames("Pets")
     )
 
     assert split.labels.dtype == np.uint8
@@ -148,7 +148,7 @@ def test_skipped_samples_are_counted_by_reason(tmp_path: Path) -> None:
         commit = write_part(encoder, fingerprint(i), whole, skipped=lost[i:] + lost[1:])
         assert commit == encoder.committed_part(fingerprint(i))
     split = encoder.seal(
-        dataset_spec([fingerprint(0), fingerprint(1)]), "train", dataset_name="Pets"
+        dataset_spec([fingerprint(0), fingerprint(1)]), "train", names=DatasetNames("Pets")
     )
 
     assert split.skipped_by_reason == {"truncated": 1, "no label": 4}
@@ -157,9 +157,34 @@ def test_skipped_samples_are_counted_by_reason(tmp_path: Path) -> None:
 def test_sealing_again_opens_what_is_there(tmp_path: Path) -> None:
     split, _ = sealed_split(tmp_path)
 
-    again = split.encoder.seal(split.dataset.spec, "train", dataset_name="other name")
+    again = encoder_of(split).seal(split.dataset_spec, "train", names=DatasetNames("other name"))
 
     assert (again.digest, again.path) == (split.digest, split.path)
+
+
+def test_the_first_name_and_metric_of_a_dataset_stay_and_are_returned(tmp_path: Path) -> None:
+    encoder = register(tmp_path)
+    spec = dataset_spec([fingerprint(0)])
+    first = encoder.register_dataset(spec, DatasetNames("Pets", "mean_per_class"))
+    write_part(encoder, fingerprint(0), block(encoder.spec, 2))
+
+    again = encoder.register_dataset(spec, DatasetNames("Animals", "top1"))
+    split = encoder.seal(spec, "train", names=DatasetNames("Animals"))
+
+    assert again == first == encoder.dataset("Pets")
+    assert (again.name, again.metric) == ("Pets", "mean_per_class")
+    assert (split.dataset_name, split.metric) == ("Pets", "mean_per_class")
+
+
+def test_a_dataset_without_a_declared_metric_says_so_and_older_ones_open(tmp_path: Path) -> None:
+    split, _ = sealed_split(tmp_path)
+    names = split.path.parent / "names.json"
+
+    assert names.read_bytes() == b'{"metric":null,"name":"Pets"}'
+    names.write_bytes(b'{"name":"Pets"}')  # as stores had it before metrics were declared
+
+    again = FeatureStore(tmp_path).split("train")
+    assert (again.dataset_name, again.metric) == ("Pets", None)
 
 
 def test_the_digest_of_a_split_depends_on_its_rows_alone(tmp_path: Path) -> None:
@@ -168,7 +193,7 @@ def test_the_digest_of_a_split_depends_on_its_rows_alone(tmp_path: Path) -> None
     for i, n in enumerate((7, 5)):
         whole = block(encoder.spec, n, seed=i, prefix=fingerprint(i).name)
         write_part(encoder, fingerprint(i), whole, rows_at_once=2)
-    second = encoder.seal(first.dataset.spec, "train", dataset_name="other name")
+    second = encoder.seal(first.dataset_spec, "train", names=DatasetNames("other name"))
 
     assert first.digest == second.digest
     other, _ = sealed_split(tmp_path / "c", (5, 7))
@@ -184,14 +209,3 @@ def test_three_lines_in_a_notebook(tmp_path: Path) -> None:
     assert X.shape == (12, 5)
     assert y.shape == (12,)
     assert split.classes == ("cat", "dog", "eel")
-
-
-def test_parts_can_be_dropped_after_sealing(tmp_path: Path) -> None:
-    split, _ = sealed_split(tmp_path)
-    encoder = split.encoder
-
-    encoder.seal(split.dataset.spec, "train", dataset_name="Pets", keep_parts=False)
-
-    assert encoder.committed_part(fingerprint(0)) is None
-    assert list((encoder.path / store_layout.PARTS_FOLDER).iterdir()) == []
-    assert FeatureStore(tmp_path).split("train").n == 12

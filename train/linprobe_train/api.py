@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linprobe.errors import DataError, OptionError
+from linprobe.names import short_id
 from linprobe_store.format.spec import LabelArray
 from linprobe_store.handles.split import Split
 from linprobe_train.protocol.protocols import DEFAULT, Protocol
@@ -143,8 +144,8 @@ def check_same_encoder(features: Features, other: Features | None) -> None:
     """
     if not (isinstance(features, Split) and isinstance(other, Split)):
         return
-    ids = features.encoder.short_id, other.encoder.short_id
-    if features.encoder.encoder_id != other.encoder.encoder_id:
+    ids = short_id(features.encoder_id), short_id(other.encoder_id)
+    if features.encoder_id != other.encoder_id:
         raise DataError(
             f"{features.name} is of encoder {ids[0]} and {other.name} of encoder {ids[1]}",
             hint="use splits of one encoder",

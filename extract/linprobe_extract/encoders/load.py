@@ -3,38 +3,32 @@
 import platform
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import cast
 
 import torch
 
 from linprobe.machine import available_cores, keep_freed_memory
 from linprobe_extract.encoders.device import launcher
-from linprobe_extract.encoders.encoder import Encoder, Precision, PreprocessPath, load_encoder
-from linprobe_extract.encoders.family import resolve_model
+from linprobe_extract.encoders.encoder import Encoder, load_encoder
+from linprobe_extract.encoders.family import EncoderChoice, libraries, resolve_model
 from linprobe_extract.pixels.canary import canary_images
 from linprobe_extract.pixels.preprocess import preprocess
-from linprobe_extract.shards.caches import LIBRARIES, EncoderRequest
-from linprobe_store.format.spec import FeatureArray, StorageDtype
+from linprobe_store.format.spec import FeatureArray
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.store import FeatureStore
 from linprobe_store.handles.witness import Provenance
 
 
-def load(request: EncoderRequest, *, local_rank: int = 0) -> Encoder:
-    """Load the encoder that a request names, on this process's device.
+def load(choice: EncoderChoice, *, local_rank: int = 0) -> Encoder:
+    """Load an encoder, on this process's device.
 
     Raises
     ------
     LinprobeError : unknown model, missing or unfit weights, failed download, absent device.
     """
-    reference = resolve_model(
-        request.model, weights=None if request.weights is None else Path(request.weights)
-    )
-    use_cuda = request.device == "cuda" or (request.device == "auto" and torch.cuda.is_available())
+    reference = resolve_model(choice.model, weights=choice.weights)
+    use_cuda = choice.device == "cuda" or (choice.device == "auto" and torch.cuda.is_available())
     keep_freed_memory()
     if not use_cuda:
         # Sums over more threads round otherwise: every process of a run takes the same number,
@@ -44,9 +38,9 @@ def load(request: EncoderRequest, *, local_rank: int = 0) -> Encoder:
         reference,
         # A scheduler that gives each process a GPU of its own shows it as the first.
         device=f"cuda:{local_rank % max(1, torch.cuda.device_count())}" if use_cuda else "cpu",
-        precision=cast("Precision", request.precision),
-        preprocess=cast("PreprocessPath", request.preprocess),
-        storage_dtype=cast("StorageDtype", request.storage_dtype),
+        precision=choice.precision,
+        preprocess=choice.preprocess,
+        storage_dtype=choice.storage_dtype,
     )
 
 
@@ -66,7 +60,7 @@ def register(encoder: Encoder, store: Path, *, batch_size: int) -> StoredEncoder
             host=platform.node(),
             device=_device_name(encoder.device),
             argv=tuple(sys.argv),
-            versions=_versions(),
+            versions={"python": platform.python_version(), **libraries()},
             batch_size=batch_size,
         )
     )
@@ -85,11 +79,3 @@ def _canary_features(encoder: Encoder) -> Mapping[str, FeatureArray]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for library in ("linprobe", "numpy", *LIBRARIES):
-        with suppress(PackageNotFoundError):
-            versions[library] = version(library)
-    return versions

@@ -15,7 +15,6 @@ from linprobe_extract.pack.workspace import Workspace
 from linprobe_extract.shards.card import (
     DatasetCard,
     DuplicateImage,
-    HeadlineMetric,
     ShardCard,
     SplitCard,
 )
@@ -80,7 +79,7 @@ def build_card(
         name=listing.name,
         classes=listing.classes,
         label_source=f"json:{LABELS_FIELD}" if listing.is_multi_label else "cls",
-        headline_metric=HeadlineMetric(listing.headline_metric),
+        headline_metric=listing.headline_metric,
         source=source,
         seed=options.seed,
         request=plan.request,

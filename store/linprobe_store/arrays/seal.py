@@ -2,14 +2,11 @@
 
 Memory is O(block) and 8 bytes per row (a hash of each key, to find duplicates); rows go from the
 maps of the parts straight to the shard files of the split.
-
-Relabelling: other classes over the same features, without a GPU.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -18,7 +15,6 @@ from numpy.typing import NDArray
 
 from linprobe.disk import Staging, told_as_store_error
 from linprobe.errors import MismatchError, NotFoundError, StoreError
-from linprobe.records import digest_json
 from linprobe_store.arrays.part import find_part, part_path
 from linprobe_store.arrays.unit_maps import Keys, UnitArrays, map_unit
 from linprobe_store.arrays.unit_writer import UnitWriter
@@ -32,58 +28,6 @@ from linprobe_store.format.spec import (
     LabelArray,
     SplitSpec,
 )
-
-
-@dataclass(frozen=True)
-class LabelMap:
-    """From the class ids in the parts to the class ids of another dataset."""
-
-    classes: tuple[str, ...]
-    """Class names of the other dataset, by its class ids."""
-    labels: tuple[int, ...]
-    """Class id in the other dataset, by class id in the parts; each in [0, len(classes))."""
-
-    @cached_property
-    def digest(self) -> str:
-        """Sha256 of the map as canonical JSON, 64 hex digits."""
-        return digest_json(asdict(self))
-
-    def relabelled(self, dataset: DatasetSpec) -> DatasetSpec:
-        """Spec of the dataset with this map applied; the map is part of its label source."""
-        label_source = dataset.label_source + self._suffix
-        return replace(dataset, classes=self.classes, label_source=label_source)
-
-    def check_made(self, dataset: DatasetSpec) -> None:
-        """Check that a spec comes from :meth:`relabelled`, so that its id holds this map.
-
-        Raises
-        ------
-        MismatchError : it does not.
-        """
-        if dataset.classes != self.classes or not dataset.label_source.endswith(self._suffix):
-            raise MismatchError(
-                f"the dataset's labels come from {dataset.label_source!r}, which does not name "
-                f"the label map {self.digest[:12]}",
-                hint="pass the spec that LabelMap.relabelled gives",
-            )
-
-    def apply(self, labels: LabelArray, place: str) -> NDArray[np.int64]:
-        """Map class ids (n,) int64.
-
-        Raises
-        ------
-        MismatchError : a class id has no entry, or the labels are multi-hot.
-        """
-        if labels.ndim != 1:
-            raise MismatchError(
-                f"{place}: multi-hot labels cannot be mapped", hint="map class ids only"
-            )
-        check_range(labels, len(self.labels), place)
-        return np.asarray(self.labels, np.int64)[labels]
-
-    @property
-    def _suffix(self) -> str:
-        return f"+map:{self.digest}"
 
 
 def check_range(labels: LabelArray, n_classes: int, place: str) -> None:
@@ -195,7 +139,6 @@ def plan_rows(parts: Iterable[PartCommit]) -> tuple[PartRows, ...]:
 def part_blocks(
     encoder_path: Path,
     parts: Iterable[PartCommit],
-    label_map: LabelMap | None,
     read_labels: ReadLabels | None,
 ) -> Iterator[FeatureBlock]:
     """All rows of the parts in order; every byte of a part is verified before it is used."""
@@ -207,8 +150,6 @@ def part_blocks(
         labels = cast("LabelArray", arrays.labels.whole())
         if read_labels is not None:
             labels = read_labels(part, keys, labels)
-        if label_map is not None:
-            labels = label_map.apply(labels, part.shard.name)
         taps = {tap: mapped.whole() for tap, mapped in arrays.features.items()}
         for start in range(0, part.rows, BLOCK_ROWS):
             stop = min(start + BLOCK_ROWS, part.rows)

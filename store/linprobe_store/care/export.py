@@ -1,7 +1,4 @@
-"""Exporting a split for other programs, block by block, whole or not at all.
-
-The adapter of pyarrow: a split as one Parquet table, written in row groups.
-"""
+"""Exporting a split for other programs, block by block, whole or not at all."""
 
 import csv
 import importlib.util
@@ -10,65 +7,16 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from linprobe.disk import Staging, sync_path, told_as_store_error
 from linprobe.errors import MismatchError, StoreError
 from linprobe_store.arrays.seal import BLOCK_ROWS
 from linprobe_store.care.array_files import write_array
-from linprobe_store.format.spec import FeatureArray, StorageDtype
 from linprobe_store.handles.split import Split
-
-
-class ParquetWriter:
-    """Writer of a table with the columns ``key``, ``label`` and ``features``.
-
-    ``label`` is an int64, or a list of uint8 for multi-hot labels; ``features`` is a list of
-    fixed size d. The class names are in the table's metadata under ``classes``, as JSON.
-    """
-
-    def __init__(self, path: Path, dim: int, dtype: StorageDtype, classes: tuple[str, ...]) -> None:
-        self._path = path
-        self._features_type = pa.list_(pa.from_numpy_dtype(np.dtype(dtype)), dim)
-        self._metadata = {"classes": json.dumps(classes, ensure_ascii=False)}
-        self._writer: pq.ParquetWriter | None = None
-
-    def __enter__(self) -> "ParquetWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is None:  # a table without rows still has its columns
-            self.append((), np.empty(0, np.int64), np.empty(0, np.float16))
-        if self._writer is not None:
-            self._writer.close()
-
-    def append(
-        self, keys: tuple[str, ...], labels: NDArray[np.generic], features: FeatureArray
-    ) -> None:
-        """Append rows as one row group: keys (m,), labels (m,) or (m, k), features (m, d)."""
-        values = pa.array(features.reshape(-1), self._features_type.value_type)
-        columns = {
-            "key": pa.array(keys, pa.string()),
-            "label": _label_column(labels),
-            "features": pa.FixedSizeListArray.from_arrays(values, type=self._features_type),
-        }
-        table = pa.table(columns).replace_schema_metadata(self._metadata)
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, table.schema)
-        self._writer.write_table(table)
-
-
-def _label_column(labels: NDArray[np.generic]) -> pa.Array:
-    if labels.ndim == 1:
-        return pa.array(labels, pa.int64())
-    values = pa.array(labels.reshape(-1), pa.uint8())
-    return pa.FixedSizeListArray.from_arrays(values, labels.shape[1])
-
 
 ExportFormat = Literal["npz", "npy", "parquet"]
 
@@ -166,12 +114,31 @@ def _write_npy(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
 
 
 def _write_parquet(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
+    """Columns ``key``, ``label`` and ``features``; the class names are JSON in the metadata."""
+    # Imported here: an optional extra that takes half a second.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    with ParquetWriter(out, split.dim(tap), split.dtype, split.classes) as table:
-        start = 0
+    is_multi_hot = split.labels.ndim == 2
+    features = pa.list_(pa.from_numpy_dtype(np.dtype(split.dtype)), split.dim(tap))
+    labels = pa.list_(pa.uint8(), split.labels.shape[1]) if is_multi_hot else pa.int64()
+    schema = pa.schema(
+        {"key": pa.string(), "label": labels, "features": features},
+        {"classes": json.dumps(split.classes, ensure_ascii=False)},
+    )
+
+    def column(rows: NDArray[np.generic], kind: pa.DataType) -> pa.Array:
+        if rows.ndim == 1:
+            return pa.array(rows, kind)
+        values = pa.array(rows.reshape(-1), kind.value_type)
+        return pa.FixedSizeListArray.from_arrays(values, type=kind)
+
+    start = 0
+    with pq.ParquetWriter(out, schema) as writer:
         for block in split.blocks(tap, BLOCK_ROWS):
             stop = start + len(block)
-            labels = cast("NDArray[np.generic]", split.labels[start:stop])
-            table.append(split.keys.between(start, stop), labels, block)
+            keys = pa.array(split.keys.between(start, stop), pa.string())
+            columns = [keys, column(split.labels[start:stop], labels), column(block, features)]
+            writer.write_table(pa.table(columns, schema=schema))
             start = stop
     return (out,)

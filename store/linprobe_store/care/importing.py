@@ -22,6 +22,7 @@ from linprobe_store.care.array_files import ArraySource, member_names, open_arra
 from linprobe_store.format.commit import PartRows
 from linprobe_store.format.layout import check_split_name
 from linprobe_store.format.spec import (
+    DatasetNames,
     DatasetSpec,
     EncoderNames,
     EncoderSpec,
@@ -86,14 +87,13 @@ def import_features(store: FeatureStore, request: ImportRequest) -> tuple[Split,
     dataset = _dataset_spec(request, digests)
     names = EncoderNames(request.encoder_name, slugify(request.encoder_name))
     encoder = store.register_encoder(spec, names)
-    folder = encoder.make_dataset(dataset, request.dataset_name)
+    stored = encoder.register_dataset(dataset, DatasetNames(request.dataset_name))
     shards = {split.name: split.shards[0] for split in dataset.splits}
     for source in request.splits:
-        if not (folder / source.name).exists():
+        if not (stored.path / source.name).exists():
             rows = PartRows(shards[source.name], 0, source.features.shape[0], {})
-            target = SealTarget(folder / source.name, spec, dataset, source.name)
+            target = SealTarget(stored.path / source.name, spec, dataset, source.name)
             write_split(target, _blocks(source, spec), (rows,))
-    stored = encoder.open_dataset(folder)
     return tuple(stored.split(source.name) for source in request.splits)
 
 

@@ -8,7 +8,8 @@ from typing import Literal
 from linprobe.errors import StoreError
 from linprobe_store.format.layout import COMMIT_FILE, PART_PREFIX, PARTS_FOLDER
 from linprobe_store.format.spec import Tap
-from linprobe_store.handles.encoder import StoredDataset, StoredEncoder
+from linprobe_store.handles.dataset import StoredDataset
+from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.lookup import list_folders
 from linprobe_store.handles.split import Split, is_packed_split
 from linprobe_store.handles.store import FeatureStore

@@ -1,19 +1,16 @@
 """Packing: a sealed split as compressed Zarr for slow links, and back, bit for bit.
 
 A packed split is a folder of ``PACKED.json`` and a ``data.zarr`` with the same arrays under the
-same names, compressed by Zarr's ``blosc`` codec (zstd with bit shuffle, 6 to 9 % smaller for
+same names, compressed by Zarr's ``blosc`` codec (zstd with bit shuffle: 6 to 9 % smaller for
 float16 features, half for float32 that hold float16 values). ``PACKED.json`` carries the commit
-of the sealed split, so unpacking proves every file equal by its sha256. The adapter of numcodecs.
+of the sealed split, so that unpacking proves every file equal by its sha256.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from numcodecs import Blosc
-from numpy.typing import NDArray
 
 from linprobe.errors import REPAIR, IntegrityError
 from linprobe.records import (
@@ -57,17 +54,16 @@ def pack_split(split: Split, folder: Path) -> None:
     IntegrityError : the split is damaged.
     """
     check_files(split.path, split.commit.contents.files, "deep")
-    files: dict[str, FileDigest] = {}
-    metadata: dict[str, JsonValue] = {}
-    for name in split.commit.contents.files:
-        if name.endswith(_METADATA):
-            metadata[name] = (split.path / name).read_text(encoding="utf-8")
     for mapped in split.arrays.all():
-        relative = mapped.folder.relative_to(split.path)
-        files |= _pack_array(mapped, folder, relative)
+        _pack_array(mapped, folder / mapped.folder.relative_to(split.path))
+    metadata = {
+        name: (split.path / name).read_text(encoding="utf-8")
+        for name in split.commit.contents.files
+        if name.endswith(_METADATA)
+    }
     group = f"{DATA_FOLDER}/{_METADATA}"
-    (folder / group).write_text(str(metadata[group]), encoding="utf-8")
-    files[group] = digest_file(folder / group, strong=True)
+    (folder / group).write_text(metadata[group], encoding="utf-8")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     commit: JsonValue = json.loads((split.path / COMMIT_FILE).read_bytes())
     body: dict[str, JsonValue] = {
         "format": FORMAT_NAME,
@@ -75,7 +71,10 @@ def pack_split(split: Split, folder: Path) -> None:
         "kind": "packed",
         "commit": commit,
         "metadata": metadata,
-        "files": {name: asdict(digest) for name, digest in files.items()},
+        "files": {
+            path.relative_to(folder).as_posix(): asdict(digest_file(path, strong=True))
+            for path in files
+        },
     }
     (folder / PACKED_FILE).write_bytes(canonical_json({**body, "digest": digest_json(body)}))
 
@@ -88,15 +87,16 @@ def unpack_split(packed: Path, folder: Path) -> None:
     IntegrityError : the packed files are damaged, or a file is not what was committed.
     """
     signed = read_json(packed / PACKED_FILE)
-    table = packed_files(signed)
-    check_files(packed, table, "deep")
+    check_files(packed, packed_files(signed), "deep")
     commit = packed_commit(signed)
     metadata = signed.object("metadata")
-    for name in metadata.fields:
-        text = metadata.text(name).encode()
-        if name != f"{DATA_FOLDER}/{_METADATA}":
-            _unpack_array(packed, folder, name, parse_json(text, f"{signed.place}: {name}"))
-        (folder / name).write_bytes(text)
+    for name in commit.contents.files:
+        if name.endswith(_METADATA):
+            text = metadata.text(name).encode()
+            if name != f"{DATA_FOLDER}/{_METADATA}":
+                geometry = parse_geometry(parse_json(text, f"{signed.place}: {name}"))
+                _unpack_array((packed / name).parent, (folder / name).parent, geometry)
+            (folder / name).write_bytes(text)
     for name, expected in commit.contents.files.items():
         check_content(folder / name, expected, strong=True)
     (folder / COMMIT_FILE).write_bytes(canonical_json(signed.object("commit").fields))
@@ -121,86 +121,52 @@ def packed_files(signed: JsonObject) -> dict[str, FileDigest]:
     return dict(file_table_from(signed))
 
 
-def _codec(itemsize: int) -> Blosc:
-    return Blosc(cname="zstd", clevel=5, shuffle=Blosc.BITSHUFFLE, typesize=itemsize)
+def _pack_array(mapped: MappedArray, folder: Path) -> None:
+    # Imported here, and below: only a packed copy pays for the half second.
+    import zarr
+    from zarr.codecs import BloscCodec, BloscShuffle
 
-
-def _chunk_rows(geometry: ArrayGeometry) -> int:
-    return max(1, min(CHUNK_BYTES // geometry.row_bytes, geometry.shape[0]))
-
-
-def _pack_array(mapped: MappedArray, folder: Path, relative: Path) -> dict[str, FileDigest]:
-    geometry = mapped.geometry
-    rows = _chunk_rows(geometry)
-    codec = _codec(geometry.dtype.itemsize)
-    names = [relative / _METADATA]
-    (folder / relative).mkdir(parents=True)
-    (folder / names[0]).write_bytes(_packed_metadata(mapped, rows))
-    for i, start in enumerate(range(0, mapped.rows, rows)):
-        chunk = np.zeros((rows, *geometry.shape[1:]), geometry.dtype)
-        count = min(rows, mapped.rows - start)
-        chunk[:count] = mapped.take(np.arange(start, start + count))
-        name = relative / geometry.file_key(i)
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(codec.encode(chunk))
-        names.append(name)
-    return {name.as_posix(): digest_file(folder / name, strong=True) for name in names}
-
-
-def _packed_metadata(mapped: MappedArray, rows: int) -> bytes:
-    """``zarr.json`` of the compressed array: the sealed one's with another grid and codecs."""
-    own = dict(read_json(mapped.folder / _METADATA).fields)
-    shape = [rows, *mapped.geometry.shape[1:]]
-    own["chunk_grid"] = {"name": "regular", "configuration": {"chunk_shape": shape}}
-    itemsize = mapped.geometry.dtype.itemsize
-    blosc: JsonValue = {
-        "typesize": itemsize,
-        "cname": "zstd",
-        "clevel": 5,
-        "shuffle": "bitshuffle",
-        "blocksize": 0,
-    }
-    own["codecs"] = [
-        {"name": "bytes", "configuration": {"endian": "little"}},
-        {"name": "blosc", "configuration": blosc},
-    ]
-    return canonical_json(own)
-
-
-def _unpack_array(packed: Path, folder: Path, name: str, sealed: JsonObject) -> None:
-    """Write the shard files of an array whose sealed metadata is ``sealed``."""
-    geometry = parse_geometry(sealed)
-    layout = RowLayout(
-        dtype=geometry.dtype,
-        row_shape=geometry.shape[1:],
-        inner_rows=geometry.inner_rows,
-        fill=_fill_value(sealed),
-        dimensions=sealed.texts("dimension_names"),
-        max_file_bytes=geometry.file_rows * geometry.row_bytes,
+    sealed = zarr.open_array(mapped.folder, mode="r")
+    shape = mapped.geometry.shape
+    rows = max(1, min(CHUNK_BYTES // mapped.geometry.row_bytes, shape[0]))
+    codec = BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.bitshuffle)
+    packed = zarr.create_array(
+        folder,
+        shape=shape,
+        dtype=mapped.geometry.dtype,
+        chunks=(rows, *shape[1:]),
+        compressors=codec,
+        fill_value=sealed.fill_value,
+        dimension_names=read_json(mapped.folder / _METADATA).texts("dimension_names"),
+        config={"write_empty_chunks": True},
     )
-    writer = RowWriter((folder / name).parent, layout, strong=False)
+    for start in range(0, mapped.rows, rows):
+        stop = min(start + rows, mapped.rows)
+        packed[start:stop] = mapped.take(np.arange(start, stop))
+    metadata = folder / _METADATA
+    metadata.write_bytes(canonical_json(json.loads(metadata.read_bytes())))
+
+
+def _unpack_array(packed: Path, folder: Path, geometry: ArrayGeometry) -> None:
+    """Write the shard files of an array whose sealed form is ``geometry``, not its metadata."""
+    import zarr
+
     try:
-        for rows in _packed_rows(packed, name, geometry):
-            writer.append(rows)
-        writer.close()
-    finally:
-        writer.abandon()
-
-
-def _fill_value(sealed: JsonObject) -> float | str:
-    return "NaN" if sealed.get("fill_value") == "NaN" else sealed.number("fill_value")
-
-
-def _packed_rows(packed: Path, name: str, sealed: ArrayGeometry) -> Iterator[NDArray[np.generic]]:
-    """The rows of a compressed array, chunk by chunk."""
-    grid = read_json(packed / name).object("chunk_grid").object("configuration")
-    rows = grid.integers("chunk_shape")[0]
-    geometry = replace(sealed, file_rows=rows)
-    codec = _codec(geometry.dtype.itemsize)
-    for i in range(geometry.n_files):
-        path = (packed / name).parent / geometry.file_key(i)
-        data = codec.decode(path.read_bytes())
-        if len(data) != rows * geometry.row_bytes:
-            raise IntegrityError(f"{path}: unpacks to {len(data)} bytes", hint=REPAIR)
-        chunk = np.frombuffer(data, geometry.dtype).reshape(rows, *geometry.shape[1:])
-        yield chunk[: geometry.rows_in_file(i)]
+        array = zarr.open_array(packed, mode="r")
+        layout = RowLayout(
+            dtype=geometry.dtype,
+            row_shape=geometry.shape[1:],
+            inner_rows=geometry.inner_rows,
+            fill="NaN" if geometry.dtype.kind == "f" else int(array.fill_value),
+            dimensions=(),
+            max_file_bytes=geometry.file_rows * geometry.row_bytes,
+        )
+        writer = RowWriter(folder, layout, strong=False)
+        try:
+            for start in range(0, array.shape[0], array.chunks[0]):
+                writer.append(np.asarray(array[start : start + array.chunks[0]]))
+            writer.close()
+        finally:
+            writer.abandon()
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise IntegrityError(f"{packed}: cannot be unpacked: {error}", hint=REPAIR) from error

@@ -20,7 +20,8 @@ from linprobe_store.format.layout import (
     PARTS_FOLDER,
     SETS_FOLDER,
 )
-from linprobe_store.handles.encoder import StoredDataset, StoredEncoder, open_encoder
+from linprobe_store.handles.dataset import StoredDataset
+from linprobe_store.handles.encoder import StoredEncoder, open_encoder
 from linprobe_store.handles.lookup import list_folders
 from linprobe_store.handles.split import is_packed_split
 from linprobe_store.handles.store import FeatureStore

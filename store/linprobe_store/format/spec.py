@@ -170,6 +170,16 @@ class EncoderNames:
     """Lower-case file-name form, such as ``vit-b-16-openai``."""
 
 
+@dataclass(frozen=True)
+class DatasetNames:
+    """What is declared about a dataset; recorded beside the spec, never hashed."""
+
+    name: str
+    """As given on the command line, such as ``cifar10``."""
+    metric: str | None = None
+    """Its headline metric, such as ``mean_per_class``; None where nobody declared one."""
+
+
 def encoder_json(spec: EncoderSpec) -> bytes:
     """Bytes of ``encoder.json``; their sha256 is the encoder id."""
     return canonical_json(asdict(spec))
@@ -205,6 +215,17 @@ def encoder_spec_from(json: JsonObject) -> EncoderSpec:
 def encoder_names_from(json: JsonObject) -> EncoderNames:
     """Names of an encoder from ``names.json``."""
     return EncoderNames(json.text("model"), json.text("slug"))
+
+
+def dataset_names_json(names: DatasetNames) -> bytes:
+    """Bytes of ``names.json`` of a dataset."""
+    return canonical_json(asdict(names))
+
+
+def dataset_names_from(json: JsonObject) -> DatasetNames:
+    """Names of a dataset from ``names.json``; the metric may be absent."""
+    is_declared = json.fields.get("metric") is not None
+    return DatasetNames(json.text("name"), json.text("metric") if is_declared else None)
 
 
 def dataset_spec_from(json: JsonObject) -> DatasetSpec:

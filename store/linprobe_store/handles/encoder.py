@@ -1,20 +1,15 @@
-"""An encoder in the store: its identity, its parts and its sealed datasets.
-
-A dataset in the store: its spec and its sealed splits, for one encoder.
-"""
+"""An encoder in the store: its identity, its parts and its sealed datasets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
-from linprobe.disk import STAGING_PREFIX, remove_unit
 from linprobe.errors import NotFoundError
 from linprobe.names import short_id
-from linprobe.records import canonical_json, read_json
+from linprobe.records import read_json
 from linprobe_store.arrays.part import PartWriter, find_part, part_path
 from linprobe_store.arrays.seal import (
-    LabelMap,
     ReadLabels,
     SealTarget,
     check_labelling,
@@ -36,6 +31,7 @@ from linprobe_store.format.layout import (
     dataset_folder,
 )
 from linprobe_store.format.spec import (
+    DatasetNames,
     DatasetSpec,
     EncoderNames,
     EncoderSpec,
@@ -44,10 +40,11 @@ from linprobe_store.format.spec import (
     ShardFingerprint,
     check_id,
     dataset_json,
-    dataset_spec_from,
+    dataset_names_json,
     encoder_names_from,
     encoder_spec_from,
 )
+from linprobe_store.handles.dataset import StoredDataset, open_dataset
 from linprobe_store.handles.lookup import (
     choose,
     find_folder,
@@ -55,7 +52,7 @@ from linprobe_store.handles.lookup import (
     list_folders,
     make_folder,
 )
-from linprobe_store.handles.split import Split, open_split
+from linprobe_store.handles.split import Split
 from linprobe_store.handles.witness import (
     Provenance,
     append_provenance,
@@ -126,20 +123,15 @@ class StoredEncoder:
         dataset: DatasetSpec,
         split: str,
         *,
-        dataset_name: str,
-        keep_parts: bool = True,
-        label_map: LabelMap | None = None,
+        names: DatasetNames,
         read_labels: ReadLabels | None = None,
     ) -> Split:
         """Seal the parts of a split, in shard-list order; opens it if that is done already.
 
         Parameters
         ----------
-        dataset_name : what people call the dataset; the first name given to an id stays.
-        keep_parts : False removes the parts afterwards, which halves the space; another dataset
-            over the same tars, such as a relabelling, then needs the GPU again.
-        label_map : other classes over the same parts; ``dataset`` is then what its
-            ``relabelled`` gives.
+        names : what people call the dataset, and its headline metric; as
+            :meth:`register_dataset` takes them.
         read_labels : gives the labels of each part, where those in it were read in another way
             than the dataset says.
 
@@ -152,29 +144,22 @@ class StoredEncoder:
         """
         check_split_name(split)
         split_spec = find_split_spec(dataset, split)
-        if label_map is not None:
-            label_map.check_made(dataset)
-        folder = self.make_dataset(dataset, dataset_name)
-        if not (folder / split).exists():
+        stored = self.register_dataset(dataset, names)
+        if not (stored.path / split).exists():
             parts = find_parts(self.path, self.encoder_id, split_spec)
             if read_labels is None:
                 check_labelling(parts, split)
-            blocks = part_blocks(self.path, parts, label_map, read_labels)
-            target = SealTarget(folder / split, self.spec, dataset, split)
+            blocks = part_blocks(self.path, parts, read_labels)
+            target = SealTarget(stored.path / split, self.spec, dataset, split)
             write_split(target, blocks, plan_rows(parts))
-        sealed = self.open_dataset(folder).split(split)
-        if not keep_parts:
-            for shard in split_spec.shards:
-                if (part := part_path(self.path, shard)).exists():
-                    remove_unit(part)
-        return sealed
+        return stored.split(split)
 
-    def datasets(self) -> "tuple[StoredDataset, ...]":
+    def datasets(self) -> tuple[StoredDataset, ...]:
         """Datasets with sealed splits, sorted by folder name."""
         folders = list_folders(self.path / SETS_FOLDER, DATASET_PREFIX)
         return tuple(self.open_dataset(folder) for folder in folders)
 
-    def dataset(self, query: str | None = None) -> "StoredDataset":
+    def dataset(self, query: str | None = None) -> StoredDataset:
         """A dataset by its name or the beginning of its id; None means the only one.
 
         Raises
@@ -228,30 +213,34 @@ class StoredEncoder:
         stored = stored or read_canary(self.path) or {}
         compare_canary(stored, features, min_cosine=min_cosine, place=self.path)
 
-    def make_dataset(self, dataset: DatasetSpec, name: str) -> Path:
-        """Folder of a dataset, made if it is new; safe to repeat and to race."""
-        parent = self.path / SETS_FOLDER
-        folder = find_folder(parent, DATASET_PREFIX, dataset.dataset_id)
-        if folder is not None:
-            return folder
-        files = {
-            DATASET_FILE: dataset_json(dataset),
-            NAMES_FILE: canonical_json({"name": name}),
-        }
-        return make_folder(parent, DATASET_PREFIX, dataset_folder(name, dataset.dataset_id), files)
+    def register_dataset(self, spec: DatasetSpec, names: DatasetNames) -> StoredDataset:
+        """The dataset of a spec, made if it is new; safe to repeat and to race.
 
-    def open_dataset(self, folder: Path) -> "StoredDataset":
+        Parameters
+        ----------
+        names : the first name and metric given to an id stay: those of the value returned.
+
+        Raises
+        ------
+        IntegrityError : it is there already, and damaged.
+        StoreError : the store cannot be written to.
+        """
+        parent = self.path / SETS_FOLDER
+        folder = find_folder(parent, DATASET_PREFIX, spec.dataset_id)
+        if folder is None:
+            folder_name = dataset_folder(names.name, spec.dataset_id)
+            files = {DATASET_FILE: dataset_json(spec), NAMES_FILE: dataset_names_json(names)}
+            folder = make_folder(parent, DATASET_PREFIX, folder_name, files)
+        return self.open_dataset(folder)
+
+    def open_dataset(self, folder: Path) -> StoredDataset:
         """Open the folder of a dataset.
 
         Raises
         ------
         IntegrityError : its spec is missing, damaged, or not what the folder's name says.
         """
-        json = read_json(folder / DATASET_FILE)
-        spec = dataset_spec_from(json)
-        check_id(json.place, spec.dataset_id, folder_digits(folder))
-        name = read_json(folder / NAMES_FILE).text("name")
-        return StoredDataset(self, spec, name, folder)
+        return open_dataset(folder, self.spec, self.names)
 
 
 def open_encoder(folder: Path) -> StoredEncoder:
@@ -265,68 +254,3 @@ def open_encoder(folder: Path) -> StoredEncoder:
     spec = encoder_spec_from(json)
     check_id(json.place, spec.encoder_id, folder_digits(folder))
     return StoredEncoder(spec, encoder_names_from(read_json(folder / NAMES_FILE)), folder)
-
-
-if TYPE_CHECKING:
-    pass
-
-
-@dataclass(frozen=True)
-class StoredDataset:
-    """A dataset for which an encoder has sealed splits."""
-
-    encoder: "StoredEncoder"
-    """Encoder that made the features."""
-    spec: DatasetSpec
-    """Identity of the dataset."""
-    name: str
-    """What people call it; not hashed."""
-    path: Path
-    """Folder of the dataset."""
-
-    @property
-    def dataset_id(self) -> str:
-        """Sha256 of the spec, 64 hex digits."""
-        return self.spec.dataset_id
-
-    @property
-    def short_id(self) -> str:
-        """First 12 hex digits of the id."""
-        return short_id(self.dataset_id)
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the sealed splits, sorted; packed and damaged ones are among them."""
-        return tuple(
-            sorted(
-                path.name
-                for path in self.path.iterdir()
-                if path.is_dir() and not path.name.startswith((STAGING_PREFIX, "."))
-            )
-        )
-
-    def split(self, name: str) -> Split:
-        """Open and verify a sealed split.
-
-        Raises
-        ------
-        NotFoundError : it is not sealed.
-        IntegrityError : it is damaged.
-        """
-        return open_split(self.encoder, self, self.split_path(name))
-
-    def split_path(self, name: str) -> Path:
-        """Folder of a sealed split, which may be damaged.
-
-        Raises
-        ------
-        NotFoundError : there is none.
-        """
-        path = self.path / name
-        if name.startswith((STAGING_PREFIX, ".")) or "/" in name or not path.is_dir():
-            sealed = ", ".join(self.splits) or "none"
-            raise NotFoundError(
-                f"{self.path}: split {name!r} is not sealed",
-                hint=f"sealed are: {sealed}; extract the rest with linprobe extract",
-            )
-        return path

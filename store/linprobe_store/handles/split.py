@@ -22,12 +22,19 @@ from linprobe_store.format.layout import (
     LABELS,
     PACKED_FILE,
 )
-from linprobe_store.format.spec import FeatureArray, LabelArray, StorageDtype, Tap
+from linprobe_store.format.spec import (
+    DatasetNames,
+    DatasetSpec,
+    EncoderNames,
+    EncoderSpec,
+    FeatureArray,
+    LabelArray,
+    StorageDtype,
+    Tap,
+)
 
 if TYPE_CHECKING:
     import zarr
-
-    from linprobe_store.handles.encoder import StoredDataset, StoredEncoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +46,14 @@ class Split:
     Nothing here can be written to.
     """
 
-    encoder: "StoredEncoder"
+    encoder_spec: EncoderSpec
     """Encoder that made the features."""
-    dataset: "StoredDataset"
+    encoder_names: EncoderNames
+    """What people call the encoder."""
+    dataset_spec: DatasetSpec
     """Dataset that the split belongs to."""
+    dataset_names: DatasetNames
+    """What is declared about the dataset."""
     path: Path
     """Folder of the split."""
     commit: SplitCommit
@@ -54,6 +65,26 @@ class Split:
     def name(self) -> str:
         """``train``, ``val`` or ``test``."""
         return self.commit.split
+
+    @property
+    def encoder_id(self) -> str:
+        """Encoder, 64 hex digits."""
+        return self.encoder_spec.encoder_id
+
+    @property
+    def dataset_id(self) -> str:
+        """Dataset, 64 hex digits."""
+        return self.dataset_spec.dataset_id
+
+    @property
+    def dataset_name(self) -> str:
+        """What people call the dataset."""
+        return self.dataset_names.name
+
+    @property
+    def metric(self) -> str | None:
+        """Headline metric of the dataset; None where nobody declared one."""
+        return self.dataset_names.metric
 
     @property
     def digest(self) -> str:
@@ -83,7 +114,7 @@ class Split:
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names by label; k entries."""
-        return self.dataset.spec.classes
+        return self.dataset_spec.classes
 
     @property
     def skipped_by_reason(self) -> Mapping[str, int]:
@@ -185,7 +216,13 @@ def is_packed_split(path: Path) -> bool:
     return (path / PACKED_FILE).exists() and not (path / COMMIT_FILE).exists()
 
 
-def open_split(encoder: "StoredEncoder", dataset: "StoredDataset", path: Path) -> Split:
+def open_split(
+    path: Path,
+    encoder_spec: EncoderSpec,
+    encoder_names: EncoderNames,
+    dataset_spec: DatasetSpec,
+    dataset_names: DatasetNames,
+) -> Split:
     """Open and verify a sealed split.
 
     Raises
@@ -200,8 +237,8 @@ def open_split(encoder: "StoredEncoder", dataset: "StoredDataset", path: Path) -
         )
     commit = read_split_commit(path)
     for what, expected, found in (
-        ("encoder", encoder.encoder_id, commit.contents.encoder_id),
-        ("dataset", dataset.dataset_id, commit.dataset_id),
+        ("encoder", encoder_spec.encoder_id, commit.contents.encoder_id),
+        ("dataset", dataset_spec.dataset_id, commit.dataset_id),
         ("split", path.name, commit.split),
     ):
         if expected != found:
@@ -212,4 +249,4 @@ def open_split(encoder: "StoredEncoder", dataset: "StoredDataset", path: Path) -
     contents = commit.contents
     check_files(path, contents.files, "open")
     arrays = map_unit(path, contents.rows, contents.taps, contents.dtype)
-    return Split(encoder, dataset, path, commit, arrays)
+    return Split(encoder_spec, encoder_names, dataset_spec, dataset_names, path, commit, arrays)

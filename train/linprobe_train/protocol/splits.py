@@ -9,7 +9,8 @@ from itertools import combinations
 from pathlib import Path
 
 from linprobe.errors import DataError, OptionError
-from linprobe_store.handles.encoder import StoredDataset, StoredEncoder
+from linprobe_store.handles.dataset import StoredDataset
+from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.solver.rows import BLOCK_ROWS, Rows, rows_of_views

@@ -20,7 +20,7 @@ import numpy as np
 
 from linprobe.errors import LinprobeError, ResultError
 from linprobe.names import short_id
-from linprobe_store.handles.encoder import StoredDataset
+from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.lookup import MIN_PREFIX
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.protocol.protocols import PROTOCOLS

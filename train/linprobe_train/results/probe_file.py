@@ -23,7 +23,6 @@ from sklearn.preprocessing import LabelBinarizer, Normalizer
 from linprobe.errors import DataError, ResultError
 from linprobe.names import short_id
 from linprobe.records import decode
-from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
 from linprobe_train.api import Features, as_matrix
 from linprobe_train.solver.losses import Loss
@@ -215,20 +214,19 @@ class SavedProbe:
             rows = Rows((block,), np.zeros(block.n, np.int64), self.probe.n_classes)
             yield self.probe.probabilities(rows)
 
-    def check_encoder(self, encoder: StoredEncoder) -> None:
+    def check_encoder(self, encoder_id: str, model: str) -> None:
         """Refuse features of another encoder.
 
         Raises
         ------
         DataError : naming both.
         """
-        if self.card.encoder_id not in ("", encoder.encoder_id):
+        if self.card.encoder_id not in ("", encoder_id):
             raise DataError(
                 f"the probe in '{self.folder}' takes features of {self.card.encoder} "
-                f"({short_id(self.card.encoder_id)}); these are of {encoder.names.model} "
-                f"({encoder.short_id})",
-                hint=f"use features of {self.card.encoder}, or train a probe on "
-                f"{encoder.names.model}",
+                f"({short_id(self.card.encoder_id)}); these are of {model} "
+                f"({short_id(encoder_id)})",
+                hint=f"use features of {self.card.encoder}, or train a probe on {model}",
             )
 
     def to_sklearn(self) -> "SklearnClassifier":
@@ -241,7 +239,7 @@ class SavedProbe:
 
     def _blocks(self, features: Features) -> Iterator[Block]:
         if isinstance(features, Split):
-            self.check_encoder(features.encoder)
+            self.check_encoder(features.encoder_id, features.encoder_names.model)
             views = features.blocks(self.card.tap, rows=BLOCK_ROWS)
             yield from (Block(view) for view in views)
             return

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import DataError, OptionError, ResultError
+from linprobe.machine import Device
 from linprobe.records import read_json
 from linprobe_store.format.layout import ENCODER_FILE
 from linprobe_store.format.spec import EncoderSpec, SkippedSample, encoder_spec_from
@@ -57,7 +58,7 @@ def predict_split(saved: SavedProbe, split: Split, top: int) -> Iterator[Predict
     ------
     DataError : the split is of another encoder; names both.
     """
-    saved.check_encoder(split.encoder)
+    saved.check_encoder(split.encoder_id, split.encoder_names.model)
     keys = iter(split.keys)
     for p in saved.blocks(split):
         yield best_classes(p, tuple(islice(keys, len(p))), top)
@@ -130,7 +131,7 @@ def stored_encoder_of(saved: SavedProbe, store: Path, query: str | None = None) 
     NotFoundError : the store does not have it.
     """
     encoder = FeatureStore(store).encoder(query or saved.card.encoder_id or None)
-    saved.check_encoder(encoder)
+    saved.check_encoder(encoder.encoder_id, encoder.names.model)
     return encoder
 
 
@@ -201,7 +202,7 @@ class PredictRequest:
     """Images instead of features."""
     weights: Path | None
     """Checkpoint of the encoder of images."""
-    device: str
+    device: Device
     """Where images are encoded."""
     top: int
     """Classes to give."""

@@ -1,0 +1,116 @@
+"""A dataset in the store: its spec and its sealed splits, for one encoder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from linprobe.disk import STAGING_PREFIX
+from linprobe.errors import NotFoundError
+from linprobe.names import short_id
+from linprobe.records import read_json
+from linprobe_store.format.layout import DATASET_FILE, NAMES_FILE
+from linprobe_store.format.spec import (
+    DatasetNames,
+    DatasetSpec,
+    EncoderNames,
+    EncoderSpec,
+    check_id,
+    dataset_names_from,
+    dataset_spec_from,
+)
+from linprobe_store.handles.lookup import folder_digits
+from linprobe_store.handles.split import Split, open_split
+from linprobe_store.handles.witness import Provenance, read_provenance
+
+
+@dataclass(frozen=True)
+class StoredDataset:
+    """A dataset for which an encoder has sealed splits."""
+
+    encoder_spec: EncoderSpec
+    """Encoder that made the features."""
+    encoder_names: EncoderNames
+    """What people call the encoder."""
+    spec: DatasetSpec
+    """Identity of the dataset."""
+    names: DatasetNames
+    """What is declared about it; not hashed."""
+    path: Path
+    """Folder of the dataset."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.names.name
+
+    @property
+    def metric(self) -> str | None:
+        """Its headline metric; None where nobody declared one."""
+        return self.names.metric
+
+    @property
+    def dataset_id(self) -> str:
+        """Sha256 of the spec, 64 hex digits."""
+        return self.spec.dataset_id
+
+    @property
+    def short_id(self) -> str:
+        """First 12 hex digits of the id."""
+        return short_id(self.dataset_id)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the sealed splits, sorted; packed and damaged ones are among them."""
+        return tuple(
+            sorted(
+                path.name
+                for path in self.path.iterdir()
+                if path.is_dir() and not path.name.startswith((STAGING_PREFIX, "."))
+            )
+        )
+
+    def split(self, name: str) -> Split:
+        """Open and verify a sealed split.
+
+        Raises
+        ------
+        NotFoundError : it is not sealed.
+        IntegrityError : it is damaged.
+        """
+        path = self.split_path(name)
+        return open_split(path, self.encoder_spec, self.encoder_names, self.spec, self.names)
+
+    def split_path(self, name: str) -> Path:
+        """Folder of a sealed split, which may be damaged.
+
+        Raises
+        ------
+        NotFoundError : there is none.
+        """
+        path = self.path / name
+        if name.startswith((STAGING_PREFIX, ".")) or "/" in name or not path.is_dir():
+            sealed = ", ".join(self.splits) or "none"
+            raise NotFoundError(
+                f"{self.path}: split {name!r} is not sealed",
+                hint=f"sealed are: {sealed}; extract the rest with linprobe extract",
+            )
+        return path
+
+    def provenance(self) -> tuple[Provenance, ...]:
+        """Runs that wrote features of its encoder, oldest first."""
+        return read_provenance(self.path.parents[1])
+
+
+def open_dataset(
+    folder: Path, encoder_spec: EncoderSpec, encoder_names: EncoderNames
+) -> StoredDataset:
+    """Open the folder of a dataset.
+
+    Raises
+    ------
+    IntegrityError : its spec is missing, damaged, or not what the folder's name says.
+    """
+    json = read_json(folder / DATASET_FILE)
+    spec = dataset_spec_from(json)
+    check_id(json.place, spec.dataset_id, folder_digits(folder))
+    names = dataset_names_from(read_json(folder / NAMES_FILE))
+    return StoredDataset(encoder_spec, encoder_names, spec, names, folder)
