@@ -137,3 +137,24 @@ def test_two_packers_of_one_folder_do_not_mix(tmp_path: Path) -> None:
     pack(source, tmp_path / "out", replace(SMALL, jobs=1), second)
 
     assert len(errors) == 1
+
+
+def test_as_many_threads_pack_as_there_are_cores_to_use(tmp_path: Path) -> None:
+    """Bound to one core, as by taskset or a cluster's scheduler."""
+    script = (
+        "import os, sys, threading\n"
+        "from pathlib import Path\n"
+        "from linprobe_extract.pack.listing import PackOptions\n"
+        "from linprobe_extract.pack.pack import pack\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "threads = set()\n"
+        "def watch(progress):\n"
+        "    threads.add(threading.current_thread().name)\n"
+        "pack(sys.argv[1], Path(sys.argv[2]), PackOptions(shard_samples=1), watch)\n"
+        "print(len([name for name in threads if name.startswith('pack')]))\n"
+    )
+    command = [sys.executable, "-c", script, folder_source(tmp_path), str(tmp_path / "out")]
+
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # our own script
+
+    assert done.stdout == "1\n"

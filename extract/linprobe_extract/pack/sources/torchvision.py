@@ -35,7 +35,7 @@ from linprobe_extract.pack.torchvision_files import SPECIAL_CLASSES, SPECIAL_REA
 NAME = "torchvision"
 FORM = "torchvision:NAME[:key=value,...]"
 HELP = (
-    "the same by torchvision's class name, with arguments for its constructor "
+    "a known dataset by torchvision's class name, with arguments for its constructor "
     "(`torchvision:STL10:folds=3`); also FashionMNIST, KMNIST, USPS, SVHN, Imagenette"
 )
 IS_PATH = False
