@@ -30,9 +30,9 @@ from linprobe_store.format.layout import (
     PROVENANCE_FILE,
     SETS_FOLDER,
 )
+from linprobe_store.handles.dataset import is_packed_split
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.lookup import folder_digits
-from linprobe_store.handles.split import is_packed_split
 from linprobe_store.handles.store import FeatureStore, check_format_line
 from linprobe_store.handles.witness import merge_provenance
 

@@ -1,4 +1,4 @@
-"""Verification of a whole store: every unit is looked at, every problem is told."""
+"""Verification of a whole store: every unit is looked at, every problem is reported."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -112,8 +112,8 @@ def _check_bytes(path: Path, contents: UnitContents, *, deep: bool) -> UnitConte
     """Check every byte where ``deep``, and that no file was added."""
     if deep:
         check_files(path, contents.files, "deep")
-    there = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
-    added = sorted(there - set(contents.files) - {COMMIT_FILE})
+    on_disk = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
+    added = sorted(on_disk - set(contents.files) - {COMMIT_FILE})
     if added:
         raise IntegrityError(
             f"{path / added[0]}: expected no such file, found {len(added)} that were not committed",
