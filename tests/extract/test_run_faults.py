@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from run_factories import (
-    SilentObserver,
+    Steps,
     run_once,
     sealed_bytes,
     split_of,
@@ -17,6 +17,7 @@ from run_factories import (
 from tar_factories import labelled, tar_bytes, write_dataset
 
 from linprobe.errors import ExtractError, StoreError
+from linprobe.terminal import Progress
 from linprobe_extract.encoders.encoder import Encoder
 
 
@@ -83,7 +84,7 @@ def test_out_of_memory_halves_the_batch_is_told_and_loses_nothing(
     encoder: Encoder, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_once(encoder, data, tmp_path / "small", batch_size=2)
-    observer = SilentObserver()
+    steps = Steps()
 
     class Cramped:
         """An encoder whose device holds two images."""
@@ -96,10 +97,10 @@ def test_out_of_memory_halves_the_batch_is_told_and_loses_nothing(
                 raise torch.OutOfMemoryError
             return encoder.encode(pixels)
 
-    report = run_once(Cramped(), data, tmp_path / "features", batch_size=8, observer=observer)
+    report = run_once(Cramped(), data, tmp_path / "features", batch_size=8, watch=steps)
 
     assert report.batch_size == 2
-    assert sum("batches of" in text for text in observer.told_texts) == 2
+    assert sum("batches of" in line for line in steps.lines) == 2
     assert sealed_bytes(tmp_path / "features") == sealed_bytes(tmp_path / "small")
 
 
@@ -123,11 +124,11 @@ def test_stopping_begins_no_further_shard_and_the_next_run_finishes(
     run_once(encoder, data, tmp_path / "undisturbed")
     stop = threading.Event()
 
-    class StopSoon(SilentObserver):
-        def encoded(self, n_images: int, limit: str) -> None:
+    def stop_soon(progress: Progress) -> None:
+        if progress.detail:
             stop.set()
 
-    report = run_once(encoder, data, tmp_path / "features", stop=stop, observer=StopSoon())
+    report = run_once(encoder, data, tmp_path / "features", stop=stop, watch=stop_soon)
 
     assert report.stopped
     assert 1 <= report.n_shards_missing < 4

@@ -141,6 +141,7 @@ def fewshot(
     from linprobe.machine import thread_count
     from linprobe.names import parse_wholes
     from linprobe_train.protocol.splits import open_encoder, open_splits
+    from linprobe_train.show.plots import write_fewshot_plot
     from linprobe_train.show.text import fewshot_text, keyed_json
     from linprobe_train.tasks.fewshot import FewshotOptions
     from linprobe_train.tasks.fewshot import fewshot as few_shots
@@ -149,7 +150,8 @@ def fewshot(
     encoder = open_encoder(store, model)
     splits = open_splits(encoder, encoder.dataset(data).dataset_id, tap)
     found = few_shots(splits, options, out, note)
-    emit_json(keyed_json(found)) if as_json else emit(fewshot_text(found))
+    plot = write_fewshot_plot(found.folder, found.result)
+    emit_json(keyed_json(found)) if as_json else emit(fewshot_text(found, plot))
 
 
 def report(
@@ -161,6 +163,9 @@ def report(
     shards: Annotated[
         Path | None, typer.Option(help="Folder of the shards, for pictures; default data/DATASET.")
     ] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="Jinja template that extends report.html.j2.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write an HTML page for each result."""
@@ -170,7 +175,7 @@ def report(
     paths = []
     for one in collect(out, folders or (), note):
         beside = shards or Path("data") / one.result.dataset
-        paths.append(str(write_report(one, Places(store, beside))))
+        paths.append(str(write_report(one, Places(store, beside, template))))
         if not as_json:
             emit(paths[-1])
     if as_json:

@@ -1,6 +1,6 @@
 """The encoder: a frozen tower with its preprocessing, behind one small contract.
 
-Torch is imported here; open_clip or timm only when a model of theirs is loaded.
+It knows no library of models: a family loads the tower (:mod:`linprobe_extract.encoders.family`).
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from linprobe.errors import LinprobeError
-from linprobe_extract.encoders.family import ModelRef, Precision, PreprocessPath
-from linprobe_extract.encoders.tower import LoadedTower
+from linprobe_extract.encoders.family import ModelRef, Precision, PreprocessPath, families
 from linprobe_extract.pixels.canary import check_preprocess, with_canary
 from linprobe_extract.pixels.preprocess import FAST_INTERPOLATIONS
 from linprobe_store.format.spec import EncoderNames, EncoderSpec, PreprocessSpec, StorageDtype, Tap
@@ -114,7 +113,7 @@ def load_encoder(
         from the model's own, or the tower gives no finite feature vectors.
     """
     place = _device(device)
-    tower = _load_tower(ref)
+    tower = families()[ref.family].load(ref)
     pixels = replace(tower.preprocess, path=preprocess)
     if preprocess == "fast" and pixels.interpolation not in FAST_INTERPOLATIONS:
         raise LinprobeError(
@@ -124,7 +123,7 @@ def load_encoder(
     arithmetic = _precision(precision, place)
     # cuDNN would round the operands of fp32 convolutions to TF32's 10 bits of mantissa.
     torch.backends.cudnn.allow_tf32 = False
-    taps = _cast(tower.taps, arithmetic).to(place)
+    taps = _cast(tower.taps.eval(), arithmetic).to(place)
     spec = EncoderSpec(
         architecture=tower.architecture,
         config=tower.config,
@@ -150,26 +149,8 @@ def load_untrained(ref: ModelRef, *, device: str = "auto") -> tuple[nn.Module, i
     LinprobeError : the model cannot be built, or the device is not there.
     """
     place = _device(device)
-    if ref.library == "timm":
-        from linprobe_extract.encoders.timm import untrained_timm
-
-        taps, side = untrained_timm(ref)
-    else:
-        from linprobe_extract.encoders.open_clip import untrained_open_clip
-
-        taps, side = untrained_open_clip(ref)
+    taps, side = families()[ref.family].untrained(ref)
     return _cast(taps, _precision("auto", place)).to(place), side
-
-
-def _load_tower(ref: ModelRef) -> LoadedTower:
-    """Choose the adapter; each imports its library for seconds."""
-    if ref.library == "timm":
-        from linprobe_extract.encoders.timm import load_timm
-
-        return load_timm(ref)
-    from linprobe_extract.encoders.open_clip import load_open_clip
-
-    return load_open_clip(ref)
 
 
 def _device(name: str) -> torch.device:

@@ -3,9 +3,7 @@
 import platform
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -13,7 +11,7 @@ import torch
 from linprobe.machine import available_cores, keep_freed_memory
 from linprobe_extract.encoders.device import launcher
 from linprobe_extract.encoders.encoder import Encoder, load_encoder
-from linprobe_extract.encoders.family import LIBRARIES, EncoderChoice, resolve_model
+from linprobe_extract.encoders.family import EncoderChoice, libraries, resolve_model
 from linprobe_extract.pixels.canary import canary_images
 from linprobe_extract.pixels.preprocess import preprocess
 from linprobe_store.format.spec import FeatureArray
@@ -62,7 +60,7 @@ def register(encoder: Encoder, store: Path, *, batch_size: int) -> StoredEncoder
             host=platform.node(),
             device=_device_name(encoder.device),
             argv=tuple(sys.argv),
-            versions=_versions(),
+            versions={"python": platform.python_version(), **libraries()},
             batch_size=batch_size,
         )
     )
@@ -81,11 +79,3 @@ def _canary_features(encoder: Encoder) -> Mapping[str, FeatureArray]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for library in ("linprobe", "numpy", *LIBRARIES):
-        with suppress(PackageNotFoundError):
-            versions[library] = version(library)
-    return versions

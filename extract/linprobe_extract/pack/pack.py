@@ -23,6 +23,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from linprobe.disk import write_atomic
 from linprobe.errors import PackError
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_extract.pack.listing import SPLITS, Listing, check_listing, some_names
@@ -43,7 +44,6 @@ from linprobe_extract.shards.card import (
     ShardCard,
     SplitCard,
     load_card,
-    write_atomic,
 )
 
 

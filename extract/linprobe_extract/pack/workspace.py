@@ -22,10 +22,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
+from linprobe.disk import write_atomic
 from linprobe.errors import PackError
 from linprobe_extract.pack.plan import PlannedShard
 from linprobe_extract.pack.shard import PackedImage, ShardRecord
-from linprobe_extract.shards.card import CARD_NAME, DatasetCard, UnreadableImage, write_atomic
+from linprobe_extract.shards.card import CARD_NAME, DatasetCard, UnreadableImage
 
 
 class Workspace:
