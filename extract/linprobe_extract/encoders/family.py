@@ -109,14 +109,13 @@ class KnownModel:
 class Family(Protocol):
     """A library of encoders: a module, or any object, that has these.
 
-    Ours are in :data:`BUILT_IN`. A package adds one of its own through an entry point, called
-    ``mine`` here, which leads to the module or object::
+    Ours are in :data:`BUILT_IN`; a package adds its own by an entry point that leads to one::
 
         [project.entry-points."linprobe.encoders"]
         mine = "my_package.encoders"
 
-    A family imports its library, and torch, inside ``load`` and ``untrained`` alone, so that
-    commands that load nothing start at once.
+    Its library, and torch, are imported inside ``load`` and ``untrained`` alone, so that commands
+    that load nothing start at once. All functions raise LinprobeError for what a person can mend.
     """
 
     @property
@@ -128,49 +127,22 @@ class Family(Protocol):
         """Distributions whose version may change its features: remembered, recorded, not hashed."""
 
     def names(self) -> Iterable[KnownModel]:
-        """List the names that can be listed, each of which :meth:`resolve` knows.
-
-        Raises
-        ------
-        ModuleNotFoundError : its library is not installed.
-        """
+        """List the names that can be listed without torch or a network."""
 
     def resolve(self, name: str, weights: Path | None) -> ModelRef | None:
-        """Resolve a name that begins with :attr:`prefix`, without torch or a network.
+        """Resolve a name that begins with the prefix, without torch or a network.
 
-        Parameters
-        ----------
-        name : as a person typed it.
-        weights : checkpoint on disk to load in place of the model's own; an existing file.
-
-        Returns
-        -------
-        What to load, or None if the family knows no such name.
-
-        Raises
-        ------
-        LinprobeError : the family knows the name, but it cannot be used so; the hint says how.
+        ``weights`` is a checkpoint to load in place of the model's own, an existing file. None
+        means that the family has no such model; one that it has and cannot use is an error.
         """
 
     def load(self, ref: ModelRef) -> "LoadedTower":
-        """Build the vision tower and load its weights, on the CPU, in float32.
-
-        Raises
-        ------
-        LinprobeError : there is no such model (the hint has the closest names), a download failed
-            (the hint is the offline way), or the checkpoint does not fit.
-        """
+        """Build the vision tower and load its weights: on the CPU, in float32, for evaluation."""
 
     def untrained(self, ref: ModelRef) -> "tuple[nn.Module, int]":
-        """Build the tower with random weights on the CPU, to time it without a download.
+        """Build the tower with random weights, without a download, to time it.
 
-        Returns
-        -------
-        The tower as ``LoadedTower.taps``, and the side of its square input in pixels.
-
-        Raises
-        ------
-        LinprobeError : the model cannot be built, or its configuration cannot be had.
+        Gives ``LoadedTower.taps``, and the side of the square input in pixels.
         """
 
 

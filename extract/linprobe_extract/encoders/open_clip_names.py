@@ -19,11 +19,7 @@ if TYPE_CHECKING:
     from linprobe_extract.encoders.tower import LoadedTower
 
 OPENAI_MODELS = {
-    "RN50": "RN50",
-    "RN101": "RN101",
-    "RN50x4": "RN50x4",
-    "RN50x16": "RN50x16",
-    "RN50x64": "RN50x64",
+    **{name: name for name in ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64")},
     "ViT-B/32": "ViT-B-32",
     "ViT-B/16": "ViT-B-16",
     "ViT-L/14": "ViT-L-14",
