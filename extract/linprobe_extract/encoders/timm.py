@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from linprobe.errors import LinprobeError
-from linprobe_extract.encoders.family import KnownModel, ModelRef, closest, names_of
+from linprobe_extract.encoders.family import ModelRef, closest, names_of
 from linprobe_store.format.spec import PreprocessSpec
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ _RESIZE_MODES = {"center": "shortest", "squash": "squash", "border": "longest"}
 """timm's crop modes in open_clip's words."""
 
 
-def names() -> tuple[KnownModel, ...]:
+def names() -> Mapping[str, str]:
     """List nothing: timm's thousand names need an import of seconds."""
-    return ()
+    return {}
 
 
 def resolve(name: str, weights: Path | None) -> ModelRef:
