@@ -28,7 +28,7 @@ from linprobe_extract.run.work import Forecast, Work, forecast
 from linprobe_extract.shards.caches import EncoderMemo, FingerprintCache
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_extract.shards.types import DatasetPlan
-from linprobe_store.format.layout import encoder_folder
+from linprobe_store.format.layout import ENCODER_PREFIX, folder_named
 from linprobe_store.format.spec import StorageDtype
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.store import FeatureStore
@@ -76,7 +76,7 @@ class Extraction:
             device = encoder.device if torch.cuda.is_available() else "cpu"
             encoder = load(replace(encoder, device=device))
         work = replace(work, stored=self._stored(encoder.spec.encoder_id))
-        folder = encoder_folder(encoder.names.slug, encoder.spec.encoder_id)
+        folder = folder_named(ENCODER_PREFIX, encoder.names.slug, encoder.spec.encoder_id)
         return forecast(work, encoder.spec, folder)
 
     def run(self, watch: Watch = ignore, *, until_signal: bool = False) -> ExtractReport:

@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from linprobe.disk import STAGING_PREFIX, Staging, told_as_store_error
 from linprobe.errors import MismatchError, NotFoundError, StoreError
-from linprobe.names import SHORT_ID_DIGITS, short_id, slugify
+from linprobe.names import SHORT_ID_DIGITS, short_id
 from linprobe.records import canonical_json, plain
+from linprobe_store.format.layout import folder_named
 
 MIN_PREFIX = 4
 """Hex digits of an id that a query must give at least, so that words are not taken for ids."""
@@ -51,7 +52,7 @@ def make_folder(
     for folder in list_folders(parent, prefix):
         if folder_digits(folder) == digits:
             return folder
-    folder_name = f"{prefix}{slugify(name)}-{digits}"
+    folder_name = folder_named(prefix, name, full_id)
     claim = _claim(parent, prefix, digits)
     with told_as_store_error(parent):
         parent.mkdir(parents=True, exist_ok=True)
