@@ -124,9 +124,15 @@ def doctor(
 
     diagnosis = diagnose(model)
     if as_json:
-        emit_json(diagnosis.as_json())
+        checks = {c.name: {"found": c.state, "advice": c.advice} for c in diagnosis.checks}
+        rate = round(diagnosis.images_per_s, 2)
+        emit_json({"checks": checks, "verdict": diagnosis.verdict, "images_per_s": rate})
     else:
-        emit("\n".join(diagnosis.lines()))
+        for check in diagnosis.checks:
+            emit(f"{check.name:<9}{check.state}")
+        emit(f"meaning  {diagnosis.verdict}")
+        for advice in [c.advice for c in diagnosis.checks if c.advice] or ["nothing"]:
+            emit(f"missing  {advice}")
 
 
 def models() -> None:

@@ -28,16 +28,13 @@ from linprobe_extract.run.work import Forecast, Work, forecast
 from linprobe_extract.shards.caches import EncoderMemo, FingerprintCache
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_extract.shards.types import DatasetPlan
-from linprobe_store.format.layout import encoder_folder
+from linprobe_store.format.layout import ENCODER_PREFIX, folder_named
 from linprobe_store.format.spec import StorageDtype
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.store import FeatureStore
 
 if TYPE_CHECKING:
     from linprobe_extract.encoders.encoder import Encoder
-
-BATCH_SIZE = {"cuda": 256, "cpu": 16}
-"""Images a batch by device: enough to fill it, small enough for its memory."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Extraction:
     splits: tuple[str, ...] = ()
     """Splits to extract and seal; empty means all."""
     batch_size: int | None = None
-    """Images a batch; None means the device's :data:`BATCH_SIZE`."""
+    """Images a batch; None means the encoder's own."""
     threads: int | None = None
     """Threads that decode; None means from the cores available."""
     max_skipped: float = 0.01
@@ -79,7 +76,7 @@ class Extraction:
             device = encoder.device if torch.cuda.is_available() else "cpu"
             encoder = load(replace(encoder, device=device))
         work = replace(work, stored=self._stored(encoder.spec.encoder_id))
-        folder = encoder_folder(encoder.names.slug, encoder.spec.encoder_id)
+        folder = folder_named(ENCODER_PREFIX, encoder.names.slug, encoder.spec.encoder_id)
         return forecast(work, encoder.spec, folder)
 
     def run(self, watch: Watch = ignore, *, until_signal: bool = False) -> ExtractReport:
@@ -118,7 +115,7 @@ class Extraction:
             watch(Progress(0, None, "images", detail=f"loading {encoder.model}"))
             encoder = load(encoder, local_rank=ranks.local_rank)
         on_cpu = encoder.device.type == "cpu"
-        batch_size = self.batch_size or BATCH_SIZE[encoder.device.type]
+        batch_size = self.batch_size or encoder.batch_size
         stored = register(encoder, self.store, batch_size=batch_size)
         if isinstance(self.encoder, EncoderChoice):
             self._memo.remember(self.encoder, stored.encoder_id)
