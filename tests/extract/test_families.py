@@ -16,8 +16,9 @@ from tar_factories import write_dataset
 from linprobe.errors import LinprobeError
 from linprobe_extract.encoders import demo, family, open_clip_names
 from linprobe_extract.encoders import timm as timm_family
-from linprobe_extract.encoders.encoder import load_encoder, load_untrained
-from linprobe_extract.encoders.family import Family, families, resolve_model
+from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.family import EncoderChoice, Family, families, resolve_model
+from linprobe_extract.encoders.load import load_untrained
 from linprobe_extract.encoders.weights import digest_weights
 
 OURS: Mapping[str, Family] = {"demo": demo, "timm": timm_family, "open_clip": open_clip_names}
@@ -70,12 +71,11 @@ class Contract:
 
     def test_its_untrained_tower_has_the_shapes_of_the_loaded_one(self, tmp_path: Path) -> None:
         name, weights = self.a_model(tmp_path)
-        ref = resolve_model(name, weights=weights)
-        taps, side = load_untrained(ref, device="cpu")
+        taps, side = load_untrained(EncoderChoice(name, weights, "cpu"))
 
         with torch.inference_mode():
             features = taps(torch.zeros(1, 3, side, side))
-        spec = load_encoder(ref, device="cpu").spec
+        spec = Encoder.load(name, weights=weights, device="cpu").spec
         assert {n: f.shape[1] for n, f in features.items()} == {t.name: t.dim for t in spec.taps}
 
     def test_its_names_need_no_torch(self) -> None:
@@ -123,9 +123,7 @@ def test_a_checkpoint_for_timm_may_have_timms_names_already(tmp_path: Path) -> N
     model = timm.create_model("tf_efficientnet_lite0")
     randomise(model)
     save_weights(model, tmp_path / "mine.safetensors")
-    encoder = load_encoder(
-        resolve_model("demo", weights=tmp_path / "mine.safetensors"), device="cpu"
-    )
+    encoder = Encoder.load("demo", weights=tmp_path / "mine.safetensors", device="cpu")
 
     side = encoder.image_size
     assert encoder.encode(random_pixels(1, side))["embedding"].shape == (1, 1280)

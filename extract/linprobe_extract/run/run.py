@@ -36,9 +36,6 @@ from linprobe_store.handles.store import FeatureStore
 if TYPE_CHECKING:
     from linprobe_extract.encoders.encoder import Encoder
 
-BATCH_SIZE = {"cuda": 256, "cpu": 16}
-"""Images a batch by device: enough to fill it, small enough for its memory."""
-
 
 @dataclass(frozen=True)
 class Extraction:
@@ -53,7 +50,7 @@ class Extraction:
     splits: tuple[str, ...] = ()
     """Splits to extract and seal; empty means all."""
     batch_size: int | None = None
-    """Images a batch; None means the device's :data:`BATCH_SIZE`."""
+    """Images a batch; None means the encoder's own."""
     threads: int | None = None
     """Threads that decode; None means from the cores available."""
     max_skipped: float = 0.01
@@ -118,7 +115,7 @@ class Extraction:
             watch(Progress(0, None, "images", detail=f"loading {encoder.model}"))
             encoder = load(encoder, local_rank=ranks.local_rank)
         on_cpu = encoder.device.type == "cpu"
-        batch_size = self.batch_size or BATCH_SIZE[encoder.device.type]
+        batch_size = self.batch_size or encoder.batch_size
         stored = register(encoder, self.store, batch_size=batch_size)
         if isinstance(self.encoder, EncoderChoice):
             self._memo.remember(self.encoder, stored.encoder_id)
