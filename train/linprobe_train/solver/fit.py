@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, cast, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from linprobe.errors import DataError, OptionError
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.memory import MemoryPlan, available_bytes, plan_memory
-from linprobe_train.solver.passes import Crew
+from linprobe_train.solver.passes import Crew, crew_of
 from linprobe_train.solver.path import PathSolver
 from linprobe_train.solver.preparation import (
     Arithmetic,
@@ -83,6 +83,30 @@ class Trainer(Protocol):
 
     def start_from(self, probe: Probe, C: float) -> None:
         """Start the next fit from a probe of the same classes, solved at C on other rows."""
+
+
+def fit_rows(
+    rows: Rows,
+    C: float,
+    settings: FitSettings,
+    tolerance: Tolerance,
+    *,
+    sample_weight: ArrayLike | None = None,
+) -> tuple[Probe, FitReport]:
+    """Fit one probe; ``sample_weight`` is (n,), >= 0 and not all 0.
+
+    Raises
+    ------
+    DataError : the weights, or what :func:`make_trainer` refuses.
+    OptionError : C or ``memory_bytes`` is out of range.
+    """
+    if not 0 < C < float("inf"):
+        raise OptionError(f"C = {C:g}; expected a positive number", hint="for example C=1.0")
+    weights = None if sample_weight is None else _checked(sample_weight, rows.n)
+    with crew_of(settings.threads) as crew:
+        trainer = make_trainer(rows, settings, crew, weights)
+        report = trainer.fit(C, tolerance)
+        return trainer.probe(C), report
 
 
 def make_trainer(
@@ -202,3 +226,13 @@ def _preparation(rows: Rows, settings: FitSettings) -> Preparation:
     if settings.standardize:
         shift, scale = column_moments(rows, normalize=settings.normalize)
     return Preparation(settings.normalize, shift, scale, settings.arithmetic)
+
+
+def _checked(weights: ArrayLike, n: int) -> Float64:
+    array = np.asarray(weights, np.float64)
+    if array.shape != (n,) or not np.isfinite(array).all() or (array < 0).any() or not array.any():
+        raise DataError(
+            f"row weights of shape {array.shape}; expected ({n},), all >= 0 and not all 0",
+            hint="give one weight for every row",
+        )
+    return array
