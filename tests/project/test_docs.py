@@ -32,6 +32,8 @@ def test_every_make_target_that_a_document_names_exists() -> None:
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.words)
 def test_the_table_of_verbs_says_what_the_functions_say(verb: Verb) -> None:
     module, _, function = verb.home.partition(":")
+    if module.startswith("linprobe_extract"):
+        pytest.importorskip("torch", reason="needs the extra extract")
     text = getattr(import_module(module), function).__doc__
 
     assert text.splitlines()[0] == verb.help
