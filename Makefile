@@ -82,7 +82,7 @@ wheel: ## The base install's tests on the built wheel, away from the sources
 	@$(VENV)-wheel/bin/python -m hatchling build -d dist
 	@$(WHEEL_PIP) "$$(echo dist/*.whl)[test]"
 	@mkdir dist/alone && tar -xf dist/*.tar.gz -C dist/alone --strip-components 1
-	@rm -r dist/alone/extract dist/alone/store dist/alone/train
+	@rm -r dist/alone/*/linprobe*
 	cd dist/alone && $(abspath $(VENV)-wheel)/bin/pytest tests/store tests/train
 
 lint: $(VENV)/.dev
