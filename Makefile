@@ -72,7 +72,7 @@ lowest: $(VENV)/.python ## The base install's tests on the lowest versions that 
 	@$(PIP) uv
 	@$(BIN)/uv venv --quiet --clear --seed --python 3.11 $(VENV)-lowest
 	@$(BIN)/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct -e '.[test]'
-	$(VENV)-lowest/bin/python -m pytest tests/store tests/train tests/project
+	$(VENV)-lowest/bin/python -m pytest
 
 wheel: WHEEL_PIP = $(VENV)-wheel/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 wheel: ## The base install's tests on the built wheel, away from the sources
@@ -83,7 +83,7 @@ wheel: ## The base install's tests on the built wheel, away from the sources
 	@$(WHEEL_PIP) "$$(echo dist/*.whl)[test]"
 	@mkdir dist/alone && tar -xf dist/*.tar.gz -C dist/alone --strip-components 1
 	@rm -r dist/alone/*/linprobe*
-	cd dist/alone && $(abspath $(VENV)-wheel)/bin/pytest tests/store tests/train
+	cd dist/alone && $(abspath $(VENV)-wheel)/bin/pytest tests/core tests/store tests/train
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --quiet .

@@ -16,10 +16,9 @@ from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.family import EncoderChoice
 from linprobe_extract.encoders.load import load
 from linprobe_extract.pixels.preprocess import limit_thread, preprocess
-from linprobe_extract.run.run import BATCH_SIZE
-from linprobe_extract.shards.layouts import Shard
 from linprobe_extract.shards.samples import split_member
 from linprobe_extract.shards.tar import read_members
+from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import EncoderSpec, PreprocessSpec, SkippedSample
 from linprobe_store.image_encoder import ImageRequest, ImageRows
 
@@ -36,7 +35,7 @@ def image_rows(request: ImageRequest) -> Iterator[ImageRows]:
     threads = decode_threads(available_cores(), 1, on_cpu=encoder.device.type == "cpu")
     with ThreadPoolExecutor(threads, "decode", initializer=limit_thread) as pool:
         images = (image for source in sources for image in _read(source))
-        while batch := list(islice(images, BATCH_SIZE[encoder.device.type])):
+        while batch := list(islice(images, encoder.batch_size)):
             yield _encode(encoder, batch, pool)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from linprobe.errors import LinprobeError
     from linprobe_extract.encoders.encoder import Encoder
+    from linprobe_extract.run.run import extract_features
     from linprobe_store.format.spec import DatasetSpec, EncoderSpec, FeatureBlock
     from linprobe_store.handles.dataset import StoredDataset
     from linprobe_store.handles.encoder import StoredEncoder
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "linprobe.errors": ("LinprobeError",),
     "linprobe_extract.encoders.encoder": ("Encoder",),
+    "linprobe_extract.run.run": ("extract_features",),
     "linprobe_store.format.spec": ("DatasetSpec", "EncoderSpec", "FeatureBlock"),
     "linprobe_store.handles.dataset": ("StoredDataset",),
     "linprobe_store.handles.encoder": ("StoredEncoder",),
@@ -61,6 +63,7 @@ __all__ = [
     "StoredDataset",
     "StoredEncoder",
     "Tolerance",
+    "extract_features",
     "fit_probe",
     "load_probe",
     "save_probe",

@@ -29,29 +29,20 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "factories"))
 from tar_factories import tar_bytes
 
 from linprobe.machine import available_cores, keep_freed_memory
+from linprobe.terminal import ignore
 from linprobe_extract.encoders.device import Collect, launcher
-from linprobe_extract.encoders.encoder import Encoder, load_encoder
-from linprobe_extract.encoders.family import resolve_model
+from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.load import register
-from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Task, Unit
+from linprobe_extract.run.encode import Run
+from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
 from linprobe_extract.run.ranks import Ranks, Turns
-from linprobe_extract.run.run import Run, RunOptions
+from linprobe_extract.run.work import Work
 from linprobe_extract.shards.caches import FingerprintCache
-from linprobe_extract.shards.layouts import Shard
 from linprobe_extract.shards.locate import plan_dataset
-from linprobe_extract.shards.samples import Labelling
 from linprobe_extract.shards.tar import fingerprint_shard
+from linprobe_extract.shards.types import Labelling, Shard
 
 BATCH = 32
-
-
-class Silent:
-    """An observer that looks away."""
-
-    def planned(self, n_shards: int, n_images: int | None) -> None: ...
-    def encoded(self, n_images: int, limit: str) -> None: ...
-    def shard_done(self) -> None: ...
-    def told(self, text: str) -> None: ...
 
 
 def write_shard(path: Path, jpegs: list[bytes], n: int) -> None:
@@ -79,7 +70,7 @@ def our_host_path(shard: Shard) -> int:
     """Tar to uint8 batches, checksum verified, through the pipeline with no encoder behind it."""
     pipeline = Pipeline(no_encoder, SPEC, Labelling("cls", None), BATCH, 1, pin_memory=False)
     assert shard.fingerprint is not None
-    unit = Unit(Task("train", shard), shard, shard.fingerprint)
+    unit = Unit(shard, shard, shard.fingerprint)
     batches = (item for item in pipeline.run([unit]) if isinstance(item, EncodedBatch))
     return sum(len(batch.block.keys) for batch in batches)
 
@@ -107,7 +98,7 @@ def host_path(folder: Path, rounds: int) -> None:
         path = folder / f"{width}.tar"
         write_shard(path, make_jpegs(width, height, quality), n)
         # As the card of a packed dataset has it: the bytes are verified, but read once.
-        shard = Shard(str(path), fingerprint_shard(Shard(str(path), None, None)), n)
+        shard = Shard(str(path), fingerprint_shard(Shard(str(path))), n)
         spent: dict[str, list[float]] = {"webdataset + DataLoader": [], "linprobe": []}
         for _ in range(rounds):
             for name, way in zip(spent, (their_host_path, our_host_path), strict=True):
@@ -126,7 +117,7 @@ def random_encoder(folder: Path, architecture: str) -> Encoder:
     checkpoint = folder / f"{architecture}.pt"
     torch.manual_seed(0)
     torch.save(open_clip.create_model(architecture).state_dict(), checkpoint)
-    return load_encoder(resolve_model(architecture, weights=checkpoint), device="cpu")
+    return Encoder.load(architecture, weights=checkpoint, device="cpu")
 
 
 def extract(encoder: Encoder, data: Path, store: Path) -> tuple[float, float]:
@@ -134,9 +125,9 @@ def extract(encoder: Encoder, data: Path, store: Path) -> tuple[float, float]:
     plan = plan_dataset(str(data))
     stored = register(encoder, store, batch_size=BATCH)
     cache = FingerprintCache(store / ".cache" / "shards.jsonl")
-    options = RunOptions(tuple(s.name for s in plan.splits), BATCH, 1, 0.0)
+    work = Work(plan, tuple(split.name for split in plan.splits), stored, cache)
     alone = Turns(Ranks(0, 1, 0, 1, torchrun=False), None)
-    run = Run(plan, encoder, stored, cache, options, alone, Silent(), threading.Event())
+    run = Run(work, encoder, BATCH, 1, 0.0, alone, ignore, threading.Event())
     start = time.perf_counter()
     report = run.extract()
     wall = time.perf_counter() - start
@@ -216,7 +207,7 @@ def memory(folder: Path) -> None:
         for i in range(n_shards):
             write_shard(data / "train" / f"{i}.tar", jpegs, 16)
         write_shard(data / "test" / "x.tar", jpegs, 16)
-        command = [sys.executable, "-m", "linprobe_extract", "run", "--model", "demo"]
+        command = [sys.executable, "-m", "linprobe", "extract", "--model", "demo"]
         command += ["--data", str(data), "--store", str(folder / f"features{n_shards}")]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)

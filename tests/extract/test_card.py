@@ -9,7 +9,6 @@ from linprobe.errors import CardError
 from linprobe_extract.shards.card import (
     DatasetCard,
     DuplicateImage,
-    HeadlineMetric,
     ShardCard,
     SplitCard,
     UnreadableImage,
@@ -21,7 +20,7 @@ CARD = DatasetCard(
     name="two",
     classes=("äpfel", "birnen"),
     label_source="cls",
-    headline_metric=HeadlineMetric.MEAN_PER_CLASS,
+    headline_metric="mean_per_class",
     source="imagefolder:two",
     seed=3,
     request="1" * 64,
@@ -43,8 +42,9 @@ def test_a_folder_without_a_card_is_no_error(tmp_path: Path) -> None:
     assert load_card(tmp_path) is None
 
 
-def test_fingerprints_are_those_of_the_shards() -> None:
-    assert CARD.fingerprints("train") == (ShardFingerprint("0.tar", 10240, "a" * 64),)
+def test_a_listed_shard_has_the_fingerprint_that_the_store_knows() -> None:
+    (shard,) = CARD.splits["train"].shards
+    assert shard.fingerprint == ShardFingerprint("0.tar", 10240, "a" * 64)
 
 
 def test_copies_in_two_splits_leak_and_copies_with_two_labels_contradict() -> None:
@@ -60,10 +60,11 @@ def test_copies_in_two_splits_leak_and_copies_with_two_labels_contradict() -> No
     [
         ({"version": 2}, "version 2"),
         ({"format": "other"}, "found other"),
-        ({"headline_metric": "top7"}, "top7"),
-        ({"classes": None}, "TypeError"),
-        ({"classes": "abc"}, "expected list, found 'abc'"),
-        ({"splits": []}, "expected dict"),
+        ({"headline_metric": 7}, r"Expected `str`, got `int` - at `\$.headline_metric`"),
+        ({"classes": None}, r"Expected `array`, got `null` - at `\$.classes`"),
+        ({"classes": ["a", " "]}, "line 2 of .* is blank"),
+        ({"splits": []}, "Expected `object`"),
+        ({"splits": {"train": {"samples": -1, "shards": []}}}, r">= 0 - at .*samples"),
         ({"extra": 1}, "extra"),
     ],
 )

@@ -4,18 +4,17 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from encoder_factories import SmallModel
-from run_factories import command, finish, request_for, run_once, sealed_bytes, wait_for
+from run_factories import command, extract_small, finish, run_once, sealed_bytes, wait_for
 from tar_factories import write_dataset
 
 from linprobe.errors import LinprobeError
 from linprobe_extract.encoders.encoder import Encoder
-from linprobe_extract.run.run import RunRequest, run_extraction
 
 
 @pytest.fixture(scope="module")
@@ -118,26 +117,25 @@ def test_two_processes_under_torchrun_share_the_work_and_give_the_same_bytes(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r, _: replace(r, encoder=replace(r.encoder, model="ViT-B/61")), "ViT-B/61"),
-        (lambda r, _: replace(r, data="/no/such/folder"), "no folder of shards and no known"),
-        (lambda r, _: replace(r, splits=("val",)), "no split 'val'"),
-        (lambda r, t: replace(r, store=t / "file" / "features"), "cannot write the store"),
-        (lambda r, t: replace(r, encoder=replace(r.encoder, weights=t / "no.pt")), "no.pt"),
+        ({"model": "ViT-B/61"}, "ViT-B/61"),
+        ({"data": "/no/such/folder"}, "no folder of shards and no known"),
+        ({"splits": ("val",)}, "no split 'val'"),
+        ({"store": "{}/file/features"}, "cannot write the store"),
+        ({"weights": "{}/no.pt"}, "no.pt"),
     ],
 )
 def test_bad_input_is_told_with_a_hint_and_writes_nothing(
-    model: SmallModel,
-    data: Path,
-    tmp_path: Path,
-    change: Callable[[RunRequest, Path], RunRequest],
-    message: str,
+    model: SmallModel, data: Path, tmp_path: Path, change: Mapping[str, Any], message: str
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     before = sorted(tmp_path.rglob("*"))
-    good = request_for(model, data, tmp_path / "features")
+    changed = {
+        name: value.format(tmp_path) if isinstance(value, str) else value
+        for name, value in change.items()
+    }
 
     with pytest.raises(LinprobeError, match=message) as caught:
-        run_extraction(change(good, tmp_path), dry_run=False, as_json=False)
+        extract_small(model, data, tmp_path / "features", **changed)
 
     assert caught.value.hint
     assert sorted(tmp_path.rglob("*")) == before

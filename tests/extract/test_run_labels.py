@@ -1,17 +1,15 @@
 """Which dataset a run makes: its splits, its labels, its classes."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from encoder_factories import SmallModel, make_model
-from run_factories import request_for, sealed_bytes, split_of
+from run_factories import extract_small, sealed_bytes, split_of
 from tar_factories import image_bytes, tar_bytes, write_dataset
 
 from linprobe.errors import ExtractError
-from linprobe_extract.run.run import run_extraction
 from linprobe_store.handles.store import FeatureStore
 
 
@@ -32,13 +30,12 @@ def test_another_way_to_read_labels_needs_no_encoder_and_mixes_nothing(
         ]
         (data / split / "0.tar").write_bytes(tar_bytes(members))
     store = tmp_path / "features"
-    request = request_for(model, data, store)
-    run_extraction(request, dry_run=False, as_json=False)
+    extract_small(model, data, store)
     monkeypatch.setattr(
         "linprobe_extract.encoders.load.load", lambda *_, **__: pytest.fail("loaded")
     )
 
-    run_extraction(replace(request, label_source="json:pet"), dry_run=False, as_json=False)
+    extract_small(model, data, store, label_source="json:pet")
 
     encoder = FeatureStore(store).encoder()
     by_source = {d.spec.label_source: d.split("train") for d in encoder.datasets()}
@@ -53,11 +50,10 @@ def test_a_split_added_later_makes_a_whole_dataset_again(model: SmallModel, tmp_
     """The dataset's id covers all its splits: what was sealed without the new one is another."""
     data = write_dataset(tmp_path / "pets", splits={"train": [3], "test": [2]})
     (data / "test").rename(tmp_path / "later")
-    request = request_for(model, data, tmp_path / "f")
-    run_extraction(request, dry_run=False, as_json=False)
+    extract_small(model, data, tmp_path / "f")
     (tmp_path / "later").rename(data / "test")
 
-    run_extraction(request, dry_run=False, as_json=False)
+    extract_small(model, data, tmp_path / "f")
 
     found = {dataset.splits for dataset in FeatureStore(tmp_path / "f").encoder().datasets()}
     assert found == {("train",), ("test", "train")}
@@ -66,12 +62,11 @@ def test_a_split_added_later_makes_a_whole_dataset_again(model: SmallModel, tmp_
 def test_an_edited_architecture_is_not_taken_for_the_one_before(data: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     small = make_model(tmp_path / "model", "vit")
-    request = request_for(small, data, tmp_path / "f")
-    run_extraction(request, dry_run=False, as_json=False)
+    extract_small(small, data, tmp_path / "f")
     config = json.loads(small.config.read_text())
     small.config.write_text(json.dumps(config | {"quick_gelu": True}))
 
-    run_extraction(request, dry_run=False, as_json=False)
+    extract_small(small, data, tmp_path / "f")
 
     encoders = FeatureStore(tmp_path / "f").encoders()
     assert {encoder.spec.activation for encoder in encoders} == {"gelu", "quick_gelu"}
@@ -82,13 +77,12 @@ def test_unnamed_classes_are_not_counted_in_labels_of_another_kind(
 ) -> None:
     data = write_dataset(tmp_path / "pets", splits={"train": [2], "test": [2]})
     (data / "classnames.txt").unlink()
-    request = request_for(model, data, tmp_path / "f")
-    run_extraction(request, dry_run=False, as_json=False)
+    extract_small(model, data, tmp_path / "f")
 
     with pytest.raises(ExtractError, match="were stored as cls, not as json:y"):
-        run_extraction(replace(request, label_source="json:y"), dry_run=False, as_json=False)
+        extract_small(model, data, tmp_path / "f", label_source="json:y")
     with pytest.raises(ExtractError, match="all its splits are needed"):
-        run_extraction(replace(request, splits=("test",)), dry_run=False, as_json=False)
+        extract_small(model, data, tmp_path / "f", splits=("test",))
 
 
 def test_shards_without_labels_are_an_error_and_nothing_is_sealed(
@@ -100,7 +94,7 @@ def test_shards_without_labels_are_an_error_and_nothing_is_sealed(
         (data / split / "0.tar").write_bytes(tar_bytes(members))
 
     with pytest.raises(ExtractError, match=r"no sample of .* has a label") as caught:
-        run_extraction(request_for(model, data, tmp_path / "f"), dry_run=False, as_json=False)
+        extract_small(model, data, tmp_path / "f")
 
     assert "--label-key" in caught.value.hint
     assert not sealed_bytes(tmp_path / "f")
@@ -110,6 +104,6 @@ def test_shards_without_labels_are_an_error_and_nothing_is_sealed(
 def test_classes_without_names_are_counted(model: SmallModel, data: Path, tmp_path: Path) -> None:
     (data / "classnames.txt").unlink()
 
-    run_extraction(request_for(model, data, tmp_path / "f"), dry_run=False, as_json=False)
+    extract_small(model, data, tmp_path / "f")
 
     assert split_of(tmp_path / "f", "train").classes == ("0", "1")

@@ -7,37 +7,36 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from encoder_factories import SmallModel
 
+from linprobe import extract_features
+from linprobe.terminal import Progress, Watch, ignore
 from linprobe_extract.encoders.encoder import Encoder
-from linprobe_extract.encoders.family import EncoderChoice
 from linprobe_extract.encoders.load import register
+from linprobe_extract.run.encode import Run
 from linprobe_extract.run.ranks import Ranks, Turns
-from linprobe_extract.run.report import RunReport
-from linprobe_extract.run.run import Run, RunOptions, RunRequest
+from linprobe_extract.run.report import ExtractReport, RunReport
+from linprobe_extract.run.work import Work
 from linprobe_extract.shards.caches import FingerprintCache
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 
 
-class SilentObserver:
-    """Remembers what it was told."""
+class Steps:
+    """A watch that remembers what it saw."""
 
     def __init__(self) -> None:
-        self.told_texts: list[str] = []
-        self.n_encoded = 0
+        self.seen: list[Progress] = []
 
-    def planned(self, n_shards: int, n_images: int | None) -> None: ...
+    def __call__(self, progress: Progress) -> None:
+        self.seen.append(progress)
 
-    def encoded(self, n_images: int, limit: str) -> None:
-        self.n_encoded += n_images
-
-    def shard_done(self) -> None: ...
-
-    def told(self, text: str) -> None:
-        self.told_texts.append(text)
+    @property
+    def lines(self) -> list[str]:
+        return [progress.line for progress in self.seen if progress.line]
 
 
 def run_once(
@@ -50,17 +49,19 @@ def run_once(
     max_skipped: float = 0.0,
     turns: Turns | None = None,
     stop: threading.Event | None = None,
-    observer: SilentObserver | None = None,
+    watch: Watch = ignore,
 ) -> RunReport:
     plan = plan_dataset(str(data))
+    stored = register(encoder, store, batch_size=batch_size)
+    fingerprints = FingerprintCache(store / ".cache" / "shards.jsonl")
     return Run(
-        plan,
+        Work(plan, tuple(split.name for split in plan.splits), stored, fingerprints),
         encoder,
-        register(encoder, store, batch_size=batch_size),
-        FingerprintCache(store / ".cache" / "shards.jsonl"),
-        RunOptions(tuple(s.name for s in plan.splits), batch_size, threads, max_skipped),
+        batch_size,
+        threads,
+        max_skipped,
         turns or Turns(Ranks(0, 1, 0, 1, torchrun=False), None),
-        observer or SilentObserver(),
+        watch,
         stop or threading.Event(),
     ).extract()
 
@@ -95,17 +96,9 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
         time.sleep(0.002)
 
 
-def request_for(model: SmallModel, data: Path, store: Path) -> RunRequest:
-    return RunRequest(
-        encoder=EncoderChoice(str(model.config), model.weights, "cpu"),
-        store=store,
-        data=str(data),
-        shards=(),
-        splits=(),
-        name=None,
-        label_source=None,
-        classes_file=None,
-        batch_size=4,
-        decode_threads=None,
-        max_skipped=0.01,
-    )
+def extract_small(model: SmallModel, data: Path, store: Path, /, **changed: Any) -> ExtractReport:  # noqa: ANN401 - of any setting
+    settings: dict[str, Any] = {
+        "model": str(model.config), "weights": model.weights, "data": data, "store": store,
+        "device": "cpu", "batch_size": 4,
+    }  # fmt: skip
+    return extract_features(**settings | changed)

@@ -2,13 +2,7 @@
 
 import re
 import subprocess
-from importlib import import_module
 from pathlib import Path
-
-import pytest
-from typer.testing import CliRunner
-
-from linprobe.door import VERBS, Verb, app
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,22 +21,6 @@ def test_every_make_target_that_a_document_names_exists() -> None:
 
     assert named
     assert named <= make_targets()
-
-
-@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.words)
-def test_the_table_of_verbs_says_what_the_functions_say(verb: Verb) -> None:
-    module, _, function = verb.home.partition(":")
-    if module.startswith("linprobe_extract"):
-        pytest.importorskip("torch", reason="needs the extra extract")
-    text = getattr(import_module(module), function).__doc__
-
-    assert text.splitlines()[0] == verb.help
-
-
-def test_help_of_a_verb_shows_its_options() -> None:
-    for words in (["probe"], ["store", "import"]):
-        done = CliRunner().invoke(app, [*words, "--help"])
-        assert "--store" in done.stdout
 
 
 def test_no_absolute_path_of_a_home_or_work_folder_is_in_the_project() -> None:

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,9 +18,11 @@ from sklearn.metrics import average_precision_score, confusion_matrix
 from tar_factories import image_bytes, tar_bytes
 from train_factories import SplitData, features, stored_dataset
 
+from linprobe.door import main
 from linprobe.errors import OptionError
+from linprobe.names import IMAGE_EXTENSIONS
 from linprobe_train.scores.metrics import ECE_BINS
-from linprobe_train.show import plots as report_plots
+from linprobe_train.show import plots
 from linprobe_train.show.facts import report_facts
 from linprobe_train.show.report import Places, report_html
 
@@ -74,7 +77,7 @@ def test_the_facts_are_those_of_scikit_learn(tmp_path: Path) -> None:
     sure = sorted(rows.probability[wrong, 0].tolist(), reverse=True)[:24]
     assert [m.probability for m in facts.mistakes] == pytest.approx(sure)
     assert all(m.truth != m.said for m in facts.mistakes)
-    assert facts.confusion.pairs(3)[0][2] == (expected - np.diag(np.diag(expected))).max()
+    assert facts.confusion.pairs(3)[0].rows == (expected - np.diag(np.diag(expected))).max()
 
 
 def test_multi_label_rows_have_precision_by_class_and_no_confusion(tmp_path: Path) -> None:
@@ -113,7 +116,7 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(tmp_path: Path, k: in
     assert f"{100 * one.result.headline.value:.2f} %" in text
     assert "prefers-color-scheme: dark" in text
     assert "@media print" in text
-    assert re.search(r"name='viewport'", text)
+    assert 'name="viewport"' in text
     assert "#010101" not in text
 
 
@@ -122,7 +125,7 @@ def test_a_thousand_classes_stay_readable_and_small(tmp_path: Path) -> None:
     text = report_html(one, NOWHERE)
     facts = report_facts(one.result, one.predictions())
     assert facts.confusion is not None
-    found = re.search(r"id='confusion'>(.*?)</script>", text, re.DOTALL)
+    found = re.search(r'id="confusion">(.*?)</script>', text, re.DOTALL)
     assert found is not None
     cells = json.loads(found[1])["counts"]
 
@@ -152,13 +155,14 @@ def test_the_curve_and_the_pictures_are_in_the_page(tmp_path: Path) -> None:
     assert len(svgs) == 2
     for svg in svgs:
         assert "currentColor" in svg
+        assert "#ffffff" not in svg
         assert ET.fromstring(svg).tag.endswith("svg")
-    pictures = re.findall(r"src='data:image/jpeg;base64,([^']*)'", text)
+    pictures = re.findall(r'src="data:image/jpeg;base64,([^"]*)"', text)
     shown = re.findall(r"<figure>(<img|<div)", text)
     assert 0 < len(pictures) < len(shown)
     assert f"{len(shown) - len(pictures)} without a picture" in text
     with Image.open(io.BytesIO(base64.b64decode(pictures[0]))) as image:
-        assert max(image.size) <= report_plots.THUMBNAIL
+        assert max(image.size) <= plots.THUMBNAIL
     assert Path(path).parent.parent == tmp_path / "results"
 
 
@@ -179,12 +183,59 @@ def test_a_store_that_changed_since_is_told_at_the_top(tmp_path: Path) -> None:
     assert "train of toys has changed in the store since: ffffffffffff then" in text
 
 
-def test_without_the_plotting_library_the_extra_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("library", ["jinja2", "matplotlib"])
+def test_without_its_libraries_a_report_names_the_extra(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    library: str,
 ) -> None:
-    probed(tmp_path, "one", some_splits())
-    monkeypatch.setattr(report_plots, "find_spec", lambda name: None)
-    with pytest.raises(OptionError, match="matplotlib") as caught:
-        command("report", "--out", tmp_path / "results")
+    one = probed(tmp_path, "one", some_splits())
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setattr(sys, "argv", ["linprobe", "report", str(one.folder)])
+    with pytest.raises(SystemExit) as ended:
+        main()
 
-    assert "linprobe[report]" in caught.value.hint
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert f"this needs the package {library}" in told
+    assert "linprobe[report]" in told
+    assert not (one.folder / "report.html").exists()
+
+
+def test_a_template_of_ones_own_adds_a_section_and_is_escaped(tmp_path: Path) -> None:
+    classes = tuple(f"<{name}>" for name in CLASSES)
+    one = probed(tmp_path, "one", some_splits(), classes=classes)
+    template = tmp_path / "mine.html.j2"
+    template.write_text(
+        '{% extends "report.html.j2" %}{% block more %}<section><h2>Mine</h2>'
+        "{{ result.classes[0] }}: {{ rows.keys | length }} rows</section>{% endblock %}"
+    )
+    where: list[str | Path] = ["--out", tmp_path / "results", "--template", template]
+    text = Path(command("report", *where).strip()).read_text()
+
+    assert "<h2>Mine</h2>&lt;ant&gt;: 120 rows</section>" in text
+    assert Elements(text).open == []
+    assert "<h2>Provenance</h2>" in text
+    without = report_html(one, NOWHERE)
+    assert text.replace("<section><h2>Mine</h2>&lt;ant&gt;: 120 rows</section>", "") == without
+
+
+@pytest.mark.parametrize("words", ["{{ nothing }}", "{% block", "{% extends 'no.html' %}", None])
+def test_a_template_that_cannot_be_filled_is_refused_by_name(
+    tmp_path: Path, words: str | None
+) -> None:
+    one = probed(tmp_path, "one", some_splits())
+    template = tmp_path / "mine.html.j2"
+    if words is not None:
+        template.write_text(words)
+    with pytest.raises(OptionError, match="cannot be filled"):
+        report_html(one, Places(None, None, template))
+
+
+def test_images_of_every_type_that_is_packed_are_shown(tmp_path: Path) -> None:
+    members = [(f"a{i}.{kind}", image_bytes(i)) for i, kind in enumerate(sorted(IMAGE_EXTENSIONS))]
+    (tmp_path / "test-0.tar").write_bytes(tar_bytes(members))
+    keys = [f"a{i}" for i in range(len(members))]
+
+    assert sorted(plots.thumbnails(tmp_path, "test", keys)) == sorted(keys)

@@ -6,7 +6,7 @@ Commands on what the probe left: parse, call one library function, print.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,6 +20,8 @@ StoreOption = Annotated[Path, typer.Option("--store", help="Feature store.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder of results.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 FEATURES, RESULTS = Path("features"), Path("results")
+CompareFormat = Literal["text", "markdown", "csv", "html"]
+PredictFormat = Literal["table", "csv", "jsonl"]
 
 
 def compare(
@@ -31,22 +33,21 @@ def compare(
     data: Annotated[
         list[str] | None, typer.Option(help="Only this dataset; may be repeated.")
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="text, markdown, csv or html.")] = "text",
+    form: Annotated[CompareFormat, typer.Option("--format", help="Of the output.")] = "text",
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Put results side by side, with paired tests."""
     from linprobe_train.results.collect import collect, of_datasets
-    from linprobe_train.show.compare_text import compare_json, writer_named
+    from linprobe_train.show.compare_text import FORMATS, compare_json
     from linprobe_train.tasks.compare import compare as compare_results
 
-    write = writer_named(form)
     results = of_datasets(collect(out, folders or (), note), data or ())
     found = compare_results(results, store=store, seed=seed, strict=bool(folders))
     if as_json:
         emit_json(compare_json(found))
     else:
-        emit(write(found))
+        emit(FORMATS[form](found))
 
 
 def predict(
@@ -65,7 +66,7 @@ def predict(
     data: Annotated[str | None, typer.Option(help="Dataset; default the probe's.")] = None,
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
     top: Annotated[int, typer.Option(help="Classes to give, most probable first.")] = 5,
-    form: Annotated[str, typer.Option("--format", help="table, csv or jsonl.")] = "table",
+    form: Annotated[PredictFormat, typer.Option("--format", help="Of the output.")] = "table",
     weights: Annotated[
         Path | None, typer.Option(help="Checkpoint of the encoder, where one was extracted with.")
     ] = None,
@@ -74,10 +75,9 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Classify images or features with a saved probe."""
-    from linprobe_train.show.text import check_format, predicted_lines, predictions_json
+    from linprobe_train.show.text import predicted_lines, predictions_json
     from linprobe_train.tasks.predict import PredictRequest, start_prediction, told_skips
 
-    check_format(form)
     request = PredictRequest(
         probe, out, store, model, data, split, features, tuple(images or ()), weights, device, top
     )
@@ -141,6 +141,7 @@ def fewshot(
     from linprobe.machine import thread_count
     from linprobe.names import parse_wholes
     from linprobe_train.protocol.splits import open_encoder, open_splits
+    from linprobe_train.show.plots import write_fewshot_plot
     from linprobe_train.show.text import fewshot_text, keyed_json
     from linprobe_train.tasks.fewshot import FewshotOptions
     from linprobe_train.tasks.fewshot import fewshot as few_shots
@@ -149,7 +150,8 @@ def fewshot(
     encoder = open_encoder(store, model)
     splits = open_splits(encoder, encoder.dataset(data).dataset_id, tap)
     found = few_shots(splits, options, out, note)
-    emit_json(keyed_json(found)) if as_json else emit(fewshot_text(found))
+    plot = write_fewshot_plot(found.folder, found.result)
+    emit_json(keyed_json(found)) if as_json else emit(fewshot_text(found, plot))
 
 
 def report(
@@ -161,6 +163,9 @@ def report(
     shards: Annotated[
         Path | None, typer.Option(help="Folder of the shards, for pictures; default data/DATASET.")
     ] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="Jinja template that extends report.html.j2.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write an HTML page for each result."""
@@ -170,7 +175,7 @@ def report(
     paths = []
     for one in collect(out, folders or (), note):
         beside = shards or Path("data") / one.result.dataset
-        paths.append(str(write_report(one, Places(store, beside))))
+        paths.append(str(write_report(one, Places(store, beside, template))))
         if not as_json:
             emit(paths[-1])
     if as_json:

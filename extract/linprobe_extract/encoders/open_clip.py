@@ -56,10 +56,10 @@ class _Config:
     preprocess: Mapping[str, Any]
     """Overlay over open_clip's default preprocessing; empty for the default."""
     quick_gelu: bool
-    """Whether these weights were trained with QuickGELU."""
+    """Whether the weights were trained with QuickGELU, as all of OpenAI's were."""
 
 
-def load_open_clip(ref: ModelRef) -> LoadedTower:
+def load_tower(ref: ModelRef) -> LoadedTower:
     """Build the vision tower of an open_clip model and load its weights.
 
     Raises
@@ -69,10 +69,9 @@ def load_open_clip(ref: ModelRef) -> LoadedTower:
     """
     config = _read_config(ref)
     checkpoint = ref.weights or _checkpoint_of(ref)
-    quick_gelu = ref.quick_gelu or config.quick_gelu
-    visual = _load_visual(config.model, quick_gelu, checkpoint)
+    visual = _load_visual(config, checkpoint)
     activation = effective_activation(visual)
-    if quick_gelu and isinstance(visual, VisionTransformer) and activation != "quick_gelu":
+    if config.quick_gelu and isinstance(visual, VisionTransformer) and activation != "quick_gelu":
         raise LinprobeError(
             f"{ref.names.model} was trained with quick_gelu, but this open_clip built {activation}",
             hint="constraints.txt lists the tested version of open_clip_torch",
@@ -91,19 +90,15 @@ def load_open_clip(ref: ModelRef) -> LoadedTower:
     )
 
 
-def untrained_open_clip(ref: ModelRef) -> tuple[nn.Module, int]:
-    """Build the tower of a model with random weights, to time it without a download.
-
-    Returns
-    -------
-    The tower as :attr:`LoadedTower.taps`, and the side of its square input in pixels.
+def untrained_tower(ref: ModelRef) -> tuple[nn.Module, int]:
+    """Build the tower of a model with random weights, and tell the side of its square input.
 
     Raises
     ------
     LinprobeError : the configuration cannot be had or is not open_clip's.
     """
     config = _read_config(ref)
-    visual = _build_visual(config.model, ref.quick_gelu or config.quick_gelu, "cpu").eval()
+    visual = _build_visual(config, "cpu").eval()
     size = visual.image_size
     return _with_taps(visual), int(size if isinstance(size, int) else size[0])
 
@@ -121,7 +116,8 @@ def _read_config(ref: ModelRef) -> _Config:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if ref.pretrained is not None:
         tag = open_clip.get_pretrained_cfg(name, ref.pretrained)
-        return _Config(model, tag, bool(model.get("quick_gelu") or tag.get("quick_gelu")))
+        trained_with_it = ref.pretrained == "openai" or tag.get("quick_gelu")
+        return _Config(model, tag, bool(trained_with_it or model.get("quick_gelu")))
     overlays = [merge_preprocess_dict({}, open_clip.get_pretrained_cfg(name, tag)) for tag in tags]
     agreed = all(overlay == overlays[0] for overlay in overlays)
     # A checkpoint of one's own says nothing of its preprocessing: it is taken to be that of all
@@ -144,8 +140,7 @@ def _from_json(path: Path) -> _Config:
             f"{path} is not a model configuration of open_clip: no embed_dim and vision_cfg",
             hint="it has the form of the files in open_clip/model_configs",
         )
-    quick_gelu = bool(model.get("quick_gelu"))
-    return _Config(model, content.get("preprocess_cfg", {}), quick_gelu)
+    return _Config(model, content.get("preprocess_cfg", {}), bool(model.get("quick_gelu")))
 
 
 def _checkpoint_of(ref: ModelRef) -> Path:
@@ -178,7 +173,7 @@ def _from_hub(name: str, filename: str | None) -> Path:
         ) from error
 
 
-def _load_visual(model: Mapping[str, Any], quick_gelu: bool, checkpoint: Path) -> Any:
+def _load_visual(config: _Config, checkpoint: Path) -> Any:
     """Build a vision tower and put the ``visual.*`` part of a checkpoint into it."""
     state = read_checkpoint(checkpoint)
     part = {
@@ -193,18 +188,18 @@ def _load_visual(model: Mapping[str, Any], quick_gelu: bool, checkpoint: Path) -
             hint="--weights takes a checkpoint of the whole open_clip model",
         )
     # timm computes buffers while it builds that no checkpoint holds.
-    on_meta = not model["vision_cfg"].get("timm_model_name")
-    visual = _build_visual(model, quick_gelu, "meta" if on_meta else "cpu")
+    on_meta = not config.model["vision_cfg"].get("timm_model_name")
+    visual = _build_visual(config, "meta" if on_meta else "cpu")
     load_weights(visual, part, str(checkpoint))
     return visual.eval()
 
 
-def _build_visual(model: Mapping[str, Any], quick_gelu: bool, device: str) -> Any:
+def _build_visual(config: _Config, device: str) -> Any:
     """Build a vision tower without weights of its own."""
     try:
         with torch.device(device):
-            vision = CLIPVisionCfg(**model["vision_cfg"])
-            visual = _build_vision_tower(model["embed_dim"], vision, quick_gelu)
+            vision = CLIPVisionCfg(**config.model["vision_cfg"])
+            visual = _build_vision_tower(config.model["embed_dim"], vision, config.quick_gelu)
     except (TypeError, ValueError, RuntimeError) as error:
         raise LinprobeError(
             f"open_clip {open_clip.__version__} cannot build this model: {first_line(error)}",
@@ -236,8 +231,8 @@ def _resolved(model: Mapping[str, Any]) -> dict[str, JsonValue]:
     """The configuration without defaults and without what is idle in evaluation."""
     vision = asdict(CLIPVisionCfg(**model["vision_cfg"]))
     defaults = {field.name: field.default for field in fields(CLIPVisionCfg)}
-    told = {k: v for k, v in vision.items() if v != defaults[k] and k not in _IDLE}
-    return {"embed_dim": model["embed_dim"], "vision_cfg": told}
+    stated = {k: v for k, v in vision.items() if v != defaults[k] and k not in _IDLE}
+    return {"embed_dim": model["embed_dim"], "vision_cfg": stated}
 
 
 def _preprocess_spec(transform: PreprocessCfg) -> PreprocessSpec:

@@ -26,6 +26,19 @@ class PlainTaps(nn.Module):
         return {"embedding": self.visual(pixels)}
 
 
+class PooledTaps(nn.Module):
+    """A timm model, whose feature is the pooled output before its classifier."""
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401 - timm's models share no class
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run the model up to its classifier."""
+        grid = self.model.forward_features(pixels)
+        return {"embedding": self.model.forward_head(grid, pre_logits=True)}
+
+
 class ParameterTaps(nn.Module):
     """A tower that ends in ``pooled @ proj``, as open_clip's VisionTransformer does."""
 

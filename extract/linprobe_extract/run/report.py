@@ -1,20 +1,37 @@
-"""What a run did, as values; and the one line of facts that a person reads at its end.
+"""What an extraction did, as values, and how it is put in words and in JSON."""
 
-What ``linprobe extract`` tells at its end.
-"""
-
-import shlex
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from linprobe.errors import ExtractError
 from linprobe.records import JsonValue
-from linprobe.terminal import emit, emit_json, note
-from linprobe_extract.run.pipeline import Timings
-from linprobe_extract.run.ranks import Ranks
-from linprobe_extract.shards.locate import DatasetPlan
+from linprobe.terminal import command, human_bytes
+from linprobe_extract.run.work import Forecast
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
+
+
+@dataclass
+class Timings:
+    """Where the calling thread of a run spends its time, in seconds."""
+
+    decode_wait_s: float = 0.0
+    """Waiting for decoded pixels: the host is too slow."""
+    device_s: float = 0.0
+    """Launching batches and waiting for features: the encoder is the limit, as it should be."""
+    write_wait_s: float = 0.0
+    """Waiting for the writer: the disk is too slow."""
+
+    @property
+    def limit(self) -> tuple[str, float]:
+        """What the run mostly waits for: ``encoder``, ``decoding`` or ``disk``; and its seconds."""
+        waits = {
+            "encoder": self.device_s,
+            "decoding": self.decode_wait_s,
+            "disk": self.write_wait_s,
+        }
+        return max(waits.items(), key=lambda wait: wait[1])
 
 
 @dataclass(frozen=True)
@@ -27,6 +44,24 @@ class FailedShard:
     """Why."""
     hint: str
     """What to try."""
+
+
+@dataclass
+class Tally:
+    """What a run has stored so far; filled by its threads."""
+
+    n_shards: int = 0
+    """Parts committed."""
+    n_images: int = 0
+    """Rows in them."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Their samples without a row, by reason."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """Remarks on their rows, such as ``orientation_ignored``, by count."""
+    failed: dict[str, FailedShard] = field(default_factory=dict)
+    """Shards that gave no part, by URL."""
+    timings: Timings = field(default_factory=Timings)
+    """Where the time went."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +78,9 @@ class RunReport:
     """Shards that could not be read or stored."""
     n_images: int
     """Rows written now."""
-    skipped: Counter[str]
+    skipped: Mapping[str, int]
     """Samples skipped now, by reason."""
-    notes: Counter[str]
+    notes: Mapping[str, int]
     """Remarks on the rows written now, such as ``orientation_ignored``, by count."""
     seconds: float
     """Wall time of the encoding."""
@@ -58,122 +93,145 @@ class RunReport:
     stopped: bool
     """Stopped by a signal before all shards were done."""
 
-    @property
-    def bottleneck(self) -> str:
-        """Name what the run waited for, with its share of the time."""
-        limit = self.timings.limit
-        seconds = {
-            "encoder": self.timings.device_s,
-            "decoding": self.timings.decode_wait_s,
-            "disk": self.timings.write_wait_s,
-        }[limit]
-        advice = " (more CPU cores or smaller images help)" if limit == "decoding" else ""
-        return (
-            f"limited by the {limit}, {seconds / max(self.seconds, 1e-9):.0%} of the time{advice}"
-        )
-
-    def facts(self) -> str:
-        """Tell the run in one line."""
-        rate = self.n_images / max(self.seconds, 1e-9)
-        skipped = _counts(self.skipped)
-        noted = f", noted {_counts(self.notes)}" if self.notes else ""
-        before = f" ({self.n_shards_before} done before)" if self.n_shards_before else ""
-        missing = f", {self.n_shards_missing} shards still missing" * (self.n_shards_missing > 0)
-        return (
-            f"{self.n_shards} shards{before}{missing}, {self.n_images} images, "
-            f"skipped {skipped or 'none'}{noted}, {self.seconds:.1f} s, {rate:.1f} images/s, "
-            f"{self.bottleneck}"
-        )
-
-    def as_json(self) -> JsonValue:
-        """Give the report as one JSON object."""
-        return {
-            "shards": self.n_shards,
-            "shards_before": self.n_shards_before,
-            "shards_missing": self.n_shards_missing,
-            "failed": [{"shard": f.url, "error": f.message, "hint": f.hint} for f in self.failed],
-            "images": self.n_images,
-            "skipped": dict(self.skipped),
-            "notes": dict(self.notes),
-            "seconds": round(self.seconds, 3),
-            "decode_wait_s": round(self.timings.decode_wait_s, 3),
-            "device_s": round(self.timings.device_s, 3),
-            "write_wait_s": round(self.timings.write_wait_s, 3),
-            "batch_size": self.batch_size,
-            "stopped": self.stopped,
-        }
-
-
-def _counts(counter: Counter[str]) -> str:
-    return ", ".join(f"{n} {reason}" for reason, n in sorted(counter.items()))
-
 
 @dataclass(frozen=True)
-class RunResult:
-    """What is in the store now, and what was done for it."""
+class ExtractReport:
+    """What the store has of a dataset, and what was done for it."""
 
-    plan: DatasetPlan
-    """The dataset asked for."""
-    stored: StoredEncoder
+    encoder: StoredEncoder
     """The encoder."""
+    dataset: str
+    """What the dataset was called in this run; the store keeps the first name it was given."""
+    metric: str | None
+    """The metric that the dataset's card declares; None without a card."""
     sealed: tuple[Split, ...]
     """The chosen splits that are complete."""
-    report: RunReport | None
+    run: RunReport | None
     """What this run did; None when there was nothing to do."""
+    exit_code: int = 0
+    """128 + the number of the signal that stopped the run, or 0."""
 
-    @property
-    def next_command(self) -> str:
-        """The command that uses what is there."""
-        values = (str(self.stored.path.parent), self.stored.names.model, self.plan.name)
-        store, model, data = (shlex.quote(value) for value in values)
-        return f"linprobe probe --store {store} --model {model} --data {data}"
+    def check(self) -> None:
+        """Refuse a run of which shards failed.
 
-    def lines(self) -> list[str]:
-        """Tell it to a person."""
-        taps = ", ".join(f"{tap.name} {tap.dim}" for tap in self.stored.spec.taps)
-        rows = [f"encoder  {self.stored.path.name}  ({taps}; {self.stored.spec.precision})"]
-        rows += [
+        Raises
+        ------
+        ExtractError : with the first failure; the others are in ``run.failed``.
+        """
+        if self.run is not None and self.run.failed:
+            first = self.run.failed[0]
+            raise ExtractError(
+                f"{len(self.run.failed)} of the shards failed and are not stored; {first.message}",
+                hint=f"{first.hint}; the same command then does only what is missing",
+            )
+
+
+def run_text(run: RunReport | None) -> str:
+    """A run in one line."""
+    if run is None:
+        return "nothing to do: these features are in the store already"
+    limit, waited_s = run.timings.limit
+    seconds = max(run.seconds, 1e-9)
+    before = f" ({run.n_shards_before} done before)" if run.n_shards_before else ""
+    missing = f", {run.n_shards_missing} shards still missing" if run.n_shards_missing else ""
+    noted = f", noted {_counts(run.notes)}" if run.notes else ""
+    advice = " (more CPU cores or smaller images help)" if limit == "decoding" else ""
+    return (
+        f"{run.n_shards} shards{before}{missing}, {run.n_images} images, "
+        f"skipped {_counts(run.skipped) or 'none'}{noted}, {run.seconds:.1f} s, "
+        f"{run.n_images / seconds:.1f} images/s, "
+        f"limited by the {limit}, {waited_s / seconds:.0%} of the time{advice}"
+    )
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+
+
+def report_text(report: ExtractReport) -> str:
+    """What the store has, for a person."""
+    encoder, sealed = report.encoder, report.sealed
+    taps = ", ".join(f"{tap.name} {tap.dim}" for tap in encoder.spec.taps)
+    lines = [f"encoder  {encoder.path.name}  ({taps}; {encoder.spec.precision})"]
+    for split in sealed:
+        skipped = _counts(split.skipped_by_reason)
+        lines.append(
             f"{split.name:<8} {split.n} rows in {split.path.parent.name}/{split.name}"
-            for split in self.sealed
-        ]
-        if self.sealed:
-            rows += [f"store    {self.stored.path.parent}", f"next     {self.next_command}"]
-        return rows
-
-    def as_json(self) -> JsonValue:
-        """Give it as one JSON object."""
-        return {
-            "encoder_id": self.stored.encoder_id,
-            "model": self.stored.names.model,
-            "dataset": self.plan.name,
-            "dataset_id": self.sealed[0].dataset_id if self.sealed else None,
-            "store": str(self.stored.path.parent),
-            "splits": {s.name: {"rows": s.n, "digest": s.digest} for s in self.sealed},
-            "run": self.report.as_json() if self.report else None,
-        }
-
-
-def tell(result: RunResult, ranks: Ranks, *, as_json: bool) -> int:
-    """Print the result where it belongs; give exit code 0.
-
-    Raises
-    ------
-    ExtractError : shards failed, so that nothing could be sealed.
-    """
-    report = result.report
-    if report is None:
-        note("nothing to do: these features are in the store already")
-    else:
-        note(report.facts())
-    if ranks.world_size == 1 or (result.sealed if report is not None else ranks.rank == 0):
-        if as_json:
-            emit_json(result.as_json())
-        else:
-            emit("\n".join(result.lines()))
-    if report is not None and report.failed:
-        first = report.failed[0]
-        raise ExtractError(
-            f"{len(report.failed)} of the shards failed and are not stored; {first.message}",
-            hint=f"{first.hint}; the same command then does only what is missing",
+            + (f", skipped {skipped}" if skipped else "")
         )
-    return 0
+    if sealed:
+        store, name = encoder.path.parent, sealed[0].dataset_name
+        if sealed[0].metric is not None:
+            lines.append(f"metric   {sealed[0].metric}")
+        if name != report.dataset:
+            lines.append(f"name     {name}: the store keeps the first name of a dataset")
+        probe = command("probe", store=store, model=encoder.names.model, data=name)
+        lines += [f"store    {store}", f"next     {probe}"]
+    return "\n".join(lines)
+
+
+def report_json(report: ExtractReport) -> JsonValue:
+    """What the store has and what the run did, as one JSON object."""
+    sealed = report.sealed
+    return {
+        "encoder_id": report.encoder.encoder_id,
+        "model": report.encoder.names.model,
+        "dataset": report.dataset,
+        "dataset_id": sealed[0].dataset_id if sealed else None,
+        "metric": sealed[0].metric if sealed else report.metric,
+        "store": str(report.encoder.path.parent),
+        "splits": {
+            split.name: {
+                "rows": split.n,
+                "digest": split.digest,
+                "skipped": split.skipped_by_reason,
+            }
+            for split in sealed
+        },
+        "run": None if report.run is None else _run_json(report.run),
+    }
+
+
+def _run_json(run: RunReport) -> JsonValue:
+    return {
+        "shards": run.n_shards,
+        "shards_before": run.n_shards_before,
+        "shards_missing": run.n_shards_missing,
+        "failed": [{"shard": f.url, "error": f.message, "hint": f.hint} for f in run.failed],
+        "images": run.n_images,
+        "skipped": run.skipped,
+        "notes": run.notes,
+        "seconds": round(run.seconds, 3),
+        "decode_wait_s": round(run.timings.decode_wait_s, 3),
+        "device_s": round(run.timings.device_s, 3),
+        "write_wait_s": round(run.timings.write_wait_s, 3),
+        "batch_size": run.batch_size,
+        "stopped": run.stopped,
+    }
+
+
+def forecast_text(forecast: Forecast) -> str:
+    """What is left to do, for a person."""
+    images = "unknown" if forecast.n_images is None else str(forecast.n_images)
+    size = "unknown" if forecast.n_bytes is None else f"about {human_bytes(forecast.n_bytes)}"
+    return "\n".join(
+        (
+            f"encoder  {forecast.folder}  ({forecast.precision})",
+            f"done     {forecast.n_shards_done} shards; {forecast.n_sealed} splits sealed",
+            f"to do    {forecast.n_shards} shards, {images} images",
+            f"on disk  {size} more",
+        )
+    )
+
+
+def forecast_json(forecast: Forecast) -> JsonValue:
+    """What is left to do, as one JSON object."""
+    return {
+        "encoder_id": forecast.encoder_id,
+        "precision": forecast.precision,
+        "splits_sealed": forecast.n_sealed,
+        "shards_done": forecast.n_shards_done,
+        "shards": forecast.n_shards,
+        "images": forecast.n_images,
+        "bytes": forecast.n_bytes,
+    }

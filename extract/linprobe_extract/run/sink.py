@@ -8,56 +8,99 @@ import time
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from linprobe.errors import LinprobeError, ShardError
-from linprobe_extract.run.pipeline import EncodedBatch, Task, Unit, UnitEnd, UnitLost
-from linprobe_extract.run.report import FailedShard
-from linprobe_store.arrays.part import PartWriter
+from linprobe.names import first_few
+from linprobe_extract.run.pipeline import EncodedBatch, Unit, UnitEnd
+from linprobe_extract.run.report import FailedShard, Tally
 from linprobe_store.format.spec import SkippedSample
 from linprobe_store.handles.encoder import StoredEncoder
 
 _MAX_PENDING = 8
 """Batches waiting to be written before the encoder has to wait."""
-_WORST_NAMED = 5
 
 
-@dataclass
+class _Part:
+    """The part of one shard in the making."""
+
+    def __init__(self, unit: Unit, sink: "PartSink") -> None:
+        self.error: LinprobeError | None = None
+        self._unit = unit
+        self._sink = sink
+        self._rows = 0
+        self._skipped: list[SkippedSample] = []
+        self._notes = Counter[str]()
+        self._scope = ExitStack()
+        self._writer = self._scope.enter_context(sink.encoder.part_writer(unit.fingerprint))
+
+    def append(self, batch: EncodedBatch) -> None:
+        self._rows += len(batch.block.keys)
+        self._skipped.extend(batch.skipped)
+        self._notes.update(batch.notes)
+        if batch.block.keys:
+            self._writer.append(batch.block)
+
+    def commit(self, end: UnitEnd) -> None:
+        if self.error is not None:
+            return
+        if end.error is not None:
+            raise end.error
+        if len(self._skipped) > self._sink.max_skipped * end.planned:
+            worst = first_few(f"{sample.key} ({sample.reason})" for sample in self._skipped)
+            raise ShardError(
+                f"{len(self._skipped)} of {end.planned} samples of '{self._unit.shard.url}' cannot "
+                f"be used, more than --max-skipped {self._sink.max_skipped:g}: {worst}",
+                hint="mend the shard, or allow more with --max-skipped",
+            )
+        self._writer.commit(
+            skipped=self._skipped,
+            batch_size=self._sink.batch_size,
+            planned=end.planned,
+            labelling=self._sink.labelling,
+        )
+        tally = self._sink.tally
+        tally.n_shards += 1
+        tally.n_images += self._rows
+        tally.skipped.update(sample.reason for sample in self._skipped)
+        tally.notes.update(self._notes)
+
+    def close(self) -> None:
+        if self.error is not None:
+            url = self._unit.shard.url
+            self._sink.tally.failed[url] = FailedShard(url, self.error.message, self.error.hint)
+        self._scope.close()
+
+
 class PartSink:
-    """Writes the batches of one unit after the other; use as a context manager."""
+    """Writes the batches of one shard after the other; use as a context manager.
 
-    encoder: StoredEncoder
-    """Where parts go."""
-    batch_size: int
-    """Recorded with each part, since another batch size gives other bits."""
-    labelling: str
-    """How labels are read, recorded with each part."""
-    max_skipped: float
-    """Greatest share of samples of a shard that may be skipped, in [0, 1]."""
-    wait_s: float = 0.0
-    """Seconds the caller has waited for the writer."""
-    failed: list[FailedShard] = field(default_factory=list)
-    """Shards that gave no part."""
-    n_committed: int = 0
-    """Parts committed."""
-    n_rows: int = 0
-    """Rows committed."""
-    skipped: Counter[str] = field(default_factory=Counter)
-    """Samples skipped in committed parts, by reason."""
-    notes: Counter[str] = field(default_factory=Counter)
-    """Remarks on committed rows, by count."""
+    Parameters
+    ----------
+    encoder : where parts go.
+    batch_size : recorded with each part, since another batch size gives other bits.
+    labelling : how labels are read, recorded with each part.
+    max_skipped : greatest share of samples of a shard that may be skipped, in [0, 1].
+    tally : counts what is committed, what failed, and the seconds that callers wait here.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        encoder: StoredEncoder,
+        batch_size: int,
+        labelling: str,
+        max_skipped: float,
+        tally: Tally,
+    ) -> None:
+        self.encoder = encoder
+        self.batch_size = batch_size
+        self.labelling = labelling
+        self.max_skipped = max_skipped
+        self.tally = tally
         self._thread = ThreadPoolExecutor(1, "write")
         self._pending: deque[Future[None]] = deque()
-        self._scope = ExitStack()
-        self._writer: PartWriter | None = None
-        self._error: LinprobeError | None = None
-        self._unit_rows = 0
-        self._unit_skipped: list[SkippedSample] = []
-        self._unit_notes = Counter[str]()
+        self._part: _Part | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -73,18 +116,16 @@ class PartSink:
                 self._wait(0)
         finally:
             self._thread.shutdown(wait=True, cancel_futures=True)
-            self._scope.close()
+            if self._part is not None:
+                self._part.close()
 
-    def put(self, item: EncodedBatch | UnitEnd | UnitLost) -> None:
-        """Queue a batch or the end of its unit for writing.
+    def put(self, item: EncodedBatch | UnitEnd) -> None:
+        """Queue a batch or the end of its shard for writing.
 
         Raises
         ------
         StoreError : an earlier write met a full or failing disk.
         """
-        if isinstance(item, UnitLost):
-            self._fail(item.task, item.error)
-            return
         self._pending.append(self._thread.submit(self._write, item))
         self._wait(_MAX_PENDING)
 
@@ -92,69 +133,19 @@ class PartSink:
         started = time.perf_counter()
         while len(self._pending) > n_pending or (self._pending and self._pending[0].done()):
             self._pending.popleft().result()
-        self.wait_s += time.perf_counter() - started
+        self.tally.timings.write_wait_s += time.perf_counter() - started
 
     def _write(self, item: EncodedBatch | UnitEnd) -> None:
+        part = self._part = self._part or _Part(item.unit, self)
         try:
             if isinstance(item, UnitEnd):
-                self._finish(item)
-            elif self._error is None:
-                self._append(item)
+                part.commit(item)
+            elif part.error is None:
+                part.append(item)
         except LinprobeError as error:
+            part.error = error
             if isinstance(error.__cause__, OSError) and not isinstance(error, ShardError):
                 raise  # a full or failing disk is no fault of this shard: the run ends
-            self._error = error
         if isinstance(item, UnitEnd):
-            self._close(item)
-
-    def _append(self, batch: EncodedBatch) -> None:
-        self._unit_rows += len(batch.block.keys)
-        self._unit_skipped.extend(batch.skipped)
-        self._unit_notes.update(batch.notes)
-        if batch.block.keys:
-            self._part(batch.unit).append(batch.block)
-
-    def _part(self, unit: Unit) -> PartWriter:
-        if self._writer is None:
-            self._writer = self._scope.enter_context(self.encoder.part_writer(unit.fingerprint))
-        return self._writer
-
-    def _finish(self, end: UnitEnd) -> None:
-        if self._error is not None:
-            return
-        if end.error is not None:
-            raise end.error
-        self._check_skipped(end)
-        self._part(end.unit).commit(
-            skipped=self._unit_skipped,
-            batch_size=self.batch_size,
-            planned=end.planned,
-            labelling=self.labelling,
-        )
-
-    def _check_skipped(self, end: UnitEnd) -> None:
-        n_skipped = len(self._unit_skipped)
-        if n_skipped <= self.max_skipped * end.planned:
-            return
-        worst = ", ".join(f"{s.key} ({s.reason})" for s in self._unit_skipped[:_WORST_NAMED])
-        raise ShardError(
-            f"{n_skipped} of {end.planned} samples of '{end.unit.task.shard.url}' cannot be used, "
-            f"more than --max-skipped {self.max_skipped:g}: {worst}",
-            hint="mend the shard, or allow more with --max-skipped",
-        )
-
-    def _close(self, end: UnitEnd) -> None:
-        if self._error is None:
-            self.n_committed += 1
-            self.n_rows += self._unit_rows
-            self.skipped.update(sample.reason for sample in self._unit_skipped)
-            self.notes.update(self._unit_notes)
-        else:
-            self._fail(end.unit.task, self._error)
-        self._scope.close()
-        self._scope = ExitStack()
-        self._writer, self._error = None, None
-        self._unit_rows, self._unit_skipped, self._unit_notes = 0, [], Counter()
-
-    def _fail(self, task: Task, error: LinprobeError) -> None:
-        self.failed.append(FailedShard(task.shard.url, error.message, error.hint))
+            part.close()
+            self._part = None

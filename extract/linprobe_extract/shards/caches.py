@@ -1,33 +1,72 @@
-"""Fingerprints of shards, remembered, and the bytes that they were taken from.
+"""What was learnt at a cost and is remembered beside a store, as lines of JSON.
 
-A shard is known by its sha256, which takes a read of the whole file. The cache beside the store
-remembers it under (path, size, modification time) or (URL, size, ETag), so that a second run
-costs no read. It is local to a host, holds nothing that cannot be computed again, and may be
-deleted at any time.
-
-Which encoder a request meant last time, so that a finished command need not load it again.
-
-Loading a tower to learn its id takes seconds. The memo beside the store remembers the id under
-everything that a request and the installed libraries say; it is local to a host and may be
-deleted at any time.
+A shard is known by its sha256, which takes a read of the whole file: :class:`FingerprintCache`
+remembers it under (path, size, modification time) or (URL, size, ETag). Loading a tower to learn
+its id takes seconds: :class:`EncoderMemo` remembers it under everything that the request and the
+installed libraries say. Both are local to a host and may be deleted at any time.
 """
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import fsspec
 
-from linprobe.records import JsonValue, digest_json
-from linprobe_extract.encoders.family import LIBRARIES, EncoderChoice
-from linprobe_extract.shards.layouts import Shard
+from linprobe.disk import told_as_store_error
+from linprobe.errors import IntegrityError
+from linprobe.records import canonical_json, digest_json, parse, plain
+from linprobe_extract.encoders.family import EncoderChoice, libraries
 from linprobe_extract.shards.tar import fingerprint_shard, open_shard, unreadable
+from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import KEY_VERSION, ShardFingerprint
+
+T = TypeVar("T")
+
+
+class JsonLines(Generic[T]):
+    """A file of entries, one JSON object a line, that may be cut, damaged or gone without loss.
+
+    Parameters
+    ----------
+    path : the file, made when first needed.
+    kind : dataclass of an entry.
+    """
+
+    def __init__(self, path: Path, kind: type[T]) -> None:
+        self._path = path
+        self._kind = kind
+
+    def entries(self) -> Iterator[T]:
+        """Give the entries that can be read, oldest first."""
+        try:
+            lines = self._path.read_bytes().splitlines()
+        except OSError:
+            return
+        for line in lines:
+            with suppress(IntegrityError):
+                yield parse(self._kind, line, str(self._path))
+
+    def append(self, entry: T) -> None:
+        """Write an entry behind the others.
+
+        Raises
+        ------
+        StoreError : the file cannot be written.
+        """
+        with told_as_store_error(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab") as lines:
+                lines.write(canonical_json(plain(entry)) + b"\n")
+
+
+@dataclass(frozen=True)
+class _SeenShard:
+    seen: str
+    fingerprint: ShardFingerprint
 
 
 class FingerprintCache:
@@ -35,24 +74,19 @@ class FingerprintCache:
 
     Parameters
     ----------
-    path : a JSON-lines file, made when first needed.
-    read_only : remember in memory alone.
+    path : the file of the cache.
+    read_only : keep what is learnt in memory alone.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self._path = path
+        self._lines = JsonLines(path, _SeenShard)
         self._read_only = read_only
         self._known: dict[str, ShardFingerprint] = {}
         self.reload()
 
     def reload(self) -> None:
         """Learn what other processes have written meanwhile."""
-        with suppress(OSError, UnicodeDecodeError):
-            for line in self._path.read_text().splitlines():
-                # A line cut by a crash is no loss: its shard is read again.
-                with suppress(ValueError, TypeError, KeyError):
-                    entry = json.loads(line)
-                    self._known[entry["seen"]] = ShardFingerprint(**entry["fingerprint"])
+        self._known |= {entry.seen: entry.fingerprint for entry in self._lines.entries()}
 
     def known(self, shard: Shard) -> ShardFingerprint | None:
         """Give the fingerprint of a shard if that needs no read of its bytes."""
@@ -86,17 +120,14 @@ class FingerprintCache:
         with tempfile.TemporaryDirectory(prefix="linprobe-") as folder:
             copy = Shard(str(Path(folder) / "shard.tar"), None, shard.n_samples)
             _download(shard, Path(copy.url))
-            found = fingerprint_shard(copy)
-            named = ShardFingerprint(shard.name, found.bytes, found.sha256)
-            yield copy, self._remember(shard, named)
+            content = replace(fingerprint_shard(copy), name=shard.name)
+            yield copy, self._remember(shard, content)
 
     def _remember(self, shard: Shard, fingerprint: ShardFingerprint) -> ShardFingerprint:
         seen = _state(shard.url)
         self._known[seen or shard.url] = fingerprint
         if seen is not None and not self._read_only:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a") as lines:
-                lines.write(json.dumps({"seen": seen, "fingerprint": asdict(fingerprint)}) + "\n")
+            self._lines.append(_SeenShard(seen, fingerprint))
         return fingerprint
 
 
@@ -113,11 +144,7 @@ def _state(url: str) -> str | None:
     if url.startswith("pipe:"):
         return None
     if "://" not in url:
-        path = Path(url).resolve()
-        if not path.is_file():
-            return None
-        status = path.stat()
-        return f"{path}|{status.st_size}|{status.st_mtime_ns}"
+        return _file_state(url)
     try:
         filesystem, name = fsspec.core.url_to_fs(url)
         info = filesystem.info(name)
@@ -127,58 +154,51 @@ def _state(url: str) -> str | None:
     return f"{url}|{info.get('size')}|{version}" if version and info.get("size") else None
 
 
-class RequestMemo:
-    """Encoder ids by request.
+@dataclass(frozen=True)
+class _KnownChoice:
+    request: str
+    encoder_id: str
+
+
+class EncoderMemo:
+    """Encoder ids by what a person chose.
 
     Parameters
     ----------
-    path : a JSON-lines file, made when first needed.
+    path : the file of the memo.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._lines = JsonLines(path, _KnownChoice)
 
     def encoder_id(self, choice: EncoderChoice) -> str | None:
-        """Give the id that this request led to, or None when it is not remembered."""
-        wanted, found = _key(choice), None
-        with suppress(OSError, UnicodeDecodeError):
-            for line in self._path.read_text().splitlines():
-                # A line cut by a crash is no loss: the encoder is loaded again.
-                with suppress(ValueError, KeyError, TypeError):
-                    entry = json.loads(line)
-                    found = str(entry["encoder_id"]) if entry["request"] == wanted else found
-        return found
+        """Give the id that this choice led to, or None when it is not remembered."""
+        known = {entry.request: entry.encoder_id for entry in self._lines.entries()}
+        return known.get(_key(choice))
 
     def remember(self, choice: EncoderChoice, encoder_id: str) -> None:
-        """Note what a request led to."""
-        if self.encoder_id(choice) == encoder_id:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a") as lines:
-            lines.write(json.dumps({"request": _key(choice), "encoder_id": encoder_id}) + "\n")
-
-
-def _file_state(name: str | None) -> list[JsonValue]:
-    """Describe the file of this name so that other content is described otherwise."""
-    path = Path(name or "").resolve()
-    if name is None or not path.is_file():
-        return []
-    status = path.stat()
-    return [str(path), status.st_size, status.st_mtime_ns]
+        """Note what a choice led to."""
+        if self.encoder_id(choice) != encoder_id:
+            self._lines.append(_KnownChoice(_key(choice), encoder_id))
 
 
 def _key(choice: EncoderChoice) -> str:
-    """Digest the request, the state of its checkpoint, the libraries and our own version."""
+    """Digest the choice, the state of its files, the libraries and our own version."""
     weights = None if choice.weights is None else str(choice.weights)
-    versions: dict[str, str] = {}
-    for library in LIBRARIES:
-        with suppress(PackageNotFoundError):
-            versions[library] = version(library)
     return digest_json(
         {
             "request": asdict(choice) | {"weights": weights},
-            "files": [_file_state(choice.model), _file_state(weights)],
-            "versions": versions,
+            "files": [_file_state(choice.model), _file_state(weights or "")],
+            "versions": libraries(),
             "key_version": KEY_VERSION,
         }
     )
+
+
+def _file_state(name: str) -> str | None:
+    """Describe a local file so that other content is described otherwise; None without one."""
+    path = Path(name).resolve()
+    if not path.is_file():
+        return None
+    status = path.stat()
+    return f"{path}|{status.st_size}|{status.st_mtime_ns}"

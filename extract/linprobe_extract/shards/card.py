@@ -6,36 +6,23 @@ Refuses to know how the shards were made. A folder of shards without a card (mad
 no error here: :func:`load_card` gives None.
 """
 
-import json
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal
 
+import msgspec
+
+from linprobe.disk import write_atomic
 from linprobe.errors import CardError
+from linprobe.names import check_class_names
+from linprobe.records import NonNegative, encode, parse, read_bytes
+from linprobe.terminal import command
 from linprobe_store.format.spec import ShardFingerprint
 
 CARD_NAME = "dataset.json"
-FORMAT = "linprobe-dataset"
-FORMAT_VERSION = 1
-UNREADABLE_CARD_HINT = "pack the dataset again: linprobe pack SOURCE --out DIR --overwrite"
-
-
-class HeadlineMetric(StrEnum):
-    """The one number that the field quotes for a dataset (CLIP paper, Table 9)."""
-
-    TOP1 = "top1"
-    """Accuracy."""
-    MEAN_PER_CLASS = "mean_per_class"
-    """Mean over classes of the accuracy within the class."""
-    MAP_11_POINT = "map_11_point"
-    """Mean over classes of the 11-point interpolated average precision (multi-label)."""
-    ROC_AUC = "roc_auc"
-    """Area under the ROC curve (two classes)."""
-    MEAN_TOP1_TOP5 = "mean_top1_top5"
-    """Mean of top-1 and top-5 accuracy."""
+FORMAT: Literal["linprobe-dataset"] = "linprobe-dataset"
+FORMAT_VERSION: Literal[1] = 1
 
 
 @dataclass(frozen=True)
@@ -44,19 +31,24 @@ class ShardCard:
 
     name: str
     """Basename, such as ``0.tar``."""
-    bytes: int
+    bytes: NonNegative
     """Size in bytes."""
     sha256: str
     """Sha256 of the whole file, as 64 hex digits."""
-    samples: int
+    samples: NonNegative
     """Samples in it."""
+
+    @property
+    def fingerprint(self) -> ShardFingerprint:
+        """What the store knows it by."""
+        return ShardFingerprint(self.name, self.bytes, self.sha256)
 
 
 @dataclass(frozen=True)
 class SplitCard:
     """One split: its shards in row order."""
 
-    samples: int
+    samples: NonNegative
     """Samples in all shards together."""
     shards: tuple[ShardCard, ...]
     """In row order; the n-th lies at ``<split>/<name>``."""
@@ -100,18 +92,22 @@ class DuplicateImage:
         return len(set(self.labels)) > 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DatasetCard:
     """What is known about a packed dataset."""
 
+    format: Literal["linprobe-dataset"] = FORMAT
+    """What the file is."""
+    version: Literal[1] = FORMAT_VERSION
+    """Of this format."""
     name: str
     """Slug, such as ``cifar10``."""
     classes: tuple[str, ...]
     """Class names by label; k entries."""
     label_source: str
     """Where labels are in the shards: ``cls`` or ``json:labels``."""
-    headline_metric: HeadlineMetric
-    """The metric to quote."""
+    headline_metric: str
+    """The metric that the field quotes for the dataset, such as ``top1`` or ``mean_per_class``."""
     source: str
     """What was packed, as given: ``digits``, ``imagefolder:flowers``, ``torchvision:CIFAR10``."""
     seed: int
@@ -135,122 +131,58 @@ class DatasetCard:
         """The images with copies in different splits."""
         return tuple(image for image in self.duplicates if image.is_leak)
 
-    def fingerprints(self, split: str) -> tuple[ShardFingerprint, ...]:
-        """The fingerprints of the shards of ``split``, in row order.
+    def save(self, folder: Path) -> None:
+        """Write ``folder/dataset.json``, durably, whole or not at all.
 
         Raises
         ------
-        KeyError : the dataset has no such split.
+        StoreError : the disk refuses.
         """
-        shards = self.splits[split].shards
-        return tuple(ShardFingerprint(shard.name, shard.bytes, shard.sha256) for shard in shards)
-
-    def save(self, folder: Path) -> None:
-        """Write ``folder/dataset.json`` in one rename, synced to disk."""
-        content = {"format": FORMAT, "version": FORMAT_VERSION} | asdict(self)
-        write_atomic(
-            folder / CARD_NAME, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"
-        )
+        write_atomic(folder / CARD_NAME, encode(self))
 
 
 def load_card(folder: Path) -> DatasetCard | None:
-    """Read ``folder/dataset.json``; None where there is no such file.
+    """Read ``folder/dataset.json``.
+
+    Returns
+    -------
+    The card; None where there is no such file: shards that others made have none.
 
     Raises
     ------
-    CardError : the file is no JSON, of another format or version, or lacks a field.
+    CardError : the file is no JSON, of another format or version, or a field is missing, unknown
+        or of another kind.
+    StoreError : the file cannot be read.
     """
     path = folder / CARD_NAME
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.exists():
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CardError(f"{path} cannot be read: {error}", hint=UNREADABLE_CARD_HINT) from error
+    data = read_bytes(path, error=CardError, hint=_hint())
+    _check_version(data, path)
+    card = parse(DatasetCard, data, str(path), error=CardError, hint=_hint())
+    check_class_names(card.classes, str(path), error=CardError)
+    return card
+
+
+def _check_version(data: bytes, path: Path) -> None:
+    """Tell a card of another version from a damaged one; what is no card at all passes."""
     try:
-        content = json.loads(text)
-        found = (content["format"], content["version"])
-        if found != (FORMAT, FORMAT_VERSION):
-            raise CardError(
-                f"{path}: expected {FORMAT} version {FORMAT_VERSION}, found {found[0]} "
-                f"version {found[1]}",
-                hint="read it with the linprobe that wrote it, or pack the dataset again",
-            )
-        return _card_of(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        header = msgspec.json.decode(data, type=_Header)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return
+    if (header.format, header.version) != (FORMAT, FORMAT_VERSION):
         raise CardError(
-            f"{path} is not a dataset card: {type(error).__name__}: {error}",
-            hint=UNREADABLE_CARD_HINT,
-        ) from error
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a small file so that it is there whole or not at all, synced to disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-T = TypeVar("T")
-
-
-def _card_of(content: dict[str, object]) -> DatasetCard:
-    """The card that parsed JSON describes; a missing, unknown or odd field raises."""
-    unknown = set(content) - {field.name for field in fields(DatasetCard)} - {"format", "version"}
-    if unknown:
-        raise KeyError(f"unknown fields {sorted(unknown)}")
-    splits = _typed(dict, content["splits"])
-    return DatasetCard(
-        name=_typed(str, content["name"]),
-        classes=_tuple(str, content["classes"]),
-        label_source=_typed(str, content["label_source"]),
-        headline_metric=HeadlineMetric(_typed(str, content["headline_metric"])),
-        source=_typed(str, content["source"]),
-        seed=_typed(int, content["seed"]),
-        request=_typed(str, content["request"]),
-        plan=_typed(str, content["plan"]),
-        splits={name: _split_of(_typed(dict, split)) for name, split in splits.items()},
-        unreadable=tuple(UnreadableImage(**row) for row in _tuple(dict, content["unreadable"])),
-        duplicates=tuple(_duplicate_of(row) for row in _tuple(dict, content["duplicates"])),
-        notes=_tuple(str, content["notes"]),
-    )
-
-
-def _split_of(content: dict[str, object]) -> SplitCard:
-    """The split that parsed JSON describes."""
-    shards = tuple(
-        ShardCard(
-            name=_typed(str, shard["name"]),
-            bytes=_typed(int, shard["bytes"]),
-            sha256=_typed(str, shard["sha256"]),
-            samples=_typed(int, shard["samples"]),
+            f"{path}: expected {FORMAT} version {FORMAT_VERSION}, found {header.format} "
+            f"version {header.version}",
+            hint="read it with the linprobe that wrote it, or pack the dataset again",
         )
-        for shard in _tuple(dict, content["shards"])
-    )
-    return SplitCard(_typed(int, content["samples"]), shards)
 
 
-def _duplicate_of(content: dict[str, object]) -> DuplicateImage:
-    """The duplicate that parsed JSON describes."""
-    return DuplicateImage(
-        sha256=_typed(str, content["sha256"]),
-        splits=_tuple(str, content["splits"]),
-        names=_tuple(str, content["names"]),
-        labels=tuple(_tuple(int, copy) for copy in _tuple(list, content["labels"])),
-        dropped=_tuple(str, content["dropped"]),
-    )
+@dataclass(frozen=True)
+class _Header:
+    format: str
+    version: int
 
 
-def _typed(kind: type[T], value: object) -> T:
-    """``value``, which must be of this type."""
-    if not isinstance(value, kind):
-        raise TypeError(f"expected {kind.__name__}, found {value!r}")
-    return value
-
-
-def _tuple(kind: type[T], value: object) -> tuple[T, ...]:
-    """The items of a list, which must all be of this type."""
-    return tuple(_typed(kind, item) for item in _typed(list, value))
+def _hint() -> str:
+    return f"pack the dataset again: {command('pack', 'SOURCE', out='DIR', overwrite=True)}"

@@ -1,78 +1,44 @@
 """The plan of a dataset: its splits, their shards in order, its classes and where labels are.
 
-Knows no image, no model and no torch, so that every error about arguments comes at once.
+The order of the shards is the natural one (``2.tar`` before ``10.tar``) and is the row order of
+the features. Knows no image, no model and no torch, so that an error about arguments comes at once.
 """
 
-from dataclasses import dataclass
+import glob
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import braceexpand
+import fsspec
+
 from linprobe.errors import ExtractError
-from linprobe_extract.shards.card import DatasetCard, load_card
-from linprobe_extract.shards.layouts import (
-    LAYOUT_HINT,
-    Shard,
-    explicit_splits,
-    local_splits,
-    remote_splits,
-    remote_text,
+from linprobe.names import (
+    SPLIT_ALIASES,
+    natural_key,
+    parse_class_names,
+    read_class_names,
+    split_named,
 )
-from linprobe_extract.shards.samples import Labelling
+from linprobe.terminal import command
+from linprobe_extract.shards.card import DatasetCard, load_card
+from linprobe_extract.shards.types import DatasetPlan, Shard, SplitPlan
 
-
-@dataclass(frozen=True)
-class SplitPlan:
-    """The shards of one split."""
-
-    name: str
-    """``train``, ``val`` or ``test``."""
-    shards: tuple[Shard, ...]
-    """In row order; at least one."""
-
-
-@dataclass(frozen=True)
-class DatasetPlan:
-    """What to extract: a named dataset as ordered shards."""
-
-    name: str
-    """Name for people, such as ``cifar10``; not part of any id."""
-    splits: tuple[SplitPlan, ...]
-    """Sorted by name; at least one."""
-    label_source: str
-    """``cls``, ``json:<field>`` or ``folder``."""
-    classes: tuple[str, ...] | None
-    """Class names by label, or None when the data does not name them."""
-
-    @property
-    def labelling(self) -> Labelling:
-        """How labels are read."""
-        return Labelling(self.label_source, self.classes)
-
-    def split(self, name: str) -> SplitPlan:
-        """Give one split.
-
-        Raises
-        ------
-        ExtractError : the dataset has no such split; names those it has.
-        """
-        for split in self.splits:
-            if split.name == name:
-                return split
-        have = ", ".join(split.name for split in self.splits)
-        raise ExtractError(
-            f"dataset '{self.name}' has no split '{name}'; it has {have}",
-            hint=f"choose with --split among: {have}",
-        )
+_LAYOUT_HINT = (
+    "expected DIR/train/*.tar and DIR/test/*.tar (as `linprobe pack` writes them), "
+    "or give each split: --shards 'train=path/{00..09}.tar'"
+)
 
 
 def plan_dataset(
     data: str | None,
     *,
-    shards: tuple[str, ...] = (),
+    shards: Sequence[str] = (),
     name: str | None = None,
     label_source: str | None = None,
     classes_file: Path | None = None,
 ) -> DatasetPlan:
-    """Find the shards of a dataset and put them in order.
+    """Locate the shards of a dataset and put them in order.
 
     Parameters
     ----------
@@ -82,25 +48,37 @@ def plan_dataset(
     label_source : overrides what the card says; ``cls`` without a card.
     classes_file : class names, one a line; default is the card's or ``classnames.txt``.
 
+    Returns
+    -------
+    The splits, sorted by name, each with its shards in row order.
+
     Raises
     ------
-    ExtractError : no such folder, no shards found, or an entry that cannot be understood.
+    ExtractError : no such folder, no shards in it, or an entry that cannot be understood.
+    CardError : the folder's ``dataset.json`` is damaged.
     """
+    card = None
     if shards:
-        splits, base, card = explicit_splits(shards), None, None
+        splits, default_name = _explicit_splits(shards), "dataset"
     elif data is None:
         raise ExtractError("no data to extract", hint="give --data DIR or --shards SPLIT=PATTERN")
     elif "://" in data:
-        splits, base, card = remote_splits(data), data.rstrip("/"), None
+        splits, default_name = _remote_splits(data), Path(data.split("://")[-1]).name
     else:
-        base = data
         card = load_card(_existing_folder(data))
-        splits = local_splits(Path(data), card)
+        splits, default_name = _local_splits(Path(data), card), Path(data).resolve().name
+    if classes_file is not None:
+        classes: tuple[str, ...] | None = read_class_names(classes_file, error=ExtractError)
+    elif card is not None:
+        classes = card.classes
+    else:
+        classes = None if shards else _classes_beside(str(data))
     return DatasetPlan(
-        name=name or (card.name if card else _default_name(base)),
+        name=name or (card.name if card else default_name),
         splits=tuple(SplitPlan(key, splits[key]) for key in sorted(splits)),
         label_source=label_source or (card.label_source if card else "cls"),
-        classes=_classes(base, card, classes_file),
+        classes=classes,
+        metric=card.headline_metric if card else None,
     )
 
 
@@ -108,52 +86,164 @@ def _existing_folder(data: str) -> Path:
     folder = Path(data)
     if folder.is_dir():
         return folder
-    raise ExtractError(
-        f"no folder of shards at '{data}'",
-        hint="linprobe pack SOURCE --out DIR makes one; " + LAYOUT_HINT,
-    )
+    pack = command("pack", "SOURCE", out="DIR")
+    raise ExtractError(f"no folder of shards at '{data}'", hint=f"{pack} makes one; {_LAYOUT_HINT}")
 
 
-def _default_name(base: str | None) -> str:
-    return "dataset" if base is None else Path(base.split("://")[-1]).resolve().name
+def _classes_beside(base: str) -> tuple[str, ...] | None:
+    """The names in ``classnames.txt``; None where there is no such file."""
+    if "://" not in base:
+        path = Path(base) / "classnames.txt"
+        return read_class_names(path, error=ExtractError) if path.is_file() else None
+    url = f"{base.rstrip('/')}/classnames.txt"
+    data = _remote_file(url)
+    return None if data is None else parse_class_names(data, url, error=ExtractError)
 
 
-def _classes(
-    base: str | None, card: DatasetCard | None, classes_file: Path | None
-) -> tuple[str, ...] | None:
-    if classes_file is not None:
-        if not classes_file.is_file():
+def _local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Shard, ...]]:
+    """List ``<split>/*.tar`` and ``<split>-*.tar``, and compare with what the folder states."""
+    urls: dict[str, list[str]] = {}
+    for path in folder.iterdir():
+        flat = re.match(r"([A-Za-z]+)[-_.]?\d*\.tar", path.name)
+        alias = path.name if path.is_dir() else flat[1] if flat else ""
+        if split_named(alias):
+            tars = path.iterdir() if path.is_dir() else (path,)
+            urls.setdefault(alias, []).extend(str(tar) for tar in tars if _is_tar(tar))
+    splits: dict[str, tuple[Shard, ...]] = {}
+    for alias in sorted(alias for alias in urls if urls[alias]):
+        split = SPLIT_ALIASES[alias.lower()]
+        if split in splits:
             raise ExtractError(
-                f"no class names at '{classes_file}'", hint="one class name a line, by label"
+                f"'{folder}' holds the split '{split}' twice, under '{alias}' and another name",
+                hint=f"keep one of them, or name the shards: --shards '{split}=path/*.tar'",
             )
-        text: str | None = _names_text(classes_file)
-    elif card is not None:
-        return card.classes
-    elif base is None:
-        return None
-    elif "://" in base:
-        text = remote_text(f"{base}/classnames.txt")
-    else:
-        names = Path(base) / "classnames.txt"
-        text = _names_text(names) if names.is_file() else None
-    return None if text is None else _names(text, str(classes_file or f"{base}/classnames.txt"))
+        paths = sorted(urls[alias], key=natural_key)
+        splits[split] = tuple(_local_shard(path, split, card) for path in paths)
+    if not splits:
+        raise ExtractError(f"no shards found in '{folder}'", hint=_LAYOUT_HINT)
+    _check_complete(folder, splits, card)
+    return splits
 
 
-def _names(text: str, place: str) -> tuple[str, ...]:
-    """Class names by line; a blank line before the last name would shift all labels after it."""
-    names = tuple(line.strip() for line in text.rstrip().split("\n"))
-    if "" in names:
+def _is_tar(path: Path) -> bool:
+    """Tell shards from their indexes and from what a copy in progress leaves."""
+    return bool(re.fullmatch(r"[^.].*\.tar(\.(gz|bz2|xz))?", path.name)) and path.is_file()
+
+
+def _local_shard(path: str, split: str, card: DatasetCard | None) -> Shard:
+    """A shard with what the card says about it."""
+    of_split = card.splits.get(split) if card else None
+    name, size = Path(path).name, Path(path).stat().st_size
+    for listed in of_split.shards if of_split else ():
+        if listed.name == name:
+            if listed.bytes == size:
+                return Shard(path, listed.fingerprint, listed.samples)
+            raise ExtractError(
+                f"'{path}' has {size} bytes; the dataset's card says {listed.bytes}",
+                hint="copy or pack the dataset again",
+            )
+    return Shard(path)
+
+
+def _check_complete(
+    folder: Path, splits: dict[str, tuple[Shard, ...]], card: DatasetCard | None
+) -> None:
+    """Compare with the splits and shard counts that the folder itself states."""
+    absent = set(card.splits if card else ()) - splits.keys()
+    if absent:
         raise ExtractError(
-            f"line {names.index('') + 1} of '{place}' is blank, expected a class name",
-            hint="the n-th line names the class with the label n - 1",
+            f"'{folder}' has no shards of the split '{min(absent)}', which its card lists",
+            hint="copy or pack the dataset again",
         )
-    return names
+    for split, shards in splits.items():
+        counts = Path(shards[0].url).parent / "nshards.txt"
+        if card is not None and split in card.splits:
+            expected = len(card.splits[split].shards)
+        elif counts.is_file() and counts.parent != folder:
+            expected = _shard_count(counts.read_bytes(), str(counts))
+        else:
+            continue
+        if expected != len(shards):
+            raise ExtractError(
+                f"split '{split}' of '{folder}' has {len(shards)} shards, expected {expected}",
+                hint="copy or pack the dataset again",
+            )
 
 
-def _names_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+def _shard_count(data: bytes, place: str) -> int:
+    text = data.decode("utf-8-sig", errors="replace").strip()
+    if not text.isdigit():
         raise ExtractError(
-            f"cannot read class names from '{path}': {error}", hint="one a line, in UTF-8"
+            f"'{place}' holds {text[:40]!r}, expected the number of shards",
+            hint="write the number, or remove the file where it lies on disk",
+        )
+    return int(text)
+
+
+def _remote_splits(base: str) -> dict[str, tuple[Shard, ...]]:
+    """List ``<split>/<i>.tar`` under a URL, counted by ``<split>/nshards.txt``."""
+    splits: dict[str, tuple[Shard, ...]] = {}
+    for alias, split in SPLIT_ALIASES.items():
+        folder = f"{base.rstrip('/')}/{alias}"
+        data = None if split in splits else _remote_file(f"{folder}/nshards.txt")
+        if data is not None:
+            n_shards = _shard_count(data, f"{folder}/nshards.txt")
+            splits[split] = tuple(Shard(f"{folder}/{index}.tar") for index in range(n_shards))
+    if not splits:
+        raise ExtractError(
+            f"no shards found under '{base}'",
+            hint="expected URL/train/nshards.txt beside 0.tar, 1.tar, ...; "
+            "or give each split: --shards 'train=URL/{0..9}.tar'",
+        )
+    return splits
+
+
+def _remote_file(url: str) -> bytes | None:
+    """Content of a small file; None when there is none."""
+    try:
+        with fsspec.open(url, "rb") as stream:
+            return bytes(stream.read())
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # each of fsspec's drivers has errors of its own
+        raise ExtractError(
+            f"cannot read '{url}': {str(error) or type(error).__name__}",
+            hint="check the URL and the network; s3://, gs:// and others need their fsspec driver",
         ) from error
+
+
+def _explicit_splits(entries: Sequence[str]) -> dict[str, tuple[Shard, ...]]:
+    """Expand ``SPLIT=PATTERN`` entries with braces and globs."""
+    splits: dict[str, tuple[Shard, ...]] = {}
+    for entry in entries:
+        alias, _, pattern = entry.partition("=")
+        split = split_named(alias)
+        if split is None or not pattern:
+            raise ExtractError(
+                f"cannot understand --shards '{entry}'",
+                hint="write SPLIT=PATTERN, such as 'train=shards/train-{000..099}.tar'",
+            )
+        try:
+            patterns = list(braceexpand.braceexpand(pattern))
+        except ValueError as error:
+            raise ExtractError(
+                f"cannot expand '{pattern}': {error}",
+                hint="write braces as in train-{000..099}.tar",
+            ) from error
+        shards = tuple(Shard(url) for expanded in patterns for url in _matches(expanded))
+        if not shards:
+            raise ExtractError(
+                f"no shards match '{pattern}'", hint="check the pattern; quote it for the shell"
+            )
+        splits[split] = splits.get(split, ()) + shards
+    return splits
+
+
+def _matches(pattern: str) -> list[str]:
+    if "://" in pattern or pattern.startswith("pipe:"):
+        return [pattern]
+    if any(char in pattern for char in "*?["):
+        return sorted(glob.glob(pattern, recursive=True), key=natural_key)  # noqa: PTH207 - may be absolute
+    if not Path(pattern).is_file():
+        raise ExtractError(f"no shard at '{pattern}'", hint="check the path or the braces")
+    return [pattern]

@@ -2,61 +2,23 @@
 
 A sample is a run of adjacent members with one key: the path up to the first dot of the basename.
 A key seen before, a sample without image or label: each is refused or counted, never passed over.
-
-Labels of samples as the array that the store takes.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from linprobe.errors import ShardError
 from linprobe.names import IMAGE_EXTENSIONS
-from linprobe.records import digest_json
-from linprobe_extract.shards.tar import Member
+from linprobe_extract.shards.types import Label, Labelling, Member, Sample
 from linprobe_store.format.spec import LabelArray
 
 MAX_CLASSES = 1_000_000
 """Beyond this a label without class names is taken for a mistake, such as a sample's number."""
 NO_IMAGE = "no_image"
 NO_LABEL = "no_label"
-
-Label = int | tuple[int, ...]
-"""A class id, or the ids that hold of a multi-label sample."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image with its label, as bytes."""
-
-    key: str
-    """Member path up to the first dot of its basename; unique within a split."""
-    image: bytes
-    """The image file, undecoded; empty when ``reason`` is set."""
-    label: Label
-    """Class id or ids; -1 when ``reason`` is set."""
-    reason: str | None
-    """Why the sample cannot be used (``no_image``, ``no_label``), or None."""
-
-
-@dataclass(frozen=True)
-class Labelling:
-    """How labels are read."""
-
-    source: str
-    """``cls``, ``json:<field>`` or ``folder``."""
-    classes: tuple[str, ...] | None
-    """Class names by label; needed where the data holds names instead of ids."""
-
-    @property
-    def identity(self) -> str:
-        """What labels are a function of, beside the tar: other class names, other ids."""
-        if self.source == "cls" or self.classes is None:
-            return self.source
-        return f"{self.source}@{digest_json(self.classes)[:16]}"
 
 
 def read_samples(url: str, members: Iterable[Member], labelling: Labelling) -> Iterator[Sample]:

@@ -12,14 +12,13 @@ import hashlib
 import lzma
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
 import fsspec
 
 from linprobe.errors import ShardError
-from linprobe_extract.shards.layouts import Shard
+from linprobe_extract.shards.types import Member, Shard
 from linprobe_store.format.spec import ShardFingerprint
 
 _END_BYTES = 1024
@@ -27,16 +26,6 @@ _END_BYTES = 1024
 _READ_BYTES = 1 << 20
 _WINDOW_BYTES = 1 << 16
 """Of what was read last; tarfile reads at most 10,240 bytes ahead."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """One regular file of a tar."""
-
-    name: str
-    """Path inside the archive."""
-    data: bytes
-    """Contents."""
 
 
 class _HashingReader:
@@ -117,7 +106,7 @@ def open_shard(shard: Shard) -> IO[bytes]:
 
 
 def read_members(
-    shard: Shard, expected: ShardFingerprint | None = None, *, told_as: str | None = None
+    shard: Shard, expected: ShardFingerprint | None = None, *, place: str = ""
 ) -> Iterator[Member]:
     """Yield the regular files of a tar in order, then prove that the tar was whole.
 
@@ -125,14 +114,14 @@ def read_members(
     ----------
     shard : what to read; read once, sequentially; plain or compressed by gzip, bzip2 or xz.
     expected : the fingerprint that the bytes must have, or None to accept any.
-    told_as : what to call it in messages; its URL where None.
+    place : what to call it in messages; its URL where empty.
 
     Raises
     ------
     ShardError : the stream cannot be read, is not a tar, is cut or damaged anywhere, holds links
         or nothing at all, or has other bytes than ``expected``.
     """
-    place = told_as or shard.url
+    place = place or shard.url
     try:
         with open_shard(shard) as stream:
             reader = _HashingReader(stream)

@@ -3,14 +3,15 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from linprobe.disk import STAGING_PREFIX
 from linprobe.errors import NotFoundError
-from linprobe.records import JsonObject, parse_json
-from linprobe_store.care.packed import packed_commit, packed_files
+from linprobe.records import parse
+from linprobe_store.care.packed import parse_packed
 from linprobe_store.care.place import Place
 from linprobe_store.format.checksums import FileDigest
-from linprobe_store.format.commit import SplitCommit, check_signature, split_commit_from
+from linprobe_store.format.commit import SplitCommit, parse_signed
 from linprobe_store.format.layout import (
     COMMIT_FILE,
     DATASET_FILE,
@@ -27,14 +28,13 @@ from linprobe_store.format.spec import (
     DatasetSpec,
     EncoderNames,
     EncoderSpec,
-    check_id,
-    dataset_names_from,
-    dataset_spec_from,
-    encoder_names_from,
-    encoder_spec_from,
+    Spec,
+    parse_spec,
 )
 from linprobe_store.handles.lookup import choose, folder_digits
 from linprobe_store.handles.store import check_format_line
+
+Names = TypeVar("Names", EncoderNames, DatasetNames)
 
 
 @dataclass(frozen=True)
@@ -146,29 +146,25 @@ def find_marker(place: Place, folder: str) -> Marker | None:
 
 def _read_marker(place: Place, folder: str, name: str) -> Marker:
     path = f"{folder}/{name}".lstrip("/")
-    data, signed = place.read(path), _read_json(place, path)
+    data, label = place.read(path), f"{place.label}/{path}"
     if name == PACKED_FILE:
-        return Marker(name, data, packed_commit(signed), packed_files(signed))
-    check_signature(signed, "split")
-    commit = split_commit_from(signed)
-    return Marker(name, data, commit, commit.contents.files)
+        packed = parse_packed(data, label)
+        return Marker(name, data, packed.commit, packed.files)
+    commit = parse_signed(SplitCommit, data, label)
+    return Marker(name, data, commit, commit.files)
 
 
 def _encoders(place: Place) -> Iterator[SourceEncoder]:
     for folder in _folders(place, "", ENCODER_PREFIX):
-        json = _read_json(place, f"{folder}/{ENCODER_FILE}")
-        spec = encoder_spec_from(json)
-        check_id(json.place, spec.encoder_id, folder_digits(PurePosixPath(folder)))
-        names = encoder_names_from(_read_json(place, f"{folder}/{NAMES_FILE}"))
+        spec = _read_spec(EncoderSpec, place, folder, ENCODER_FILE)
+        names = _read_names(EncoderNames, place, folder)
         yield SourceEncoder(spec, names, folder)
 
 
 def _splits(place: Place, encoder: SourceEncoder, dataset: str | None) -> Iterator[SourceSplit]:
     for folder in _folders(place, f"{encoder.folder}/{SETS_FOLDER}", DATASET_PREFIX):
-        json = _read_json(place, f"{folder}/{DATASET_FILE}")
-        spec = dataset_spec_from(json)
-        check_id(json.place, spec.dataset_id, folder_digits(PurePosixPath(folder)))
-        names = dataset_names_from(_read_json(place, f"{folder}/{NAMES_FILE}"))
+        spec = _read_spec(DatasetSpec, place, folder, DATASET_FILE)
+        names = _read_names(DatasetNames, place, folder)
         if dataset not in (None, names.name) and not spec.dataset_id.startswith(str(dataset)):
             continue
         for split in place.folders(folder):
@@ -184,5 +180,12 @@ def _folders(place: Place, parent: str, prefix: str) -> Iterator[str]:
             yield f"{parent}/{name}".lstrip("/")
 
 
-def _read_json(place: Place, name: str) -> JsonObject:
-    return parse_json(place.read(name), f"{place.label}/{name}")
+def _read_spec(kind: type[Spec], place: Place, folder: str, file: str) -> Spec:
+    name = f"{folder}/{file}"
+    digits = folder_digits(PurePosixPath(folder))
+    return parse_spec(kind, place.read(name), f"{place.label}/{name}", digits)
+
+
+def _read_names(kind: type[Names], place: Place, folder: str) -> Names:
+    name = f"{folder}/{NAMES_FILE}"
+    return parse(kind, place.read(name), f"{place.label}/{name}")

@@ -6,16 +6,14 @@ from pathlib import Path
 from linprobe.disk import STAGING_PREFIX
 from linprobe.errors import NotFoundError
 from linprobe.names import short_id
-from linprobe.records import read_json
+from linprobe.records import read, read_bytes
 from linprobe_store.format.layout import DATASET_FILE, NAMES_FILE
 from linprobe_store.format.spec import (
     DatasetNames,
     DatasetSpec,
     EncoderNames,
     EncoderSpec,
-    check_id,
-    dataset_names_from,
-    dataset_spec_from,
+    parse_spec,
 )
 from linprobe_store.handles.lookup import folder_digits
 from linprobe_store.handles.split import Split, open_split
@@ -24,7 +22,14 @@ from linprobe_store.handles.witness import Provenance, read_provenance
 
 @dataclass(frozen=True)
 class StoredDataset:
-    """A dataset for which an encoder has sealed splits."""
+    """A dataset for which an encoder has sealed splits; made by ``StoredEncoder.dataset``.
+
+    Examples
+    --------
+    >>> dataset = FeatureStore("features").encoder("ViT-B/16").dataset("pets")  # doctest: +SKIP
+    >>> dataset.splits                                                          # doctest: +SKIP
+    ('test', 'train')
+    """
 
     encoder_spec: EncoderSpec
     """Encoder that made the features."""
@@ -69,12 +74,21 @@ class StoredDataset:
         )
 
     def split(self, name: str) -> Split:
-        """Open and verify a sealed split.
+        """Open and verify a sealed split, in milliseconds.
+
+        Parameters
+        ----------
+        name : ``train``, ``val`` or ``test``.
+
+        Returns
+        -------
+        The split, with its features mapped and not read.
 
         Raises
         ------
         NotFoundError : it is not sealed.
         IntegrityError : it is damaged.
+        MismatchError : it is of another encoder, dataset or version of the format.
         """
         path = self.split_path(name)
         return open_split(path, self.encoder_spec, self.encoder_names, self.spec, self.names)
@@ -109,8 +123,7 @@ def open_dataset(
     ------
     IntegrityError : its spec is missing, damaged, or not what the folder's name says.
     """
-    json = read_json(folder / DATASET_FILE)
-    spec = dataset_spec_from(json)
-    check_id(json.place, spec.dataset_id, folder_digits(folder))
-    names = dataset_names_from(read_json(folder / NAMES_FILE))
+    file = folder / DATASET_FILE
+    spec = parse_spec(DatasetSpec, read_bytes(file), str(file), folder_digits(folder))
+    names = read(DatasetNames, folder / NAMES_FILE)
     return StoredDataset(encoder_spec, encoder_names, spec, names, folder)

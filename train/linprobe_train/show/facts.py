@@ -1,4 +1,4 @@
-"""What a report shows, worked out from a result and its predictions: no HTML, no plots."""
+"""What a report shows, computed from a result and its predictions: no HTML, no plots."""
 
 from dataclasses import dataclass
 
@@ -32,20 +32,49 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Rows of one class that were taken for another."""
+
+    truth: int
+    """Label of the rows."""
+    said: int
+    """Label that the probe gave."""
+    rows: int
+    """How many."""
+    of: int
+    """Rows of the true class."""
+
+
+@dataclass(frozen=True)
 class Confusion:
     """How often one class was taken for another."""
 
     counts: NDArray[np.int64]
     """(k, k): row the true class, column the predicted one."""
 
-    def pairs(self, most: int) -> list[tuple[int, int, int]]:
-        """The most frequent confusions: true class, predicted class, rows; most frequent first."""
+    def shares(self) -> Float64:
+        """Every cell as a share of its true class, (k, k)."""
+        shares: Float64 = self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1)
+        return shares
+
+    def cells(self) -> dict[str, dict[str, int]]:
+        """The cells that are not 0: true label, predicted label, rows."""
+        cells: dict[str, dict[str, int]] = {}
+        for i, j in np.argwhere(self.counts).tolist():
+            cells.setdefault(str(i), {})[str(j)] = int(self.counts[i, j])
+        return cells
+
+    def pairs(self, most: int) -> list[Pair]:
+        """The most frequent confusions, most frequent first; at most ``most``."""
         wrong = self.counts.copy()
         np.fill_diagonal(wrong, 0)
-        order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-        true, predicted = np.unravel_index(order, wrong.shape)
-        found = zip(true.tolist(), predicted.tolist(), wrong.ravel()[order].tolist(), strict=True)
-        return [pair for pair in found if pair[2] > 0]
+        cells = np.argwhere(wrong)
+        rows = wrong[cells[:, 0], cells[:, 1]]
+        order = np.argsort(-rows, kind="stable")[:most]
+        return [
+            Pair(i, j, int(wrong[i, j]), int(self.counts[i].sum()))
+            for i, j in cells[order].tolist()
+        ]
 
 
 @dataclass(frozen=True)
@@ -89,33 +118,35 @@ class ReportFacts:
 
 
 def report_facts(result: ProbeResult, rows: Predictions) -> ReportFacts:
-    """Work everything out; single pass over n rows, memory k^2."""
-    wrong = _wrong(rows)
+    """Compute everything: single pass over n rows, memory k^2."""
     names = result.classes
+    if rows.labels.ndim == 2:
+        wrong = np.take_along_axis(rows.labels, rows.top[:, :1], axis=1)[:, 0] == 0
+        p, hot = rows.label_probability, rows.labels
+        calibration = _calibration(p.ravel().astype(np.float64), hot.ravel() == 1)
+        classes, confusion = _precisions(p, hot, names), None
+    else:
+        wrong = rows.top[:, 0] != rows.labels
+        calibration = _calibration(rows.probability[:, 0].astype(np.float64), ~wrong)
+        confusion = _confusion(rows, len(names))
+        classes = _accuracies(confusion, names)
+    return ReportFacts(classes, confusion, calibration, _mistakes(rows, wrong, names))
+
+
+def _mistakes(
+    rows: Predictions, wrong: NDArray[np.bool_], names: tuple[str, ...]
+) -> tuple[Mistake, ...]:
     order = np.flatnonzero(wrong)
     order = order[np.argsort(-rows.probability[order, 0], kind="stable")][:MISTAKES]
-    mistakes = tuple(
+    return tuple(
         Mistake(
             str(rows.keys[i]),
-            _truth(rows, int(i), names),
+            _truth(rows, i, names),
             names[int(rows.top[i, 0])],
             float(rows.probability[i, 0]),
         )
-        for i in order
+        for i in order.tolist()
     )
-    if rows.labels.ndim == 2:
-        p, hot = rows.label_probability, rows.labels
-        calibration = _calibration(p.ravel().astype(np.float64), hot.ravel() == 1)
-        return ReportFacts(_precisions(p, hot, names), None, calibration, mistakes)
-    confusion = _confusion(rows, len(names))
-    calibration = _calibration(rows.probability[:, 0].astype(np.float64), ~wrong)
-    return ReportFacts(_shares(confusion, names), confusion, calibration, mistakes)
-
-
-def _wrong(rows: Predictions) -> NDArray[np.bool_]:
-    if rows.labels.ndim == 2:
-        return np.asarray(np.take_along_axis(rows.labels, rows.top[:, :1], axis=1)[:, 0] == 0)
-    return np.asarray(rows.top[:, 0] != rows.labels)
 
 
 def _truth(rows: Predictions, i: int, names: tuple[str, ...]) -> str:
@@ -129,31 +160,31 @@ def _confusion(rows: Predictions, k: int) -> Confusion:
     return Confusion(np.bincount(cells, minlength=k * k).reshape(k, k).astype(np.int64))
 
 
-def _shares(confusion: Confusion, names: tuple[str, ...]) -> tuple[ClassScore, ...]:
-    found = []
-    for i, row in enumerate(confusion.counts):
-        n, right = int(row.sum()), int(row[i])
-        if n == 0:
-            continue
-        others = row.copy()
-        others[i] = 0
-        worst = int(others.argmax())
-        taken = f"{names[worst]} ({others[worst]})" if others[worst] else ""
-        found.append(ClassScore(names[i], n, right / n, wilson(right, n), taken))
-    return tuple(sorted(found, key=lambda one: (one.value, one.name)))
+def _accuracies(confusion: Confusion, names: tuple[str, ...]) -> tuple[ClassScore, ...]:
+    worst = {pair.truth: pair for pair in reversed(confusion.pairs(confusion.counts.size))}
+    scores = []
+    for i, n in enumerate(confusion.counts.sum(axis=1).tolist()):
+        if n:
+            right, pair = int(confusion.counts[i, i]), worst.get(i)
+            taken = f"{names[pair.said]} ({pair.rows})" if pair else ""
+            scores.append(ClassScore(names[i], n, right / n, wilson(right, n), taken))
+    return _lowest_first(scores)
 
 
 def _precisions(
     p: NDArray[np.float32], hot: NDArray[np.integer], names: tuple[str, ...]
 ) -> tuple[ClassScore, ...]:
-    found = []
+    scores = []
     for j, name in enumerate(names):
-        n = int(hot[:, j].sum())
-        if n:
+        if n := int(hot[:, j].sum()):
             ranking = rank(p[:, j].astype(np.float64), hot[:, j] == 1)
             value = average_precision(ranking, np.ones(len(p)))
-            found.append(ClassScore(name, n, value, None, ""))
-    return tuple(sorted(found, key=lambda one: (one.value, one.name)))
+            scores.append(ClassScore(name, n, value, None, ""))
+    return _lowest_first(scores)
+
+
+def _lowest_first(scores: list[ClassScore]) -> tuple[ClassScore, ...]:
+    return tuple(sorted(scores, key=lambda score: (score.value, score.name)))
 
 
 def _calibration(confidence: Float64, right: NDArray[np.bool_]) -> Calibration:

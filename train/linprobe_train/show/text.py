@@ -1,22 +1,15 @@
-"""Answers as text for a person and as one JSON object for a program.
-
-k-NN and few-shot results as text for a person and as one JSON object for a program.
-
-Predictions as a table, CSV, JSON lines, or one JSON object.
-"""
+"""Answers as text for a person and as one JSON object for a program."""
 
 import csv
 import io
 import json
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from linprobe.benchmarks import published
-from linprobe.errors import OptionError
 from linprobe.records import JsonValue
-from linprobe.terminal import text_table
+from linprobe.terminal import command, text_table
 from linprobe_store.format.spec import SkippedSample
 from linprobe_train.results.answers import Keyed, ProbeResult
 from linprobe_train.scores.metrics import TITLES, Score
@@ -26,136 +19,119 @@ from linprobe_train.tasks.predict import Predicted
 from linprobe_train.tasks.probe import Answer
 
 
+def title(metric: str) -> str:
+    """The name of a metric for people."""
+    return TITLES[metric]
+
+
+def score_cells(score: Score) -> tuple[str, str, str]:
+    """Title, value and 95 % interval of a metric; shares in per cent."""
+    numbers = score.value, score.interval.low, score.interval.high
+    if score.name == "nll":
+        value, low, high = (f"{x:.4f}" for x in numbers)
+    else:
+        value, low, high = (f"{100 * x:.2f}" for x in numbers)
+        value += " %"
+    return title(score.name), value, f"[{low}, {high}]"
+
+
+def score_text(score: Score) -> str:
+    """One metric with its interval, shares in per cent."""
+    return " ".join(score_cells(score))
+
+
+def _lines(*facts: tuple[str, object]) -> list[str]:
+    """Facts by name; those that share a name follow one another."""
+    return [f"{name:<9} {value}" for name, value in facts]
+
+
 def answer_text(answer: Answer, store: Path) -> str:
     """The result, its protocol, where it is, and the next command."""
-    result = answer.result
-    first = "top1" if "top1" in {score.name for score in result.scores} else result.headline.name
-    lines = [
-        f"dataset   {result.dataset} ({len(result.classes)} classes, {result.test.n} test rows)",
-        f"encoder   {result.encoder} ({result.question.protocol.tap}, {result.dim} features)",
-        f"test      {score_text(result.score(first))}",
-    ]
-    if result.headline.name != first:
-        lines.append(f"          {score_text(result.headline)}, the dataset's own metric")
-    lines += _paper_lines(result)
+    result, protocol = answer.result, answer.result.question.protocol
+    names = {score.name for score in result.scores}
+    first = result.score("top1") if "top1" in names else result.headline
+    own = f"{score_text(result.headline)}, the dataset's own metric"
+    asked = (result.encoder, result.dataset, protocol.tap, protocol.name)
+    paper = published(*asked, result.headline.name)
     how = f"best on {result.held_out.source}" if result.sweep else "as given"
-    fitted = f"{result.fitted_on.source}, {result.fitted_on.n} rows"
-    lines += [
-        f"C         {result.C:.4g} ({how}; {result.question.protocol.name}), fitted on {fitted}",
-        *(f"warning   {line}" for line in result.warnings),
-        f"result    {answer.folder}",
-        f"store     {store}",
-        f"next      {_next_command(result, store)}",
-    ]
-    return "\n".join(lines)
-
-
-def _paper_lines(result: ProbeResult) -> list[str]:
-    """The number of the CLIP paper for the same question, and the difference to it."""
-    protocol, own = result.question.protocol, result.headline
-    paper = published(result.encoder, result.dataset, protocol.tap, protocol.name, own.name)
-    return [] if paper is None else [f"paper     {paper.beside(own.value)}"]
+    fitted = f"fitted on {result.fitted_on.source}, {result.fitted_on.n} rows"
+    rows = f"{len(result.classes)} classes, {result.test.n} test rows"
+    return "\n".join(
+        _lines(
+            ("dataset", f"{result.dataset} ({rows})"),
+            ("encoder", f"{result.encoder} ({protocol.tap}, {result.dim} features)"),
+            ("test", score_text(first)),
+            *([] if first == result.headline else [("", own)]),
+            *([] if paper is None else [("paper", paper.beside(result.headline.value))]),
+            ("C", f"{result.C:.4g} ({how}; {protocol.name}), {fitted}"),
+            *(("warning", line) for line in result.warnings),
+            ("result", answer.folder),
+            ("store", store),
+            ("next", _next_command(result, store)),
+        )
+    )
 
 
 def _next_command(result: ProbeResult, store: Path) -> str:
     """The same features by another protocol: how much of the number is the protocol's."""
     other = "dino" if result.question.protocol.name == "clip-readme" else "clip-readme"
-    model, data = shlex.quote(result.encoder), shlex.quote(result.dataset)
-    return (
-        f"linprobe probe --store {shlex.quote(str(store))} --model {model} --data {data} "
-        f"--protocol {other}"
-    )
-
-
-def score_text(score: Score) -> str:
-    """One metric with its interval, shares in per cent."""
-    if score.name == "nll":
-        return (
-            f"{TITLES[score.name]} {score.value:.4f} "
-            f"[{score.interval.low:.4f}, {score.interval.high:.4f}]"
-        )
-    value, low, high = (100 * x for x in (score.value, score.interval.low, score.interval.high))
-    return f"{TITLES[score.name]} {value:.2f} % [{low:.2f}, {high:.2f}]"
+    return command("probe", store=store, model=result.encoder, data=result.dataset, protocol=other)
 
 
 def answers_json(answers: Sequence[Answer]) -> JsonValue:
     """Every result with its folder."""
-    return {
-        "results": [
-            {**asdict(one.result), "folder": str(one.folder), "fresh": one.fresh} for one in answers
-        ]
-    }
+    return {"results": [keyed_json(answer) for answer in answers]}
 
 
-def knn_text(found: Keyed[KnnResult]) -> str:
-    """One line for every k."""
-    result = found.result
-    names = [score.name for score in result.results[0].scores]
-    header = ("k", *(TITLES[name] for name in names))
-    rows = [(str(one.k), *(_cell(one.score(name)) for name in names)) for one in result.results]
-    lines = [
-        f"dataset   {result.dataset} ({result.test.n} test rows)",
-        f"encoder   {result.encoder} ({result.question.tap}, {result.dim} features)",
-        f"bank      {result.bank.source}, {result.bank.n} rows",
-        f"votes     exp(cosine / {result.question.temperature:g})",
-        text_table(header, rows, ">" * len(header)),
-        f"result    {found.folder}",
-    ]
-    return "\n".join(lines)
-
-
-def _cell(score: Score) -> str:
-    value, low, high = (100 * x for x in (score.value, score.interval.low, score.interval.high))
-    return f"{value:.2f} % [{low:.2f}, {high:.2f}]"
-
-
-def fewshot_text(found: Keyed[FewshotResult]) -> str:
-    """One line for every number of shots."""
-    result = found.result
-    title = TITLES[result.metric]
-    header = ("shots", f"mean {title}", "sd", "lowest", "highest", "C")
-    rows = [
-        (
-            str(one.shots),
-            f"{100 * one.mean:.2f} %",
-            "-" if one.deviation is None else f"{100 * one.deviation:.2f}",
-            f"{100 * min(draw.value for draw in one.draws):.2f}",
-            f"{100 * max(draw.value for draw in one.draws):.2f}",
-            ", ".join(sorted({f"{draw.C:.3g}" for draw in one.draws}, key=float)),
-        )
-        for one in result.results
-    ]
-    lines = [
-        f"dataset   {result.dataset} ({result.test.n} test rows)",
-        f"encoder   {result.encoder} ({result.question.tap}, {result.dim} features)",
-        f"draws     {result.question.repeats}, nested across shots; C chosen on {result.held_out}",
-        text_table(header, rows, ">>>>>>"),
-        *(f"warning   {line}" for line in result.warnings),
-        f"plot      {found.folder / 'fewshot.svg'}",
-        f"result    {found.folder}",
-    ]
-    return "\n".join(lines)
-
-
-def keyed_json(found: Keyed[KnnResult] | Keyed[FewshotResult]) -> JsonValue:
+def keyed_json(answer: Answer | Keyed[KnnResult] | Keyed[FewshotResult]) -> JsonValue:
     """The result with its folder."""
-    return {**asdict(found.result), "folder": str(found.folder), "fresh": found.fresh}
+    return {**asdict(answer.result), "folder": str(answer.folder), "fresh": answer.fresh}
 
 
-FORMATS = ("table", "csv", "jsonl")
-"""What ``--format`` takes."""
+def knn_text(answer: Keyed[KnnResult]) -> str:
+    """One line for every k."""
+    result = answer.result
+    names = [score.name for score in result.results[0].scores]
+    header = ("k", *(title(name) for name in names))
+    rows = [
+        (str(scores.k), *(" ".join(score_cells(scores.score(name))[1:]) for name in names))
+        for scores in result.results
+    ]
+    facts = _lines(
+        *_asked(result),
+        ("bank", f"{result.bank.source}, {result.bank.n} rows"),
+        ("votes", f"exp(cosine / {result.question.temperature:g})"),
+    )
+    table = text_table(header, rows, ">" * len(header))
+    return "\n".join([*facts, table, *_lines(("result", answer.folder))])
 
 
-def check_format(name: str) -> str:
-    """Refuse an unknown format.
+def fewshot_text(answer: Keyed[FewshotResult], plot: Path | None) -> str:
+    """One line for every number of shots; ``plot`` is None where it could not be drawn."""
+    result = answer.result
+    header = ("shots", f"mean {title(result.metric)}", "sd", "lowest", "highest", "C")
+    rows = []
+    for scores in result.results:
+        values = [100 * draw.value for draw in scores.draws]
+        deviation = "-" if scores.deviation is None else f"{100 * scores.deviation:.2f}"
+        ends = f"{min(values):.2f}", f"{max(values):.2f}"
+        chosen = ", ".join(sorted({f"{draw.C:.3g}" for draw in scores.draws}, key=float))
+        rows.append((str(scores.shots), f"{100 * scores.mean:.2f} %", deviation, *ends, chosen))
+    draws = f"{result.question.repeats}, nested across shots; C chosen on {result.held_out}"
+    facts = _lines(*_asked(result), ("draws", draws))
+    ending = _lines(
+        *(("warning", line) for line in result.warnings),
+        ("plot", plot or "needs matplotlib: pip install 'linprobe[report]'"),
+        ("result", answer.folder),
+    )
+    return "\n".join([*facts, text_table(header, rows, ">>>>>>"), *ending])
 
-    Raises
-    ------
-    OptionError : no such format.
-    """
-    if name not in FORMATS:
-        raise OptionError(f"no format {name!r}; known: {', '.join(FORMATS)}", hint="--format csv")
-    return name
+
+def _asked(result: KnnResult | FewshotResult) -> list[tuple[str, str]]:
+    return [
+        ("dataset", f"{result.dataset} ({result.test.n} test rows)"),
+        ("encoder", f"{result.encoder} ({result.question.tap}, {result.dim} features)"),
+    ]
 
 
 def predicted_lines(
@@ -165,47 +141,44 @@ def predicted_lines(
 
     Parameters
     ----------
-    form : one of :data:`FORMATS`.
+    form : ``table``, ``csv`` or ``jsonl``.
     top : classes of every row.
     """
     if form == "csv":
         ranks = range(1, top + 1)
         yield _csv(["key", *(f"{what}_{i}" for i in ranks for what in ("class", "probability"))])
-    for block in blocks:
-        for row in _rows(block, classes):
-            if form == "jsonl":
-                yield json.dumps(row_json(row), ensure_ascii=False)
-            elif form == "csv":
-                yield _csv([row[0], *(cell for name, p in row[1] for cell in (name, f"{p:.6g}"))])
-            else:
-                yield f"{row[0]}  {'  '.join(f'{name} {100 * p:.1f} %' for name, p in row[1])}"
+    for key, best in _rows(blocks, classes):
+        if form == "jsonl":
+            yield json.dumps(_row_json(key, best), ensure_ascii=False)
+        elif form == "csv":
+            yield _csv([key, *(cell for name, p in best for cell in (name, f"{p:.6g}"))])
+        else:
+            yield f"{key}  {'  '.join(f'{name} {100 * p:.1f} %' for name, p in best)}"
 
 
 def predictions_json(
     blocks: Iterable[Predicted], classes: Sequence[str], skipped: Sequence[SkippedSample]
 ) -> JsonValue:
     """Everything, as one object; ``skipped`` may fill while the blocks are read."""
-    rows = [row_json(row) for block in blocks for row in _rows(block, classes)]
     return {
-        "predictions": rows,
-        "skipped": [{"key": one.key, "reason": one.reason} for one in skipped],
+        "predictions": [_row_json(key, best) for key, best in _rows(blocks, classes)],
+        "skipped": [{"key": sample.key, "reason": sample.reason} for sample in skipped],
     }
 
 
-Row = tuple[str, list[tuple[str, float]]]
+def _rows(
+    blocks: Iterable[Predicted], classes: Sequence[str]
+) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+    """Every row: its key, and class names with probabilities, most probable first."""
+    for block in blocks:
+        for key, labels, p in zip(
+            block.keys, block.top.tolist(), block.probability.tolist(), strict=True
+        ):
+            yield key, list(zip((classes[label] for label in labels), p, strict=True))
 
 
-def row_json(row: Row) -> JsonValue:
-    """One row: its key and its classes, most probable first."""
-    key, best = row
+def _row_json(key: str, best: Sequence[tuple[str, float]]) -> JsonValue:
     return {"key": key, "classes": [{"class": name, "probability": p} for name, p in best]}
-
-
-def _rows(block: Predicted, classes: Sequence[str]) -> Iterator[Row]:
-    for key, ids, values in zip(
-        block.keys, block.top.tolist(), block.probability.tolist(), strict=True
-    ):
-        yield key, [(classes[i], p) for i, p in zip(ids, values, strict=True)]
 
 
 def _csv(cells: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from linprobe.errors import DataError
 from linprobe_store.format.spec import LabelArray
@@ -27,23 +28,34 @@ SolverName = Literal["linprobe", "sklearn"]
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to fit, whatever C."""
+    """How to fit, whatever C.
+
+    Parameters
+    ----------
+    normalize : divide every row by its L2 norm.
+    standardize : then give every feature mean 0 and deviation 1 over the training rows.
+    balanced : weigh rows by n / (k rows of their class), scikit-learn's
+        ``class_weight="balanced"``.
+    solver : ``linprobe``, or ``sklearn`` for its ``LogisticRegression``, to compare with.
+    arithmetic : type of the prepared rows and of the products with them. float64 takes twice the
+        time and the memory, and matters below a relative gap of about 1e-8 only.
+    threads : threads over blocks of rows; their number changes no bit of the result.
+    memory_bytes : most anonymous memory to use; None for half of what the process may use. Rows
+        that do not fit are streamed from disk.
+
+    Examples
+    --------
+    >>> FitSettings(standardize=True, threads=4).solver
+    'linprobe'
+    """
 
     normalize: bool = True
-    """Divide every row by its L2 norm."""
     standardize: bool = False
-    """Then give every feature mean 0 and deviation 1 over the training rows."""
     balanced: bool = False
-    """Weigh rows by n / (k rows of their class), scikit-learn's ``class_weight="balanced"``."""
     solver: SolverName = "linprobe"
-    """Ours, or scikit-learn's ``LogisticRegression`` for comparison."""
     arithmetic: Arithmetic = "float32"
-    """Of the rows and the products with them. float64 takes twice the time and the memory, and
-    matters below a relative gap of about 1e-8 only."""
     threads: int = 1
-    """Threads over blocks of rows."""
     memory_bytes: int | None = None
-    """Most anonymous memory to use; None for half of the machine's."""
 
 
 class Trainer(Protocol):
@@ -86,7 +98,7 @@ def make_trainer(
 
 
 def plan_fit(rows: Rows, settings: FitSettings) -> MemoryPlan:
-    """Reckon the memory of one fit before it starts.
+    """Estimate the memory of one fit before it starts.
 
     Raises
     ------
@@ -108,31 +120,25 @@ class OwnTrainer:
     """A :class:`Trainer` on our solver."""
 
     def __init__(self, path: PathSolver, outline: Outline) -> None:
-        self.path = path
-        self.outline = outline
+        self._path = path
+        self._outline = outline
 
     def fit(self, C: float, tolerance: Tolerance) -> FitReport:
         """Fit at C, from the nearest C fitted before."""
-        return self.path.fit(C, tolerance)
+        return self._path.fit(C, tolerance)
 
     def probe(self, C: float) -> Probe:
         """Give the probe of a C already fitted."""
-        return self.outline.probe(*self.path.solution(C))
+        return self._outline.probe(*self._path.solution(C))
 
     def start_from(self, probe: Probe, C: float) -> None:
         """Start from the weights of a probe fitted on other rows; of other classes, not at all."""
-        if not np.array_equal(probe.fitted, self.outline.fitted):
-            return
-        preparation = self.outline.preparation
-        coef, intercept = probe.coef, probe.intercept
-        if preparation.shift is not None:
-            intercept = intercept + coef @ preparation.shift
-        if preparation.scale is not None:
-            coef = coef * preparation.scale
-        self.path.start_from(self.path.problem.axes.into(coef, intercept), C)
+        weights = self._outline.weights(probe)
+        if weights is not None:
+            self._path.start_from(self._path.problem.axes.into(*weights), C)
 
 
-def fitted_classes(rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def fitted_classes(rows: Rows) -> NDArray[np.int64]:
     """Class ids a probe of these rows can know, ascending.
 
     For multi-label rows, those that some rows have and some have not.
@@ -154,13 +160,15 @@ def fitted_classes(rows: Rows) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return fitted.astype(np.int64)
 
 
-def _compact(labels: LabelArray, fitted: np.ndarray[tuple[int], np.dtype[np.int64]]) -> LabelArray:
+def _compact(labels: LabelArray, fitted: NDArray[np.int64]) -> LabelArray:
+    """Labels numbered by their place among the fitted classes."""
     if labels.ndim == 2:
         return cast("LabelArray", np.ascontiguousarray(labels[:, fitted]))
     return np.searchsorted(fitted, labels).astype(np.int64)
 
 
 def _weights(rows: Rows, settings: FitSettings, sample: Float64 | None) -> Float64 | None:
+    """Row weights, (n,), those of the caller times those of the classes; None for ones."""
     if not settings.balanced:
         return sample
     if rows.multi_label:

@@ -9,10 +9,9 @@ Stop, whichever comes first (F objective, g gradient, H the inverse Hessian L-BF
 
 Both also ask that W, and not only F, has settled. Everything else is ``converged = False``.
 
-L-BFGS memory: the last steps and gradient changes, and their product with a vector.
-
-The two-loop recursion (Nocedal and Wright 2006, algorithm 7.4) as four matrix products. With the
-pairs as columns of S and Y, oldest first, R the upper triangle of S'Y and D its diagonal:
+The inverse Hessian is the two-loop recursion (Nocedal and Wright 2006, algorithm 7.4) as four
+matrix products. With steps and gradient changes as columns of S and Y, oldest first, M the metric,
+R the upper triangle of S'Y and D its diagonal:
 
     alpha = R^-1 S'g,    z0 = M^-1 (g - Y alpha),    z = z0 + S R^-T (D alpha - Y'z0)
 """
@@ -31,15 +30,93 @@ from linprobe_train.solver.preconditioner import LiveMetric
 from linprobe_train.solver.preparation import Arithmetic, Float32, Float64
 from linprobe_train.solver.problem import Problem
 
+StopReason = Literal["bound", "estimate", "max_iter", "stalled"]
+
 DEFAULT_PAIRS = 30
 """Pairs kept; 60 saved no pass."""
 
+ARMIJO = 1e-4
+"""Share of the expected decrease a step must bring; Nocedal and Wright 2006, section 3.1."""
+
+MAX_LENGTHS = 25
+"""Lengths tried along one direction."""
+
+SETTLED = 1e-3
+"""Decrease left to gain, relative to the ridge, that moves W by about 3 % at most."""
+
+FLAT = 1e-11
+"""Relative decrease of F that float64 sums barely resolve: nothing is left to gain."""
+
+F32_NOISE = 1e-7
+"""Relative change of F that float32 logits cannot resolve."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """When a fit is done: it stops when one of the two tests is met, or at ``max_iter``.
+
+    Parameters
+    ----------
+    gap : relative objective gap (F - F*) / F, >= 0, that the rigorous bound must reach.
+    decrement : decrease of F expected of the next step, relative to F, that counts as done, >= 0.
+    max_iter : most iterations; 1,000 is the CLIP paper's number.
+
+    Examples
+    --------
+    >>> Tolerance(gap=1e-9, decrement=1e-11)
+    Tolerance(gap=1e-09, decrement=1e-11, max_iter=1000)
+    """
+
+    gap: float = 1e-6
+    decrement: float = 2e-8
+    max_iter: int = 1000
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How one fit ended.
+
+    F = mean loss + ||W||^2 / (2 C S), with S the sum of the row weights (n where there are none):
+    C S F is scikit-learn's objective.
+
+    Attributes
+    ----------
+    C : inverse L2 strength, scikit-learn's meaning.
+    objective : F at the end, in nats.
+    loss : the part of F that is the mean loss of the rows, in nats.
+    bound : rigorous bound of (F - F*) / F, where the intercept's gradient is 0.
+    estimate : decrease expected of the next step, relative to F; None where the solver gives none.
+    stop : the test that ended it, ``bound`` or ``estimate``; else ``max_iter`` or ``stalled``.
+    iterations : accepted steps.
+    passes : reads of all rows.
+    converged : whether one of the two tests was met.
+
+    Examples
+    --------
+    >>> FitReport(1.0, 0.5, 0.4, 1e-7, 1e-9, "bound", iterations=12, passes=14).converged
+    True
+    """
+
+    C: float
+    objective: float
+    loss: float
+    bound: float
+    estimate: float | None
+    stop: StopReason
+    iterations: int
+    passes: int
+
+    @property
+    def converged(self) -> bool:
+        """Whether one of the two tests was met."""
+        return self.stop in ("bound", "estimate")
+
 
 class PairMemory:
-    """Pairs (s, y) of shape (m, d + 1), kept in float32."""
+    """The last steps and gradient changes, (m, d + 1) each, kept in float32."""
 
     def __init__(self, most: int = DEFAULT_PAIRS) -> None:
-        self.most = most
+        self._most = most
         self._steps = np.zeros((0, 0), np.float32)
         self._changes = np.zeros((0, 0), np.float32)
         self._products = np.zeros((most, most))
@@ -55,9 +132,9 @@ class PairMemory:
         if product <= least:
             return
         if self._steps.shape[1] != s.size:
-            self._steps = np.zeros((self.most, s.size), np.float32)
-            self._changes = np.zeros((self.most, s.size), np.float32)
-        place = len(self._order) if len(self._order) < self.most else self._order.pop(0)
+            self._steps = np.zeros((self._most, s.size), np.float32)
+            self._changes = np.zeros((self._most, s.size), np.float32)
+        place = len(self._order) if len(self._order) < self._most else self._order.pop(0)
         self._steps[place], self._changes[place] = s.ravel(), y.ravel()
         self._products[:, place] = self._steps @ self._changes[place]
         self._products[place, place] = product
@@ -83,92 +160,37 @@ class PairMemory:
         return z.astype(np.float64)
 
 
-StopReason = Literal["bound", "estimate", "max_iter", "stalled"]
-
-ARMIJO = 1e-4
-"""Share of the expected decrease a step must bring; Nocedal and Wright 2006, section 3.1."""
-
-SETTLED = 1e-3
-"""Decrease left to gain, relative to the ridge, that moves W by about 3 % at most."""
-
-FLAT = 1e-11
-"""Relative decrease of F that float64 sums barely resolve: nothing is left to gain."""
-
-F32_NOISE = 1e-7
-"""Relative change of F that float32 logits cannot resolve."""
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """When a fit is done."""
-
-    gap: float = 1e-6
-    """Relative objective gap that the rigorous bound must reach."""
-    decrement: float = 2e-8
-    """Relative decrease expected of the next step that counts as done."""
-    max_iter: int = 1000
-    """Most iterations; the CLIP paper's number."""
-
-
-@dataclass(frozen=True)
-class FitReport:
-    """How one fit ended."""
-
-    C: float
-    """Inverse L2 strength, scikit-learn's meaning."""
-    objective: float
-    """F at the end; times C and the sum of weights it is scikit-learn's objective."""
-    loss: float
-    """The part of F that is the mean loss of the rows."""
-    bound: float
-    """Rigorous bound of (F - F*) / F, where the intercept's gradient is 0."""
-    estimate: float | None
-    """Decrease expected of the next step, relative to F; None where the solver gives none."""
-    stop: StopReason
-    """Which test ended it."""
-    iterations: int
-    """Accepted steps."""
-    passes: int
-    """Reads of all rows."""
-
-    @property
-    def converged(self) -> bool:
-        """Whether one of the two tests was met."""
-        return self.stop in ("bound", "estimate")
-
-
 class Surface:
     """The loss of one problem, counted by passes, with what fits of it share."""
 
     def __init__(self, problem: Problem, crew: Crew) -> None:
         self.problem = problem
-        self.crew = crew
         self.passes = 0
         self.pairs = PairMemory()
         self.metric = LiveMetric(problem, crew)
+        self._crew = crew
 
     def at(self, V: Float64, arithmetic: Arithmetic | None = None) -> Point:
         """Read all rows once; in the arithmetic of the rows where none is given."""
         self.passes += 1
         kind = arithmetic or self.problem.preparation.arithmetic
-        found = evaluate(self.problem, V, self.crew, kind)
-        return Point(V, found.loss, found.gradient)
+        return evaluate(self.problem, V, self._crew, kind)
 
 
 class Descent:
     """One fit: the state that its iterations share."""
 
     def __init__(self, surface: Surface, start: Objective, tolerance: Tolerance) -> None:
-        self.surface = surface
         self.at = start
-        self.tolerance = tolerance
-        self.arithmetic = surface.problem.preparation.arithmetic
         self.iterations = 0
         self.decrement = math.inf
+        self._surface = surface
+        self._tolerance = tolerance
+        self._arithmetic = surface.problem.preparation.arithmetic
 
     def run(self) -> StopReason:
         """Iterate until a test is met."""
-        surface = self.surface
+        surface = self._surface
         surface.metric.begin(self.at)
         while True:
             direction = self._direction()
@@ -177,29 +199,28 @@ class Descent:
             if reason := self._reason_to_stop():
                 return reason
             if not self._step(direction, slope):
-                if self.arithmetic == "float64":
+                if self._arithmetic == "float64":
                     return "stalled"
-                self.arithmetic = "float64"
-                point = surface.at(self.at.point.V, self.arithmetic)
-                self.at = with_ridge(point, self.at.l2)
+                self._arithmetic = "float64"
+                self.at = with_ridge(surface.at(self.at.point.V, "float64"), self.at.l2)
             surface.metric.follow(self.at, self.iterations, self.decrement)
 
     def _direction(self) -> Float64:
         """Inverse Hessian times gradient; without the pairs where they have lost their sign."""
-        surface = self.surface
-        direction = surface.pairs.direction(self.at.g, surface.metric.apply)
+        pairs, metric = self._surface.pairs, self._surface.metric
+        direction = pairs.direction(self.at.g, metric.apply)
         if np.vdot(self.at.g, direction) <= 0:
-            surface.pairs.clear()
-            direction = surface.pairs.direction(self.at.g, surface.metric.apply)
+            pairs.clear()
+            direction = pairs.direction(self.at.g, metric.apply)
         return direction
 
     def _reason_to_stop(self) -> StopReason | None:
         if self._weights_settled():
-            if self.at.bound <= self.tolerance.gap:
+            if self.at.bound <= self._tolerance.gap:
                 return "bound"
-            if 0 < self.decrement <= self.tolerance.decrement * self.at.F:
+            if 0 < self.decrement <= self._tolerance.decrement * self.at.F:
                 return "estimate"
-        return "max_iter" if self.iterations >= self.tolerance.max_iter else None
+        return "max_iter" if self.iterations >= self._tolerance.max_iter else None
 
     def _weights_settled(self) -> bool:
         """Whether W itself, not only F, is near its end.
@@ -211,17 +232,17 @@ class Descent:
 
     def _step(self, direction: Float64, slope: float) -> bool:
         """Move along -direction, from length 1 down by safeguarded secants; False if stuck."""
-        here, length = self.at, 1.0
-        for _ in range(25):
-            point = self.surface.at(here.point.V - length * direction, self.arithmetic)
-            at = with_ridge(point, here.l2)
-            new_slope = -float(np.vdot(at.g, direction))
-            flat = new_slope <= 0 and at.F <= here.F * (1 + F32_NOISE)
-            if here.F + ARMIJO * length * slope >= at.F or flat:
-                self.surface.pairs.remember(
-                    point.V - here.point.V, at.g - here.g, least=1e-12 * abs(slope)
+        start, length = self.at, 1.0
+        for _ in range(MAX_LENGTHS):
+            point = self._surface.at(start.point.V - length * direction, self._arithmetic)
+            end = with_ridge(point, start.l2)
+            new_slope = -float(np.vdot(end.g, direction))
+            flat = new_slope <= 0 and end.F <= start.F * (1 + F32_NOISE)
+            if start.F + ARMIJO * length * slope >= end.F or flat:
+                self._surface.pairs.remember(
+                    point.V - start.point.V, end.g - start.g, least=1e-12 * abs(slope)
                 )
-                self.at = at
+                self.at = end
                 self.iterations += 1
                 return True
             secant = slope / (slope - new_slope) if new_slope > slope else 0.5

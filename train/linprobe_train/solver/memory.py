@@ -1,10 +1,9 @@
-"""What a fit needs in memory, reckoned before it starts."""
+"""What a fit needs in memory, estimated before it starts."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from linprobe.errors import OptionError
+from linprobe.machine import memory_limit
 from linprobe.terminal import human_bytes
 from linprobe_train.solver.lbfgs import DEFAULT_PAIRS
 from linprobe_train.solver.preconditioner import rank_for
@@ -71,11 +70,8 @@ def plan_memory(
 
 
 def available_bytes() -> int:
-    """Half of the machine's memory, or of the container's limit where that is less."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.exists() else "max"
-    return min(total, int(text) if text.isdigit() else total) // 2
+    """Half of what this process may use; the rest is for the pages of the store."""
+    return memory_limit() // 2
 
 
 def parse_bytes(text: str) -> int:

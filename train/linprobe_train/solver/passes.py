@@ -7,28 +7,18 @@ are float32 (or float64 where the fit has reached float32's noise), sums over bl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from linprobe_train.solver.losses import sigmoid_loss, softmax_loss
+from linprobe_train.solver.objective import Point
 from linprobe_train.solver.preparation import Arithmetic, Float64, Real
 from linprobe_train.solver.problem import Problem, Targets
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The mean loss at a point, without the ridge."""
-
-    loss: float
-    """(1/S) sum_i w_i loss_i."""
-    gradient: Float64
-    """(m, d + 1) derivative by V = [W | b]."""
 
 
 class Crew:
@@ -59,16 +49,11 @@ def crew_of(threads: int) -> Iterator[Crew]:
         crew.close()
 
 
-def evaluate(
-    problem: Problem, V: Float64, crew: Crew, arithmetic: Arithmetic = "float32"
-) -> Evaluation:
+def evaluate(problem: Problem, V: Float64, crew: Crew, arithmetic: Arithmetic = "float32") -> Point:
     """Loss and gradient at V = [W | b], (m, d + 1): one read of all rows."""
-    turned = problem.resident is None
-    W = V[:, :-1] @ problem.axes.rotation.T if turned else V[:, :-1]
-    columns = np.ascontiguousarray(W.T, dtype=arithmetic)
-    offset = V[:, -1].astype(arithmetic)
+    columns, offset = problem.columns(V, arithmetic)
 
-    def one(chunk: tuple[int, int]) -> tuple[float, Float64]:
+    def of_chunk(chunk: tuple[int, int]) -> tuple[float, Float64]:
         gradient, loss = np.zeros_like(V), 0.0
         for row, features in problem.blocks(*chunk):
             x: Real = features.astype(arithmetic, copy=False)
@@ -80,13 +65,13 @@ def evaluate(
         return loss, gradient
 
     loss, gradient = 0.0, np.zeros_like(V)
-    for part_loss, part in crew.map(one, problem.chunks()):
-        loss += part_loss
-        gradient += part
-    if turned:
+    for chunk_loss, chunk_gradient in crew.map(of_chunk, problem.chunks()):
+        loss += chunk_loss
+        gradient += chunk_gradient
+    if problem.resident is None:
         gradient[:, :-1] = gradient[:, :-1] @ problem.axes.rotation
     total = problem.targets.total_weight
-    return Evaluation(loss / total, gradient / total)
+    return Point(V, loss / total, gradient / total)
 
 
 def _block_loss(targets: Targets, z: Real, row: int) -> float:

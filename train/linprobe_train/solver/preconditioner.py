@@ -1,6 +1,7 @@
 """The initial metric of L-BFGS: one Hessian block per logit column.
 
-For column j, with the curvature q_i of below, in principal coordinates:
+For column j, with q_i = s_i p_ij (1 - p_ij) the curvature that row i adds to it (s_i the share of
+row i in the mean), in principal coordinates:
 
     M_j = diag(d_j) + R' R,    R = sqrt(q_i) x_i over a few rows I,
     d_j = l2 + sum over the other rows of q_i x_i^2
@@ -9,21 +10,16 @@ so that with L L' = I + R diag(1/d) R' and T = L^-1 R diag(1/d), Woodbury gives
 M_j^-1 g = g/d - T'(T g). The intercept gets g / sum_i q_i.
 
 I holds the rows with the most curvature, of those whose q_i sum_c x_ic^2 / d_c stands out of the
-diagonal at all: many rows that each add little are a diagonal in principal coordinates.
+diagonal at all: many rows that each add little are a diagonal in principal coordinates. None that
+stands out may be missed: a sample that misses two thirds of them cost up to twice the passes.
 With softmax, adding one vector to every column changes no probability, which no single block
 can know; the mean over the columns is therefore taken out of the product.
 
-When the metric is rebuilt: a build costs as much as a few passes, a stale metric costs more.
-
-What the metric needs to know of all rows at a point, found in one read of them.
-
-q_ij = s_i p_ij (1 - p_ij): the curvature that row i adds to logit column j, with s_i the share of
-row i in the mean. Rows with much of it count one by one, so none may be missed: a sample that
-misses two thirds of them cost up to twice the passes.
+A build costs as much as a few passes, a stale metric costs more: :class:`LiveMetric` decides.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -33,74 +29,79 @@ from scipy.linalg import blas, lapack
 from linprobe_train.solver.losses import Loss, probabilities
 from linprobe_train.solver.objective import Objective
 from linprobe_train.solver.passes import Crew
-from linprobe_train.solver.preparation import Float32, Float64
+from linprobe_train.solver.preparation import Float32, Float64, Real
 from linprobe_train.solver.problem import Problem
+
+OUTSTANDING = 0.02
+"""Least weight of a row against the diagonal that is worth its products."""
+
+CURVATURE_FLOOR = 1e-12
+"""Least intercept curvature: keeps the step of an absent or fully separated class finite."""
+
+FACTOR_BYTES = 512 * 10**6
+"""Most memory for the factors of all columns."""
+
+NEAR = math.log(3.2)
+"""Change of ln l2 over which a metric serves on: half a decade."""
+
+SECOND_LOOK = 8
+"""Steps after which a fit has left the place its metric was built at; 6 and 10 took more time."""
+
+LONG = 25
+"""Least steps between later builds."""
+
+FAR = 0.01
+"""Fall of the expected decrease, since the last build, that makes a later build worth it."""
 
 
 @dataclass(frozen=True)
 class Curvature:
-    """Curvature of every logit column."""
+    """Curvature of every logit column, of some rows or of all."""
 
     total: Float64
-    """(m,) sum of q over all rows: the curvature of the intercept."""
-    diagonal: Float32
-    """(m, d) sum of q x^2 over all rows in principal coordinates; of the pilot rows, scaled to all
-    rows, where rows are streamed."""
+    """(m,) sum of q: the curvature of the intercept."""
+    diagonal: Real
+    """(m, d) sum of q x^2 in principal coordinates; of the pilot rows, scaled to all rows, where
+    rows are streamed."""
     top: Float32
     """(m, r) the largest q of every column, in no order."""
     rows: NDArray[np.int64]
     """(m, r) the rows they belong to."""
 
-
-@dataclass(frozen=True)
-class _Part:
-    """Curvature of some rows."""
-
-    total: Float64
-    diagonal: Float64
-    top: Float32
-    rows: NDArray[np.int64]
-
-    def join(self, other: "_Part", rank: int) -> "_Part":
-        top, rows = _largest(
-            np.concatenate([self.top, other.top], axis=1),
-            np.concatenate([self.rows, other.rows], axis=1),
-            rank,
-        )
-        return _Part(self.total + other.total, self.diagonal + other.diagonal, top, rows)
+    def join(self, other: "Curvature", rank: int) -> "Curvature":
+        """The curvature of these rows and of others, keeping ``rank`` of every column."""
+        top = np.concatenate([self.top, other.top], axis=1)
+        rows = np.concatenate([self.rows, other.rows], axis=1)
+        if (surplus := top.shape[1] - rank) > 0:
+            places = np.argpartition(top, surplus, axis=1)[:, surplus:]
+            top = np.take_along_axis(top, places, axis=1)
+            rows = np.take_along_axis(rows, places, axis=1)
+        diagonal = self.diagonal + other.diagonal
+        return Curvature(self.total + other.total, diagonal, top, rows)
 
 
 def measure_curvature(problem: Problem, V: Float64, rank: int, crew: Crew) -> Curvature:
     """Read all rows once at V = [W | b], (m, d + 1), keeping ``rank`` rows of every column."""
-    streamed = problem.resident is None
-    W = V[:, :-1] @ problem.axes.rotation.T if streamed else V[:, :-1]
-    columns = np.ascontiguousarray(W.T, dtype=np.float32)
-    offset = V[:, -1].astype(np.float32)
-    m, d = W.shape
+    streamed, m, d = problem.resident is None, len(V), problem.dim
+    columns, offset = problem.columns(V, "float32")
+    none = np.zeros((m, 0), np.float32), np.zeros((m, 0), np.int64)
 
-    def one(chunk: tuple[int, int]) -> _Part:
-        found = _Part(
-            np.zeros(m),
-            np.zeros((m, d)),
-            np.zeros((m, 0), np.float32),
-            np.zeros((m, 0), np.int64),
-        )
+    def of_chunk(chunk: tuple[int, int]) -> Curvature:
+        curvature = Curvature(np.zeros(m), np.zeros((m, d)), *none)
         for row, features in problem.blocks(*chunk):
             x = features.astype(np.float32, copy=False)
-            q = _curvature_of(x @ columns + offset, problem, problem.share(row, len(x)))
+            z = (x @ columns + offset).astype(np.float32, copy=False)
+            q = _curvature_of(z, problem, problem.share(row, len(x)))
+            diagonal = np.zeros((m, d)) if streamed else q @ np.square(x)
             rows = np.broadcast_to(np.arange(row, row + len(x)), q.shape)
-            part = _Part(q.sum(axis=1, dtype=np.float64), np.zeros((m, d)), q, rows)
-            if not streamed:
-                part.diagonal[...] = q @ np.square(x)
-            found = found.join(part, rank)
-        return found
+            block = Curvature(q.sum(axis=1, dtype=np.float64), diagonal, q, rows)
+            curvature = curvature.join(block, rank)
+        return curvature
 
-    parts = crew.map(one, problem.chunks())
-    whole = next(parts)
-    for part in parts:
-        whole = whole.join(part, rank)
-    diagonal = _pilot_diagonal(problem, V) if streamed else whole.diagonal
-    return Curvature(whole.total, diagonal.astype(np.float32), whole.top, whole.rows)
+    whole, *others = crew.map(of_chunk, problem.chunks())
+    for chunk in others:
+        whole = whole.join(chunk, rank)
+    return replace(whole, diagonal=_pilot_diagonal(problem, V)) if streamed else whole
 
 
 def _curvature_of(z: Float32, problem: Problem, share: Float32) -> Float32:
@@ -116,24 +117,6 @@ def _pilot_diagonal(problem: Problem, V: Float64) -> Float32:
     z = x @ V[:, :-1].T.astype(np.float32) + V[:, -1].astype(np.float32)
     diagonal: Float32 = _curvature_of(z, problem, problem.pilot.weights) @ np.square(x)
     return diagonal
-
-
-def _largest(top: Float32, rows: NDArray[np.int64], rank: int) -> tuple[Float32, NDArray[np.int64]]:
-    width = top.shape[1]
-    if width <= rank:
-        return top, rows
-    places = np.argpartition(top, width - rank, axis=1)[:, width - rank :]
-    return np.take_along_axis(top, places, axis=1), np.take_along_axis(rows, places, axis=1)
-
-
-OUTSTANDING = 0.02
-"""Least weight of a row against the diagonal that is worth its products."""
-
-CURVATURE_FLOOR = 1e-12
-"""Least intercept curvature: keeps the step of an absent or fully separated class finite."""
-
-FACTOR_BYTES = 512 * 10**6
-"""Most memory for the factors of all columns."""
 
 
 def rank_for(n: int, d: int, m: int) -> int:
@@ -165,14 +148,14 @@ class BlockMetric:
         out = np.empty_like(gradient)
         out[:, -1] = gradient[:, -1] / self.intercept
 
-        def some(span: slice) -> None:
+        def of_columns(span: slice) -> None:
             for j in range(span.start, span.stop):
                 g, T = gradient[j, :-1], self.factors[j]
                 np.multiply(g, self.inverse[j], out=out[j, :-1])
                 if len(T):
                     out[j, :-1] -= (T @ g) @ T
 
-        list(crew.map(some, _spans(len(gradient), crew.threads)))
+        list(crew.map(of_columns, _spans(len(gradient), crew.threads)))
         if self.loss == "softmax":
             out -= out.mean(axis=0)
         return out
@@ -181,20 +164,20 @@ class BlockMetric:
 def block_metric(problem: Problem, V: Float64, l2: float, crew: Crew) -> BlockMetric:
     """Build the metric at V = [W | b], (m, d + 1): one read of the rows, and the factors."""
     m, d = V.shape[0], V.shape[1] - 1
-    found = measure_curvature(problem, V, rank_for(problem.n, d, m), crew)
-    diagonal = found.diagonal + np.float32(l2)
+    curvature = measure_curvature(problem, V, rank_for(problem.n, d, m), crew)
+    diagonal = curvature.diagonal.astype(np.float32) + np.float32(l2)
     factors: list[Float32] = [np.empty((0, d), np.float32)] * m
 
-    def some(span: slice) -> None:
+    def of_columns(span: slice) -> None:
         for j in range(span.start, span.stop):
-            order = np.argsort(found.rows[j])
-            x, q = problem.turned_rows(found.rows[j, order]), found.top[j, order]
+            order = np.argsort(curvature.rows[j])
+            x, q = problem.turned_rows(curvature.rows[j, order]), curvature.top[j, order]
             outstanding = q * (np.square(x) @ (1 / diagonal[j])) > OUTSTANDING
             if outstanding.any():
                 factors[j] = _factor(x[outstanding], q[outstanding], diagonal[j], l2)
 
-    list(crew.map(some, _spans(m, 4 * crew.threads)))
-    intercept = np.maximum(found.total, CURVATURE_FLOOR)
+    list(crew.map(of_columns, _spans(m, 4 * crew.threads)))
+    intercept = np.maximum(curvature.total, CURVATURE_FLOOR)
     inverse = (1 / diagonal).astype(np.float32)
     return BlockMetric(inverse, tuple(factors), intercept, problem.targets.loss)
 
@@ -220,19 +203,6 @@ def _factor(R: Float32, q: Float32, diagonal: Float32, l2: float) -> Float32:
 def _spans(n: int, count: int) -> list[slice]:
     edges = np.linspace(0, n, min(n, count) + 1).astype(int).tolist()
     return [slice(a, b) for a, b in pairwise(edges)]
-
-
-NEAR = math.log(3.2)
-"""Change of ln l2 over which a metric serves on: half a decade."""
-
-SECOND_LOOK = 8
-"""Steps after which a fit has left the place its metric was built at; 6 and 10 took more time."""
-
-LONG = 25
-"""Least steps between later builds."""
-
-FAR = 0.01
-"""Fall of the expected decrease, since the last build, that makes a later build worth it."""
 
 
 class LiveMetric:

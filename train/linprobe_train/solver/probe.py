@@ -7,34 +7,55 @@ from numpy.typing import NDArray
 
 from linprobe.errors import DataError
 from linprobe_train.solver.losses import Loss, probabilities
-from linprobe_train.solver.preparation import (
-    Float64,
-    Preparation,
-)
+from linprobe_train.solver.preparation import Float64, Preparation
 from linprobe_train.solver.rows import Rows
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Weights on raw stored features; row normalisation is a flag, standardisation is folded in."""
+    """A linear classifier of raw stored features; standardisation is folded into its weights.
+
+    Attributes
+    ----------
+    coef : (m, d) float64 weights: m = 1 for two fitted classes, else one row for each.
+    intercept : (m,) float64.
+    loss : ``softmax``; ``sigmoid`` for two classes and for multi-label rows.
+    normalize : whether rows are divided by their L2 norm before the product.
+    fitted : (m,) int64 class ids the probe was fitted on, ascending, or (2,) where m = 1; other
+        classes get probability 0.
+    n_classes : k, the classes of the dataset.
+    multi_label : whether classes are predicted independently.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from linprobe_train.solver.rows import rows_of_array
+    >>> weights, bias = np.array([[1.0, -1.0]]), np.zeros(1)
+    >>> probe = Probe(weights, bias, "sigmoid", False, np.arange(2), 2, False)
+    >>> rows = rows_of_array(np.array([[2.0, 2.0]]), np.array([0]), 2)
+    >>> probe.probabilities(rows)
+    array([[0.5, 0.5]])
+    """
 
     coef: Float64
-    """(m, d): m = 1 for two fitted classes, else one row for each."""
     intercept: Float64
-    """(m,)"""
     loss: Loss
-    """``softmax``, or ``sigmoid`` for two classes and for multi-label."""
     normalize: bool
-    """Whether rows are divided by their L2 norm before the product."""
     fitted: NDArray[np.int64]
-    """Class ids the probe was fitted on, ascending; other classes get probability 0."""
     n_classes: int
-    """k, the classes of the dataset."""
     multi_label: bool
-    """Whether classes are predicted independently."""
 
     def logits(self, rows: Rows) -> Float64:
-        """``x @ coef.T + intercept`` for every row, (n, m).
+        """``x @ coef.T + intercept`` of every row.
+
+        Parameters
+        ----------
+        rows : n rows (n, d) of float16, float32 or float64; see
+            :func:`~linprobe_train.solver.rows.rows_of_array`.
+
+        Returns
+        -------
+        (n, m) float64, natural logarithms of odds up to a constant of each row.
 
         Raises
         ------
@@ -55,7 +76,20 @@ class Probe:
         return out
 
     def probabilities(self, rows: Rows) -> Float64:
-        """Probability of every class of the dataset, (n, k)."""
+        """Probability of every class of the dataset.
+
+        Parameters
+        ----------
+        rows : n rows (n, d), as for :meth:`logits`.
+
+        Returns
+        -------
+        (n, k) float64 in [0, 1]; rows sum to 1 unless ``multi_label``.
+
+        Raises
+        ------
+        DataError : rows of another dimension.
+        """
         p = self.logits(rows)
         probabilities(p, self.loss)
         if len(self.fitted) == 2 and not self.multi_label:
@@ -67,20 +101,11 @@ class Probe:
         return full
 
 
-def fold(coef: Float64, intercept: Float64, preparation: Preparation) -> tuple[Float64, Float64]:
-    """Weights on prepared rows to weights on (normalised) raw rows: shift and scale go inside."""
-    if preparation.scale is not None:
-        coef = coef / preparation.scale
-    if preparation.shift is not None:
-        intercept = intercept - coef @ preparation.shift
-    return coef, intercept
-
-
 @dataclass(frozen=True)
 class Outline:
-    """What turns fitted weights into a probe of the dataset's classes."""
+    """What turns fitted weights into a probe of the dataset's classes, and back."""
 
-    fitted: np.ndarray[tuple[int], np.dtype[np.int64]]
+    fitted: NDArray[np.int64]
     """Class ids with rows, ascending."""
     n_classes: int
     """k of the dataset."""
@@ -90,8 +115,11 @@ class Outline:
     """What the weights expect of a row."""
 
     def probe(self, coef: Float64, intercept: Float64) -> Probe:
-        """Make the probe from weights on prepared rows, (m, d) and (m,)."""
-        coef, intercept = fold(coef, intercept, self.preparation)
+        """Make the probe from weights on prepared rows, (m, d) and (m,): shift and scale go in."""
+        if self.preparation.scale is not None:
+            coef = coef / self.preparation.scale
+        if self.preparation.shift is not None:
+            intercept = intercept - coef @ self.preparation.shift
         softmax = len(self.fitted) > 2 and not self.multi_label
         return Probe(
             coef,
@@ -102,3 +130,14 @@ class Outline:
             self.n_classes,
             self.multi_label,
         )
+
+    def weights(self, probe: Probe) -> tuple[Float64, Float64] | None:
+        """Weights on prepared rows, (m, d) and (m,), of a probe; None for one of other classes."""
+        if not np.array_equal(probe.fitted, self.fitted):
+            return None
+        coef, intercept = probe.coef, probe.intercept
+        if self.preparation.shift is not None:
+            intercept = intercept + coef @ self.preparation.shift
+        if self.preparation.scale is not None:
+            coef = coef * self.preparation.scale
+        return coef, intercept

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.solver.losses import Loss
-from linprobe_train.solver.preparation import Float32, Float64, Preparation, Real
+from linprobe_train.solver.preparation import Arithmetic, Float32, Float64, Preparation, Real
 from linprobe_train.solver.rows import BLOCK_ROWS, Rows
 
 PILOT_ROWS = 16384
@@ -126,6 +126,11 @@ class Problem:
         prepared = self.preparation.apply(self.source.gather(rows)).astype(np.float32, copy=False)
         prepared -= self.axes.mean.astype(np.float32)
         return prepared @ self.axes.rotation.astype(np.float32)
+
+    def columns(self, V: Float64, arithmetic: Arithmetic) -> tuple[Real, Real]:
+        """W (d, m) and b (m,) for the rows that :meth:`blocks` gives, from V = [W | b]."""
+        W = V[:, :-1] @ self.axes.rotation.T if self.resident is None else V[:, :-1]
+        return np.ascontiguousarray(W.T, dtype=arithmetic), V[:, -1].astype(arithmetic)
 
     def chunks(self) -> list[tuple[int, int]]:
         """Ranges of blocks or rows that one thread works through, in row order."""

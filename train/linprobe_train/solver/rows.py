@@ -12,13 +12,17 @@ from functools import cached_property
 from typing import TypeAlias, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from linprobe.errors import DataError
 from linprobe_store.format.spec import FeatureArray, LabelArray
+from linprobe_store.handles.split import Split
 
 AnyFeatures: TypeAlias = FeatureArray | NDArray[np.float64]
 """Features (n, d): float16 or float32 as stored, or float64 from a Python program."""
+
+Features: TypeAlias = Split | ArrayLike
+"""What the public functions take: a stored split, or an array (n, d)."""
 
 BLOCK_ROWS = 1024
 """Rows read at once: 2 MB of float32 at d = 512, which stays in a core's cache between the two
@@ -171,3 +175,20 @@ def check_labels(labels: LabelArray, n_classes: int) -> None:
             f"label {bad} is outside 0..{n_classes - 1}, the range of {n_classes} classes",
             hint="number the classes from 0 without gaps",
         )
+
+
+def as_matrix(features: ArrayLike) -> AnyFeatures:
+    """View an array of features as (n, d) of a float type; other numbers become float64.
+
+    Raises
+    ------
+    DataError : it is not a matrix of numbers.
+    """
+    array = np.asarray(features)
+    if array.ndim != 2 or array.dtype.kind not in "fiu":
+        raise DataError(
+            f"features of shape {array.shape} and type {array.dtype}; expected numbers (n, d)",
+            hint="give one row of features for every sample",
+        )
+    kind = array.dtype if array.dtype in (np.float16, np.float32) else np.dtype(np.float64)
+    return cast("AnyFeatures", array.astype(kind, copy=False))

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
-from linprobe_train.solver.objective import Point, with_ridge
+from linprobe_train.solver.objective import with_ridge
 from linprobe_train.solver.passes import Crew, evaluate
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.probe import Outline, Probe
@@ -42,11 +42,9 @@ class SklearnTrainer:
             coef, intercept, iterations = self._run(model)
         self._solved[C] = coef, intercept
         V = self._problem.axes.into(coef, intercept)
-        found = evaluate(self._problem, V, self._crew, "float64")
-        at = with_ridge(
-            Point(V, found.loss, found.gradient), 1 / (C * self._problem.targets.total_weight)
-        )
-        ended = any(issubclass(one.category, ConvergenceWarning) for one in caught)
+        l2 = 1 / (C * self._problem.targets.total_weight)
+        at = with_ridge(evaluate(self._problem, V, self._crew, "float64"), l2)
+        ended = any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
         return FitReport(
             C=C,
             objective=at.F,
@@ -64,9 +62,9 @@ class SklearnTrainer:
             model.fit(self._features, labels, sample_weight=self._problem.targets.weights)
             return model.coef_, model.intercept_, int(model.n_iter_.max())
         many = OneVsRestClassifier(model).fit(self._features, labels)
-        coef = np.concatenate([one.coef_ for one in many.estimators_])
-        intercept = np.concatenate([one.intercept_ for one in many.estimators_])
-        return coef, intercept, sum(int(one.n_iter_.max()) for one in many.estimators_)
+        coef = np.concatenate([column.coef_ for column in many.estimators_])
+        intercept = np.concatenate([column.intercept_ for column in many.estimators_])
+        return coef, intercept, sum(int(column.n_iter_.max()) for column in many.estimators_)
 
     def probe(self, C: float) -> Probe:
         """Give the probe of a C already fitted."""

@@ -22,8 +22,7 @@ from linprobe_train.protocol.search import SplitUse, Trial, run_sweep
 from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import Keyed, check_writable, load_keyed, store_keyed
 from linprobe_train.scores.headlines import headline_metric
-from linprobe_train.scores.metrics import TITLES, score_value
-from linprobe_train.show.plots import Series, lines_svg
+from linprobe_train.scores.metrics import score_value
 from linprobe_train.solver.fit import FitSettings, make_trainer
 from linprobe_train.solver.lbfgs import Tolerance
 from linprobe_train.solver.passes import Crew, crew_of
@@ -218,7 +217,7 @@ def fewshot(
     out: Path,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Keyed[FewshotResult]:
-    """Give the stored few-shot result of a dataset, or make and store it with its plot.
+    """Give the stored few-shot result of a dataset, or make and store it.
 
     Raises
     ------
@@ -239,11 +238,7 @@ def fewshot(
         return stored
     check_writable(out)
     result = _make(splits, question, options, tell)
-
-    def write(folder: Path) -> None:
-        (folder / "fewshot.svg").write_text(fewshot_svg((result,)))
-
-    return store_keyed(out, names, result, "fewshot.json", write)
+    return store_keyed(out, names, result, "fewshot.json")
 
 
 def _make(
@@ -302,18 +297,3 @@ def _summary(shots: int, draws: tuple[DrawScore, ...]) -> ShotScore:
     values: NDArray[np.float64] = np.array([draw.value for draw in draws])
     deviation = float(values.std(ddof=1)) if len(values) > 1 else None
     return ShotScore(shots, float(values.mean()), deviation, draws)
-
-
-def fewshot_svg(results: tuple[FewshotResult, ...]) -> str:
-    """Mean and standard deviation over shots, one line for each result."""
-    series = [
-        Series(
-            f"{one.encoder} · {one.question.tap}",
-            tuple(float(point.shots) for point in one.results),
-            tuple(100 * point.mean for point in one.results),
-            tuple(100 * (point.deviation or 0.0) for point in one.results),
-        )
-        for one in results
-    ]
-    title = f"{results[0].dataset}: {TITLES[results[0].metric]} in per cent"
-    return lines_svg(title, "training rows of each class", series)

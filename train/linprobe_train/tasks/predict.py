@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 
 from linprobe.errors import DataError, OptionError, ResultError
 from linprobe.machine import Device
-from linprobe.records import read_json
+from linprobe.records import read
 from linprobe_store.format.layout import ENCODER_FILE
-from linprobe_store.format.spec import EncoderSpec, SkippedSample, encoder_spec_from
+from linprobe_store.format.spec import EncoderSpec, SkippedSample
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 from linprobe_store.image_encoder import ImageRequest, find_image_features
-from linprobe_train.api import Features
 from linprobe_train.results.collect import collect
 from linprobe_train.results.probe_file import SavedProbe, load_probe
 from linprobe_train.solver.preparation import Float64
+from linprobe_train.solver.rows import Features
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,8 @@ def encoder_of(saved: SavedProbe, store: Path) -> EncoderSpec:
     ResultError : neither has it, or it is another one.
     """
     beside = saved.folder / ENCODER_FILE
-    if beside.is_file():
-        spec = encoder_spec_from(read_json(beside))
-    else:
-        spec = stored_encoder_of(saved, store).spec
+    is_beside = beside.is_file()
+    spec = read(EncoderSpec, beside) if is_beside else stored_encoder_of(saved, store).spec
     if spec.encoder_id != saved.card.encoder_id:
         raise ResultError(
             f"'{beside}' is encoder {spec.encoder_id[:12]}; the probe beside it takes "

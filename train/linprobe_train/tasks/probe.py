@@ -15,8 +15,9 @@ from typing import cast, get_args
 import numpy as np
 
 from linprobe.errors import DataError, OptionError
+from linprobe.records import canonical_json, plain
 from linprobe_store.format.layout import ENCODER_FILE
-from linprobe_store.format.spec import EncoderSpec, LabelArray, encoder_json
+from linprobe_store.format.spec import EncoderSpec, LabelArray
 from linprobe_train.protocol.protocols import Grid, Protocol, list_grid, protocol_named
 from linprobe_train.protocol.search import Search, SearchSettings, SplitUse, SweepPoint, search
 from linprobe_train.protocol.splits import StoredSplits, open_encoder, open_splits
@@ -179,7 +180,7 @@ def _store(
 
     def write(partial: Path) -> None:
         save_probe(partial, probe, card)
-        (partial / ENCODER_FILE).write_bytes(encoder_json(encoder))
+        (partial / ENCODER_FILE).write_bytes(canonical_json(plain(encoder)))
         save_predictions(partial / "predictions.npz", predictions)
 
     commit_result(folder, result, write)

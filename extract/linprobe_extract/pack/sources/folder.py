@@ -16,20 +16,27 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from linprobe.errors import PackError
+from linprobe.names import first_few, split_named
 from linprobe_extract.pack.listing import (
-    SPLIT_NAMES,
     Listing,
+    PackOptions,
     SourceSample,
     dataset_slug,
     file_sample,
     is_image_name,
     printable,
-    some_names,
 )
-from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.pack.splits import FractionRule, describe_rule, split_by_fraction
 
+NAME = "imagefolder"
+FORM = "imagefolder:DIR"
+HELP = "`DIR/CLASS/IMAGE`, or `DIR/{train,val,test}/CLASS/IMAGE`"
+IS_PATH = True
+NEVER_CHANGES = False
+
 LAYOUT_HINT = "expected DIR/CLASS/IMAGE or DIR/{train,val,test}/CLASS/IMAGE"
+SHOWN_CLASSES = 3
+"""Class names that a note of the card shows; another number would change its bytes."""
 
 
 @dataclass
@@ -44,14 +51,15 @@ class _Walk:
     """Links to a folder that they lie in; not followed."""
 
 
-def list_image_folder(root: Path, options: PackOptions) -> Listing:
-    """List the images under ``root`` with the class of their folder.
+def list_samples(words: str, options: PackOptions) -> Listing:
+    """List the images under a folder with the class of their folder.
 
     Raises
     ------
     PackError : no such folder, images outside a class folder, or folders that may be both splits
         and classes.
     """
+    root = Path(words).expanduser()
     if not root.is_dir():
         raise PackError(f"{root} is not a folder", hint=LAYOUT_HINT)
     try:
@@ -108,7 +116,7 @@ def split_folders(root: Path, images: list[str]) -> Mapping[str, str]:
         splits and others do not.
     """
     tops = sorted({PurePosixPath(name).parts[0] for name in images if "/" in name})
-    known = [top for top in tops if top.lower() in SPLIT_NAMES]
+    known = [top for top in tops if split_named(top)]
     has_classes = any(
         len(PurePosixPath(name).parts) > 2 and PurePosixPath(name).parts[0] in known
         for name in images
@@ -117,18 +125,18 @@ def split_folders(root: Path, images: list[str]) -> Mapping[str, str]:
         return {}
     if strange := [top for top in tops if top not in known]:
         raise PackError(
-            f"{root}: {some_names(known)} look like splits, and {some_names(strange)} do not",
+            f"{root}: {first_few(known)} look like splits, and {first_few(strange)} do not",
             hint="move the other folders elsewhere, or rename the splits if they are classes",
         )
-    found = {top: SPLIT_NAMES[top.lower()] for top in known}
+    found = {top: split_named(top) or "" for top in known}
     if len(set(found.values())) < len(found):
         raise PackError(
-            f"{root}: two folders for one split: {some_names(known)}",
+            f"{root}: two folders for one split: {first_few(known)}",
             hint="keep one folder each of train, val and test",
         )
     if "train" not in found.values():
         raise PackError(
-            f"{root}: expected a train folder, found {some_names(known)}", hint=LAYOUT_HINT
+            f"{root}: expected a train folder, found {first_few(known)}", hint=LAYOUT_HINT
         )
     if set(found.values()) == {"train", "val"}:
         found = {top: "test" if split == "val" else split for top, split in found.items()}
@@ -196,13 +204,13 @@ def _split_notes(
     notes += [
         f"folder {top} is taken for the test split: there is no folder test"
         for top, split in folders.items()
-        if split == "test" and SPLIT_NAMES[top.lower()] == "val"
+        if split == "test" and split_named(top) == "val"
     ]
     for split, samples in splits.items():
         present = {sample.labels[0] for sample in samples}
         missing = [name for label, name in enumerate(classes) if label not in present]
         if missing:
-            notes.append(f"{split} has no images of {printable(some_names(missing))}")
+            notes.append(f"{split} has no images of {printable(first_few(missing, SHOWN_CLASSES))}")
     return notes
 
 

@@ -13,22 +13,30 @@ from typing import Any
 
 from linprobe.benchmarks import Argument
 from linprobe.errors import PackError
+from linprobe.names import split_named
 from linprobe_extract.pack.listing import (
-    SPLIT_NAMES,
     Listing,
+    PackOptions,
     SourceSample,
     dataset_slug,
     is_image_name,
+    parse_arguments,
 )
-from linprobe_extract.pack.plan import PackOptions
-from linprobe_extract.pack.sources.torchvision import parse_arguments
 from linprobe_extract.pack.splits import FractionRule, describe_rule, split_by_fraction
-from linprobe_extract.shards.card import HeadlineMetric
+
+NAME = "hf"
+FORM = "hf:NAME[:key=value,...]"
+HELP = (
+    "a dataset of the Hugging Face hub or a local folder of parquet files "
+    "(`pip install 'linprobe[extract,hf]'`); keys `config`, `image`, `label`"
+)
+IS_PATH = False
+NEVER_CHANGES = False
 
 COLUMNS_HINT = "name the columns: hf:NAME:image=COLUMN,label=COLUMN"
 
 
-def list_hf(words: str, options: PackOptions) -> Listing:
+def list_samples(words: str, options: PackOptions) -> Listing:
     """List a dataset of the hub; downloads it into the cache of ``datasets`` where needed.
 
     Raises
@@ -59,7 +67,6 @@ def list_hf(words: str, options: PackOptions) -> Listing:
         classes=classes,
         splits=splits,
         is_multi_label=is_multi_label,
-        headline_metric=HeadlineMetric.MAP_11_POINT if is_multi_label else HeadlineMetric.TOP1,
         notes=tuple(notes),
     )
 
@@ -95,7 +102,7 @@ def _labelled(
     tables: dict[str, Any] = {}
     notes: list[str] = []
     for name, table in found.items():
-        split = SPLIT_NAMES.get(str(name).lower())
+        split = split_named(str(name))
         if split is None or split in tables:
             notes.append(f"left aside, not known as a split: {name}")
         elif all(label == -1 for label in table[_label_column(table, arguments)]):

@@ -4,7 +4,6 @@ import csv
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,7 +12,7 @@ import numpy as np
 
 from linprobe.errors import PackError
 from linprobe_extract.pack.listing import SourceSample, file_sample, name_under
-from linprobe_extract.pack.shard import encode_png
+from linprobe_extract.pack.png import pixel_samples
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -89,18 +88,8 @@ def read_fer(dataset: Any, root: Path, split: str, download: bool) -> list[Sourc
     wanted = [usage for usage in usages if (usage == "Training") == (split == "train")]
     meant = {"PublicTest": "val", "PrivateTest": "test", "Training": "train"}
     chosen = [index for index, usage in enumerate(wanted) if meant[usage] == split]
-    pairs = [(np.asarray(dataset[index][0]), int(dataset[index][1])) for index in chosen]
-    return [
-        SourceSample(
-            name=f"{split}/{index:06d}",
-            labels=(label,),
-            extension="png",
-            n_bytes=len(encode_png(pixels)),
-            stamp=0,
-            read=partial(encode_png, pixels),
-        )
-        for index, (pixels, label) in enumerate(pairs)
-    ]
+    images, labels = zip(*(dataset[index] for index in chosen), strict=True) if chosen else ((), ())
+    return pixel_samples([np.asarray(image) for image in images], labels, split + "/{:06d}")
 
 
 def read_pcam(dataset: Any, root: Path, split: str, download: bool) -> list[SourceSample]:  # noqa: ANN401 # a Reader
@@ -111,18 +100,7 @@ def read_pcam(dataset: Any, root: Path, split: str, download: bool) -> list[Sour
     images = h5py.File(root / PCAM_FILE.format(split=stem, part="x"))["x"]
     with h5py.File(root / PCAM_FILE.format(split=stem, part="y")) as labels_file:
         labels = labels_file["y"][:].reshape(-1)
-    size = len(encode_png(images[0]))
-    return [
-        SourceSample(
-            name=f"{split}/{index:06d}",
-            labels=(int(label),),
-            extension="png",
-            n_bytes=size,
-            stamp=0,
-            read=partial(_encode_row, images, index),
-        )
-        for index, label in enumerate(labels)
-    ]
+    return pixel_samples(images, labels, split + "/{:06d}")
 
 
 def read_clevr(dataset: Any, root: Path, split: str, download: bool) -> list[SourceSample]:  # noqa: ANN401 # a Reader
@@ -198,8 +176,3 @@ def _sun_partition(root: Path, name: str, *, download: bool) -> Path:
 def _file(path: Path, root: Path, label: int) -> SourceSample:
     """A sample that is a file with one label."""
     return file_sample(path, name_under(path, root), (int(label),))
-
-
-def _encode_row(images: Any, index: int) -> bytes:  # noqa: ANN401 # an HDF5 dataset
-    """One row of an HDF5 dataset as PNG."""
-    return encode_png(np.asarray(images[index], dtype=np.uint8))

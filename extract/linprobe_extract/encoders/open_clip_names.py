@@ -1,0 +1,151 @@
+"""The names of open_clip's models: its family, as far as that goes without torch."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from linprobe.errors import LinprobeError
+from linprobe_extract.encoders.family import KnownModel, ModelRef, closest, names_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from linprobe_extract.encoders.tower import LoadedTower
+
+OPENAI_MODELS = {
+    "RN50": "RN50",
+    "RN101": "RN101",
+    "RN50x4": "RN50x4",
+    "RN50x16": "RN50x16",
+    "RN50x64": "RN50x64",
+    "ViT-B/32": "ViT-B-32",
+    "ViT-B/16": "ViT-B-16",
+    "ViT-L/14": "ViT-L-14",
+    "ViT-L/14@336px": "ViT-L-14-336",
+}
+"""Names of the CLIP paper, with their open_clip architectures."""
+
+prefix = ""
+libraries = ("open_clip_torch", "timm")
+
+_ALIAS = "_linprobe_open_clip"
+"""open_clip without what its ``__init__`` imports."""
+
+
+def names() -> Iterator[KnownModel]:
+    """List the paper's names, then every published pair of architecture and weights.
+
+    Raises
+    ------
+    ModuleNotFoundError : open_clip is not installed.
+    """
+    yield from (KnownModel(name, "OpenAI") for name in OPENAI_MODELS)
+    for architecture, tags in catalog().items():
+        yield from (KnownModel(f"{architecture}:{tag}", "open_clip") for tag in tags)
+
+
+def resolve(name: str, weights: Path | None) -> ModelRef | None:
+    """Resolve the name of an open_clip model.
+
+    Raises
+    ------
+    LinprobeError : there is no such configuration, or no such weights of the architecture (the
+        hint has the closest), or the name needs ``--weights``.
+    """
+    if name in OPENAI_MODELS:
+        architecture = OPENAI_MODELS[name]
+        called = names_of(name, f"{architecture}-openai")
+        return ModelRef("open_clip", architecture, called, weights, "openai")
+    if name.startswith(("hf-hub:", "local-dir:")) or name.endswith(".json"):
+        return _configured(name, weights)
+    architecture, _, tag = name.partition(":")
+    if architecture not in catalog():
+        return None
+    tags = catalog()[architecture]
+    if tag:
+        if tag not in tags:
+            raise LinprobeError(
+                f"open_clip has no weights {tag!r} for {architecture}",
+                hint=closest(name, [f"{architecture}:{known}" for known in tags]),
+            )
+        return ModelRef(
+            "open_clip", architecture, names_of(name, f"{architecture}-{tag}"), weights, tag
+        )
+    if weights is None:
+        hint = f"--model {architecture}:{tags[0]}, or --weights FILE" if tags else "--weights FILE"
+        raise LinprobeError(f"{name} is an architecture: which weights?", hint=hint)
+    return ModelRef("open_clip", architecture, names_of(name, architecture, weights), weights)
+
+
+def load(ref: ModelRef) -> "LoadedTower":
+    """Build the vision tower of an open_clip model and load its weights."""
+    from linprobe_extract.encoders.open_clip import load_tower
+
+    return load_tower(ref)
+
+
+def untrained(ref: ModelRef) -> "tuple[nn.Module, int]":
+    """Build the vision tower of an open_clip model with random weights."""
+    from linprobe_extract.encoders.open_clip import untrained_tower
+
+    return untrained_tower(ref)
+
+
+@cache
+def catalog() -> Mapping[str, tuple[str, ...]]:
+    """Every architecture of the installed open_clip, with the tags of its pretrained weights.
+
+    Architectures are the files of its ``model_configs`` folder, tags stand in its module
+    ``pretrained``, which is imported by itself: the package's ``__init__`` imports torch, for
+    seconds, and so do two libraries that the module itself can do without.
+
+    Raises
+    ------
+    ModuleNotFoundError : open_clip is not installed.
+    """
+    spec = find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("open_clip is not installed", name="open_clip")
+    folder = Path(spec.origin).parent
+    package = ModuleType(_ALIAS)
+    package.__path__ = [str(folder)]
+    sys.modules[_ALIAS] = package
+    with _without("safetensors.torch", "huggingface_hub"):
+        tables = import_module(f"{_ALIAS}.pretrained")
+    architectures = sorted(path.stem for path in (folder / "model_configs").glob("*.json"))
+    return {name: tuple(tables.list_pretrained_tags_by_model(name)) for name in architectures}
+
+
+@contextmanager
+def _without(*modules: str) -> Iterator[None]:
+    """Inside, these modules cannot be imported."""
+    before = {name: sys.modules[name] for name in modules if name in sys.modules}
+    sys.modules.update(dict.fromkeys(modules))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in modules:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+def _configured(name: str, weights: Path | None) -> ModelRef:
+    """Resolve a model whose configuration is not in open_clip itself."""
+    text = name
+    if name.endswith(".json"):
+        text = Path(name).stem
+        if not Path(name).is_file():
+            raise LinprobeError(f"no such model configuration: {name}", hint="check the path")
+        if weights is None:
+            raise LinprobeError(
+                f"{name} describes an architecture, not its weights", hint="add --weights FILE"
+            )
+    elif name.startswith("local-dir:"):
+        text = Path(name).name
+    return ModelRef("open_clip", name, names_of(name, text, weights), weights)

@@ -1,0 +1,168 @@
+"""Encoding what is missing: shards through the pipeline into parts, then the splits sealed.
+
+Safe to interrupt and to repeat: a shard is either committed whole or not there.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from linprobe.errors import ExtractError, ShardError
+from linprobe.terminal import Progress, Watch
+from linprobe_extract.encoders.device import launcher
+from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
+from linprobe_extract.run.ranks import Turns
+from linprobe_extract.run.report import FailedShard, RunReport, Tally
+from linprobe_extract.run.sink import PartSink
+from linprobe_extract.run.work import Work
+
+
+class Gauge:
+    """How far a run is, for whoever watches: in images where their number is known, else in shards.
+
+    Parameters
+    ----------
+    work : what is left to do.
+    watch : sees each step.
+    """
+
+    def __init__(self, work: Work, watch: Watch) -> None:
+        self._watch = watch
+        self._by_image = work.n_images is not None
+        self._total = len(work.todo) if work.n_images is None else work.n_images
+        self._started = time.monotonic()
+        self._n_images = 0
+        self._n_shards = 0
+
+    def step(self, *, images: int = 0, shards: int = 0, limit: str = "", line: str = "") -> None:
+        """Show that so many more images and shards are done, and what limits the rate."""
+        self._n_images += images
+        self._n_shards += shards
+        rate = self._n_images / max(time.monotonic() - self._started, 1e-9)
+        self._watch(
+            Progress(
+                done=self._n_images if self._by_image else self._n_shards,
+                total=self._total,
+                unit="images" if self._by_image else "shards",
+                detail=f"{rate:.0f} images/s, limit: {limit}" if limit else "",
+                line=line,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that encoding needs; :meth:`extract` carries it out."""
+
+    work: Work
+    """What is asked for and what the store has of it."""
+    encoder: Encoder
+    """The loaded tower; the store knows it."""
+    batch_size: int
+    """Images a batch, at least 1; halved when the device's memory is too small."""
+    decode_threads: int
+    """Threads that decode, at least 1."""
+    max_skipped: float
+    """Greatest share of samples of a shard that may be skipped, in [0, 1]."""
+    turns: Turns
+    """Which of several processes takes which shard."""
+    watch: Watch
+    """Sees what happens."""
+    stop: threading.Event
+    """When set, no further shard is begun."""
+
+    def extract(self) -> RunReport:
+        """Encode the shards that have no part yet, then seal the splits that are complete.
+
+        Raises
+        ------
+        ExtractError : the device's memory is too small for one image.
+        StoreError : a full or failing disk; what was committed stays.
+        """
+        tally = Tally()
+        started = time.perf_counter()
+        batch_size = self._encode(tally)
+        seconds = time.perf_counter() - started
+        after = self.work.again()
+        # A bad shard leaves open what the dataset will be.
+        is_sealing = self.turns.is_last("all") and not tally.failed
+        return RunReport(
+            n_shards=tally.n_shards,
+            n_shards_before=self.work.n_done,
+            n_shards_missing=len(after.todo),
+            failed=tuple(tally.failed.values()),
+            n_images=tally.n_images,
+            skipped=tally.skipped,
+            notes=tally.notes,
+            seconds=seconds,
+            timings=tally.timings,
+            batch_size=batch_size,
+            sealed=after.seal() if is_sealing else tuple(after.sealed.values()),
+            stopped=self.stop.is_set(),
+        )
+
+    def _encode(self, tally: Tally) -> int:
+        """Stream all shards; begin again with half the batch when memory runs out."""
+        gauge, batch_size = Gauge(self.work, self.watch), self.batch_size
+        while self.work.todo:
+            try:
+                self._stream(tally, gauge, batch_size)
+                break
+            except torch.OutOfMemoryError:
+                if batch_size == 1:
+                    raise ExtractError(
+                        f"'{self.encoder.names.model}' does not fit the memory of "
+                        f"{self.encoder.device} with a batch of 1",
+                        hint="free the device's memory, choose a smaller model, or pass "
+                        "--device cpu",
+                    ) from None
+                batch_size //= 2
+                gauge.step(line=f"out of device memory: going on with batches of {batch_size}")
+        return batch_size
+
+    def _stream(self, tally: Tally, gauge: Gauge, batch_size: int) -> None:
+        assert self.work.stored is not None
+        labelling = self.work.plan.labelling
+        pipeline = Pipeline(
+            launch=launcher(self.encoder),
+            preprocess=self.encoder.preprocess,
+            labelling=labelling,
+            batch_size=batch_size,
+            decode_threads=self.decode_threads,
+            pin_memory=self.encoder.device.type == "cuda",
+            timings=tally.timings,
+        )
+        units = self._claimed(tally, gauge, f"batch-{batch_size}")
+        sink = PartSink(self.work.stored, batch_size, labelling.identity, self.max_skipped, tally)
+        with sink:
+            for item in pipeline.run(units):
+                sink.put(item)
+                if isinstance(item, EncodedBatch):
+                    n_images = len(item.block.keys) + len(item.skipped)
+                    gauge.step(images=n_images, limit=tally.timings.limit[0])
+                else:
+                    gauge.step(shards=1, line=_line(item.error))
+
+    def _claimed(self, tally: Tally, gauge: Gauge, round_name: str) -> Iterator[Unit]:
+        """Give the shards of this process that have no part, fetched while they are read."""
+        todo, fingerprints = set(self.work.todo), self.work.fingerprints
+        for shard in self.turns.claim(self.work.shards, round_name):
+            if self.stop.is_set():
+                return
+            if shard not in todo or self.work.has_part(fingerprints.known(shard)):
+                continue
+            try:
+                with fingerprints.fetched(shard) as (source, fingerprint):
+                    if not self.work.has_part(fingerprint):
+                        yield Unit(shard, source, fingerprint)
+            except ShardError as error:
+                tally.failed[shard.url] = FailedShard(shard.url, error.message, error.hint)
+                gauge.step(shards=1, line=_line(error))
+
+
+def _line(error: ShardError | None) -> str:
+    return "" if error is None else f"shard failed: {error.message}"

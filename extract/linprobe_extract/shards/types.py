@@ -1,0 +1,121 @@
+"""What a dataset is read as: splits, shards, the files in them, samples and their labels."""
+
+import re
+from dataclasses import dataclass
+
+from linprobe.errors import ExtractError
+from linprobe.records import digest_json
+from linprobe_store.format.spec import ShardFingerprint
+
+Label = int | tuple[int, ...]
+"""A class id, or the ids that hold of a multi-label sample."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A source tar: the unit of work, of resume, of commit and of error."""
+
+    url: str
+    """Local path, URL, or ``pipe:`` command."""
+    fingerprint: ShardFingerprint | None = None
+    """From the dataset's card; None means that the bytes have to be read to know it."""
+    n_samples: int | None = None
+    """From the dataset's card; None when not known before reading."""
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is a URL or a command, and no local file."""
+        return "://" in self.url or self.url.startswith("pipe:")
+
+    @property
+    def name(self) -> str:
+        """Basename of the tar, without query strings."""
+        return re.split(r"[/\s]", self.url.split("?")[0].rstrip("/"))[-1]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One regular file of a tar."""
+
+    name: str
+    """Path inside the archive."""
+    data: bytes
+    """Contents."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its label, as bytes."""
+
+    key: str
+    """Member path up to the first dot of its basename; unique within a split."""
+    image: bytes
+    """The image file, undecoded; empty when ``reason`` is set."""
+    label: Label
+    """Class id or ids; -1 when ``reason`` is set."""
+    reason: str | None
+    """Why the sample cannot be used (``no_image``, ``no_label``), or None."""
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How labels are read."""
+
+    source: str
+    """``cls``, ``json:<field>`` or ``folder``."""
+    classes: tuple[str, ...] | None
+    """Class names by label; needed where the data holds names instead of ids."""
+
+    @property
+    def identity(self) -> str:
+        """What labels are a function of, beside the tar: other class names, other ids."""
+        if self.source == "cls" or self.classes is None:
+            return self.source
+        return f"{self.source}@{digest_json(self.classes)[:16]}"
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """The shards of one split."""
+
+    name: str
+    """``train``, ``val`` or ``test``."""
+    shards: tuple[Shard, ...]
+    """In row order; at least one."""
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """What to extract: a named dataset as ordered shards."""
+
+    name: str
+    """Name for people, such as ``cifar10``; not part of any id."""
+    splits: tuple[SplitPlan, ...]
+    """Sorted by name; at least one."""
+    label_source: str
+    """``cls``, ``json:<field>`` or ``folder``."""
+    classes: tuple[str, ...] | None
+    """Class names by label, or None when the data does not name them."""
+    metric: str | None = None
+    """The metric that the dataset's card declares, such as ``mean_per_class``; None without."""
+
+    @property
+    def labelling(self) -> Labelling:
+        """How labels are read."""
+        return Labelling(self.label_source, self.classes)
+
+    def split(self, name: str) -> SplitPlan:
+        """Give one split.
+
+        Raises
+        ------
+        ExtractError : the dataset has no such split; names those it has.
+        """
+        for split in self.splits:
+            if split.name == name:
+                return split
+        have = ", ".join(split.name for split in self.splits)
+        raise ExtractError(
+            f"dataset '{self.name}' has no split '{name}'; it has {have}",
+            hint=f"choose with --split among: {have}",
+        )

@@ -1,0 +1,96 @@
+"""Names: one way to read each."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linprobe.errors import LinprobeError, MismatchError, OptionError
+from linprobe.names import (
+    first_few,
+    natural_key,
+    parse_wholes,
+    read_class_names,
+    slugify,
+    split_named,
+)
+
+
+def names_in(folder: Path, data: bytes) -> tuple[str, ...]:
+    path = folder / "classnames.txt"
+    path.write_bytes(data)
+    return read_class_names(path, error=MismatchError)
+
+
+@pytest.mark.parametrize(
+    "data", [b"cat\ndog", b"cat\ndog\n", b"cat\r\ndog\r\n", b"\xef\xbb\xbfcat\ndog\n\n"]
+)
+def test_class_names_are_the_lines_without_marks_and_line_ends(tmp_path: Path, data: bytes) -> None:
+    assert names_in(tmp_path, data) == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"cat\n\ndog\n", "line 2 of .* is blank"),
+        (b"", "line 1 of .* is blank"),
+        (b"cat\ndog\ncat\n", r"'cat' occurs 2 times in .* \(lines 1, 3\)"),
+        ("cat\nblåhaj\n".encode("latin-1"), "expected UTF-8, found .* at byte 6"),
+        (b"cat\n\xef\xbb\xbfdog\n", "line 2 of .* holds a byte order mark"),
+    ],
+)
+def test_class_names_that_would_shift_or_confuse_are_refused(
+    tmp_path: Path, data: bytes, says: str
+) -> None:
+    with pytest.raises(MismatchError, match=says) as caught:
+        names_in(tmp_path, data)
+
+    assert "classnames.txt" in caught.value.message
+
+
+def test_no_file_of_class_names_says_what_belongs_there(tmp_path: Path) -> None:
+    with pytest.raises(LinprobeError, match="no class names at") as caught:
+        read_class_names(tmp_path / "none.txt", error=OptionError)
+
+    assert "one class name a line" in caught.value.hint
+
+
+@given(st.lists(st.integers(0, 10_000)))
+def test_natural_order_is_that_of_the_numbers(numbers: list[int]) -> None:
+    names = [f"train-{number}.tar" for number in numbers]
+
+    assert sorted(names, key=natural_key) == [f"train-{n}.tar" for n in sorted(numbers)]
+
+
+def test_the_first_few_names_say_how_many_follow() -> None:
+    assert first_few("abc", limit=3) == "a, b, c"
+    assert first_few("abcdefgh", limit=3) == "a, b, c and 5 more"
+    assert first_few([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("valid", "val"), ("validation", "val"), ("testing", "test"), ("", None)],
+)  # fmt: skip
+def test_people_call_the_splits_by_several_names(name: str, split: str | None) -> None:
+    assert split_named(name) == split
+
+
+@given(st.text())
+def test_a_slug_is_a_file_name(text: str) -> None:
+    slug = slugify(text)
+
+    assert 1 <= len(slug) <= 40
+    assert all(c.isascii() and (c.isalnum() or c == "-") for c in slug)
+    assert slugify(slug) == slug
+
+
+@pytest.mark.parametrize("text", ["", "0", "1,-2", "1,x", "1.5"])
+def test_what_is_no_list_of_wholes_is_refused(text: str) -> None:
+    with pytest.raises(OptionError, match="--k"):
+        parse_wholes("--k", text)
+
+
+def test_wholes_are_sorted_and_each_is_there_once() -> None:
+    assert parse_wholes("--k", "4, 1,4") == (1, 4)
