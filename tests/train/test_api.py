@@ -3,6 +3,7 @@
 import doctest
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -237,7 +238,8 @@ def test_the_package_loads_nothing_heavy_until_asked() -> None:
 
 def test_every_public_name_is_there() -> None:
     for name in linprobe.__all__:
-        assert getattr(linprobe, name) is not None
+        if name != "Encoder" or find_spec("torch") is not None:
+            assert getattr(linprobe, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
         _ = linprobe.nothing
 
