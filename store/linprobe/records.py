@@ -9,7 +9,7 @@ import json
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import (
     Annotated,
     Literal,
@@ -56,12 +56,17 @@ def digest_json(value: JsonValue) -> str:
 
 
 def plain(value: object) -> JsonValue:
-    """What JSON holds of a dataclass, or of a container of them; numpy's numbers as Python's."""
-    built: JsonValue = msgspec.to_builtins(value, enc_hook=_python_number)
+    """What JSON holds of a dataclass, or of a container of them.
+
+    Numbers of numpy become Python's, paths become text.
+    """
+    built: JsonValue = msgspec.to_builtins(value, enc_hook=_built)
     return built
 
 
-def _python_number(value: object) -> object:
+def _built(value: object) -> object:
+    if isinstance(value, PurePath):
+        return str(value)
     item = getattr(value, "item", None)
     if item is None:
         raise TypeError(f"{type(value).__name__} is no JSON")

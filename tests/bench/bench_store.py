@@ -21,9 +21,8 @@ from typing import TypeVar
 import numpy as np
 import zarr
 
-from linprobe_store.care.array_files import open_array
 from linprobe_store.care.copy import copy_store
-from linprobe_store.care.importing import ImportRequest, SplitSource, import_features
+from linprobe_store.care.importing import import_files
 from linprobe_store.care.verify import verify_store
 from linprobe_store.format.spec import (
     DatasetNames,
@@ -104,9 +103,9 @@ def write_arrays(folder: Path, n: int, d: int) -> None:
 
 def do_import(folder: Path) -> Split:
     """Import the arrays."""
-    source = SplitSource("train", open_array(folder / "x.npy"), open_array(folder / "y.npy"), None)
-    request = ImportRequest("bench", "imagenet-like", "embedding", (source,), None, None)
-    return import_features(FeatureStore(folder / "imported"), request)[0]
+    arrays = f"train={folder / 'x.npy'},{folder / 'y.npy'}"
+    store = FeatureStore(folder / "imported")
+    return import_files(store, [arrays], encoder_name="bench", dataset_name="imagenet-like")[0]
 
 
 def spec(d: int) -> EncoderSpec:

@@ -202,6 +202,24 @@ def test_import_tells_when_a_name_is_taken_by_other_features(cli: Cli, tmp_path:
     assert "'Theirs' is already the name of other features" in second.err
 
 
+def test_import_tells_which_name_and_metric_a_dataset_keeps(cli: Cli, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.ones((4, 2), "f2"), y=np.arange(4))
+    base = ("import", "--split", f"test={tmp_path}/a.npz", "--encoder-name", "Theirs",
+            "--store", tmp_path / "s")  # fmt: skip
+
+    first = cli(*base, "--dataset", "caltech101", "--metric", "mean_per_class")
+    again = cli(*base, "--dataset", "mydata", "--metric", "top1")
+    same = cli(*base, "--dataset", "caltech101")
+    shown = cli("show", "--store", tmp_path / "s")
+
+    assert first.err == same.err == ""
+    name, metric = again.err.splitlines()
+    assert name == "these rows are in the store already as 'caltech101', and keep that name"
+    assert "keeps the metric it was imported with (mean_per_class)" in metric
+    assert "linprobe probe --metric top1" in metric
+    assert "metric         mean_per_class" in shown.out
+
+
 @pytest.mark.parametrize(
     ("args", "code", "told"),
     [

@@ -201,7 +201,7 @@ def test_everything_is_on_the_disk_before_the_rename_and_the_rename_after(
     (at,) = [i for i, (what, _) in enumerate(events) if what == "rename"]
     staging = events[at][1]
     synced = [path.removeprefix(staging) for what, path in events[:at] if path.startswith(staging)]
-    files = {f"/{name}" for name in commit.contents.files} | {"/COMMIT.json"}
+    files = {f"/{name}" for name in commit.files} | {"/COMMIT.json"}
     folders = {str(Path(name).parent) for name in files} | {"/data.zarr"}
     assert set(synced) >= files | (folders - {"/"}) | {""}
     for name in files:

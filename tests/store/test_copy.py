@@ -131,6 +131,30 @@ def test_an_interrupted_copy_goes_on_where_it_stopped(
     assert list((tmp_path / "b").rglob("tmp-*")) == []
 
 
+def test_a_copy_interrupted_in_one_form_is_finished_in_the_other(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was fetched of the packed form does not end up among the files of the sealed one."""
+    for pack in (True, False):
+        with monkeypatch.context() as patch:
+            break_after(patch, 5)
+            with pytest.raises(StoreError, match="connection lost"):
+                outcomes(source, tmp_path / "b", pack=pack)
+    assert list((tmp_path / "b").rglob("PACKED.json")) == []
+
+    assert outcomes(source, tmp_path / "b") == ["copied"] * 2
+
+    assert_same_store(source, tmp_path / "b")
+
+
+def test_encoders_linked_from_another_disk_are_copied(source: Path, tmp_path: Path) -> None:
+    for folder in source.glob("enc-*"):
+        folder.rename(tmp_path / folder.name)
+        folder.symlink_to(tmp_path / folder.name)
+
+    assert outcomes(source, tmp_path / "b") == ["copied"] * 2
+
+
 def damage_features(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[100] ^= 1

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 from numpy.typing import NDArray
 from store_factories import NAMES, block, dataset_spec, encoder_spec, fingerprint, write_part
@@ -12,7 +11,7 @@ from store_factories import sealed_split as make_split
 
 from linprobe.errors import MismatchError, NotFoundError, StoreError
 from linprobe_store.care.export import export_split
-from linprobe_store.care.importing import ImportRequest, import_features, parse_splits, read_classes
+from linprobe_store.care.importing import import_files
 from linprobe_store.care.verify import verify_store
 from linprobe_store.format.spec import DatasetNames
 from linprobe_store.handles.split import Split
@@ -21,11 +20,22 @@ from linprobe_store.handles.store import FeatureStore
 RNG = np.random.default_rng(0)
 
 
-def do_import(store: Path, *splits: str, name: str = "theirs") -> tuple[Split, ...]:
-    sources = parse_splits(splits)
-    classes = read_classes(None, sources)
-    request = ImportRequest(name, "Pets", "embedding", sources, classes, None)
-    return import_features(FeatureStore(store), request)
+def do_import(
+    store: Path,
+    *splits: str,
+    name: str = "theirs",
+    dataset: str = "Pets",
+    metric: str | None = None,
+    classes: Path | None = None,
+) -> tuple[Split, ...]:
+    return import_files(
+        FeatureStore(store),
+        splits,
+        encoder_name=name,
+        dataset_name=dataset,
+        metric=metric,
+        classes=classes,
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -117,7 +127,9 @@ def test_split_options_that_cannot_be_read_are_told(tmp_path: Path, text: str, t
         (tmp_path / name).write_text("no array at all, but some text")
 
     with pytest.raises(StoreError, match=told):
-        parse_splits([text.format(tmp_path)])
+        do_import(tmp_path / "store", text.format(tmp_path))
+
+    assert FeatureStore(tmp_path / "store").encoders() == ()
 
 
 def test_a_file_that_is_cut_is_refused(tmp_path: Path) -> None:
@@ -125,8 +137,87 @@ def test_a_file_that_is_cut_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "y.npy", np.zeros(100, int))
     os.truncate(tmp_path / "x.npy", 1000)
 
-    with pytest.raises(MismatchError, match="expected 100 rows, found the end after 54"):
+    with pytest.raises(MismatchError, match=r"x\.npy: mmap length is greater than file") as caught:
         do_import(tmp_path / "s", f"train={tmp_path}/x.npy,{tmp_path}/y.npy")
+    assert "cut" in caught.value.hint
+
+
+def test_a_zip_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", x=RNG.standard_normal((900, 4)), y=np.zeros(900, int))
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[5000] ^= 1
+    (tmp_path / "a.npz").write_bytes(data)
+
+    with pytest.raises(MismatchError, match=r"a\.npz"):
+        do_import(tmp_path / "s", f"train={tmp_path}/a.npz")
+
+
+def test_names_are_no_part_of_what_a_dataset_is(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.ones((4, 2), "f2"), y=np.arange(4))
+    split = f"train={tmp_path}/a.npz"
+
+    (first,) = do_import(tmp_path / "s", split, dataset="caltech101", metric="mean_per_class")
+    (again,) = do_import(tmp_path / "s", split, dataset="mydata", metric="top1")
+    (other,) = do_import(tmp_path / "t", split, dataset="mydata")
+
+    assert first.dataset_id == again.dataset_id == other.dataset_id
+    assert first.digest == again.digest == other.digest
+    assert (again.dataset_names.name, again.dataset_names.metric) == (
+        "caltech101",
+        "mean_per_class",
+    )
+    assert (other.dataset_names.name, other.dataset_names.metric) == ("mydata", None)
+
+
+def test_a_metric_that_is_no_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MismatchError, match="--metric 'Top 1'"):
+        do_import(tmp_path / "s", f"train={tmp_path}/a.npz", metric="Top 1")
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"cat\n\ndog\neel\n", "line 2 of .* is blank"),
+        (b"cat\ndog\ncat\neel\n", "class name 'cat' occurs 2 times .* 1, 3"),
+        ("cat\nété\ndog\neel\n".encode("latin-1"), "expected UTF-8"),
+        (b"cat\n\xef\xbb\xbfdog\neel\nfly\n", "line 2 of .* byte order mark"),
+    ],
+)
+def test_class_names_that_cannot_be_meant_are_refused_by_line(
+    tmp_path: Path, data: bytes, told: str
+) -> None:
+    np.savez(tmp_path / "a.npz", x=np.ones((4, 2)), y=np.arange(4))
+    (tmp_path / "names.txt").write_bytes(data)
+
+    with pytest.raises(StoreError, match=told):
+        do_import(tmp_path / "s", f"train={tmp_path}/a.npz", classes=tmp_path / "names.txt")
+
+    assert FeatureStore(tmp_path / "s").encoders() == ()
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_class(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.ones((2, 2)), y=np.arange(2))
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfcat\ndog\n")
+
+    split = f"train={tmp_path}/a.npz"
+    (imported,) = do_import(tmp_path / "s", split, classes=tmp_path / "names.txt")
+
+    assert imported.classes == ("cat", "dog")
+
+
+def test_a_class_twice_in_the_array_of_names_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.ones((2, 2)), y=np.arange(2), classes=["cat", "cat"])
+
+    with pytest.raises(StoreError, match="'cat' occurs 2 times"):
+        do_import(tmp_path / "s", f"train={tmp_path}/a.npz")
+
+
+def test_a_split_without_rows_is_imported(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.ones((0, 2), "f2"), y=np.zeros(0, int))
+
+    (split,) = do_import(tmp_path / "s", f"train={tmp_path}/a.npz")
+
+    assert (split.n, split.classes) == (0, ())
 
 
 @pytest.mark.parametrize("n_columns", [None, 3])
@@ -147,12 +238,13 @@ def test_export_and_import_are_a_round_trip(tmp_path: Path, n_columns: int | Non
 
 @pytest.mark.parametrize("sizes", [(0,), (5000,)])
 def test_exports_are_read_by_numpy_csv_and_parquet(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
     split, _ = make_split(tmp_path / "store", sizes)
     for name in ("a.npy", "a.npz", "a.parquet"):
         export_split(split, "embedding", tmp_path / name)
 
     lines = (tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()
-    table = pyarrow.parquet.read_table(tmp_path / "a.parquet")
+    table = parquet.read_table(tmp_path / "a.parquet")
     arrays = np.load(tmp_path / "a.npz")
     expected = np.asarray(split.array("embedding"))
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), expected)

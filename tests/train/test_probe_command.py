@@ -18,7 +18,7 @@ from linprobe_store.handles.split import Split
 from linprobe_train.protocol.search import Search, search
 from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import read_result
-from linprobe_train.results.probe_file import read_probe
+from linprobe_train.results.probe_file import load_probe
 from linprobe_train.solver import memory, problem
 from linprobe_train.solver.rows import Rows
 from linprobe_train.tasks import probe as run
@@ -137,7 +137,7 @@ def test_two_classes_share_one_logit_and_get_an_area_under_the_curve(tmp_path: P
     stored_dataset(tmp_path / "features", splits, classes=("no", "yes"))
     probe(tmp_path)
     result = read_result(only_folder(tmp_path))
-    saved, _ = read_probe(only_folder(tmp_path))
+    saved = load_probe(only_folder(tmp_path)).probe
 
     assert result is not None
     assert saved.coef.shape == (1, 6)
@@ -176,7 +176,8 @@ def test_the_saved_probe_gives_the_stored_predictions_on_raw_features(tmp_path: 
     splits = some_splits("train", "test")
     stored_dataset(tmp_path / "features", splits, classes=CLASSES)
     probe(tmp_path, "--standardize")
-    saved, card = read_probe(only_folder(tmp_path))
+    loaded = load_probe(only_folder(tmp_path))
+    saved, card = loaded.probe, loaded.card
     result = read_result(only_folder(tmp_path))
     raw = splits["test"].features.astype(np.float16).astype(np.float32)
     unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)

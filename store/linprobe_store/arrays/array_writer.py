@@ -14,8 +14,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe_store.format.checksums import Buffer, FileDigest, FileHasher
-from linprobe_store.format.zarr_v3 import ArrayGeometry, array_json, dense_index
+from linprobe_store.format.checksums import Buffer, FileDigest, FileHasher, digest_bytes
+from linprobe_store.format.zarr_v3 import ArrayGeometry, array_json
 
 _BUFFER_BYTES = 1 << 18
 
@@ -87,19 +87,16 @@ class RowWriter:
             self.rows += take
             start += take
             if self._open.rows == self.layout.max_file_rows:
-                self._finish_file(self.layout.inner_rows, self.layout.max_file_rows)
+                self._finish_file(self._open)
 
     def close(self) -> Mapping[str, FileDigest]:
         """Finish the last file and write ``zarr.json``; digests by path below ``folder``."""
-        geometry = self._geometry()
+        data = array_json(self._geometry(), self.layout.fill, self.layout.dimensions)
         if self._open is not None:
-            self._finish_file(geometry.inner_rows, geometry.file_rows)
-        data = array_json(geometry, self.layout.fill, self.layout.dimensions)
+            self._finish_file(self._open)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "zarr.json").write_bytes(data)
-        hasher = FileHasher(strong=self.strong)
-        hasher.update(data)
-        self._files["zarr.json"] = hasher.digest()
+        self._files["zarr.json"] = digest_bytes(data, strong=self.strong)
         return self._files
 
     def abandon(self) -> None:
@@ -110,46 +107,29 @@ class RowWriter:
             self._open = None
 
     def _geometry(self) -> ArrayGeometry:
-        """Geometry of the whole array; chunks of equal size where it fits into one file."""
+        """Geometry of the rows so far; chunks of equal size while they fit into one file."""
         inner, file_rows = self.layout.inner_rows, self.layout.max_file_rows
         if not self._files:
             n_chunks = max(1, -(-self.rows // inner))
             inner = max(1, -(-self.rows // n_chunks))
             file_rows = n_chunks * inner
-        return ArrayGeometry(
-            shape=(self.rows, *self.layout.row_shape),
-            dtype=self.layout.dtype,
-            file_rows=file_rows,
-            inner_rows=inner,
-            sharded=True,
-            index_crc=True,
-            index_at_end=True,
-            trailer_bytes=0,
-            key_prefix="c/",
-            separator="/",
-        )
+        shape = (self.rows, *self.layout.row_shape)
+        return ArrayGeometry(shape, self.layout.dtype, file_rows, inner)
 
     def _next_file(self) -> _OpenFile:
-        path = self.folder / self._key(len(self._files))
+        path = self.folder / self._geometry().file_key(len(self._files))
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("wb", buffering=_BUFFER_BYTES)
         return _OpenFile(stream, FileHasher(strong=self.strong))
 
-    def _key(self, i: int) -> str:
-        return "/".join(["c", str(i), *["0"] * len(self.layout.row_shape)])
-
-    def _finish_file(self, inner_rows: int, file_rows: int) -> None:
+    def _finish_file(self, file: _OpenFile) -> None:
         """Pad the last inner chunk, write the index, and record the digest."""
-        if self._open is None:
-            return
-        n_inner = -(-self._open.rows // inner_rows)
-        n_missing = n_inner * inner_rows - self._open.rows
+        geometry, i = self._geometry(), len(self._files)
+        n_missing = geometry.stored_rows(i) - file.rows
         if n_missing:
             fill = np.nan if self.layout.fill == "NaN" else self.layout.fill
-            padding = np.full((n_missing, *self.layout.row_shape), fill, self.layout.dtype)
-            self._open.write(padding)
-        chunk_bytes = inner_rows * self.layout.row_bytes
-        self._open.write(dense_index(n_inner, file_rows // inner_rows, chunk_bytes))
-        self._open.stream.close()
-        self._files[self._key(len(self._files))] = self._open.hasher.digest()
+            file.write(np.full((n_missing, *self.layout.row_shape), fill, self.layout.dtype))
+        file.write(geometry.file_index(i))
+        file.stream.close()
+        self._files[geometry.file_key(i)] = file.hasher.digest()
         self._open = None

@@ -1,6 +1,7 @@
 """Memory maps of Zarr arrays: rows on disk as read-only NumPy views, never copied, never filled."""
 
 import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import REPAIR, IntegrityError, unreadable
-from linprobe.records import read_json
-from linprobe_store.format.zarr_v3 import ArrayGeometry, dense_offset, parse_geometry
+from linprobe.records import read_bytes
+from linprobe_store.format.zarr_v3 import ArrayGeometry, check_index, parse_geometry
 
 _SCATTERED = 8
 """Below one row in this many, pages are fetched singly (MADV_RANDOM): 2 to 3 times as fast on a
@@ -25,8 +26,6 @@ class MappedArray:
     """Folder of the array."""
     geometry: ArrayGeometry
     """Where its rows lie."""
-    offsets: tuple[int, ...]
-    """Offset of the rows in each file, proved from the shard index."""
     maps: tuple["np.memmap[tuple[int, ...], np.dtype[np.generic]]", ...]
     """Rows of each file, read-only, in row order."""
 
@@ -56,9 +55,9 @@ class MappedArray:
         is_scattered = len(indices) * _SCATTERED < self.rows
         files, local = np.divmod(indices, self.geometry.file_rows)
         for i in np.unique(files):
-            here = files == i
+            in_file = files == i
             source = self._scattered_map(int(i)) if is_scattered else self.maps[i].view(np.ndarray)
-            out[here] = source[local[here]]
+            out[in_file] = source[local[in_file]]
         return out
 
     def _scattered_map(self, i: int) -> NDArray[np.generic]:
@@ -66,51 +65,43 @@ class MappedArray:
         with (self.folder / self.geometry.file_key(i)).open("rb") as stream:
             mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         mapped.madvise(mmap.MADV_RANDOM)
-        n = self.geometry.rows_in_file(i)
-        shape = (n, *self.geometry.shape[1:])
-        return np.ndarray(shape, self.geometry.dtype, mapped, self.offsets[i])
+        shape = (self.geometry.rows_in_file(i), *self.geometry.shape[1:])
+        return np.ndarray(shape, self.geometry.dtype, mapped)
 
 
 def map_array(folder: Path) -> MappedArray:
-    """Map a Zarr v3 array, whoever wrote it.
+    """Map a Zarr v3 array in the layout of the store, whoever wrote it.
 
     Raises
     ------
     IntegrityError : a file is missing, of another size, or its shard index is damaged.
     StoreError : valid Zarr that cannot be mapped (compressed, rows out of order, ...).
     """
-    geometry = parse_geometry(read_json(folder / "zarr.json"))
-    offsets = tuple(_rows_offset(folder, geometry, i) for i in range(geometry.n_files))
-    maps = tuple(
-        np.memmap(
-            folder / geometry.file_key(i),
-            geometry.dtype,
-            "r",
-            offset,
-            (geometry.rows_in_file(i), *geometry.shape[1:]),
-        )
-        for i, offset in enumerate(offsets)
+    metadata = folder / "zarr.json"
+    geometry = parse_geometry(read_bytes(metadata), str(metadata))
+    return MappedArray(
+        folder, geometry, tuple(_map_file(folder, geometry, i) for i in range(geometry.n_files))
     )
-    return MappedArray(folder, geometry, offsets, maps)
 
 
-def _rows_offset(folder: Path, geometry: ArrayGeometry, i: int) -> int:
-    """Check a file's size, and prove from its shard index where its rows begin."""
+def _map_file(
+    folder: Path, geometry: ArrayGeometry, i: int
+) -> "np.memmap[tuple[int, ...], np.dtype[np.generic]]":
+    """Map the rows of a file once its size and its shard index are proved."""
     path = folder / geometry.file_key(i)
     expected = geometry.file_bytes(i)
     try:
         with path.open("rb") as stream:
-            found = stream.seek(0, 2)
-            if found != expected:
+            n_bytes = stream.seek(0, os.SEEK_END)
+            if n_bytes != expected:
                 raise IntegrityError(
-                    f"{path}: expected {expected} bytes, found {found}", hint=REPAIR
+                    f"{path}: expected {expected} bytes, found {n_bytes}", hint=REPAIR
                 )
-            if not geometry.sharded:
-                return 0
-            stream.seek(expected - geometry.index_bytes if geometry.index_at_end else 0)
-            index = stream.read(geometry.index_bytes)
+            stream.seek(expected - geometry.index_bytes)
+            check_index(geometry, i, stream.read(), str(path))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise IntegrityError(f"{path}: missing, expected {expected} bytes", hint=REPAIR) from None
     except OSError as error:
         raise unreadable(path, error) from error
-    return dense_offset(geometry, i, index, str(path))
+    shape = (geometry.rows_in_file(i), *geometry.shape[1:])
+    return np.memmap(path, geometry.dtype, "r", 0, shape)

@@ -7,7 +7,13 @@ from types import TracebackType
 from linprobe.disk import Staging, told_as_store_error
 from linprobe.errors import MismatchError, StoreError
 from linprobe_store.arrays.unit_writer import UnitWriter
-from linprobe_store.format.commit import PartCommit, check_files, part_commit_json, read_part_commit
+from linprobe_store.format.commit import (
+    PartCommit,
+    check_files,
+    check_origin,
+    read_commit,
+    sign,
+)
 from linprobe_store.format.layout import COMMIT_FILE, PARTS_FOLDER, part_folder
 from linprobe_store.format.spec import EncoderSpec, FeatureBlock, ShardFingerprint, SkippedSample
 
@@ -28,17 +34,9 @@ def find_part(encoder_path: Path, encoder_id: str, shard: ShardFingerprint) -> P
     path = part_path(encoder_path, shard)
     if not path.exists():
         return None
-    commit = read_part_commit(path)
-    for what, expected, found in (
-        ("encoder", encoder_id, commit.contents.encoder_id),
-        ("source", shard, commit.shard),
-    ):
-        if expected != found:
-            raise MismatchError(
-                f"{path}: expected {what} {expected}, found {found}",
-                hint="a folder of another store was moved here: move it back, or remove it",
-            )
-    check_files(path, commit.contents.files, "open")
+    commit = read_commit(PartCommit, path)
+    check_origin(path, ("encoder", encoder_id, commit.encoder_id), ("source", shard, commit.shard))
+    check_files(path, commit.files, "open")
     return commit
 
 
@@ -46,6 +44,16 @@ class PartWriter:
     """Writer of one part; a context manager that keeps nothing unless :meth:`commit` is called.
 
     Rows stream to disk as they come; memory holds one block and the keys of one tar.
+
+    Parameters
+    ----------
+    encoder_path : folder of the encoder in a store.
+    spec : the encoder, whose taps, dims and storage dtype every block must have.
+    shard : the source tar.
+
+    Raises
+    ------
+    StoreError : the store cannot be written to.
     """
 
     def __init__(self, encoder_path: Path, spec: EncoderSpec, shard: ShardFingerprint) -> None:
@@ -75,6 +83,11 @@ class PartWriter:
 
     def append(self, block: FeatureBlock) -> None:
         """Check consecutive rows of the tar and write them.
+
+        Parameters
+        ----------
+        block : n rows: keys, features (n, d) by tap in the storage dtype, labels (n,) int64 or
+            (n, k) uint8.
 
         Raises
         ------
@@ -106,6 +119,10 @@ class PartWriter:
         planned : samples in the tar; must equal rows + skipped.
         labelling : how the labels were read, such as ``cls``; parts of one split must agree.
 
+        Returns
+        -------
+        The commit that is in the store now.
+
         Raises
         ------
         MismatchError : rows and skipped samples do not add up to ``planned``.
@@ -119,9 +136,14 @@ class PartWriter:
             )
         with told_as_store_error(self._staging.path):
             contents = self._unit.close({"kind": "part", "encoder_id": self._spec.encoder_id})
-            data = part_commit_json(contents, self.shard, tuple(skipped), batch_size, labelling)
-            (self._staging.path / COMMIT_FILE).write_bytes(data)
+            own = {
+                "shard": self.shard,
+                "skipped": skipped,
+                "batch_size": batch_size,
+                "labelling": labelling,
+            }
+            (self._staging.path / COMMIT_FILE).write_bytes(sign("part", contents, own))
         final = part_path(self._encoder_path, self.shard)
         self._staging.publish(final)
         self._staging.discard()
-        return read_part_commit(final)
+        return read_commit(PartCommit, final)

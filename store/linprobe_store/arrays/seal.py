@@ -5,8 +5,9 @@ maps of the parts straight to the shard files of the split.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -15,10 +16,17 @@ from numpy.typing import NDArray
 
 from linprobe.disk import Staging, told_as_store_error
 from linprobe.errors import MismatchError, NotFoundError, StoreError
+from linprobe.names import first_few
+from linprobe.terminal import command
 from linprobe_store.arrays.part import find_part, part_path
 from linprobe_store.arrays.unit_maps import Keys, UnitArrays, map_unit
 from linprobe_store.arrays.unit_writer import UnitWriter
-from linprobe_store.format.commit import PartCommit, PartRows, check_files, split_commit_json
+from linprobe_store.format.commit import (
+    PartCommit,
+    PartRows,
+    check_files,
+    sign,
+)
 from linprobe_store.format.layout import COMMIT_FILE
 from linprobe_store.format.spec import (
     DatasetSpec,
@@ -26,37 +34,10 @@ from linprobe_store.format.spec import (
     FeatureArray,
     FeatureBlock,
     LabelArray,
-    SplitSpec,
 )
 
-
-def check_range(labels: LabelArray, n_classes: int, place: str) -> None:
-    """Check labels against the number of classes.
-
-    Raises
-    ------
-    MismatchError : a class id is not in [0, k), or multi-hot labels have not k columns of 0 and 1.
-    """
-    if labels.ndim == 2 and len(labels):
-        if labels.shape[1] != n_classes or labels.max() > 1:
-            raise MismatchError(
-                f"{place}: expected {n_classes} columns of 0 and 1, found {labels.shape[1]} "
-                f"columns up to {labels.max()}",
-                hint="give the class list that the labels were made with",
-            )
-    elif len(labels) and (labels.min() < 0 or labels.max() >= n_classes):
-        raise MismatchError(
-            f"{place}: expected labels in 0..{n_classes - 1} ({n_classes} classes), "
-            f"found {labels.min()}..{labels.max()}",
-            hint="give the class list that the labels were made with",
-        )
-
-
 BLOCK_ROWS = 4096
-_NAMED = 5
-"""How many offenders an error names."""
-
-
+"""Rows read and written at once."""
 ReadLabels: TypeAlias = Callable[[PartCommit, Keys, LabelArray], LabelArray]
 """Takes a part, its keys and its labels; gives the labels to seal, in the order of the keys."""
 
@@ -75,77 +56,75 @@ class SealTarget:
     """Name of the split."""
 
 
-def find_split_spec(dataset: DatasetSpec, split: str) -> SplitSpec:
-    """The split of a dataset spec by its name.
+def seal_parts(target: SealTarget, encoder_path: Path, read_labels: ReadLabels | None) -> None:
+    """Write a sealed split from its parts, every byte of which is verified first.
+
+    Parameters
+    ----------
+    target : the split.
+    encoder_path : folder of the encoder, which holds the parts.
+    read_labels : gives other labels than those in the parts.
 
     Raises
     ------
-    NotFoundError : there is no such split.
+    NotFoundError : the dataset has no such split, or parts are missing; names the source tars.
+    IntegrityError : a part is damaged.
+    MismatchError : labels read in different ways or out of range, or parts of another encoder.
+    StoreError : a key comes twice, or the disk refuses.
     """
-    for candidate in dataset.splits:
-        if candidate.name == split:
-            return candidate
-    names = ", ".join(s.name for s in dataset.splits)
-    raise NotFoundError(f"the dataset has no split {split!r}", hint=f"its splits are: {names}")
-
-
-def check_labelling(parts: Iterable[PartCommit], split: str) -> None:
-    """Refuse parts whose labels were read in different ways.
-
-    Raises
-    ------
-    MismatchError : naming the ways.
-    """
+    parts = _find_parts(target, encoder_path)
     ways = sorted({part.labelling for part in parts})
-    if len(ways) > 1:
+    if len(ways) > 1 and read_labels is None:
         raise MismatchError(
-            f"split {split!r}: the labels of its parts were read in different ways: {_some(ways)}",
-            hint="linprobe extract reads them again, without the encoder",
+            f"split {target.split!r}: the labels of its parts were read in different ways: "
+            f"{first_few(ways)}",
+            hint=f"{command('extract')} reads them again, without the encoder",
         )
+    write_split(target, _part_blocks(encoder_path, parts, read_labels), _plan_rows(parts))
 
 
-def find_parts(encoder_path: Path, encoder_id: str, split: SplitSpec) -> tuple[PartCommit, ...]:
-    """Commits of all parts of a split, in row order.
-
-    Raises
-    ------
-    NotFoundError : parts are missing; names the source tars.
-    """
-    found = {shard: find_part(encoder_path, encoder_id, shard) for shard in split.shards}
-    missing = [shard.name for shard, commit in found.items() if commit is None]
-    if missing:
+def _find_parts(target: SealTarget, encoder_path: Path) -> tuple[PartCommit, ...]:
+    """Commits of all parts of a split, in row order."""
+    shards = {split.name: split.shards for split in target.dataset.splits}
+    if target.split not in shards:
         raise NotFoundError(
-            f"split {split.name!r}: {len(missing)} of {len(split.shards)} shards have no part: "
-            f"{_some(missing)}",
-            hint="extract them: linprobe extract",
+            f"the dataset has no split {target.split!r}",
+            hint=f"its splits are: {', '.join(shards)}",
         )
-    if len(found) != len(split.shards):
+    wanted = shards[target.split]
+    commits = {shard: find_part(encoder_path, target.spec.encoder_id, shard) for shard in wanted}
+    parts = tuple(commit for commit in commits.values() if commit is not None)
+    if len(parts) < len(commits):
+        missing = [shard.name for shard, commit in commits.items() if commit is None]
+        raise NotFoundError(
+            f"split {target.split!r}: {len(missing)} of {len(wanted)} shards have no part: "
+            f"{first_few(missing)}",
+            hint=f"{command('extract')} makes them",
+        )
+    if len(commits) < len(wanted):
         raise MismatchError(
-            f"split {split.name!r} lists a shard twice", hint="list every shard once"
+            f"split {target.split!r} lists a shard twice", hint="list every shard once"
         )
-    return tuple(commit for commit in found.values() if commit is not None)
+    return parts
 
 
-def plan_rows(parts: Iterable[PartCommit]) -> tuple[PartRows, ...]:
+def _plan_rows(parts: Sequence[PartCommit]) -> tuple[PartRows, ...]:
     """Where the rows of each part will lie."""
-    planned = []
-    start = 0
-    for part in parts:
-        planned.append(PartRows(part.shard, start, part.rows, part.skipped_by_reason))
-        start += part.rows
-    return tuple(planned)
+    starts = accumulate((part.rows for part in parts), initial=0)
+    return tuple(
+        PartRows(part.shard, start, part.rows, part.skipped_by_reason)
+        for part, start in zip(parts, starts, strict=False)
+    )
 
 
-def part_blocks(
-    encoder_path: Path,
-    parts: Iterable[PartCommit],
-    read_labels: ReadLabels | None,
+def _part_blocks(
+    encoder_path: Path, parts: Iterable[PartCommit], read_labels: ReadLabels | None
 ) -> Iterator[FeatureBlock]:
     """All rows of the parts in order; every byte of a part is verified before it is used."""
     for part in parts:
         unit = part_path(encoder_path, part.shard)
-        check_files(unit, part.contents.files, "deep")
-        arrays = map_unit(unit, part.rows, part.taps, part.dtype)
+        check_files(unit, part.files, "deep")
+        arrays = map_unit(unit, part)
         keys = arrays.read_keys(unit)
         labels = cast("LabelArray", arrays.labels.whole())
         if read_labels is not None:
@@ -182,18 +161,40 @@ def write_split(
             contents = unit.close({"kind": "split", "split": target.split, **ids})
         finally:
             unit.abandon()
-        arrays = map_unit(staging.path, contents.rows, contents.taps, contents.dtype)
+        arrays = map_unit(staging.path, contents)
         _check_unique(np.concatenate([np.empty(0, np.int64), *hashes]), arrays, place)
-        data = split_commit_json(contents, target.dataset.dataset_id, target.split, parts)
-        (staging.path / COMMIT_FILE).write_bytes(data)
+        own = {"dataset_id": ids["dataset_id"], "split": target.split, "parts": parts}
+        (staging.path / COMMIT_FILE).write_bytes(sign("split", contents, own))
         staging.publish(target.path)
+
+
+def _check_range(labels: LabelArray, n_classes: int, place: str) -> None:
+    """Check labels against the number of classes.
+
+    Raises
+    ------
+    MismatchError : a class id is not in [0, k), or multi-hot labels have not k columns of 0 and 1.
+    """
+    if labels.ndim == 2 and len(labels):
+        if labels.shape[1] != n_classes or labels.max() > 1:
+            raise MismatchError(
+                f"{place}: expected {n_classes} columns of 0 and 1, found {labels.shape[1]} "
+                f"columns up to {labels.max()}",
+                hint="give the class list that the labels were made with",
+            )
+    elif len(labels) and (labels.min() < 0 or labels.max() >= n_classes):
+        raise MismatchError(
+            f"{place}: expected labels in 0..{n_classes - 1} ({n_classes} classes), "
+            f"found {labels.min()}..{labels.max()}",
+            hint="give the class list that the labels were made with",
+        )
 
 
 def _append(
     unit: UnitWriter, block: FeatureBlock, dataset: DatasetSpec, place: str
 ) -> NDArray[np.int64]:
     """Write a block and give the hash of each of its keys."""
-    check_range(block.labels, len(dataset.classes), place)
+    _check_range(block.labels, len(dataset.classes), place)
     unit.append(block)
     return np.fromiter(map(hash, block.keys), np.int64, len(block.keys))
 
@@ -210,11 +211,6 @@ def _check_unique(hashes: NDArray[np.int64], arrays: UnitArrays, place: str) -> 
     twice = [key for key, count in counts.items() if count > 1]
     if twice:
         raise StoreError(
-            f"{place}: {len(twice)} keys come more than once: {_some(twice)}",
+            f"{place}: {len(twice)} keys come more than once: {first_few(twice)}",
             hint="a shard is listed under two names, or shards overlap: list every sample once",
         )
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from linprobe.errors import REPAIR, IntegrityError
 from linprobe_store.arrays.mapping import MappedArray, map_array
+from linprobe_store.format.commit import UnitContents
 from linprobe_store.format.layout import (
     DATA_FOLDER,
     KEYS_BYTES,
@@ -18,7 +19,6 @@ from linprobe_store.format.layout import (
     LABELS,
     features_array,
 )
-from linprobe_store.format.spec import StorageDtype, Tap
 
 
 class Keys(Sequence[str]):
@@ -85,24 +85,24 @@ class UnitArrays:
         return Keys(offsets, data)
 
 
-def map_unit(unit: Path, rows: int, taps: tuple[Tap, ...], dtype: StorageDtype) -> UnitArrays:
+def map_unit(unit: Path, contents: UnitContents) -> UnitArrays:
     """Map the arrays of a unit and check their shapes against its commit.
 
     Raises
     ------
     IntegrityError : an array is missing, damaged, or of another shape than committed.
     """
-    data = unit / DATA_FOLDER
-    features = {tap.name: map_array(data / features_array(tap.name)) for tap in taps}
+    data, rows = unit / DATA_FOLDER, contents.rows
+    features = {tap.name: map_array(data / features_array(tap.name)) for tap in contents.taps}
     arrays = UnitArrays(
         features, *(map_array(data / name) for name in (LABELS, KEYS_OFFSETS, KEYS_BYTES))
     )
-    expected = {tap.name: ((rows, tap.dim), dtype) for tap in taps}
-    found = {name: (x.geometry.shape, x.geometry.dtype.name) for name, x in features.items()}
-    if found != expected or (arrays.labels.rows, arrays.keys_offsets.rows) != (rows, rows + 1):
+    expected = {tap.name: ((rows, tap.dim), contents.dtype) for tap in contents.taps}
+    mapped = {name: (x.geometry.shape, x.geometry.dtype.name) for name, x in features.items()}
+    if mapped != expected or (arrays.labels.rows, arrays.keys_offsets.rows) != (rows, rows + 1):
         raise IntegrityError(
             f"{unit}: expected {rows} rows and {expected}, found {arrays.labels.rows} labels, "
-            f"{arrays.keys_offsets.rows - 1} keys and {found}",
+            f"{arrays.keys_offsets.rows - 1} keys and {mapped}",
             hint=REPAIR,
         )
     return arrays

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from linprobe.errors import MismatchError, StoreError
 from linprobe.records import JsonValue
 from linprobe_store.arrays.array_writer import RowLayout, RowWriter
-from linprobe_store.format.checksums import FileDigest, FileHasher
+from linprobe_store.format.checksums import FileDigest, digest_bytes
 from linprobe_store.format.commit import UnitContents
 from linprobe_store.format.layout import (
     DATA_FOLDER,
@@ -38,19 +38,31 @@ _MULTI_HOT_FILL = 255
 
 
 class UnitWriter:
-    """Writer of one unit's arrays into a staging folder."""
+    """Writer of one unit's arrays into a staging folder.
+
+    Parameters
+    ----------
+    folder : where ``data.zarr`` is made.
+    spec : encoder, whose taps and storage dtype every block must have.
+    source : what the rows come from, for messages.
+    strong : whether files get a sha256 beside their crc32c.
+    """
 
     def __init__(self, folder: Path, spec: EncoderSpec, source: str, *, strong: bool) -> None:
         self._spec = spec
         self._source = source
         self._strong = strong
         self._folder = folder
-        self._features = {tap.name: self._tap_writer(tap.name, tap.dim) for tap in spec.taps}
+        dtype: np.dtype[np.generic] = np.dtype(spec.storage_dtype).newbyteorder("<")
+        self._features = {
+            tap.name: self._writer(
+                features_array(tap.name), dtype, (tap.dim,), "NaN", f"{tap.name}_feature"
+            )
+            for tap in spec.taps
+        }
         self._offsets = self._writer(KEYS_OFFSETS, np.dtype("<i8"), (), -1, "key_edge")
         self._bytes = self._writer(KEYS_BYTES, np.dtype("u1"), (), 0, "key_byte")
         self._labels: RowWriter | None = None
-        self._label_columns: int | None = None
-        self._n_key_bytes = 0
         self._offsets.append(np.zeros(1, np.int64))
 
     @property
@@ -75,10 +87,8 @@ class UnitWriter:
         for tap, features in block.features.items():
             self._features[tap].append(features)
         self._label_writer(block.labels).append(block.labels)
-        ends = self._n_key_bytes + np.cumsum([len(key) for key in keys], dtype=np.int64)
-        self._offsets.append(ends)
+        self._offsets.append(self._bytes.rows + np.cumsum([len(key) for key in keys]))
         self._bytes.append(np.frombuffer(b"".join(keys), np.uint8))
-        self._n_key_bytes = int(ends[-1])
 
     def close(self, attributes: Mapping[str, JsonValue]) -> UnitContents:
         """Finish every array; the group carries ``attributes`` beside the format's name.
@@ -87,39 +97,34 @@ class UnitWriter:
         ------
         StoreError : an earlier append failed half-way, and its error was ignored.
         """
-        if any(writer.rows != self.rows for writer in self._row_writers()):
+        labels = self._labels or self._label_writer(np.empty(0, np.int64))
+        if any(writer.rows != self.rows for writer in (*self._features.values(), labels)):
             raise StoreError(
                 f"{self._source}: a block was written in part",
                 hint="write this source again from its beginning",
             )
-        writers = [*self._features.values(), self._offsets, self._bytes, self._finished_labels()]
         files: dict[str, FileDigest] = {}
-        for writer in writers:
+        for writer in (*self._features.values(), self._offsets, self._bytes, labels):
             folder = writer.folder.relative_to(self._folder).as_posix()
             files |= {f"{folder}/{name}": digest for name, digest in writer.close().items()}
         head: dict[str, JsonValue] = {"format": FORMAT_NAME, "version": FORMAT_VERSION}
         group = group_json({"linprobe": {**head, **attributes}})
         (self._folder / DATA_FOLDER / "zarr.json").write_bytes(group)
-        hasher = FileHasher(strong=self._strong)
-        hasher.update(group)
-        files[f"{DATA_FOLDER}/zarr.json"] = hasher.digest()
+        files[f"{DATA_FOLDER}/zarr.json"] = digest_bytes(group, strong=self._strong)
         return UnitContents(
+            files=files,
             encoder_id=self._spec.encoder_id,
             rows=self.rows,
             taps=self._spec.taps,
             dtype=self._spec.storage_dtype,
-            n_label_columns=self._label_columns,
-            files=files,
+            n_label_columns=_columns(labels.layout.row_shape),
         )
 
     def abandon(self) -> None:
         """Close the open files of a unit that will not be published."""
-        for writer in [*self._features.values(), self._offsets, self._bytes, self._labels]:
+        for writer in (*self._features.values(), self._offsets, self._bytes, self._labels):
             if writer is not None:
                 writer.abandon()
-
-    def _row_writers(self) -> list[RowWriter]:
-        return [*self._features.values(), *([self._labels] if self._labels else [])]
 
     def _writer(
         self, name: str, dtype: "np.dtype[np.generic]", row_shape: tuple[int, ...],
@@ -130,44 +135,40 @@ class UnitWriter:
         layout = RowLayout(dtype, row_shape, inner_rows, fill, dimensions, MAX_SHARD_FILE_BYTES)
         return RowWriter(self._folder / DATA_FOLDER / name, layout, self._strong)
 
-    def _tap_writer(self, tap: str, dim: int) -> RowWriter:
-        dtype: np.dtype[np.generic] = np.dtype(self._spec.storage_dtype).newbyteorder("<")
-        return self._writer(features_array(tap), dtype, (dim,), "NaN", f"{tap}_feature")
-
     def _label_writer(self, labels: LabelArray) -> RowWriter:
-        if self._labels is None and labels.ndim == 1:
-            self._labels = self._writer(LABELS, np.dtype("<i8"), (), -1, "sample")
-        elif self._labels is None:
-            self._label_columns = labels.shape[1]
-            row_shape = (labels.shape[1],)
-            self._labels = self._writer(LABELS, np.dtype("u1"), row_shape, _MULTI_HOT_FILL, "class")
+        """Writer of the labels, whose kind and width the first block decides."""
+        if self._labels is None:
+            self._labels = (
+                self._writer(LABELS, np.dtype("<i8"), (), -1, "sample")
+                if labels.ndim == 1
+                else self._writer(
+                    LABELS, np.dtype("u1"), labels.shape[1:], _MULTI_HOT_FILL, "class"
+                )
+            )
         return self._labels
-
-    def _finished_labels(self) -> RowWriter:
-        return self._labels or self._label_writer(np.empty(0, np.int64))
 
     def _check_shapes(self, block: FeatureBlock) -> None:
         n = len(block.keys)
         expected = {t.name: ((n, t.dim), self._spec.storage_dtype) for t in self._spec.taps}
-        found = {name: (x.shape, x.dtype.name) for name, x in block.features.items()}
-        if expected != found:
+        given = {name: (x.shape, x.dtype.name) for name, x in block.features.items()}
+        if expected != given:
             raise MismatchError(
-                f"{self._source}: expected features {expected}, found {found}",
+                f"{self._source}: expected features {expected}, found {given}",
                 hint="give the taps, dims and dtype of the encoder's spec",
             )
         labels = block.labels
         kind = (labels.ndim, labels.dtype.name)
-        columns = labels.shape[1] if labels.ndim == 2 else None
         if kind not in ((1, "int64"), (2, "uint8")) or len(labels) != n:
             raise MismatchError(
                 f"{self._source}: expected labels ({n},) int64 or ({n}, k) uint8, "
                 f"found {labels.shape} {labels.dtype.name}",
                 hint="give one class id per sample, or one multi-hot row per sample",
             )
-        if self._labels is not None and columns != self._label_columns:
+        if self._labels is not None and labels.shape[1:] != self._labels.layout.row_shape:
             raise MismatchError(
-                f"{self._source}: expected labels with {self._label_columns} columns, "
-                f"found {columns}",
+                f"{self._source}: expected labels with "
+                f"{_columns(self._labels.layout.row_shape)} columns, "
+                f"found {_columns(labels.shape[1:])}",
                 hint="do not mix class ids with multi-hot labels, nor their widths",
             )
 
@@ -181,11 +182,22 @@ class UnitWriter:
             ) from None
 
 
+def _columns(row_shape: tuple[int, ...]) -> int | None:
+    """Columns of multi-hot labels; None for class ids."""
+    return row_shape[0] if row_shape else None
+
+
 def check_values(features: FeatureArray, keys: tuple[str, ...], place: str) -> None:
-    """Check that features (n, d) are finite and that no row is all zero.
+    """Check that features are finite and that no row is all zero.
 
     Works on the bits, at about 10 GB/s: without the sign bit, float16 and float32 order like
     unsigned integers, and all values from the infinity's bits on are infinities and NaNs.
+
+    Parameters
+    ----------
+    features : (n, d) float16 or float32.
+    keys : n sample keys.
+    place : where the features come from, for messages.
 
     Raises
     ------

@@ -1,79 +1,56 @@
-"""Arrays in ``.npy`` and ``.npz`` files, read and written block by block, never whole."""
+"""Arrays in ``.npy`` and ``.npz`` files as memory maps."""
 
 import zipfile
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import MismatchError, NotFoundError
 
-_NOT_AN_ARRAY = "give .npy or .npz files as np.save and np.savez write them"
+_NOT_AN_ARRAY = "write it again with np.save or np.savez; copy it again if it was cut on the way"
 
 
 @dataclass(frozen=True)
-class ArraySource:
-    """An array in a file, by its header."""
+class ArrayFile:
+    """A mapped array and where it comes from."""
 
-    path: Path
-    """The ``.npy`` or ``.npz`` file."""
-    member: str | None
-    """Name of the array in a ``.npz`` file."""
-    shape: tuple[int, ...]
-    """Shape of the array."""
-    dtype: "np.dtype[np.generic]"
-    """Its dtype."""
-
-    @property
-    def place(self) -> str:
-        """File and member, for messages."""
-        return f"{self.path}:{self.member}" if self.member else str(self.path)
-
-    def blocks(self, rows: int) -> Iterator[NDArray[np.generic]]:
-        """Consecutive rows (m, ...), m <= ``rows``, freshly read.
-
-        Raises
-        ------
-        MismatchError : the file ends before its last row.
-        """
-        row_shape = self.shape[1:]
-        row_bytes = int(np.prod(row_shape, dtype=np.int64)) * self.dtype.itemsize
-        with _open_member(self.path, self.member) as stream:
-            _read_header(stream, self.place)
-            for start in range(0, self.shape[0], rows):
-                count = min(rows, self.shape[0] - start)
-                data = stream.read(count * row_bytes)
-                if len(data) != count * row_bytes:
-                    raise MismatchError(
-                        f"{self.place}: expected {self.shape[0]} rows, found the end after "
-                        f"{start + len(data) // max(1, row_bytes)}",
-                        hint="the file is cut: write or copy it again",
-                    )
-                yield np.frombuffer(data, self.dtype).reshape(count, *row_shape)
+    place: str
+    """File and member, for messages."""
+    values: NDArray[np.generic]
+    """The array (n, ...), C-contiguous, read-only."""
 
 
-def open_array(path: Path, member: str | None = None) -> ArraySource:
-    """Read the header of an array.
+def map_array(path: Path, place: str | None = None) -> ArrayFile:
+    """Map the array in a ``.npy`` file.
+
+    Parameters
+    ----------
+    place : what messages call it; the path where it is None.
 
     Raises
     ------
-    NotFoundError : no such file, or no such array in it.
-    MismatchError : not an array, or one of objects or in Fortran order.
+    NotFoundError : no such file.
+    MismatchError : not an array, one of objects or in Fortran order, or the file is cut.
     """
-    place = f"{path}:{member}" if member else str(path)
-    with _open_member(path, member) as stream:
-        shape, is_fortran, dtype = _read_header(stream, place)
-    if dtype.hasobject or not shape or (is_fortran and len(shape) > 1):
+    place = place or str(path)
+    try:
+        values = np.lib.format.open_memmap(path, "r")
+    except FileNotFoundError:
+        raise NotFoundError(f"{path}: no such file", hint="check the path") from None
+    except (ValueError, EOFError) as error:
+        raise MismatchError(f"{place}: {error}", hint=_NOT_AN_ARRAY) from None
+    if not values.ndim or not values.flags.c_contiguous:
+        order = " in Fortran order" if values.ndim else ""
         raise MismatchError(
-            f"{place}: expected plain rows, found {dtype} {shape}"
-            f"{' in Fortran order' if is_fortran else ''}",
-            hint="save it as np.ascontiguousarray(array) with a plain dtype",
+            f"{place}: expected plain rows, found {values.dtype} {values.shape}{order}",
+            hint="save it as np.ascontiguousarray(array)",
         )
-    return ArraySource(path, member, shape, dtype)
+    return ArrayFile(place, values)
 
 
 def member_names(path: Path) -> tuple[str, ...]:
@@ -88,21 +65,20 @@ def member_names(path: Path) -> tuple[str, ...]:
         return tuple(n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy"))
 
 
-def write_array(
-    stream: IO[bytes],
-    shape: tuple[int, ...],
-    dtype: "np.dtype[np.generic]",
-    blocks: Iterable[NDArray[np.generic]],
-) -> None:
-    """Write an array (n, ...) in the ``.npy`` format from consecutive blocks of its rows."""
-    header = {
-        "descr": np.lib.format.dtype_to_descr(dtype),
-        "fortran_order": False,
-        "shape": shape,
-    }
-    np.lib.format.write_array_header_2_0(stream, header)
-    for block in blocks:
-        stream.write(np.ascontiguousarray(block, dtype).data if block.size else b"")
+def map_member(path: Path, member: str, folder: Path) -> ArrayFile:
+    """Unzip an array of a ``.npz`` file into ``folder``, and map it there.
+
+    Raises
+    ------
+    NotFoundError : no such file, or no such array in it.
+    MismatchError : not a zip file, a damaged one, or what :func:`map_array` refuses.
+    """
+    names = member_names(path)
+    if member not in names:
+        raise NotFoundError(f"{path}: no array {member!r}", hint=f"it has: {', '.join(names)}")
+    with _open_zip(path) as archive:
+        unzipped = Path(archive.extract(f"{member}.npy", folder))
+    return map_array(unzipped, f"{path}:{member}")
 
 
 @contextmanager
@@ -112,35 +88,5 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
             yield archive
     except FileNotFoundError:
         raise NotFoundError(f"{path}: no such file", hint="check the path") from None
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise MismatchError(f"{path}: {error}", hint=_NOT_AN_ARRAY) from None
-
-
-@contextmanager
-def _open_member(path: Path, member: str | None) -> Iterator[IO[bytes]]:
-    if member is None:
-        try:
-            stream: IO[bytes] = path.open("rb")
-        except FileNotFoundError:
-            raise NotFoundError(f"{path}: no such file", hint="check the path") from None
-        with stream:
-            yield stream
-        return
-    with _open_zip(path) as archive:
-        if f"{member}.npy" not in archive.namelist():
-            names = ", ".join(n.removesuffix(".npy") for n in archive.namelist())
-            raise NotFoundError(f"{path}: no array {member!r}", hint=f"it has: {names}")
-        with archive.open(f"{member}.npy") as stream:
-            yield stream
-
-
-def _read_header(
-    stream: IO[bytes], place: str
-) -> tuple[tuple[int, ...], bool, "np.dtype[np.generic]"]:
-    try:
-        version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            return np.lib.format.read_array_header_1_0(stream)
-        return np.lib.format.read_array_header_2_0(stream)
-    except ValueError as error:
-        raise MismatchError(f"{place}: {error}", hint=_NOT_AN_ARRAY) from None

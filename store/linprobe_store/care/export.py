@@ -1,13 +1,12 @@
 """Exporting a split for other programs, block by block, whole or not at all."""
 
 import csv
-import importlib.util
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +14,7 @@ from numpy.typing import NDArray
 from linprobe.disk import Staging, sync_path, told_as_store_error
 from linprobe.errors import MismatchError, StoreError
 from linprobe_store.arrays.seal import BLOCK_ROWS
-from linprobe_store.care.array_files import write_array
 from linprobe_store.handles.split import Split
-
-ExportFormat = Literal["npz", "npy", "parquet"]
 
 
 @dataclass(frozen=True)
@@ -38,25 +34,24 @@ def export_split(split: Split, tap: str, out: Path) -> Exported:
 
     Parameters
     ----------
+    tap : a tap of the split.
     out : ``.npz`` (arrays ``features``, ``labels``, ``keys``, ``classes``, as ``import`` takes
         them), ``.npy`` (features, and a ``.csv`` with a line ``key,label`` per row beside it), or
         ``.parquet`` (columns ``key``, ``label``, ``features``; needs the extra ``parquet``).
 
     Raises
     ------
+    NotFoundError : no such tap.
     MismatchError : another suffix.
-    StoreError : a file is there already, the disk refuses, or pyarrow is not installed.
+    StoreError : a file is there already, or the disk refuses.
+    ModuleNotFoundError : a Parquet file without the extra ``parquet``.
     """
-    writer = _writers().get(out.suffix)
+    writers = {".npz": _write_npz, ".npy": _write_npy, ".parquet": _write_parquet}
+    writer = writers.get(out.suffix)
     if writer is None:
-        known = ", ".join(f".{name}" for name in get_args(ExportFormat))
         raise MismatchError(
-            f"{out}: expected one of {known}, found {out.suffix!r}", hint="choose one of them"
-        )
-    if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise StoreError(
-            "Parquet needs pyarrow, which is not installed",
-            hint="pip install 'linprobe[parquet]', or export to .npz",
+            f"{out}: expected one of {', '.join(writers)}, found {out.suffix!r}",
+            hint="choose one of them",
         )
     split.dim(tap)
     with told_as_store_error(out), Staging(out.parent) as staging:
@@ -70,10 +65,6 @@ def export_split(split: Split, tap: str, out: Path) -> Exported:
             path.rename(final)
     n_bytes = sum(path.stat().st_size for path in finals)
     return Exported(finals, split.n, n_bytes)
-
-
-def _writers() -> Mapping[str, Callable[[Split, str, Path], tuple[Path, ...]]]:
-    return {".npz": _write_npz, ".npy": _write_npy, ".parquet": _write_parquet}
 
 
 def _write_npz(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
@@ -91,8 +82,22 @@ def _write_npz(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name, shape, array_dtype, blocks in arrays:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
-                write_array(stream, shape, array_dtype, blocks)
+                _write_array(stream, shape, array_dtype, blocks)
     return (out,)
+
+
+def _write_array(
+    stream: IO[bytes],
+    shape: tuple[int, ...],
+    dtype: "np.dtype[np.generic]",
+    blocks: Iterable[NDArray[np.generic]],
+) -> None:
+    """Write an array (n, ...) in the ``.npy`` format from consecutive blocks of its rows."""
+    descr = np.lib.format.dtype_to_descr(dtype)
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_2_0(stream, header)
+    for block in blocks:
+        stream.write(np.ascontiguousarray(block, dtype).data if block.size else b"")
 
 
 def _key_blocks(split: Split, dtype: "np.dtype[np.generic]") -> Iterator[NDArray[np.generic]]:
@@ -102,7 +107,7 @@ def _key_blocks(split: Split, dtype: "np.dtype[np.generic]") -> Iterator[NDArray
 
 def _write_npy(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
     with out.open("wb") as stream:
-        write_array(stream, (split.n, split.dim(tap)), np.dtype(split.dtype), split.blocks(tap))
+        _write_array(stream, (split.n, split.dim(tap)), np.dtype(split.dtype), split.blocks(tap))
     table = out.with_suffix(".csv")
     is_multi_hot = split.labels.ndim == 2
     with table.open("w", newline="", encoding="utf-8") as text:

@@ -1,18 +1,19 @@
 """What a store holds, as rows of a table."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from linprobe.errors import StoreError
 from linprobe_store.format.layout import COMMIT_FILE, PART_PREFIX, PARTS_FOLDER
 from linprobe_store.format.spec import Tap
-from linprobe_store.handles.dataset import StoredDataset
+from linprobe_store.handles.dataset import StoredDataset, is_packed_split
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.lookup import list_folders
-from linprobe_store.handles.split import Split, is_packed_split
 from linprobe_store.handles.store import FeatureStore
+
+SplitState = Literal["sealed", "packed", "damaged"]
 
 
 @dataclass(frozen=True)
@@ -21,19 +22,19 @@ class SplitEntry:
 
     name: str
     """``train``, ``val`` or ``test``."""
-    rows: int
-    """Number of samples."""
-    bytes: int
+    rows: int = 0
+    """Number of samples; this and what follows is known of a sealed split alone."""
+    bytes: int = 0
     """Bytes of its files."""
-    skipped: int
+    skipped: int = 0
     """Samples of its source tars that have no row."""
-    digest: str
-    """Sha256 of its commit; empty where it is damaged."""
-    age_s: float
-    """Seconds since it was sealed or copied here."""
-    state: Literal["sealed", "packed", "damaged"]
+    digest: str = ""
+    """Sha256 of its commit."""
+    age_s: float = 0.0
+    """Seconds since it was sealed or copied into this store."""
+    state: SplitState = "sealed"
     """Only a sealed split can be read."""
-    problem: str | None
+    problem: str | None = None
     """Why it cannot be read, or None."""
 
 
@@ -55,6 +56,8 @@ class DatasetEntry:
     """Dataset, 64 hex digits; None for an encoder without any."""
     dataset_name: str
     """What people call the dataset."""
+    metric: str | None
+    """Headline metric that was declared for it, or None."""
     splits: tuple[SplitEntry, ...]
     """Its sealed splits."""
 
@@ -71,9 +74,8 @@ def list_store(store: FeatureStore) -> tuple[DatasetEntry, ...]:
 
 def list_encoder(encoder: StoredEncoder) -> Iterator[DatasetEntry]:
     """The datasets of an encoder; one entry without a dataset where there is none."""
-    datasets: Sequence[StoredDataset | None] = encoder.datasets() or (None,)
     n_parts = len(list_folders(encoder.path / PARTS_FOLDER, PART_PREFIX))
-    for dataset in datasets:
+    for dataset in encoder.datasets() or (None,):
         yield DatasetEntry(
             encoder_id=encoder.encoder_id,
             encoder_slug=encoder.names.slug,
@@ -82,6 +84,7 @@ def list_encoder(encoder: StoredEncoder) -> Iterator[DatasetEntry]:
             n_parts=n_parts,
             dataset_id=dataset.dataset_id if dataset else None,
             dataset_name=dataset.name if dataset else "",
+            metric=dataset.metric if dataset else None,
             splits=tuple(_split_entry(dataset, name) for name in dataset.splits) if dataset else (),
         )
 
@@ -90,20 +93,13 @@ def _split_entry(dataset: StoredDataset, name: str) -> SplitEntry:
     try:
         split = dataset.split(name)
     except StoreError as error:
-        is_packed = is_packed_split(dataset.path / name)
-        state: Literal["packed", "damaged"] = "packed" if is_packed else "damaged"
-        return SplitEntry(name, 0, 0, 0, "", 0.0, state, error.message)
+        state: SplitState = "packed" if is_packed_split(dataset.path / name) else "damaged"
+        return SplitEntry(name, state=state, problem=error.message)
     return SplitEntry(
         name=name,
         rows=split.n,
-        bytes=split.n_bytes,
+        bytes=split.commit.n_bytes,
         skipped=sum(split.skipped_by_reason.values()),
         digest=split.digest,
-        age_s=_age_s(split),
-        state="sealed",
-        problem=None,
+        age_s=max(0.0, time.time() - (split.path / COMMIT_FILE).stat().st_mtime),
     )
-
-
-def _age_s(split: Split) -> float:
-    return max(0.0, time.time() - (split.path / COMMIT_FILE).stat().st_mtime)

@@ -6,36 +6,30 @@ float16 features, half for float32 that hold float16 values). ``PACKED.json`` ca
 of the sealed split, so that unpacking proves every file equal by its sha256.
 """
 
-import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from linprobe.errors import REPAIR, IntegrityError
-from linprobe.records import (
-    JsonObject,
-    JsonValue,
-    canonical_json,
-    digest_json,
-    parse_json,
-    read_json,
-)
+from linprobe.names import first_few
+from linprobe.records import canonical_json, plain, read, read_bytes
 from linprobe_store.arrays.array_writer import RowLayout, RowWriter
 from linprobe_store.arrays.mapping import MappedArray
-from linprobe_store.format.checksums import FileDigest, check_content, digest_file
+from linprobe_store.format.checksums import check_content, digest_file
 from linprobe_store.format.commit import (
+    Signed,
     SplitCommit,
+    check_digest,
     check_files,
-    check_signature,
-    file_table_from,
-    split_commit_from,
+    parse_signed,
+    sign,
 )
 from linprobe_store.format.layout import (
     COMMIT_FILE,
     DATA_FOLDER,
-    FORMAT_NAME,
-    FORMAT_VERSION,
     PACKED_FILE,
 )
 from linprobe_store.format.zarr_v3 import ArrayGeometry, parse_geometry
@@ -46,6 +40,18 @@ CHUNK_BYTES = 8 << 20
 _METADATA = "zarr.json"
 
 
+@dataclass(frozen=True)
+class PackedCommit(Signed):
+    """The marker of a packed split: its own files, and the sealed split that they stand for."""
+
+    kind: Literal["packed"]
+    """What the folder is."""
+    commit: SplitCommit
+    """Commit of the sealed split."""
+    metadata: Mapping[str, str]
+    """Each ``zarr.json`` of the sealed split, by its path below the split's folder."""
+
+
 def pack_split(split: Split, folder: Path) -> None:
     """Write a sealed split into ``folder`` in its packed form; every byte is verified first.
 
@@ -53,30 +59,23 @@ def pack_split(split: Split, folder: Path) -> None:
     ------
     IntegrityError : the split is damaged.
     """
-    check_files(split.path, split.commit.contents.files, "deep")
+    check_files(split.path, split.commit.files, "deep")
     for mapped in split.arrays.all():
         _pack_array(mapped, folder / mapped.folder.relative_to(split.path))
     metadata = {
         name: (split.path / name).read_text(encoding="utf-8")
-        for name in split.commit.contents.files
+        for name in split.commit.files
         if name.endswith(_METADATA)
     }
     group = f"{DATA_FOLDER}/{_METADATA}"
     (folder / group).write_text(metadata[group], encoding="utf-8")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    commit: JsonValue = json.loads((split.path / COMMIT_FILE).read_bytes())
-    body: dict[str, JsonValue] = {
-        "format": FORMAT_NAME,
-        "version": FORMAT_VERSION,
-        "kind": "packed",
-        "commit": commit,
-        "metadata": metadata,
-        "files": {
-            path.relative_to(folder).as_posix(): asdict(digest_file(path, strong=True))
-            for path in files
-        },
+    files = {
+        path.relative_to(folder).as_posix(): digest_file(path, strong=True)
+        for path in folder.rglob("*")
+        if path.is_file()
     }
-    (folder / PACKED_FILE).write_bytes(canonical_json({**body, "digest": digest_json(body)}))
+    fields = {"files": files, "commit": split.commit, "metadata": metadata}
+    (folder / PACKED_FILE).write_bytes(sign("packed", fields))
 
 
 def unpack_split(packed: Path, folder: Path) -> None:
@@ -86,39 +85,35 @@ def unpack_split(packed: Path, folder: Path) -> None:
     ------
     IntegrityError : the packed files are damaged, or a file is not what was committed.
     """
-    signed = read_json(packed / PACKED_FILE)
-    check_files(packed, packed_files(signed), "deep")
-    commit = packed_commit(signed)
-    metadata = signed.object("metadata")
-    for name in commit.contents.files:
+    marker = packed / PACKED_FILE
+    signed = parse_packed(read_bytes(marker), str(marker))
+    check_files(packed, signed.files, "deep")
+    for name in signed.commit.files:
         if name.endswith(_METADATA):
-            text = metadata.text(name).encode()
+            text = signed.metadata[name].encode()
             if name != f"{DATA_FOLDER}/{_METADATA}":
-                geometry = parse_geometry(parse_json(text, f"{signed.place}: {name}"))
+                geometry = parse_geometry(text, f"{marker}: {name}")
                 _unpack_array((packed / name).parent, (folder / name).parent, geometry)
             (folder / name).write_bytes(text)
-    for name, expected in commit.contents.files.items():
+    for name, expected in signed.commit.files.items():
         check_content(folder / name, expected, strong=True)
-    (folder / COMMIT_FILE).write_bytes(canonical_json(signed.object("commit").fields))
+    (folder / COMMIT_FILE).write_bytes(canonical_json(plain(signed.commit)))
 
 
-def packed_commit(signed: JsonObject) -> SplitCommit:
-    """Commit of the sealed split that a ``PACKED.json`` stands for.
+def parse_packed(data: bytes, place: str) -> PackedCommit:
+    """Read the marker of a packed split.
 
     Raises
     ------
-    IntegrityError : either of the two is damaged.
+    IntegrityError : it, or the commit in it, is damaged.
+    MismatchError : written in another version of the format.
     """
-    check_signature(signed, "packed")
-    commit = signed.object("commit")
-    check_signature(commit, "split")
-    return split_commit_from(commit)
-
-
-def packed_files(signed: JsonObject) -> dict[str, FileDigest]:
-    """File table of a packed split."""
-    check_signature(signed, "packed")
-    return dict(file_table_from(signed))
+    packed = parse_signed(PackedCommit, data, place)
+    check_digest(packed.commit, f"{place}: commit")
+    wanted = {name for name in packed.commit.files if name.endswith(_METADATA)}
+    if lost := sorted(wanted - set(packed.metadata)):
+        raise IntegrityError(f"{place}: expected the metadata {first_few(lost)}", hint=REPAIR)
+    return packed
 
 
 def _pack_array(mapped: MappedArray, folder: Path) -> None:
@@ -137,14 +132,14 @@ def _pack_array(mapped: MappedArray, folder: Path) -> None:
         chunks=(rows, *shape[1:]),
         compressors=codec,
         fill_value=sealed.fill_value,
-        dimension_names=read_json(mapped.folder / _METADATA).texts("dimension_names"),
+        dimension_names=read(dict[str, Any], mapped.folder / _METADATA)["dimension_names"],
         config={"write_empty_chunks": True},
     )
     for start in range(0, mapped.rows, rows):
         stop = min(start + rows, mapped.rows)
         packed[start:stop] = mapped.take(np.arange(start, stop))
     metadata = folder / _METADATA
-    metadata.write_bytes(canonical_json(json.loads(metadata.read_bytes())))
+    metadata.write_bytes(canonical_json(plain(read(dict[str, object], metadata))))
 
 
 def _unpack_array(packed: Path, folder: Path, geometry: ArrayGeometry) -> None:

@@ -3,14 +3,16 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Generic, TypeVar
 
 from linprobe.disk import STAGING_PREFIX
 from linprobe.errors import NotFoundError
-from linprobe.records import JsonObject, parse_json
-from linprobe_store.care.packed import packed_commit, packed_files
+from linprobe.records import parse
+from linprobe.terminal import command
+from linprobe_store.care.packed import parse_packed
 from linprobe_store.care.place import Place
 from linprobe_store.format.checksums import FileDigest
-from linprobe_store.format.commit import SplitCommit, check_signature, split_commit_from
+from linprobe_store.format.commit import SplitCommit, parse_signed
 from linprobe_store.format.layout import (
     COMMIT_FILE,
     DATASET_FILE,
@@ -27,14 +29,13 @@ from linprobe_store.format.spec import (
     DatasetSpec,
     EncoderNames,
     EncoderSpec,
-    check_id,
-    dataset_names_from,
-    dataset_spec_from,
-    encoder_names_from,
-    encoder_spec_from,
+    Spec,
+    parse_spec,
 )
 from linprobe_store.handles.lookup import choose, folder_digits
 from linprobe_store.handles.store import check_format_line
+
+Names = TypeVar("Names", EncoderNames, DatasetNames)
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,15 @@ class Marker:
 
 
 @dataclass(frozen=True)
-class SourceEncoder:
-    """An encoder at some place."""
+class SourceFolder(Generic[Spec, Names]):
+    """The folder of an encoder or dataset at some place."""
 
-    spec: EncoderSpec
-    """What its features are a function of."""
-    names: EncoderNames
+    path: str
+    """Relative to the place."""
+    spec: Spec
+    """What is hashed into its id."""
+    names: Names
     """What people call it."""
-    folder: str
-    """Its folder, relative to the place."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +75,14 @@ class SourceSplit:
 
     place: Place
     """Where it lies."""
-    encoder: SourceEncoder
+    encoder: SourceFolder[EncoderSpec, EncoderNames]
     """Encoder that made the features."""
-    dataset: DatasetSpec
-    """Dataset."""
-    dataset_names: DatasetNames
-    """What is declared about the dataset."""
-    dataset_folder: str
-    """Folder of the dataset, relative to the place."""
+    dataset: SourceFolder[DatasetSpec, DatasetNames]
+    """Dataset that it belongs to."""
     name: str
     """``train``, ``val`` or ``test``."""
     folder: str
-    """Folder of the split, relative to the place."""
+    """Its folder, relative to the place."""
     marker: Marker
     """What says that it is complete."""
 
@@ -112,7 +109,7 @@ def list_splits(
     """
     line = place.read(FORMAT_FILE).decode(errors="replace")
     check_format_line(line, f"{place.label}/{FORMAT_FILE}")
-    encoders = tuple(_encoders(place))
+    encoders = tuple(_folders(place, "", ENCODER_FILE, EncoderSpec, EncoderNames))
     if encoder is not None:
         chosen = choose(
             encoders,
@@ -122,11 +119,11 @@ def list_splits(
             names=lambda e: (e.spec.encoder_id, e.names.slug, e.names.model),
         )
         encoders = (chosen,)
-    splits = tuple(split for source in encoders for split in _splits(place, source, dataset))
+    splits = tuple(split for folder in encoders for split in _splits(place, folder, dataset))
     if not splits:
         raise NotFoundError(
             f"{place.label}: no sealed split{f' of dataset {dataset!r}' if dataset else ''}",
-            hint="look what is there with 'linprobe store ls'",
+            hint=f"'{command('store ls', store=place.label)}' lists a local store",
         )
     return splits
 
@@ -146,43 +143,40 @@ def find_marker(place: Place, folder: str) -> Marker | None:
 
 def _read_marker(place: Place, folder: str, name: str) -> Marker:
     path = f"{folder}/{name}".lstrip("/")
-    data, signed = place.read(path), _read_json(place, path)
+    data, label = place.read(path), f"{place.label}/{path}"
     if name == PACKED_FILE:
-        return Marker(name, data, packed_commit(signed), packed_files(signed))
-    check_signature(signed, "split")
-    commit = split_commit_from(signed)
-    return Marker(name, data, commit, commit.contents.files)
+        packed = parse_packed(data, label)
+        return Marker(name, data, packed.commit, packed.files)
+    commit = parse_signed(SplitCommit, data, label)
+    return Marker(name, data, commit, commit.files)
 
 
-def _encoders(place: Place) -> Iterator[SourceEncoder]:
-    for folder in _folders(place, "", ENCODER_PREFIX):
-        json = _read_json(place, f"{folder}/{ENCODER_FILE}")
-        spec = encoder_spec_from(json)
-        check_id(json.place, spec.encoder_id, folder_digits(PurePosixPath(folder)))
-        names = encoder_names_from(_read_json(place, f"{folder}/{NAMES_FILE}"))
-        yield SourceEncoder(spec, names, folder)
-
-
-def _splits(place: Place, encoder: SourceEncoder, dataset: str | None) -> Iterator[SourceSplit]:
-    for folder in _folders(place, f"{encoder.folder}/{SETS_FOLDER}", DATASET_PREFIX):
-        json = _read_json(place, f"{folder}/{DATASET_FILE}")
-        spec = dataset_spec_from(json)
-        check_id(json.place, spec.dataset_id, folder_digits(PurePosixPath(folder)))
-        names = dataset_names_from(_read_json(place, f"{folder}/{NAMES_FILE}"))
-        if dataset not in (None, names.name) and not spec.dataset_id.startswith(str(dataset)):
+def _splits(
+    place: Place, encoder: SourceFolder[EncoderSpec, EncoderNames], query: str | None
+) -> Iterator[SourceSplit]:
+    """Splits of an encoder, of the dataset with the name or id of the query, or of all."""
+    sets = f"{encoder.path}/{SETS_FOLDER}"
+    for dataset in _folders(place, sets, DATASET_FILE, DatasetSpec, DatasetNames):
+        is_wanted = query is None or query == dataset.names.name
+        if not is_wanted and not dataset.spec.dataset_id.startswith(str(query)):
             continue
-        for split in place.folders(folder):
+        for split in place.folders(dataset.path):
             if not split.startswith((STAGING_PREFIX, ".")):
-                path = f"{folder}/{split}"
+                path = f"{dataset.path}/{split}"
                 marker = find_marker(place, path) or _read_marker(place, path, COMMIT_FILE)
-                yield SourceSplit(place, encoder, spec, names, folder, split, path, marker)
+                yield SourceSplit(place, encoder, dataset, split, path, marker)
 
 
-def _folders(place: Place, parent: str, prefix: str) -> Iterator[str]:
+def _folders(
+    place: Place, parent: str, spec_file: str, spec_kind: type[Spec], names_kind: type[Names]
+) -> Iterator[SourceFolder[Spec, Names]]:
+    """The encoders of a store, or the datasets of an encoder."""
+    prefix = ENCODER_PREFIX if spec_file == ENCODER_FILE else DATASET_PREFIX
     for name in place.folders(parent):
         if name.startswith(prefix):
-            yield f"{parent}/{name}".lstrip("/")
-
-
-def _read_json(place: Place, name: str) -> JsonObject:
-    return parse_json(place.read(name), f"{place.label}/{name}")
+            path = f"{parent}/{name}".lstrip("/")
+            files = f"{path}/{spec_file}", f"{path}/{NAMES_FILE}"
+            labels = [f"{place.label}/{file}" for file in files]
+            digits = folder_digits(PurePosixPath(name))
+            spec = parse_spec(spec_kind, place.read(files[0]), labels[0], digits)
+            yield SourceFolder(path, spec, parse(names_kind, place.read(files[1]), labels[1]))

@@ -1,4 +1,4 @@
-"""Removing: left-overs of killed writers, damaged units, and what a person asks to remove."""
+"""Removing left-overs of killed writers, damaged units, and what a person asks to remove."""
 
 import re
 import shutil
@@ -38,7 +38,13 @@ class Leftover:
 def find_leftovers(
     store: FeatureStore, *, min_age_s: float = SETTLED_S, foreign_age_s: float = FOREIGN_S
 ) -> tuple[Leftover, ...]:
-    """Staging folders of writers that are gone, temporary files, and links to nothing."""
+    """Staging folders of writers that are gone, temporary files, and links to nothing.
+
+    Parameters
+    ----------
+    min_age_s : seconds without a change before anything counts as left over.
+    foreign_age_s : the same for a staging folder of another host, whose lock cannot be seen.
+    """
     return tuple(
         leftover
         for folder in _folders(store.root)
@@ -47,7 +53,12 @@ def find_leftovers(
 
 
 def find_damaged(store: FeatureStore, *, deep: bool) -> tuple[Leftover, ...]:
-    """Damaged parts and splits; never an encoder or dataset, nor what another version wrote."""
+    """Damaged parts and splits; never an encoder or dataset, nor what another version wrote.
+
+    Parameters
+    ----------
+    deep : as :func:`verify_store` takes it.
+    """
     return tuple(
         Leftover(report.path, folder_bytes(report.path), report.problem or "")
         for report in verify_store(store, deep=deep)
@@ -77,9 +88,16 @@ def find_removal(
 ) -> Path:
     """The folder of an encoder, or of one of its datasets, of a split, or of all its parts.
 
+    Parameters
+    ----------
+    dataset : by name or id; None means the encoder, or its only dataset where ``split`` is given.
+    split : of that dataset; None means the dataset.
+    parts : the folder of the parts, whatever the others say.
+
     Raises
     ------
-    NotFoundError : there is no such thing.
+    NotFoundError : no such dataset or split.
+    StoreError : several datasets match.
     """
     if parts:
         return encoder.path / PARTS_FOLDER

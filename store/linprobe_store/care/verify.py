@@ -1,4 +1,4 @@
-"""Verification of a whole store: every unit is looked at, every problem is told."""
+"""Verification of a whole store: every unit is looked at, every problem is reported."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from linprobe.errors import REPAIR, IntegrityError, StoreError
-from linprobe.records import read_json
+from linprobe.records import read_bytes
 from linprobe_store.arrays.part import find_part, part_path
 from linprobe_store.arrays.unit_maps import map_unit
-from linprobe_store.care.packed import packed_commit, packed_files
-from linprobe_store.format.commit import UnitContents, check_files, read_part_commit
+from linprobe_store.care.packed import parse_packed
+from linprobe_store.format.commit import PartCommit, UnitContents, check_files, read_commit
 from linprobe_store.format.layout import (
     COMMIT_FILE,
     DATASET_PREFIX,
@@ -20,10 +20,9 @@ from linprobe_store.format.layout import (
     PARTS_FOLDER,
     SETS_FOLDER,
 )
-from linprobe_store.handles.dataset import StoredDataset
+from linprobe_store.handles.dataset import StoredDataset, is_packed_split
 from linprobe_store.handles.encoder import StoredEncoder, open_encoder
 from linprobe_store.handles.lookup import list_folders
-from linprobe_store.handles.split import is_packed_split
 from linprobe_store.handles.store import FeatureStore
 
 UnitKind = Literal["encoder", "part", "dataset", "split"]
@@ -73,12 +72,12 @@ def _check_encoder(folder: Path) -> None:
 
 def _verify_parts(encoder: StoredEncoder, *, deep: bool) -> Iterator[UnitReport]:
     def check(path: Path) -> UnitContents:
-        commit = read_part_commit(path)
+        commit = read_commit(PartCommit, path)
         if part_path(encoder.path, commit.shard) != path:
             raise IntegrityError(f"{path}: holds the part of {commit.shard}", hint=REPAIR)
         find_part(encoder.path, encoder.encoder_id, commit.shard)
-        map_unit(path, commit.rows, commit.taps, commit.dtype)
-        return _check_bytes(path, commit.contents, deep=deep)
+        map_unit(path, commit)
+        return _check_bytes(path, commit, deep=deep)
 
     for path in list_folders(encoder.path / PARTS_FOLDER, PART_PREFIX):
         yield _report("part", path, check)
@@ -98,11 +97,12 @@ def _verify_datasets(encoder: StoredEncoder, *, deep: bool) -> Iterator[UnitRepo
 def _verify_splits(dataset: StoredDataset, *, deep: bool) -> Iterator[UnitReport]:
     def check(path: Path) -> UnitContents:
         if is_packed_split(path):
-            signed = read_json(path / PACKED_FILE)
-            check_files(path, packed_files(signed), "deep" if deep else "open")
-            return packed_commit(signed).contents
+            marker = path / PACKED_FILE
+            packed = parse_packed(read_bytes(marker), str(marker))
+            check_files(path, packed.files, "deep" if deep else "open")
+            return packed.commit
         split = dataset.split(path.name)
-        return _check_bytes(path, split.commit.contents, deep=deep)
+        return _check_bytes(path, split.commit, deep=deep)
 
     for name in dataset.splits:
         yield _report("split", dataset.path / name, check)
@@ -112,8 +112,8 @@ def _check_bytes(path: Path, contents: UnitContents, *, deep: bool) -> UnitConte
     """Check every byte where ``deep``, and that no file was added."""
     if deep:
         check_files(path, contents.files, "deep")
-    there = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
-    added = sorted(there - set(contents.files) - {COMMIT_FILE})
+    on_disk = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
+    added = sorted(on_disk - set(contents.files) - {COMMIT_FILE})
     if added:
         raise IntegrityError(
             f"{path / added[0]}: expected no such file, found {len(added)} that were not committed",
@@ -131,5 +131,4 @@ def _report(kind: UnitKind, path: Path, check: Callable[[Path], UnitContents | N
         return UnitReport(kind, path, 0, 0, error.message, is_damaged)
     if contents is None:
         return UnitReport(kind, path, 0, 0, None, is_damaged=False)
-    n_bytes = sum(digest.bytes for digest in contents.files.values())
-    return UnitReport(kind, path, contents.rows, n_bytes, None, is_damaged=False)
+    return UnitReport(kind, path, contents.rows, contents.n_bytes, None, is_damaged=False)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import REPAIR, IntegrityError, unreadable
+from linprobe.records import NonNegative
 
 Buffer: TypeAlias = "bytes | NDArray[np.generic]"
 
@@ -25,7 +26,7 @@ _READ_BYTES = 4 << 20
 class FileDigest:
     """What a file must be."""
 
-    bytes: int
+    bytes: NonNegative
     """Size in bytes."""
     crc32c: str
     """CRC-32C (Castagnoli) of the content, as 8 hex digits."""
@@ -59,6 +60,13 @@ def crc32c(data: Buffer) -> int:
     return int(google_crc32c.value(data))
 
 
+def digest_bytes(data: bytes, *, strong: bool) -> FileDigest:
+    """Digest of the content of a small file."""
+    hasher = FileHasher(strong=strong)
+    hasher.update(data)
+    return hasher.digest()
+
+
 def digest_stream(stream: BinaryIO, *, strong: bool) -> FileDigest:
     """Digest of a binary stream from where it stands to its end, in 4 MiB of memory."""
     hasher = FileHasher(strong=strong)
@@ -82,12 +90,15 @@ def check_size(path: Path, expected: FileDigest) -> None:
     IntegrityError : the file is missing, or shorter or longer than committed.
     """
     try:
-        found = path.stat().st_size
+        n_bytes = path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
-        expectation = f"expected {expected.bytes} bytes"
-        raise IntegrityError(f"{path}: missing, {expectation}", hint=REPAIR) from None
-    if found != expected.bytes or not path.is_file():
-        raise IntegrityError(f"{path}: expected {expected.bytes} bytes, found {found}", hint=REPAIR)
+        raise IntegrityError(
+            f"{path}: missing, expected {expected.bytes} bytes", hint=REPAIR
+        ) from None
+    if n_bytes != expected.bytes or not path.is_file():
+        raise IntegrityError(
+            f"{path}: expected {expected.bytes} bytes, found {n_bytes}", hint=REPAIR
+        )
 
 
 def check_content(path: Path, expected: FileDigest, *, strong: bool = False) -> None:
@@ -100,14 +111,12 @@ def check_content(path: Path, expected: FileDigest, *, strong: bool = False) -> 
     """
     check_size(path, expected)
     try:
-        found = digest_file(path, strong=strong and expected.sha256 is not None)
+        actual = digest_file(path, strong=strong and expected.sha256 is not None)
     except OSError as error:
         raise unreadable(path, error) from error
-    if found.crc32c != expected.crc32c:
-        raise IntegrityError(
-            f"{path}: expected crc32c {expected.crc32c}, found {found.crc32c}", hint=REPAIR
-        )
-    if found.sha256 is not None and found.sha256 != expected.sha256:
-        raise IntegrityError(
-            f"{path}: expected sha256 {expected.sha256}, found {found.sha256}", hint=REPAIR
-        )
+    for name, wanted, value in (
+        ("crc32c", expected.crc32c, actual.crc32c),
+        ("sha256", expected.sha256, actual.sha256 or expected.sha256),
+    ):
+        if value != wanted:
+            raise IntegrityError(f"{path}: expected {name} {wanted}, found {value}", hint=REPAIR)

@@ -10,18 +10,18 @@
 """
 
 import re
-from dataclasses import asdict
 
 from linprobe.disk import STAGING_PREFIX
 from linprobe.errors import MismatchError
 from linprobe.names import short_id, slugify
-from linprobe.records import digest_json
+from linprobe.records import digest_json, plain
 from linprobe_store.format.spec import ShardFingerprint
 
 FORMAT_NAME = "linprobe-store"
 FORMAT_VERSION = 1
 
 FORMAT_FILE = "FORMAT"
+FORMAT_LINE = f"{FORMAT_NAME} {FORMAT_VERSION}\n".encode()
 COMMIT_FILE = "COMMIT.json"
 PACKED_FILE = "PACKED.json"
 DATA_FOLDER = "data.zarr"
@@ -52,19 +52,14 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _TAP = re.compile(r"[a-z][a-z0-9_]*")
 
 
-def encoder_folder(slug: str, encoder_id: str) -> str:
-    """Folder name of an encoder."""
-    return f"{ENCODER_PREFIX}{slugify(slug)}-{short_id(encoder_id)}"
-
-
-def dataset_folder(name: str, dataset_id: str) -> str:
-    """Folder name of a dataset."""
-    return f"{DATASET_PREFIX}{slugify(name)}-{short_id(dataset_id)}"
+def folder_named(prefix: str, name: str, full_id: str) -> str:
+    """Folder name of an encoder, a dataset or a part: readable, and ending in its id's digits."""
+    return f"{prefix}{slugify(name)}-{short_id(full_id)}"
 
 
 def part_folder(shard: ShardFingerprint) -> str:
     """Folder name of the part of a source tar: a function of its fingerprint alone."""
-    return f"{PART_PREFIX}{slugify(shard.name)}-{short_id(digest_json(asdict(shard)))}"
+    return folder_named(PART_PREFIX, shard.name, digest_json(plain(shard)))
 
 
 def features_array(tap: str) -> str:

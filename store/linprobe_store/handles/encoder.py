@@ -7,18 +7,10 @@ from typing import cast
 
 from linprobe.errors import NotFoundError
 from linprobe.names import short_id
-from linprobe.records import read_json
+from linprobe.records import read, read_bytes
+from linprobe.terminal import command
 from linprobe_store.arrays.part import PartWriter, find_part, part_path
-from linprobe_store.arrays.seal import (
-    ReadLabels,
-    SealTarget,
-    check_labelling,
-    find_parts,
-    find_split_spec,
-    part_blocks,
-    plan_rows,
-    write_split,
-)
+from linprobe_store.arrays.seal import ReadLabels, SealTarget, seal_parts
 from linprobe_store.arrays.unit_maps import map_unit
 from linprobe_store.format.commit import PartCommit
 from linprobe_store.format.layout import (
@@ -28,7 +20,6 @@ from linprobe_store.format.layout import (
     NAMES_FILE,
     SETS_FOLDER,
     check_split_name,
-    dataset_folder,
 )
 from linprobe_store.format.spec import (
     DatasetNames,
@@ -38,16 +29,12 @@ from linprobe_store.format.spec import (
     FeatureArray,
     LabelArray,
     ShardFingerprint,
-    check_id,
-    dataset_json,
-    dataset_names_json,
-    encoder_names_from,
-    encoder_spec_from,
+    parse_spec,
 )
 from linprobe_store.handles.dataset import StoredDataset, open_dataset
 from linprobe_store.handles.lookup import (
+    check_full_id,
     choose,
-    find_folder,
     folder_digits,
     list_folders,
     make_folder,
@@ -65,7 +52,7 @@ from linprobe_store.handles.witness import (
 
 @dataclass(frozen=True)
 class StoredEncoder:
-    """An encoder of a store."""
+    """An encoder of a store; made by ``FeatureStore.encoder`` and ``register_encoder``."""
 
     spec: EncoderSpec
     """What its features are a function of."""
@@ -95,7 +82,11 @@ class StoredEncoder:
         return find_part(self.path, self.encoder_id, shard)
 
     def part_labels(self, shard: ShardFingerprint) -> LabelArray:
-        """Labels in the part of a source tar, in row order, read-only.
+        """Labels in the part of a source tar, in row order.
+
+        Returns
+        -------
+        (n,) int64 class ids or (n, k) uint8 multi-hot, read-only.
 
         Raises
         ------
@@ -104,10 +95,9 @@ class StoredEncoder:
         part = self.committed_part(shard)
         if part is None:
             raise NotFoundError(
-                f"{self.path}: '{shard.name}' has no part", hint="linprobe extract makes it"
+                f"{self.path}: '{shard.name}' has no part", hint=f"{command('extract')} makes it"
             )
-        arrays = map_unit(part_path(self.path, shard), part.rows, part.taps, part.dtype)
-        return cast("LabelArray", arrays.labels.whole())
+        return cast("LabelArray", map_unit(part_path(self.path, shard), part).labels.whole())
 
     def part_writer(self, shard: ShardFingerprint) -> PartWriter:
         """Writer of the part of a source tar, to be used in a ``with`` statement.
@@ -130,10 +120,16 @@ class StoredEncoder:
 
         Parameters
         ----------
+        dataset : the dataset, whose shards say which parts and in which order.
+        split : ``train``, ``val`` or ``test``; one of the splits of ``dataset``.
         names : what people call the dataset, and its headline metric; as
             :meth:`register_dataset` takes them.
         read_labels : gives the labels of each part, where those in it were read in another way
             than the dataset says.
+
+        Returns
+        -------
+        The sealed split.
 
         Raises
         ------
@@ -143,15 +139,10 @@ class StoredEncoder:
         StoreError : a key comes twice, or the disk refuses.
         """
         check_split_name(split)
-        split_spec = find_split_spec(dataset, split)
         stored = self.register_dataset(dataset, names)
-        if not (stored.path / split).exists():
-            parts = find_parts(self.path, self.encoder_id, split_spec)
-            if read_labels is None:
-                check_labelling(parts, split)
-            blocks = part_blocks(self.path, parts, read_labels)
-            target = SealTarget(stored.path / split, self.spec, dataset, split)
-            write_split(target, blocks, plan_rows(parts))
+        path = stored.path / split
+        if not path.exists():
+            seal_parts(SealTarget(path, self.spec, dataset, split), self.path, read_labels)
         return stored.split(split)
 
     def datasets(self) -> tuple[StoredDataset, ...]:
@@ -174,6 +165,41 @@ class StoredEncoder:
             place=self.path,
             names=lambda dataset: (dataset.dataset_id, dataset.name),
         )
+
+    def register_dataset(self, spec: DatasetSpec, names: DatasetNames) -> StoredDataset:
+        """The dataset of a spec, made if it is new; safe to repeat and to race.
+
+        Parameters
+        ----------
+        spec : the dataset.
+        names : what people call it, and its headline metric.
+
+        Returns
+        -------
+        The dataset in the store. The first names given to an id stay: where its ``names`` are
+        not those given, it was there already under others.
+
+        Raises
+        ------
+        IntegrityError : it is there already, and damaged.
+        MismatchError : another dataset has the same first 12 digits.
+        StoreError : the store cannot be written to.
+        """
+        files = {DATASET_FILE: spec, NAMES_FILE: names}
+        parent = self.path / SETS_FOLDER
+        folder = make_folder(parent, DATASET_PREFIX, names.name, spec.dataset_id, files)
+        stored = self.open_dataset(folder)
+        check_full_id(folder, spec.dataset_id, stored.dataset_id)
+        return stored
+
+    def open_dataset(self, folder: Path) -> StoredDataset:
+        """Open the folder of a dataset.
+
+        Raises
+        ------
+        IntegrityError : its spec is missing, damaged, or not what the folder's name says.
+        """
+        return open_dataset(folder, self.spec, self.names)
 
     def record_provenance(self, entry: Provenance) -> None:
         """Append a run to ``provenance.jsonl``."""
@@ -199,7 +225,7 @@ class StoredEncoder:
 
         Parameters
         ----------
-        features : canary features (m, d) by tap.
+        features : canary features (m, d) by tap, in the storage dtype.
         min_cosine : 0.9999 is far above what another model, activation or preprocessing gives,
             and below what another GPU or batch size gives.
 
@@ -213,35 +239,6 @@ class StoredEncoder:
         stored = stored or read_canary(self.path) or {}
         compare_canary(stored, features, min_cosine=min_cosine, place=self.path)
 
-    def register_dataset(self, spec: DatasetSpec, names: DatasetNames) -> StoredDataset:
-        """The dataset of a spec, made if it is new; safe to repeat and to race.
-
-        Parameters
-        ----------
-        names : the first name and metric given to an id stay: those of the value returned.
-
-        Raises
-        ------
-        IntegrityError : it is there already, and damaged.
-        StoreError : the store cannot be written to.
-        """
-        parent = self.path / SETS_FOLDER
-        folder = find_folder(parent, DATASET_PREFIX, spec.dataset_id)
-        if folder is None:
-            folder_name = dataset_folder(names.name, spec.dataset_id)
-            files = {DATASET_FILE: dataset_json(spec), NAMES_FILE: dataset_names_json(names)}
-            folder = make_folder(parent, DATASET_PREFIX, folder_name, files)
-        return self.open_dataset(folder)
-
-    def open_dataset(self, folder: Path) -> StoredDataset:
-        """Open the folder of a dataset.
-
-        Raises
-        ------
-        IntegrityError : its spec is missing, damaged, or not what the folder's name says.
-        """
-        return open_dataset(folder, self.spec, self.names)
-
 
 def open_encoder(folder: Path) -> StoredEncoder:
     """Open the folder of an encoder.
@@ -250,7 +247,6 @@ def open_encoder(folder: Path) -> StoredEncoder:
     ------
     IntegrityError : its spec is missing, damaged, or not what the folder's name says.
     """
-    json = read_json(folder / ENCODER_FILE)
-    spec = encoder_spec_from(json)
-    check_id(json.place, spec.encoder_id, folder_digits(folder))
-    return StoredEncoder(spec, encoder_names_from(read_json(folder / NAMES_FILE)), folder)
+    file = folder / ENCODER_FILE
+    spec = parse_spec(EncoderSpec, read_bytes(file), str(file), folder_digits(folder))
+    return StoredEncoder(spec, read(EncoderNames, folder / NAMES_FILE), folder)

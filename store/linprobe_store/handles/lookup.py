@@ -7,8 +7,11 @@ from pathlib import Path, PurePath
 from typing import TypeVar
 
 from linprobe.disk import STAGING_PREFIX, Staging, told_as_store_error
-from linprobe.errors import NotFoundError, StoreError
+from linprobe.errors import MismatchError, NotFoundError, StoreError
 from linprobe.names import SHORT_ID_DIGITS, short_id
+from linprobe.records import canonical_json, plain
+from linprobe.terminal import command
+from linprobe_store.format.layout import folder_named
 
 MIN_PREFIX = 4
 """Hex digits of an id that a query must give at least, so that words are not taken for ids."""
@@ -20,15 +23,8 @@ def list_folders(parent: Path, prefix: str) -> tuple[Path, ...]:
     """Folders below ``parent`` whose names begin with ``prefix``, sorted by name."""
     if not parent.is_dir():
         return ()
-    found = (p for p in parent.iterdir() if p.name.startswith(prefix) and p.is_dir())
-    return tuple(sorted(p for p in found if not p.name.startswith(STAGING_PREFIX)))
-
-
-def find_folder(parent: Path, prefix: str, full_id: str) -> Path | None:
-    """The folder of an id, whatever its slug, or None."""
-    digits = short_id(full_id)
-    found = [p for p in list_folders(parent, prefix) if folder_digits(p) == digits]
-    return found[0] if found else None
+    folders = (p for p in parent.iterdir() if p.name.startswith(prefix) and p.is_dir())
+    return tuple(sorted(p for p in folders if not p.name.startswith(STAGING_PREFIX)))
 
 
 def folder_digits(folder: PurePath) -> str:
@@ -36,36 +32,61 @@ def folder_digits(folder: PurePath) -> str:
     return folder.name[-SHORT_ID_DIGITS:]
 
 
-def make_folder(parent: Path, prefix: str, name: str, files: Mapping[str, bytes]) -> Path:
-    """Make the folder of an id, whole, by one rename; the existing one if another was first.
+def make_folder(
+    parent: Path, prefix: str, name: str, full_id: str, files: Mapping[str, object]
+) -> Path:
+    """The folder of an id, whatever its slug; made whole, by one rename, where there is none.
 
     A hidden link ``.<prefix><digits>`` to the folder is made first. Links are exclusive, so
     racing writers that know the same id under different names agree on one folder.
+
+    Parameters
+    ----------
+    parent : folder that it lies in.
+    prefix : what its name begins with.
+    name : what people call it; gives the slug.
+    full_id : 64 hex digits, of which the first 12 end its name.
+    files : dataclasses to write into a new folder as canonical JSON, by file name.
     """
-    claim = parent / f".{prefix}{name[-SHORT_ID_DIGITS:]}"
+    digits = short_id(full_id)
+    for folder in list_folders(parent, prefix):
+        if folder_digits(folder) == digits:
+            return folder
+    folder_name = folder_named(prefix, name, full_id)
+    claim = _claim(parent, prefix, digits)
     with told_as_store_error(parent):
         parent.mkdir(parents=True, exist_ok=True)
         try:
-            claim.symlink_to(name)
+            claim.symlink_to(folder_name)
         except FileExistsError:
-            name = str(claim.readlink())
+            folder_name = str(claim.readlink())
         except OSError:
             pass  # a file system without links: racing writers must then use one name
-        final = parent / name
         with Staging(parent) as staging:
-            for file, data in files.items():
-                (staging.path / file).write_bytes(data)
-            staging.publish(final)
-    return final
+            for file, value in files.items():
+                (staging.path / file).write_bytes(canonical_json(plain(value)))
+            staging.publish(parent / folder_name)
+    return parent / folder_name
 
 
 def remove_claim(folder: Path, prefix: str) -> None:
     """Remove the link that names a folder which is gone."""
     with suppress(OSError):
-        os.unlink(folder.parent / f".{prefix}{folder_digits(folder)}")  # noqa: PTH108 - may dangle
+        os.unlink(_claim(folder.parent, prefix, folder_digits(folder)))  # noqa: PTH108 - may dangle
 
 
-_MAKERS = "linprobe extract and linprobe store import put features into a store"
+def check_full_id(folder: Path, expected: str, stored: str) -> None:
+    """Check that the folder of an id is not that of another with the same first 12 digits.
+
+    Raises
+    ------
+    MismatchError : naming both ids.
+    """
+    if stored != expected:
+        raise MismatchError(
+            f"{folder}: expected id {expected}, found {stored}",
+            hint="two ids share their first 12 digits: use another store for this one",
+        )
 
 
 def choose(
@@ -88,22 +109,29 @@ def choose(
     NotFoundError : nothing matches; lists what is there.
     StoreError : several match; lists them.
     """
-    listed = "; ".join(f"{short_id(names(e)[0])} ({names(e)[1]})" for e in entries)
-    if query is None:
-        found = list(entries)
-    else:
-        found = [e for e in entries if query in names(e)]
-        if not found and len(query) >= MIN_PREFIX:
-            found = [e for e in entries if names(e)[0].startswith(query.lower())]
-    if not found:
-        wanted = "" if query is None else f" called {query!r}"
-        hint = f"it has: {listed}" if entries else _MAKERS
-        raise NotFoundError(f"{place}: no {what}{wanted}", hint=hint)
-    if len(found) > 1:
-        several = "; ".join(f"{short_id(names(e)[0])} ({names(e)[1]})" for e in found)
-        matches = "" if query is None else f" called {query!r}"
+    matches = [entry for entry in entries if query is None or query in names(entry)]
+    if not matches and query is not None and len(query) >= MIN_PREFIX:
+        matches = [entry for entry in entries if names(entry)[0].startswith(query.lower())]
+    called = "" if query is None else f" called {query!r}"
+    if not matches:
+        hint = f"it has: {_listed(entries, names)}" if entries else _next_commands()
+        raise NotFoundError(f"{place}: no {what}{called}", hint=hint)
+    if len(matches) > 1:
         raise StoreError(
-            f"{place}: expected one {what}, found {len(found)}{matches}: {several}",
-            hint=f"name one by the beginning of its id, such as {names(found[0])[0][:12]}",
+            f"{place}: expected one {what}, found {len(matches)}{called}: "
+            f"{_listed(matches, names)}",
+            hint=f"name one by the beginning of its id, such as {short_id(names(matches[0])[0])}",
         )
-    return found[0]
+    return matches[0]
+
+
+def _next_commands() -> str:
+    return f"{command('extract')} or {command('store import')} puts features into a store"
+
+
+def _listed(entries: Sequence[Entry], names: Callable[[Entry], tuple[str, ...]]) -> str:
+    return "; ".join(f"{short_id(names(entry)[0])} ({names(entry)[1]})" for entry in entries)
+
+
+def _claim(parent: Path, prefix: str, digits: str) -> Path:
+    return parent / f".{prefix}{digits}"

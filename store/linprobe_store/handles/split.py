@@ -1,5 +1,6 @@
 """Reading a sealed split: verified when opened, mapped, never copied unless asked."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,18 +10,18 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe.errors import MismatchError, NotFoundError, StoreError
+from linprobe.errors import NotFoundError, StoreError
 from linprobe_store.arrays.mapping import MappedArray
-from linprobe_store.arrays.unit_maps import Keys, UnitArrays, map_unit
+from linprobe_store.arrays.unit_maps import Keys, UnitArrays
 from linprobe_store.format.checksums import check_content
-from linprobe_store.format.commit import SplitCommit, check_files, read_split_commit
+from linprobe_store.format.commit import (
+    SplitCommit,
+)
 from linprobe_store.format.layout import (
-    COMMIT_FILE,
     DATA_FOLDER,
     KEYS_BYTES,
     KEYS_OFFSETS,
     LABELS,
-    PACKED_FILE,
 )
 from linprobe_store.format.spec import (
     DatasetNames,
@@ -44,6 +45,12 @@ class Split:
     Opening verifies the commit, the size of every file, all metadata and the shard indexes, in
     milliseconds; labels and keys are verified when first read; ``verify --deep`` reads all.
     Nothing here can be written to.
+
+    Examples
+    --------
+    >>> split = FeatureStore("features").split("train")    # doctest: +SKIP
+    >>> for X in split.blocks("embedding", rows=1024):     # doctest: +SKIP
+    ...     print(X.shape, X.dtype)
     """
 
     encoder_spec: EncoderSpec
@@ -94,22 +101,17 @@ class Split:
     @property
     def n(self) -> int:
         """Number of samples."""
-        return self.commit.contents.rows
+        return self.commit.rows
 
     @property
     def taps(self) -> tuple[Tap, ...]:
         """Taps stored."""
-        return self.commit.contents.taps
+        return self.commit.taps
 
     @property
     def dtype(self) -> StorageDtype:
         """Dtype of the features."""
-        return self.commit.contents.dtype
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of its files."""
-        return sum(digest.bytes for digest in self.commit.contents.files.values())
+        return self.commit.dtype
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -119,11 +121,10 @@ class Split:
     @property
     def skipped_by_reason(self) -> Mapping[str, int]:
         """Samples of the source tars that have no row, counted by reason."""
-        total: dict[str, int] = {}
+        total = Counter[str]()
         for part in self.commit.parts:
-            for reason, count in part.skipped_by_reason.items():
-                total[reason] = total.get(reason, 0) + count
-        return total
+            total.update(part.skipped_by_reason)
+        return dict(total)
 
     @cached_property
     def labels(self) -> LabelArray:
@@ -140,36 +141,52 @@ class Split:
         return self.arrays.read_keys(self.path)
 
     def dim(self, tap: str) -> int:
-        """Feature dimension d of a tap."""
+        """Feature dimension d of a tap.
+
+        Raises
+        ------
+        NotFoundError : the encoder has no such tap.
+        """
         return self._mapped(tap).geometry.shape[1]
 
     def blocks(self, tap: str, rows: int = 8192) -> Iterator[FeatureArray]:
-        """All rows in order, as read-only zero-copy views (m, d) of the maps, m <= ``rows``.
+        """All rows in order, as views of the maps: the way to scan.
 
-        A block never spans two shard files, so the last one of each file may be shorter.
+        Parameters
+        ----------
+        tap : such as ``embedding``.
+        rows : rows of a block at most. A block never spans two shard files, so the last one of
+            each file may be shorter.
+
+        Returns
+        -------
+        Read-only views (m, d) in the storage dtype, m <= ``rows``; nothing is copied.
+
+        Raises
+        ------
+        NotFoundError : the encoder has no such tap.
         """
         for block in self._mapped(tap).blocks(rows):
             yield cast("FeatureArray", block)
-
-    def zarr(self) -> "zarr.Group":
-        """The split as a read-only Zarr group, for xarray, dask and other Zarr users.
-
-        Reading through it copies: for speed use :meth:`blocks` or :meth:`array`.
-        """
-        # Imported here: the maps need no Zarr library, and it takes half a second.
-        import zarr
-
-        return zarr.open_group(self.path / DATA_FOLDER, mode="r", use_consolidated=False)
 
     def maps(self, tap: str) -> tuple[FeatureArray, ...]:
         """One read-only ``np.memmap`` (m, d) per shard file, in row order; none when n is 0."""
         return tuple(cast("FeatureArray", mapped) for mapped in self._mapped(tap).maps)
 
     def array(self, tap: str) -> FeatureArray:
-        """All rows (n, d) as one read-only ``np.memmap``; when n is 0, an empty array.
+        """All rows as one map.
+
+        Parameters
+        ----------
+        tap : such as ``embedding``.
+
+        Returns
+        -------
+        Read-only ``np.memmap`` (n, d) in the storage dtype; when n is 0, an empty array.
 
         Raises
         ------
+        NotFoundError : the encoder has no such tap.
         StoreError : the split has several shard files, which one map cannot cover; use
             :meth:`blocks` or :meth:`maps`, which copy nothing either.
         """
@@ -183,18 +200,36 @@ class Split:
         return maps[0] if maps else np.empty((0, self.dim(tap)), self.dtype)
 
     def rows(self, indices: NDArray[np.integer] | Sequence[int], tap: str) -> FeatureArray:
-        """Copy of the rows at ``indices`` (m,), as (m, d), in the order given.
+        """Copy of some rows; a small share of them is read page by page, without those around.
 
-        A small share of the rows is read page by page, without reading around them.
+        Parameters
+        ----------
+        indices : (m,) integers in [0, n).
+        tap : such as ``embedding``.
+
+        Returns
+        -------
+        (m, d) in the storage dtype, in the order of ``indices``.
 
         Raises
         ------
         IndexError : an index is not in [0, n).
+        NotFoundError : the encoder has no such tap.
         """
         wanted = np.asarray(indices, np.int64).reshape(-1)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.n):
             raise IndexError(f"rows {wanted.min()}..{wanted.max()} of a split of {self.n}")
         return cast("FeatureArray", self._mapped(tap).take(wanted))
+
+    def zarr(self) -> "zarr.Group":
+        """The split as a read-only Zarr group, for xarray, dask and other Zarr users.
+
+        Reading through it copies: for speed use :meth:`blocks` or :meth:`array`.
+        """
+        # Imported here: the maps need no Zarr library, and it takes half a second.
+        import zarr
+
+        return zarr.open_group(self.path / DATA_FOLDER, mode="r", use_consolidated=False)
 
     def _mapped(self, tap: str) -> MappedArray:
         try:
@@ -206,47 +241,6 @@ class Split:
             ) from None
 
     def _check_arrays(self, *names: str) -> None:
-        for name, digest in self.commit.contents.files.items():
+        for name, digest in self.commit.files.items():
             if name.split("/")[1] in names:
                 check_content(self.path / name, digest)
-
-
-def is_packed_split(path: Path) -> bool:
-    """Whether the folder of a split holds the packed form, which cannot be mapped."""
-    return (path / PACKED_FILE).exists() and not (path / COMMIT_FILE).exists()
-
-
-def open_split(
-    path: Path,
-    encoder_spec: EncoderSpec,
-    encoder_names: EncoderNames,
-    dataset_spec: DatasetSpec,
-    dataset_names: DatasetNames,
-) -> Split:
-    """Open and verify a sealed split.
-
-    Raises
-    ------
-    IntegrityError : a file is missing, damaged, or not what was committed.
-    MismatchError : the split is of another encoder or dataset than its folders say.
-    """
-    if is_packed_split(path):
-        raise StoreError(
-            f"{path}: packed for transfer, cannot be mapped",
-            hint="unpack it into a store with 'linprobe store copy SRC DST'",
-        )
-    commit = read_split_commit(path)
-    for what, expected, found in (
-        ("encoder", encoder_spec.encoder_id, commit.contents.encoder_id),
-        ("dataset", dataset_spec.dataset_id, commit.dataset_id),
-        ("split", path.name, commit.split),
-    ):
-        if expected != found:
-            raise MismatchError(
-                f"{path}: expected {what} {expected}, found {found}",
-                hint="a folder of another store was moved here: move it back, or remove it",
-            )
-    contents = commit.contents
-    check_files(path, contents.files, "open")
-    arrays = map_unit(path, contents.rows, contents.taps, contents.dtype)
-    return Split(encoder_spec, encoder_names, dataset_spec, dataset_names, path, commit, arrays)

@@ -1,32 +1,30 @@
 """The feature store: a folder of encoders."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 from linprobe.disk import write_atomic
 from linprobe.errors import MismatchError, StoreError
-from linprobe.records import canonical_json
 from linprobe_store.format.commit import check_version
 from linprobe_store.format.layout import (
     ENCODER_FILE,
     ENCODER_PREFIX,
     FORMAT_FILE,
-    FORMAT_NAME,
-    FORMAT_VERSION,
+    FORMAT_LINE,
     NAMES_FILE,
     check_tap_name,
-    encoder_folder,
 )
-from linprobe_store.format.spec import EncoderNames, EncoderSpec, encoder_json
+from linprobe_store.format.spec import EncoderNames, EncoderSpec
 from linprobe_store.handles.encoder import StoredEncoder, open_encoder
-from linprobe_store.handles.lookup import choose, find_folder, list_folders, make_folder
+from linprobe_store.handles.lookup import check_full_id, choose, list_folders, make_folder
 from linprobe_store.handles.split import Split
 
 
 class FeatureStore:
     """A feature store on disk.
 
-    A folder that does not exist opens as an empty store; the first write makes it.
+    Parameters
+    ----------
+    root : its folder. One that does not exist opens as an empty store; the first write makes it.
 
     Raises
     ------
@@ -41,7 +39,9 @@ class FeatureStore:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
-        _check_format(self.root)
+        line = _read_format_line(self.root / FORMAT_FILE)
+        if line is not None:
+            check_format_line(line, str(self.root / FORMAT_FILE))
 
     def encoders(self) -> tuple[StoredEncoder, ...]:
         """All encoders, sorted by folder name.
@@ -77,26 +77,26 @@ class FeatureStore:
 
         Parameters
         ----------
-        names : the first names given to an id stay.
+        spec : what the features are a function of.
+        names : what people call it.
+
+        Returns
+        -------
+        The encoder in the store. The first names given to an id stay: where its ``names`` are
+        not those given, it was there already under others.
 
         Raises
         ------
-        MismatchError : the spec has no tap, one twice, or one that cannot be stored.
+        MismatchError : the spec has no tap, one twice, or one that cannot be stored; or another
+            encoder has the same first 12 digits.
         StoreError : the store cannot be written to.
         """
         _check_taps(spec)
-        _write_format(self.root)
-        folder = find_folder(self.root, ENCODER_PREFIX, spec.encoder_id)
-        if folder is None:
-            folder_name = encoder_folder(names.slug, spec.encoder_id)
-            files = {ENCODER_FILE: encoder_json(spec), NAMES_FILE: canonical_json(asdict(names))}
-            folder = make_folder(self.root, ENCODER_PREFIX, folder_name, files)
+        write_format(self.root)
+        files = {ENCODER_FILE: spec, NAMES_FILE: names}
+        folder = make_folder(self.root, ENCODER_PREFIX, names.slug, spec.encoder_id, files)
         stored = open_encoder(folder)
-        if stored.encoder_id != spec.encoder_id:
-            raise MismatchError(
-                f"{folder}: expected id {spec.encoder_id}, found {stored.encoder_id}",
-                hint="two ids share their first 12 digits: use another store for this encoder",
-            )
+        check_full_id(folder, spec.encoder_id, stored.encoder_id)
         return stored
 
     def split(self, split: str, *, encoder: str | None = None, dataset: str | None = None) -> Split:
@@ -108,19 +108,16 @@ class FeatureStore:
         encoder, dataset : as :meth:`encoder` and ``StoredEncoder.dataset`` take them; None means
             the only one.
 
+        Returns
+        -------
+        The split, with its features mapped and not read.
+
         Raises
         ------
         NotFoundError : no such encoder, dataset or split.
         IntegrityError : the split is damaged.
         """
         return self.encoder(encoder).dataset(dataset).split(split)
-
-
-def _check_format(root: Path) -> None:
-    """Check the file ``FORMAT`` of a store that is there."""
-    line = _read_format_line(root / FORMAT_FILE)
-    if line is not None:
-        check_format_line(line, str(root / FORMAT_FILE))
 
 
 def _read_format_line(path: Path) -> str | None:
@@ -152,9 +149,15 @@ def check_format_line(line: str, place: str) -> None:
     check_version(words[0] if words else "nothing", version, place)
 
 
-def _write_format(root: Path) -> None:
+def write_format(root: Path) -> None:
+    """Write the file ``FORMAT`` of a store that is new.
+
+    Raises
+    ------
+    StoreError : the folder cannot be written to.
+    """
     if not (root / FORMAT_FILE).exists():
-        write_atomic(root / FORMAT_FILE, f"{FORMAT_NAME} {FORMAT_VERSION}\n".encode())
+        write_atomic(root / FORMAT_FILE, FORMAT_LINE)
 
 
 def _check_taps(spec: EncoderSpec) -> None:

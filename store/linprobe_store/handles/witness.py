@@ -1,16 +1,15 @@
-"""Canary features: what an encoder gives for the built-in images, kept to compare machines by.
+"""What bears witness beside an encoder: its canary features, and who ran it where.
 
 Features of one encoder are not bit-equal between devices, so they cannot be hashed; their
-direction must agree all the same. The first machine stores its canary features and every later
-one compares its own with them.
-
-Provenance: what is recorded about a run and never hashed.
+direction must agree all the same. The first machine stores what the encoder gives for the
+built-in canary images, and every later one compares its own with that. Provenance is recorded
+and never hashed.
 """
 
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from linprobe.disk import Staging, told_as_store_error
 from linprobe.errors import REPAIR, IntegrityError, MismatchError
-from linprobe.records import canonical_json, parse_json
+from linprobe.records import NonNegative, canonical_json, parse, plain
 from linprobe_store.format.layout import CANARY_FOLDER, PROVENANCE_FILE
 from linprobe_store.format.spec import FeatureArray
 
@@ -64,10 +63,10 @@ def compare_canary(
     MismatchError : other taps or shapes, or a cosine below ``min_cosine``.
     """
     expected = {tap: x.shape for tap, x in stored.items()}
-    found = {tap: x.shape for tap, x in features.items()}
-    if expected != found:
+    given = {tap: x.shape for tap, x in features.items()}
+    if expected != given:
         raise MismatchError(
-            f"{place}: expected canary features {expected}, found {found}",
+            f"{place}: expected canary features {expected}, found {given}",
             hint="the same encoder gives the same shapes: compare the versions in provenance.jsonl",
         )
     for tap, reference in stored.items():
@@ -103,14 +102,14 @@ class Provenance:
     """Command line."""
     versions: Mapping[str, str]
     """Versions of Python and of the libraries that features depend on."""
-    batch_size: int
+    batch_size: NonNegative
     """Images per forward pass; 0 for imported features."""
 
 
 def append_provenance(encoder_path: Path, entry: Provenance) -> None:
     """Append one line; lines of concurrent writers do not mix."""
     path = encoder_path / PROVENANCE_FILE
-    line = canonical_json(asdict(entry)) + b"\n"
+    line = canonical_json(plain(entry)) + b"\n"
     if path.exists() and not path.read_bytes().endswith(b"\n"):
         line = b"\n" + line  # ends the line that a crash cut short
     with told_as_store_error(path):
@@ -124,9 +123,9 @@ def append_provenance(encoder_path: Path, entry: Provenance) -> None:
 
 def merge_provenance(encoder_path: Path, lines: bytes) -> None:
     """Append the whole lines of another store's file that are not here yet."""
-    there = read_provenance(encoder_path)
+    known = read_provenance(encoder_path)
     for entry in _entries(lines, "provenance of the source"):
-        if entry not in there:
+        if entry not in known:
             append_provenance(encoder_path, entry)
 
 
@@ -146,17 +145,4 @@ def read_provenance(encoder_path: Path) -> tuple[Provenance, ...]:
 def _entries(data: bytes, place: str) -> Iterator[Provenance]:
     for i, line in enumerate(data.splitlines(), 1):
         if line.endswith(b"}"):
-            yield _entry(line, f"{place}:{i}")
-
-
-def _entry(line: bytes, place: str) -> Provenance:
-    fields = parse_json(line, place)
-    versions = fields.object("versions")
-    return Provenance(
-        time=fields.text("time"),
-        host=fields.text("host"),
-        device=fields.text("device"),
-        argv=fields.texts("argv"),
-        versions={name: versions.text(name) for name in versions.fields},
-        batch_size=fields.integer("batch_size"),
-    )
+            yield parse(Provenance, line, f"{place}:{i}")

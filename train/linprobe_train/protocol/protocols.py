@@ -135,16 +135,17 @@ DINO = Protocol(
 )
 
 ROWS = (
-    Row(DEFAULT, "embedding, L2-normalised; C by the search of the CLIP paper"),
+    Row(DEFAULT, "embedding, L2-normalised, C by the search of the CLIP paper"),
     Row(
         CLIP_PAPER,
-        "pre_projection as it is; C from 1e-6 to 1e6 by halving to 8 values a decade (Radford et "
-        "al. 2021, appendix A.3)",
+        "pre_projection as it is, C from 1e-6 to 1e6 by halving to 8 values a decade: Radford et "
+        "al. 2021, appendix A.3",
     ),
-    Row(CLIP_README, "embedding as it is; C = 0.316, no sweep (the example of openai/CLIP)"),
+    Row(CLIP_README, "embedding as it is, C = 0.316 without a sweep: the README of openai/CLIP"),
     Row(
         DINO,
-        "embedding as it is; all 45 values of C from 1e-6 to 1e5 (DINOv2; SimCLR, appendix B.8)",
+        "embedding as it is, all 45 values of C from 1e-6 to 1e5: DINOv2, and SimCLR's appendix "
+        "B.8",
     ),
 )
 """Ours, in the order of ``--help``."""
@@ -175,8 +176,8 @@ def protocol_named(name: str) -> Protocol:
 
 
 def protocols_help() -> str:
-    """The table of our protocols for ``--help``, a line each."""
-    return "; ".join(f"{row.protocol.name}: {row.summary}" for row in ROWS) + "."
+    """What ``--help`` says of our protocols."""
+    return "; ".join(f"{row.protocol.name} ({row.summary})" for row in ROWS) + "."
 
 
 def parse_grid(C: float | None, grid: str | None) -> Grid | None:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from linprobe.errors import DataError, OptionError, ResultError
 from linprobe.names import short_id
-from linprobe.records import read_json
+from linprobe.records import read
 from linprobe.terminal import command
 from linprobe_store.format.layout import ENCODER_FILE
-from linprobe_store.format.spec import EncoderSpec, SkippedSample, encoder_spec_from
+from linprobe_store.format.spec import EncoderSpec, SkippedSample
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
@@ -100,7 +100,7 @@ def encoder_of(saved: SavedProbe, store: Path) -> EncoderSpec:
     beside = saved.folder / ENCODER_FILE
     if not beside.is_file():
         return stored_encoder_of(saved, store).spec
-    spec = encoder_spec_from(read_json(beside))
+    spec = read(EncoderSpec, beside)
     if spec.encoder_id != saved.card.encoder_id:
         raise ResultError(
             f"'{beside}' is encoder {short_id(spec.encoder_id)}; the probe beside it takes "

@@ -10,9 +10,10 @@ import numpy as np
 
 from linprobe.errors import OptionError
 from linprobe.names import first_few
+from linprobe.records import canonical_json, plain
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_store.format.layout import ENCODER_FILE
-from linprobe_store.format.spec import EncoderSpec, LabelArray, encoder_json
+from linprobe_store.format.spec import EncoderSpec, LabelArray
 from linprobe_train.protocol.protocols import Protocol
 from linprobe_train.protocol.search import Search, SplitUse, search
 from linprobe_train.protocol.splits import StoredSplits
@@ -181,7 +182,7 @@ def _write_files(
         C=result.C,
     )
     save_probe(folder, probe, card)
-    (folder / ENCODER_FILE).write_bytes(encoder_json(encoder))
+    (folder / ENCODER_FILE).write_bytes(canonical_json(plain(encoder)))
     save_predictions(folder / "predictions.npz", rows)
 
 
