@@ -14,8 +14,6 @@ from linprobe.terminal import Progress, emit, emit_json, lines_only, note, watch
 from linprobe_train.protocol.protocols import parse_grid, protocol_named, protocols_help
 
 if TYPE_CHECKING:
-    from linprobe_train.protocol.protocols import Protocol
-    from linprobe_train.solver.fit import FitSettings
     from linprobe_train.tasks.probe import Recipe
     from linprobe_train.tasks.probe_all import Pool
 
@@ -53,7 +51,9 @@ def probe(
     metric: MetricOption = None,
     cv: Annotated[int, typer.Option(help="Folds of cross-validation; 0 uses val.")] = 0,
     balanced: Annotated[bool, typer.Option("--balanced", help="Weigh classes equally.")] = False,
-    solver: Annotated[str, typer.Option(help="linprobe or sklearn.")] = "linprobe",
+    solver: Annotated[
+        Literal["linprobe", "sklearn"], typer.Option(help="Ours, or scikit-learn's.")
+    ] = "linprobe",
     memory: Annotated[str | None, typer.Option(help="Most memory to use, such as 4GB.")] = None,
     threads: ThreadsOption = None,
     seed: Annotated[int, typer.Option(help="Of the val cut and the bootstrap.")] = 0,
@@ -68,12 +68,22 @@ def probe(
     as_json: JsonOption = False,
 ) -> None:
     """Choose C on val, fit on train and val, score on test."""
+    from linprobe.machine import thread_count
+    from linprobe_train.solver.fit import FitSettings
+    from linprobe_train.solver.memory import parse_bytes
     from linprobe_train.tasks.probe import Recipe
 
     named = protocol_named(protocol).changed(
         tap=tap, normalize=normalize, standardize=standardize, grid=parse_grid(c_value, grid)
     )
-    settings = _settings(named, solver, memory, threads, balanced=balanced)
+    settings = FitSettings(
+        normalize=named.normalize,
+        standardize=named.standardize,
+        balanced=balanced,
+        solver=solver,
+        threads=thread_count(threads),
+        memory_bytes=None if memory is None else parse_bytes(memory),
+    )
     recipe = Recipe(named, settings, metric, cv, seed)
     datasets = tuple(data or ())
     if not every:
@@ -83,23 +93,6 @@ def probe(
 
     pool = Pool(jobs, backend, threads, settings.memory_bytes)
     _probe_all(store, model, datasets, recipe, out, pool, as_json=as_json)
-
-
-def _settings(
-    protocol: "Protocol", solver: str, memory: str | None, threads: int | None, *, balanced: bool
-) -> "FitSettings":
-    from linprobe.machine import thread_count
-    from linprobe_train.solver.fit import FitSettings, solver_named
-    from linprobe_train.solver.memory import parse_bytes
-
-    return FitSettings(
-        normalize=protocol.normalize,
-        standardize=protocol.standardize,
-        balanced=balanced,
-        solver=solver_named(solver),
-        threads=thread_count(threads),
-        memory_bytes=None if memory is None else parse_bytes(memory),
-    )
 
 
 def _probe_each(
