@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
 from result_factories import CLASSES, command, some_splits
 from train_factories import SplitData, stored_dataset
 
@@ -158,11 +157,14 @@ def test_options_out_of_range_are_refused(tmp_path: Path, options: list[str]) ->
 
 
 def test_a_local_dask_cluster_runs_it_and_gives_the_same(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="needs the extra cluster")
     fill(tmp_path)
     break_one(tmp_path)
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,  # type: ignore[no-untyped-call]  # partly typed
-        Client(cluster),  # type: ignore[no-untyped-call]
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster),
         pytest.raises(ProbeError, match="1 of 5"),
     ):
         command(*base(tmp_path), "--joblib-backend", "dask", "--jobs", "2")

@@ -34,6 +34,18 @@ def score_text(score: Score) -> str:
     return " ".join(score_cells(score))
 
 
+def metric_source(result: ProbeResult) -> str:
+    """Who chose the metric that C is chosen by: the dataset, a person, or nobody."""
+    declared = result.facts.declared_metric
+    if not result.facts.label_source:  # a result from before these facts were recorded
+        return "the headline metric"
+    if declared is None:
+        return "as the dataset declares none"
+    if declared == result.question.metric:
+        return "the dataset's own metric"
+    return f"asked for; the dataset's own metric is {title_of(declared)}"
+
+
 def _lines(*facts: tuple[str, object]) -> list[str]:
     """Facts by name; those that share a name follow one another."""
     return [f"{name:<9} {value}" for name, value in facts]
@@ -44,7 +56,7 @@ def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
     result, protocol = answer.result, answer.result.question.protocol
     names = {score.name for score in result.scores}
     first = result.score("top1") if "top1" in names else result.headline
-    own = f"{score_text(result.headline)}, the dataset's own metric"
+    own = f"{score_text(result.headline)}, {metric_source(result)}"
     asked = (result.encoder, result.dataset, protocol.tap, protocol.name)
     paper = published(*asked, result.headline.name)
     how = f"best on {result.held_out.source}" if result.sweep else "as given"
