@@ -105,6 +105,7 @@ def _nothing_to_do(out: Path, card: DatasetCard, started: float) -> PackReport:
             f"{out}: {len(damaged)} shards are gone or have another size: {first_few(damaged)}",
             hint="pack it again with --overwrite",
         )
+    Workspace(out).clear(card.plan)
     n_kept = sum(len(split.shards) for split in card.splits.values())
     return PackReport(out, card, False, 0, n_kept, time.monotonic() - started)
 
