@@ -10,11 +10,11 @@ from linprobe.disk import STAGING_PREFIX, Staging, told_as_store_error
 from linprobe.errors import MismatchError, NotFoundError, StoreError
 from linprobe.names import SHORT_ID_DIGITS, short_id
 from linprobe.records import canonical_json, plain
+from linprobe.terminal import command
 from linprobe_store.format.layout import folder_named
 
 MIN_PREFIX = 4
 """Hex digits of an id that a query must give at least, so that words are not taken for ids."""
-_MAKERS = "linprobe extract and linprobe store import put features into a store"
 
 Entry = TypeVar("Entry")
 
@@ -114,7 +114,7 @@ def choose(
         matches = [entry for entry in entries if names(entry)[0].startswith(query.lower())]
     called = "" if query is None else f" called {query!r}"
     if not matches:
-        hint = f"it has: {_listed(entries, names)}" if entries else _MAKERS
+        hint = f"it has: {_listed(entries, names)}" if entries else _next_commands()
         raise NotFoundError(f"{place}: no {what}{called}", hint=hint)
     if len(matches) > 1:
         raise StoreError(
@@ -123,6 +123,10 @@ def choose(
             hint=f"name one by the beginning of its id, such as {short_id(names(matches[0])[0])}",
         )
     return matches[0]
+
+
+def _next_commands() -> str:
+    return f"{command('extract')} or {command('store import')} puts features into a store"
 
 
 def _listed(entries: Sequence[Entry], names: Callable[[Entry], tuple[str, ...]]) -> str:
