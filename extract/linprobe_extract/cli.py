@@ -139,4 +139,4 @@ def models() -> None:
     """List the models that can be named."""
     from linprobe_extract.encoders.family import known_models
 
-    emit("\n".join(f"{model.name:<50} {model.origin}" for model in known_models()))
+    emit("\n".join(f"{name:<50} {origin}" for name, origin in known_models().items()))

@@ -253,7 +253,7 @@ def copy(
     splits = [
         {
             "encoder_id": copied.source.encoder.spec.encoder_id,
-            "dataset_id": copied.source.dataset.dataset_id,
+            "dataset_id": copied.source.dataset.spec.dataset_id,
             "split": copied.source.name,
             "digest": copied.source.marker.commit.digest,
             "outcome": copied.outcome,

@@ -124,7 +124,7 @@ def extract(encoder: Encoder, data: Path, store: Path) -> tuple[float, float]:
     """One run; its wall seconds, and those outside the encoder (waits, writing, sealing)."""
     plan = plan_dataset(str(data))
     stored = register(encoder, store, batch_size=BATCH)
-    cache = FingerprintCache(store / ".cache" / "shards.jsonl")
+    cache = FingerprintCache(store)
     work = Work(plan, tuple(split.name for split in plan.splits), stored, cache)
     alone = Turns(Ranks(0, 1, 0, 1, torchrun=False), None)
     run = Run(work, encoder, BATCH, 1, 0.0, alone, ignore, threading.Event())

@@ -39,18 +39,18 @@ class Contract:
         return families()[self.name]
 
     def test_it_lists_names_that_it_resolves(self) -> None:
-        for known in list(self.family.names())[:1]:
-            ref = self.family.resolve(known.name, None)
+        for name, origin in list(self.family.names().items())[:1]:
+            ref = self.family.resolve(name, None)
             assert ref is not None
             assert ref.family == self.name
-            assert known.origin
+            assert origin
 
     def test_it_knows_its_own_names_alone(self) -> None:
         assert self.family.prefix or self.family.resolve("no-such-model", None) is None
         for other, theirs in families().items():
-            for known in list(theirs.names())[:2]:
-                if other != self.name and known.name.startswith(self.family.prefix):
-                    assert self.family.resolve(known.name, None) is None
+            for name in list(theirs.names())[:2]:
+                if other != self.name and name.startswith(self.family.prefix):
+                    assert self.family.resolve(name, None) is None
 
     def test_it_gives_a_frozen_tower_with_taps_and_an_identity(self, tmp_path: Path) -> None:
         name, weights = self.a_model(tmp_path)
@@ -82,7 +82,7 @@ class Contract:
         code = (
             "import sys; from linprobe_extract.encoders.family import families\n"
             f"family = families()[{self.name!r}]\n"
-            "for model in list(family.names())[:1]: family.resolve(model.name, None)\n"
+            "for name in list(family.names())[:1]: family.resolve(name, None)\n"
             "family.resolve(family.prefix + 'x', None)\n"
             "assert 'torch' not in sys.modules"
         )
@@ -131,13 +131,13 @@ def test_a_checkpoint_for_timm_may_have_timms_names_already(tmp_path: Path) -> N
 
 FOREIGN = '''
 """A family of one model: the mean colour of an image, projected."""
-from linprobe_extract.encoders.family import KnownModel, ModelRef, names_of
+from linprobe_extract.encoders.family import ModelRef, names_of
 
 prefix = "mine:"
 libraries = ("my-encoders",)
 
 def names():
-    return [KnownModel("mine:mean-colour", "my-encoders")]
+    return {"mine:mean-colour": "my-encoders"}
 
 def resolve(name, weights):
     return ModelRef("mine", name.removeprefix(prefix), names_of(name, name, weights), weights)

@@ -53,7 +53,7 @@ def run_once(
 ) -> RunReport:
     plan = plan_dataset(str(data))
     stored = register(encoder, store, batch_size=batch_size)
-    fingerprints = FingerprintCache(store / ".cache" / "shards.jsonl")
+    fingerprints = FingerprintCache(store)
     return Run(
         Work(plan, tuple(split.name for split in plan.splits), stored, fingerprints),
         encoder,

@@ -3,7 +3,8 @@
 import csv
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -11,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from linprobe.errors import PackError
+from linprobe.names import first_few
 from linprobe_extract.pack.listing import SourceSample, file_sample, name_under
 from linprobe_extract.pack.png import pixel_samples
 
@@ -29,55 +31,75 @@ SUN_PARTITIONS = "https://vision.princeton.edu/projects/2010/SUN/download/Partit
 SUN_FILES: Mapping[str, str] = {"train": "Training_01.txt", "test": "Testing_01.txt"}
 PCAM_FILE = "pcam/camelyonpatch_level_2_split_{split}_{part}.h5"
 
-Reader = Callable[[Any, Path, str, bool], list[SourceSample]]
-"""Dataset object, root, split, whether downloads are allowed."""
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """One split of a class of torchvision, and where its files are."""
+
+    dataset: Any
+    """The object of torchvision's class."""
+    root: Path
+    """Where its files are."""
+    split: str
+    """``train``, ``val``, ``test`` or ``all``."""
+    download: bool
+    """Whether missing files may be downloaded."""
+
+    def samples(self, pairs: Iterable[tuple[str | Path, int]]) -> list[SourceSample]:
+        """Samples that are files with one label each, the bytes as they are."""
+        return [
+            file_sample(Path(path), name_under(Path(path), self.root), (int(label),))
+            for path, label in pairs
+        ]
+
+    def pairs(self) -> Iterator[tuple[Any, Any]]:
+        """What the object gives by position: an image or its path, and the label."""
+        return (self.dataset[index] for index in range(len(self.dataset)))
 
 
-def read_gtsrb(dataset: Any, root: Path, split: str, download: bool) -> list[SourceSample]:  # noqa: ANN401 # a Reader
+def read_gtsrb(files: SplitFiles) -> list[SourceSample]:
     """Traffic signs: the class keeps its (path, label) pairs to itself."""
-    pairs = dataset._samples  # noqa: SLF001 # no public way to the paths
-    return [_file(Path(path), root, label) for path, label in pairs]
+    return files.samples(files.dataset._samples)  # noqa: SLF001 # no public way to the paths
 
 
-def read_pets(dataset: Any, root: Path, split: str, download: bool) -> list[SourceSample]:  # noqa: ANN401 # a Reader
+def read_pets(files: SplitFiles) -> list[SourceSample]:
     """Pets: the class keeps its paths and labels to itself."""
-    pairs = zip(dataset._images, dataset._labels, strict=True)  # noqa: SLF001 # no public way
-    return [_file(Path(path), root, label) for path, label in pairs]
+    dataset = files.dataset
+    return files.samples(zip(dataset._images, dataset._labels, strict=True))  # noqa: SLF001 # no public way
 
 
-def read_caltech(dataset: Any, root: Path, split: str, download: bool) -> list[SourceSample]:  # noqa: ANN401 # a Reader
+def read_caltech(files: SplitFiles) -> list[SourceSample]:
     """Caltech-101 with its background, which torchvision leaves out and the paper counts."""
-    folder = Path(dataset.root) / "101_ObjectCategories"
-    classes = caltech_classes(dataset)
-    return [
-        _file(path, root, label)
-        for label, name in enumerate(classes)
-        for path in sorted((folder / name).glob("*.jpg"))
-    ]
+    return files.samples(
+        (path, label)
+        for label, name in enumerate(caltech_classes(files.dataset))
+        for path in sorted((_caltech_folder(files.dataset) / name).glob("*.jpg"))
+    )
 
 
-def caltech_classes(dataset: Any) -> tuple[str, ...]:  # noqa: ANN401 # see pack_torchvision
+def caltech_classes(dataset: Any) -> tuple[str, ...]:
     """All 102 categories, sorted by folder name."""
-    folder = Path(dataset.root) / "101_ObjectCategories"
-    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+    return tuple(sorted(path.name for path in _caltech_folder(dataset).iterdir() if path.is_dir()))
 
 
-def read_voc(dataset: Any, root: Path, split: str, download: bool) -> list[SourceSample]:  # noqa: ANN401 # a Reader
+def _caltech_folder(dataset: Any) -> Path:
+    return Path(dataset.root) / "101_ObjectCategories"
+
+
+def read_voc(files: SplitFiles) -> list[SourceSample]:
     """VOC: a class is present where any object of it is, difficult or not."""
     samples = []
-    for image, annotation in zip(dataset.images, dataset.annotations, strict=True):
-        objects = (
-            ElementTree.parse(annotation).getroot().iterfind("object/name")
-        )  # the user's own data set
-        present = {VOC_CLASSES.index((name.text or "").strip()) for name in objects}
+    for image, annotation in zip(files.dataset.images, files.dataset.annotations, strict=True):
+        names = ElementTree.parse(annotation).getroot().iterfind("object/name")
+        present = {VOC_CLASSES.index((name.text or "").strip()) for name in names}
         path = Path(image)
-        samples.append(file_sample(path, name_under(path, root), tuple(sorted(present))))
+        samples.append(file_sample(path, name_under(path, files.root), tuple(sorted(present))))
     return samples
 
 
-def read_fer(dataset: Any, root: Path, split: str, download: bool) -> list[SourceSample]:  # noqa: ANN401 # a Reader
+def read_fer(files: SplitFiles) -> list[SourceSample]:
     """FER2013: torchvision's test split is PublicTest and PrivateTest together."""
-    table = root / "fer2013" / "fer2013.csv"
+    table = files.root / "fer2013" / "fer2013.csv"
     if not table.exists():
         raise PackError(
             f"{table} is not there",
@@ -85,46 +107,49 @@ def read_fer(dataset: Any, root: Path, split: str, download: bool) -> list[Sourc
         )
     with table.open(newline="") as file:
         usages = [row["Usage"] for row in csv.DictReader(file)]
-    wanted = [usage for usage in usages if (usage == "Training") == (split == "train")]
+    wanted = [usage for usage in usages if (usage == "Training") == (files.split == "train")]
     meant = {"PublicTest": "val", "PrivateTest": "test", "Training": "train"}
-    chosen = [index for index, usage in enumerate(wanted) if meant[usage] == split]
-    images, labels = zip(*(dataset[index] for index in chosen), strict=True) if chosen else ((), ())
-    return pixel_samples([np.asarray(image) for image in images], labels, split + "/{:06d}")
+    pairs = [
+        pair
+        for pair, usage in zip(files.pairs(), wanted, strict=True)
+        if meant[usage] == files.split
+    ]
+    images = [np.asarray(image) for image, _ in pairs]
+    return pixel_samples(images, [label for _, label in pairs], files.split + "/{:06d}")
 
 
-def read_pcam(dataset: Any, root: Path, split: str, download: bool) -> list[SourceSample]:  # noqa: ANN401 # a Reader
+def read_pcam(files: SplitFiles) -> list[SourceSample]:
     """PatchCamelyon: the arrays straight from their HDF5 files, opened once."""
     import h5py
 
-    stem = "valid" if split == "val" else split
-    images = h5py.File(root / PCAM_FILE.format(split=stem, part="x"))["x"]
-    with h5py.File(root / PCAM_FILE.format(split=stem, part="y")) as labels_file:
+    stem = "valid" if files.split == "val" else files.split
+    images = h5py.File(files.root / PCAM_FILE.format(split=stem, part="x"))["x"]
+    with h5py.File(files.root / PCAM_FILE.format(split=stem, part="y")) as labels_file:
         labels = labels_file["y"][:].reshape(-1)
-    return pixel_samples(images, labels, split + "/{:06d}")
+    return pixel_samples(images, labels, files.split + "/{:06d}")
 
 
-def read_clevr(dataset: Any, root: Path, split: str, download: bool) -> list[SourceSample]:  # noqa: ANN401 # a Reader
+def read_clevr(files: SplitFiles) -> list[SourceSample]:
     """CLEVR: the label is the number of objects."""
-    pairs = (dataset[index] for index in range(len(dataset)))
-    return [_file(path, root, int(count) - CLEVR_FEWEST) for path, count in pairs]
+    return files.samples((path, int(count) - CLEVR_FEWEST) for path, count in files.pairs())
 
 
-def read_sun(dataset: Any, root: Path, split: str, download: bool) -> list[SourceSample]:  # noqa: ANN401 # a Reader
+def read_sun(files: SplitFiles) -> list[SourceSample]:
     """SUN397: torchvision lists all images; the project's partition 1 says which are whose."""
-    pairs = (dataset[index] for index in range(len(dataset)))
-    labels = {f"/{path.relative_to(root / 'SUN397').as_posix()}": label for path, label in pairs}
-    table = _sun_partition(root, SUN_FILES[split], download=download)
+    folder = files.root / "SUN397"
+    labels = {f"/{path.relative_to(folder).as_posix()}": label for path, label in files.pairs()}
+    table = _sun_partition(files.root, SUN_FILES[files.split], download=files.download)
     names = table.read_text(encoding="utf-8").split()
     lost = [name for name in names if name not in labels]
     if lost:
         raise PackError(
-            f"{table} names {len(lost)} images that are not under {root / 'SUN397'}: {lost[0]}",
+            f"{table} names {len(lost)} images that are not under {folder}: {first_few(lost)}",
             hint="get the images again; they belong at ROOT/SUN397/a/abbey/sun_....jpg",
         )
-    return [_file(root / "SUN397" / name[1:], root, labels[name]) for name in names]
+    return files.samples((folder / name[1:], labels[name]) for name in names)
 
 
-def imagenet_classes(dataset: Any) -> tuple[str, ...]:  # noqa: ANN401 # see pack_torchvision
+def imagenet_classes(dataset: Any) -> tuple[str, ...]:
     """All synonyms of each class; where two classes have the same, with the WordNet id."""
     names = [", ".join(synonyms) for synonyms in dataset.classes]
     times = Counter(names)
@@ -134,7 +159,7 @@ def imagenet_classes(dataset: Any) -> tuple[str, ...]:  # noqa: ANN401 # see pac
     )
 
 
-SPECIAL_READERS: Mapping[str, Reader] = {
+SPECIAL_READERS: Mapping[str, Callable[[SplitFiles], list[SourceSample]]] = {
     "Caltech101": read_caltech,
     "CLEVRClassification": read_clevr,
     "FER2013": read_fer,
@@ -171,8 +196,3 @@ def _sun_partition(root: Path, name: str, *, download: bool) -> Path:
             hint=f"get it by hand and unpack it into {root / 'Partitions'}",
         ) from error
     return root / "Partitions" / name
-
-
-def _file(path: Path, root: Path, label: int) -> SourceSample:
-    """A sample that is a file with one label."""
-    return file_sample(path, name_under(path, root), (int(label),))

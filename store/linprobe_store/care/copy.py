@@ -24,8 +24,7 @@ from linprobe_store.format.layout import (
     DATASET_FILE,
     ENCODER_FILE,
     FORMAT_FILE,
-    FORMAT_NAME,
-    FORMAT_VERSION,
+    FORMAT_LINE,
     NAMES_FILE,
     PROVENANCE_FILE,
     SETS_FOLDER,
@@ -91,45 +90,44 @@ def _receive(split: SourceSplit, store: FeatureStore, *, pack: bool) -> int | No
     """Copy a split into a local store; gives the bytes moved, or None if it was there."""
     encoder = store.register_encoder(split.encoder.spec, split.encoder.names)
     _receive_beside(split, encoder)
-    stored = encoder.register_dataset(split.dataset, split.dataset_names)
+    stored = encoder.register_dataset(split.dataset.spec, split.dataset.names)
     final = stored.path / split.name
+    moved = None if final.exists() else _fetch(split, final, pack=pack)
+    marker = find_marker(Place(str(final)), "") if pack else None
+    digest = marker.commit.digest if marker else stored.split(split.name).digest
+    _check_digest(split, digest, str(final))
+    return moved
 
-    def check() -> None:
-        if pack and is_packed_split(final):
-            _check_same(split, Place(str(final)), "")
-        else:
-            _check_digest(split, stored.split(split.name).digest, str(final))
 
-    if final.exists():
-        check()
-        return None
+def _fetch(split: SourceSplit, final: Path, *, pack: bool) -> int:
+    """Fetch a split into a staging folder, unpack it if need be, and rename it."""
     with _in_form(split, pack=pack) as wanted:
         form = "packed-" if wanted.marker.is_packed else ""
         resume_as = f"copy-{form}{split.name}-{split.marker.commit.digest[:12]}"
-        with Staging(stored.path, resume_as=resume_as) as fetched:
+        with Staging(final.parent, resume_as=resume_as) as fetched:
             moved = _move(wanted, Place(str(fetched.path)), "")
             if wanted.marker.is_packed and not pack:
-                with Staging(stored.path) as unpacked:
+                with Staging(final.parent) as unpacked:
                     unpack_split(fetched.path, unpacked.path)
                     unpacked.publish(final)
             else:
                 fetched.publish(final)
             fetched.drop()
-    check()
     return moved
 
 
 def _send(split: SourceSplit, target: Place, *, pack: bool) -> int | None:
     """Copy a split to a URL; gives the bytes moved, or None if it was there."""
     if target.size(FORMAT_FILE) is None:
-        target.write(FORMAT_FILE, f"{FORMAT_NAME} {FORMAT_VERSION}\n".encode())
+        target.write(FORMAT_FILE, FORMAT_LINE)
     line = target.read(FORMAT_FILE).decode(errors="replace")
     check_format_line(line, f"{target.label}/{FORMAT_FILE}")
-    encoder = _same_folder(target, "", split.encoder.folder)
-    dataset = _same_folder(target, f"{encoder}/{SETS_FOLDER}", split.dataset_folder)
+    encoder = _same_folder(target, "", split.encoder.path)
+    dataset = _same_folder(target, f"{encoder}/{SETS_FOLDER}", split.dataset.path)
     _send_beside(split, target, encoder, dataset)
     folder = f"{dataset}/{split.name}"
-    if _check_same(split, target, folder):
+    if marker := find_marker(target, folder):
+        _check_digest(split, marker.commit.digest, f"{target.label}/{folder}")
         return None
     with _in_form(split, pack=pack) as wanted:
         return _move(wanted, target, folder)
@@ -147,7 +145,7 @@ def _in_form(split: SourceSplit, *, pack: bool) -> Iterator[SourceSplit]:
             hint="copy it to a local store first, or leave out --pack",
         )
     encoder = FeatureStore(split.place.local).encoder(split.encoder.spec.encoder_id)
-    sealed = encoder.dataset(split.dataset.dataset_id).split(split.name)
+    sealed = encoder.dataset(split.dataset.spec.dataset_id).split(split.name)
     with tempfile.TemporaryDirectory(prefix="linprobe-pack-") as folder:
         pack_split(sealed, Path(folder))
         yield split.packed_in(Path(folder))
@@ -195,14 +193,6 @@ def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}".lstrip("/")
 
 
-def _check_same(split: SourceSplit, place: Place, folder: str) -> bool:
-    """Whether the split is complete at a place; what is there must be of the same digest."""
-    marker = find_marker(place, folder)
-    if marker is not None:
-        _check_digest(split, marker.commit.digest, _join(place.label, folder))
-    return marker is not None
-
-
 def _check_digest(split: SourceSplit, digest: str, place: str) -> None:
     expected = split.marker.commit.digest
     if digest != expected:
@@ -223,29 +213,28 @@ def _same_folder(target: Place, parent: str, source_folder: str) -> str:
 
 def _receive_beside(split: SourceSplit, encoder: StoredEncoder) -> None:
     """Copy what is recorded beside an encoder: its canary features and its provenance."""
-    canary = f"{split.encoder.folder}/{_CANARY}"
+    canary = f"{split.encoder.path}/{_CANARY}"
     if encoder.canary() is None and split.place.size(canary) is not None:
         with Staging(encoder.path) as staging:
             (staging.path / "canary.npz").write_bytes(split.place.read(canary))
             staging.publish(encoder.path / CANARY_FOLDER)
-    provenance = f"{split.encoder.folder}/{PROVENANCE_FILE}"
+    provenance = f"{split.encoder.path}/{PROVENANCE_FILE}"
     if split.place.size(provenance) is not None:
         merge_provenance(encoder.path, split.place.read(provenance))
 
 
 def _send_beside(split: SourceSplit, target: Place, encoder: str, dataset: str) -> None:
     """Send what stands beside a split, where it is missing; provenance is joined line by line."""
-    own = split.encoder.folder
+    own = split.encoder.path
     pairs = [(f"{own}/{n}", f"{encoder}/{n}") for n in (ENCODER_FILE, NAMES_FILE, _CANARY)]
-    pairs += [(f"{split.dataset_folder}/{n}", f"{dataset}/{n}") for n in (DATASET_FILE, NAMES_FILE)]
+    pairs += [(f"{split.dataset.path}/{n}", f"{dataset}/{n}") for n in (DATASET_FILE, NAMES_FILE)]
     for name, target_name in pairs:
         if target.size(target_name) is None and split.place.size(name) is not None:
             target.write(target_name, split.place.read(name))
-    lines = _lines(split.place, f"{own}/{PROVENANCE_FILE}")
-    sent = _lines(target, f"{encoder}/{PROVENANCE_FILE}")
-    if new := [line for line in lines if line not in sent]:
-        target.write(f"{encoder}/{PROVENANCE_FILE}", b"".join([*sent, *new]))
-
-
-def _lines(place: Place, name: str) -> list[bytes]:
-    return place.read(name).splitlines(keepends=True) if place.size(name) else []
+    name, target_name = f"{own}/{PROVENANCE_FILE}", f"{encoder}/{PROVENANCE_FILE}"
+    runs, sent = (
+        place.read(file).splitlines(keepends=True) if place.size(file) else []
+        for place, file in ((split.place, name), (target, target_name))
+    )
+    if new := [line for line in runs if line not in sent]:
+        target.write(target_name, b"".join([*sent, *new]))

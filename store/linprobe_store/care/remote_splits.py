@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from linprobe.disk import STAGING_PREFIX
 from linprobe.errors import NotFoundError
 from linprobe.records import parse
+from linprobe.terminal import command
 from linprobe_store.care.packed import parse_packed
 from linprobe_store.care.place import Place
 from linprobe_store.format.checksums import FileDigest
@@ -57,15 +58,15 @@ class Marker:
 
 
 @dataclass(frozen=True)
-class SourceEncoder:
-    """An encoder at some place."""
+class SourceFolder(Generic[Spec, Names]):
+    """The folder of an encoder or dataset at some place."""
 
-    spec: EncoderSpec
-    """What its features are a function of."""
-    names: EncoderNames
+    path: str
+    """Relative to the place."""
+    spec: Spec
+    """What is hashed into its id."""
+    names: Names
     """What people call it."""
-    folder: str
-    """Its folder, relative to the place."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +75,14 @@ class SourceSplit:
 
     place: Place
     """Where it lies."""
-    encoder: SourceEncoder
+    encoder: SourceFolder[EncoderSpec, EncoderNames]
     """Encoder that made the features."""
-    dataset: DatasetSpec
-    """Dataset."""
-    dataset_names: DatasetNames
-    """What is declared about the dataset."""
-    dataset_folder: str
-    """Folder of the dataset, relative to the place."""
+    dataset: SourceFolder[DatasetSpec, DatasetNames]
+    """Dataset that it belongs to."""
     name: str
     """``train``, ``val`` or ``test``."""
     folder: str
-    """Folder of the split, relative to the place."""
+    """Its folder, relative to the place."""
     marker: Marker
     """What says that it is complete."""
 
@@ -112,7 +109,7 @@ def list_splits(
     """
     line = place.read(FORMAT_FILE).decode(errors="replace")
     check_format_line(line, f"{place.label}/{FORMAT_FILE}")
-    encoders = tuple(_encoders(place))
+    encoders = tuple(_folders(place, "", ENCODER_FILE, EncoderSpec, EncoderNames))
     if encoder is not None:
         chosen = choose(
             encoders,
@@ -122,11 +119,11 @@ def list_splits(
             names=lambda e: (e.spec.encoder_id, e.names.slug, e.names.model),
         )
         encoders = (chosen,)
-    splits = tuple(split for source in encoders for split in _splits(place, source, dataset))
+    splits = tuple(split for folder in encoders for split in _splits(place, folder, dataset))
     if not splits:
         raise NotFoundError(
             f"{place.label}: no sealed split{f' of dataset {dataset!r}' if dataset else ''}",
-            hint="look what is there with 'linprobe store ls'",
+            hint=f"'{command('store ls', store=place.label)}' lists a local store",
         )
     return splits
 
@@ -154,38 +151,32 @@ def _read_marker(place: Place, folder: str, name: str) -> Marker:
     return Marker(name, data, commit, commit.files)
 
 
-def _encoders(place: Place) -> Iterator[SourceEncoder]:
-    for folder in _folders(place, "", ENCODER_PREFIX):
-        spec = _read_spec(EncoderSpec, place, folder, ENCODER_FILE)
-        names = _read_names(EncoderNames, place, folder)
-        yield SourceEncoder(spec, names, folder)
-
-
-def _splits(place: Place, encoder: SourceEncoder, dataset: str | None) -> Iterator[SourceSplit]:
-    for folder in _folders(place, f"{encoder.folder}/{SETS_FOLDER}", DATASET_PREFIX):
-        spec = _read_spec(DatasetSpec, place, folder, DATASET_FILE)
-        names = _read_names(DatasetNames, place, folder)
-        if dataset not in (None, names.name) and not spec.dataset_id.startswith(str(dataset)):
+def _splits(
+    place: Place, encoder: SourceFolder[EncoderSpec, EncoderNames], query: str | None
+) -> Iterator[SourceSplit]:
+    """Splits of an encoder, of the dataset with the name or id of the query, or of all."""
+    sets = f"{encoder.path}/{SETS_FOLDER}"
+    for dataset in _folders(place, sets, DATASET_FILE, DatasetSpec, DatasetNames):
+        is_wanted = query is None or query == dataset.names.name
+        if not is_wanted and not dataset.spec.dataset_id.startswith(str(query)):
             continue
-        for split in place.folders(folder):
+        for split in place.folders(dataset.path):
             if not split.startswith((STAGING_PREFIX, ".")):
-                path = f"{folder}/{split}"
+                path = f"{dataset.path}/{split}"
                 marker = find_marker(place, path) or _read_marker(place, path, COMMIT_FILE)
-                yield SourceSplit(place, encoder, spec, names, folder, split, path, marker)
+                yield SourceSplit(place, encoder, dataset, split, path, marker)
 
 
-def _folders(place: Place, parent: str, prefix: str) -> Iterator[str]:
+def _folders(
+    place: Place, parent: str, spec_file: str, spec_kind: type[Spec], names_kind: type[Names]
+) -> Iterator[SourceFolder[Spec, Names]]:
+    """The encoders of a store, or the datasets of an encoder."""
+    prefix = ENCODER_PREFIX if spec_file == ENCODER_FILE else DATASET_PREFIX
     for name in place.folders(parent):
         if name.startswith(prefix):
-            yield f"{parent}/{name}".lstrip("/")
-
-
-def _read_spec(kind: type[Spec], place: Place, folder: str, file: str) -> Spec:
-    name = f"{folder}/{file}"
-    digits = folder_digits(PurePosixPath(folder))
-    return parse_spec(kind, place.read(name), f"{place.label}/{name}", digits)
-
-
-def _read_names(kind: type[Names], place: Place, folder: str) -> Names:
-    name = f"{folder}/{NAMES_FILE}"
-    return parse(kind, place.read(name), f"{place.label}/{name}")
+            path = f"{parent}/{name}".lstrip("/")
+            files = f"{path}/{spec_file}", f"{path}/{NAMES_FILE}"
+            labels = [f"{place.label}/{file}" for file in files]
+            digits = folder_digits(PurePosixPath(name))
+            spec = parse_spec(spec_kind, place.read(files[0]), labels[0], digits)
+            yield SourceFolder(path, spec, parse(names_kind, place.read(files[1]), labels[1]))

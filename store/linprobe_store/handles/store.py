@@ -9,8 +9,7 @@ from linprobe_store.format.layout import (
     ENCODER_FILE,
     ENCODER_PREFIX,
     FORMAT_FILE,
-    FORMAT_NAME,
-    FORMAT_VERSION,
+    FORMAT_LINE,
     NAMES_FILE,
     check_tap_name,
 )
@@ -158,7 +157,7 @@ def write_format(root: Path) -> None:
     StoreError : the folder cannot be written to.
     """
     if not (root / FORMAT_FILE).exists():
-        write_atomic(root / FORMAT_FILE, f"{FORMAT_NAME} {FORMAT_VERSION}\n".encode())
+        write_atomic(root / FORMAT_FILE, FORMAT_LINE)
 
 
 def _check_taps(spec: EncoderSpec) -> None:

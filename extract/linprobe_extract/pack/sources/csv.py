@@ -20,7 +20,7 @@ from linprobe_extract.pack.listing import (
     file_sample,
     is_image_name,
 )
-from linprobe_extract.pack.splits import FractionRule, describe_rule, split_by_fraction
+from linprobe_extract.pack.splits import split_by_options
 
 NAME = "csv"
 FORM = "csv:FILE"
@@ -64,20 +64,16 @@ def list_samples(words: str, options: PackOptions) -> Listing:
     ]
     _refuse_lost(path, rows, samples)
     is_multi_label = options.label_separator is not None
-    notes: list[str] = []
     if rows[0].split is None:
-        rule = FractionRule(options.test_fraction, options.val_fraction)
-        splits = split_by_fraction(samples, rule, options.seed)
-        notes.append(describe_rule(rule, options.seed))
+        splits, note = split_by_options(samples, options)
     else:
-        splits = _by_column(rows, samples)
-        notes.append(f"splits by the column of {path.name}")
+        splits, note = _by_column(rows, samples), f"splits by the column of {path.name}"
     return Listing(
         name=dataset_slug(path.stem),
         classes=classes,
         splits=splits,
         is_multi_label=is_multi_label,
-        notes=tuple(notes),
+        notes=(note,),
     )
 
 

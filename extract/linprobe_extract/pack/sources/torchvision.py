@@ -9,7 +9,7 @@ as PNG.
 import contextlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,10 @@ from linprobe_extract.pack.listing import (
     PackOptions,
     SourceSample,
     dataset_slug,
-    file_sample,
-    name_under,
     parse_arguments,
 )
 from linprobe_extract.pack.png import pixel_samples
-from linprobe_extract.pack.torchvision_files import SPECIAL_CLASSES, SPECIAL_READERS
+from linprobe_extract.pack.torchvision_files import SPECIAL_CLASSES, SPECIAL_READERS, SplitFiles
 
 NAME = "torchvision"
 FORM = "torchvision:NAME[:key=value,...]"
@@ -113,11 +111,12 @@ def list_split(
         wrong, or no labels come with them.
     """
     dataset = _open(name, arguments, root, download=download)
+    files = SplitFiles(dataset, root, split, download)
     reader = SPECIAL_READERS.get(name)
     if reader is not None:
-        samples = reader(dataset, root, split, download)
+        samples = reader(files)
     elif hasattr(dataset, "loader"):
-        samples = _samples_of_paths(dataset, root)
+        samples = files.samples(files.pairs())
     elif hasattr(dataset, "data"):
         samples = _samples_of_arrays(dataset, split)
     else:
@@ -125,11 +124,10 @@ def list_split(
             f"torchvision's {name} gives neither files nor arrays with one label each",
             hint="export it as folders of images, and pack imagefolder:DIR",
         )
-    classes = _class_names(name, dataset, {label for s in samples for label in s.labels})
-    return classes, samples
+    return _class_names(name, dataset, samples), samples
 
 
-def _open(name: str, arguments: Mapping[str, Argument], root: Path, *, download: bool) -> Any:  # noqa: ANN401 # torchvision has no types
+def _open(name: str, arguments: Mapping[str, Argument], root: Path, *, download: bool) -> Any:
     """Construct the dataset; what torchvision prints goes to stderr."""
     import torchvision.datasets
 
@@ -156,13 +154,7 @@ def _path_itself(path: object) -> Path:
     return Path(str(path))
 
 
-def _samples_of_paths(dataset: Any, root: Path) -> list[SourceSample]:  # noqa: ANN401 # see above
-    """Samples of a class that hands each path to its loader: the files as they are."""
-    pairs = (dataset[index] for index in range(len(dataset)))
-    return [file_sample(path, name_under(path, root), (int(label),)) for path, label in pairs]
-
-
-def _samples_of_arrays(dataset: Any, split: str) -> list[SourceSample]:  # noqa: ANN401 # see above
+def _samples_of_arrays(dataset: Any, split: str) -> list[SourceSample]:
     """Samples of a class that holds (n, h, w), (n, h, w, 3) or (n, 3, h, w) uint8 pixels."""
     pixels: NDArray[np.uint8] = np.asarray(dataset.data)
     if pixels.ndim == 4 and pixels.shape[1] == 3:
@@ -171,11 +163,12 @@ def _samples_of_arrays(dataset: Any, split: str) -> list[SourceSample]:  # noqa:
     return pixel_samples(pixels, targets, split + "/{:06d}")
 
 
-def _class_names(name: str, dataset: Any, labels: set[int]) -> tuple[str, ...]:  # noqa: ANN401 # see above
+def _class_names(name: str, dataset: Any, samples: Sequence[SourceSample]) -> tuple[str, ...]:
     """Names of the classes; numbers where the class has none."""
     if name in SPECIAL_CLASSES:
         return SPECIAL_CLASSES[name](dataset)
     names = getattr(dataset, "classes", None)
     if names is None:
-        return tuple(str(label) for label in range(max(labels, default=0) + 1))
+        k = 1 + max((label for sample in samples for label in sample.labels), default=0)
+        return tuple(map(str, range(k)))
     return tuple(map(str, names))
