@@ -52,6 +52,13 @@ def plain(value: object) -> JsonValue:
 
     Numbers of numpy become Python's, paths become text.
     """
+    if is_dataclass(value) and not isinstance(value, type):
+        # Not by msgspec, which leaves out what reading left at its default.
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
     built: JsonValue = msgspec.to_builtins(value, enc_hook=_built)
     return built
 
