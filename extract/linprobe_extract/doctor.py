@@ -8,24 +8,23 @@ from pathlib import Path
 
 import torch
 
-from linprobe.machine import available_cores, keep_freed_memory
-from linprobe.records import JsonValue
+from linprobe.machine import available_cores, memory_limit
 from linprobe.terminal import human_bytes
-from linprobe_extract.encoders.encoder import load_untrained
-from linprobe_extract.encoders.family import resolve_model
+from linprobe_extract.encoders.encoder import BATCH_SIZE
+from linprobe_extract.encoders.family import EncoderChoice
+from linprobe_extract.encoders.load import load_untrained
 
 _TIMED_SECONDS = 3.0
-_BATCH = {"cuda": 256, "cpu": 8}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at."""
+    """A part of the machine."""
 
     name: str
-    """What."""
-    found: str
-    """What was found."""
+    """Which part, in a word."""
+    state: str
+    """What there is of it."""
     advice: str | None
     """What is missing and how to get it, or None if all is well."""
 
@@ -39,33 +38,18 @@ class Diagnosis:
     verdict: str
     """What a run would be like."""
     images_per_s: float
-    """Measured forward rate of the model, random weights."""
-
-    def lines(self) -> list[str]:
-        """Tell it to a person."""
-        rows = [f"{check.name:<9}{check.found}" for check in self.checks]
-        missing = [f"missing  {check.advice}" for check in self.checks if check.advice]
-        return [*rows, f"meaning  {self.verdict}", *(missing or ["missing  nothing"])]
-
-    def as_json(self) -> JsonValue:
-        """Give it as one JSON object."""
-        return {
-            "checks": {c.name: {"found": c.found, "advice": c.advice} for c in self.checks},
-            "verdict": self.verdict,
-            "images_per_s": round(self.images_per_s, 2),
-        }
+    """Measured rate of the model's forward pass with random weights."""
 
 
 def diagnose(model: str) -> Diagnosis:
-    """Look at the machine and time the tower of a model on it, with random weights.
+    """Look at the machine, and time the tower of a model on it in batches as a run makes them.
 
     Raises
     ------
     LinprobeError : no model is called so, or its configuration cannot be had.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    rate = _forward_rate(model, device)
-    place = torch.cuda.get_device_name() if device == "cuda" else "the CPU"
+    rate = _forward_rate(EncoderChoice(model))
+    place = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
     return Diagnosis(
         checks=(_gpu(), _cores(), _memory(), _torch(), _decoder(), _cache(), _demo()),
         verdict=f"extraction will run on {place} at about {rate:.3g} images/s for {model}",
@@ -73,17 +57,17 @@ def diagnose(model: str) -> Diagnosis:
     )
 
 
-def _forward_rate(model: str, device: str) -> float:
-    """Images per second of the tower alone, over a few seconds after one batch to warm up."""
-    keep_freed_memory()
-    tower, side = load_untrained(resolve_model(model), device=device)
-    dtype = next(tower.parameters()).dtype
-    pixels = torch.zeros((_BATCH[device], 3, side, side), dtype=dtype, device=device)
+def _forward_rate(choice: EncoderChoice) -> float:
+    """Images per second of the tower alone, over a few seconds after a batch to warm up."""
+    tower, side = load_untrained(choice)
+    weight = next(tower.parameters())
+    shape = (BATCH_SIZE[weight.device.type], 3, side, side)
+    pixels = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
     n_images, started = -len(pixels), 0.0
     with torch.inference_mode():
         while n_images <= 0 or time.perf_counter() - started < _TIMED_SECONDS:
             tower(pixels)
-            if device == "cuda":
+            if pixels.is_cuda:
                 torch.cuda.synchronize()
             n_images += len(pixels)
             started = started or time.perf_counter()
@@ -95,11 +79,8 @@ def _gpu() -> Check:
         built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "has no CUDA"
         advice = "a CUDA GPU: extract on a machine that has one, and copy the store here"
         return Check("gpu", f"none that torch can use (it {built})", advice)
-    names = [
-        f"{torch.cuda.get_device_name(i)}, "
-        f"{human_bytes(torch.cuda.get_device_properties(i).total_memory)}"
-        for i in range(torch.cuda.device_count())
-    ]
+    devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    names = [f"{device.name}, {human_bytes(device.total_memory)}" for device in devices]
     return Check("gpu", "; ".join(names), None)
 
 
@@ -111,8 +92,7 @@ def _cores() -> Check:
 
 
 def _memory() -> Check:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Check("memory", human_bytes(total), None)
+    return Check("memory", human_bytes(memory_limit()), None)
 
 
 def _torch() -> Check:
@@ -120,8 +100,8 @@ def _torch() -> Check:
 
 
 def _decoder() -> Check:
-    found = ", ".join(f"{name} {version(name)}" for name in ("simplejpeg", "pillow"))
-    return Check("decoder", found, None)
+    versions = ", ".join(f"{name} {version(name)}" for name in ("simplejpeg", "pillow"))
+    return Check("decoder", versions, None)
 
 
 def _cache() -> Check:

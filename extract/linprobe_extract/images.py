@@ -1,6 +1,6 @@
 """Features of loose images for the train stage: the entry point of ``linprobe.image_features``."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
@@ -13,20 +13,18 @@ from linprobe.machine import available_cores, decode_threads
 from linprobe.names import IMAGE_EXTENSIONS, short_id
 from linprobe_extract.encoders.device import launcher
 from linprobe_extract.encoders.encoder import Encoder
-from linprobe_extract.encoders.family import EncoderChoice
-from linprobe_extract.encoders.load import load
 from linprobe_extract.pixels.preprocess import limit_thread, preprocess
-from linprobe_extract.run.run import BATCH_SIZE
 from linprobe_extract.shards.samples import split_member
 from linprobe_extract.shards.tar import read_members
 from linprobe_extract.shards.types import Shard
-from linprobe_store.format.spec import EncoderSpec, PreprocessSpec, SkippedSample
+from linprobe_store.format.spec import SkippedSample
 from linprobe_store.image_encoder import ImageRequest, ImageRows
 
 UNREADABLE = "unreadable"
 """Reason of a file that the operating system does not let us read."""
 
 _Image = tuple[str, bytes | None]
+"""Name and bytes; None for what cannot be read."""
 
 
 def image_rows(request: ImageRequest) -> Iterator[ImageRows]:
@@ -36,7 +34,7 @@ def image_rows(request: ImageRequest) -> Iterator[ImageRows]:
     threads = decode_threads(available_cores(), 1, on_cpu=encoder.device.type == "cpu")
     with ThreadPoolExecutor(threads, "decode", initializer=limit_thread) as pool:
         images = (image for source in sources for image in _read(source))
-        while batch := list(islice(images, BATCH_SIZE[encoder.device.type])):
+        while batch := list(islice(images, encoder.batch_size)):
             yield _encode(encoder, batch, pool)
 
 
@@ -53,16 +51,18 @@ def find_sources(path: Path) -> tuple[Path, ...]:
         raise ExtractError(
             f"no image, folder or shard at '{path}'", hint="check the path; quote it for the shell"
         )
-    found = tuple(sorted(file for file in path.rglob("*") if _is_source(file) and file.is_file()))
-    if not found:
+    sources = tuple(
+        sorted(
+            file
+            for file in path.rglob("*")
+            if (file.suffix.lower()[1:] in IMAGE_EXTENSIONS or _is_shard(file)) and file.is_file()
+        )
+    )
+    if not sources:
         raise ExtractError(
             f"no images in '{path}'", hint=f"expected {', '.join(sorted(IMAGE_EXTENSIONS))} or tar"
         )
-    return found
-
-
-def _is_source(path: Path) -> bool:
-    return path.suffix.lower()[1:] in IMAGE_EXTENSIONS or _is_shard(path)
+    return sources
 
 
 def _is_shard(path: Path) -> bool:
@@ -70,9 +70,8 @@ def _is_shard(path: Path) -> bool:
 
 
 def _read(source: Path) -> Iterator[_Image]:
-    """Names and bytes of images; None for what cannot be read."""
     if _is_shard(source):
-        for member in read_members(Shard(str(source), None, None)):
+        for member in read_members(Shard(str(source))):
             key, extension = split_member(member.name)
             if extension in IMAGE_EXTENSIONS:
                 yield key, member.data
@@ -86,30 +85,20 @@ def _read(source: Path) -> Iterator[_Image]:
 def _encode(encoder: Encoder, batch: list[_Image], pool: ThreadPoolExecutor) -> ImageRows:
     side = encoder.image_size
     pixels = torch.zeros((len(batch), 3, side, side), dtype=torch.uint8)
-    reasons = list(pool.map(_skip_reason, _slots(encoder.preprocess, batch, pixels)))
+
+    def skip_reason(data: bytes | None, slot: torch.Tensor) -> str | None:
+        return UNREADABLE if data is None else preprocess(encoder.preprocess, data, slot).skip
+
+    names = [name for name, _ in batch]
+    reasons = list(pool.map(skip_reason, [data for _, data in batch], pixels))
     kept = [i for i, reason in enumerate(reasons) if reason is None]
     features = launcher(encoder)(pixels[kept])() if kept else {}
-    skipped = tuple(
-        SkippedSample(key, reason)
-        for (key, _), reason in zip(batch, reasons, strict=True)
+    skipped = [
+        SkippedSample(name, str(reason))
+        for name, reason in zip(names, reasons, strict=True)
         if reason is not None
-    )
-    return ImageRows(tuple(batch[i][0] for i in kept), features, skipped)
-
-
-_Slot = tuple[PreprocessSpec, bytes | None, torch.Tensor]
-
-
-def _slots(spec: PreprocessSpec, batch: list[_Image], pixels: torch.Tensor) -> Iterable[_Slot]:
-    return ((spec, data, slot) for (_, data), slot in zip(batch, pixels, strict=True))
-
-
-def _skip_reason(slot: _Slot) -> str | None:
-    spec, data, out = slot
-    if data is None:
-        return UNREADABLE
-    reason = preprocess(spec, data, out).skip
-    return None if reason is None else str(reason)
+    ]
+    return ImageRows(tuple(names[i] for i in kept), features, tuple(skipped))
 
 
 def _load_the_same(request: ImageRequest) -> Encoder:
@@ -120,26 +109,20 @@ def _load_the_same(request: ImageRequest) -> Encoder:
             f"the features of {request.model} were imported: how images become them is not known",
             hint="predict on stored or imported features of that encoder instead",
         )
-    encoder = load(
-        EncoderChoice(
-            model=request.model,
-            weights=request.weights,
-            device=request.device,
-            precision=wanted.precision,
-            preprocess=wanted.preprocess.path,
-            storage_dtype=wanted.storage_dtype,
-        )
+    encoder = Encoder.load(
+        request.model,
+        weights=request.weights,
+        device=request.device,
+        precision=wanted.precision,
+        preprocess=wanted.preprocess.path,
+        storage_dtype=wanted.storage_dtype,
     )
     if encoder.spec.encoder_id != wanted.encoder_id:
+        ours, theirs = asdict(wanted), asdict(encoder.spec)
         raise MismatchError(
             f"the probe takes features of {request.model} ({short_id(wanted.encoder_id)}); what "
             f"loads here as {encoder.names.model} is {short_id(encoder.spec.encoder_id)}: "
-            f"{', '.join(_differences(wanted, encoder.spec))} differ",
+            f"{', '.join(name for name in ours if ours[name] != theirs[name])} differ",
             hint="pass --weights with the checkpoint of the extraction, or extract and probe again",
         )
     return encoder
-
-
-def _differences(one: EncoderSpec, other: EncoderSpec) -> list[str]:
-    ours, theirs = asdict(one), asdict(other)
-    return [name for name in ours if ours[name] != theirs[name]]

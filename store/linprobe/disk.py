@@ -16,18 +16,19 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from linprobe.errors import StoreError
 
 STAGING_PREFIX = "tmp-"
 
 _HINTS = {
-    errno.ENOSPC: "free some space, or give another --store; what was committed before is whole",
-    errno.EDQUOT: "free some of your quota, or give another --store",
-    errno.EFBIG: "raise the limit of the file size (ulimit -f), or give another --store",
-    errno.EROFS: "the file system is read-only; give a --store that can be written",
-    errno.EACCES: "give a --store that you may write to",
-    errno.EPERM: "give a --store that you may write to",
+    errno.ENOSPC: "free some space, or choose another place; what was committed before is whole",
+    errno.EDQUOT: "free some of your quota, or choose another place",
+    errno.EFBIG: "raise the limit of the file size (ulimit -f), or choose another place",
+    errno.EROFS: "the file system is read-only; choose a place that can be written",
+    errno.EACCES: "choose a place that you may write to",
+    errno.EPERM: "choose a place that you may write to",
 }
 
 
@@ -97,6 +98,11 @@ class Staging:
             sync_path(final.parent)
         return True
 
+    def take(self, path: Path) -> None:
+        """Move a unit in here: gone from its place at once, and removed with this folder."""
+        with told_as_store_error(path):
+            path.rename(self.path / path.name)
+
     def __enter__(self) -> "Staging":
         return self
 
@@ -118,8 +124,8 @@ class Staging:
 
 def remove_unit(path: Path) -> None:
     """Remove a unit so that a crash on the way leaves it whole or gone, never in pieces."""
-    with told_as_store_error(path), Staging(path.parent) as staging:
-        path.rename(staging.path / path.name)
+    with Staging(path.parent) as staging:
+        staging.take(path)
 
 
 def sync_path(path: Path) -> None:
@@ -139,18 +145,31 @@ def sync_tree(root: Path) -> None:
         sync_path(Path(folder))
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a small file, durably, so that a reader sees all of it or none."""
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file, durably, so that a reader sees all of it or none; the folder is made.
+
+    Raises
+    ------
+    StoreError : the operating system refused.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     with told_as_store_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.write_bytes(data)
+            with temporary.open("wb") as file:
+                yield file
             sync_path(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         sync_path(path.parent)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a small file as :func:`atomic_file` does."""
+    with atomic_file(path) as file:
+        file.write(data)
 
 
 def is_abandoned(staging: Path, *, min_age_s: float, foreign_age_s: float) -> bool:

@@ -31,10 +31,9 @@ class Verb:
 
 
 _EXTRACT, _STORE, _TRAIN = "linprobe_extract.cli", "linprobe_store.cli", "linprobe_train.cli"
+_PACK = "linprobe_extract.pack_cli"
 VERBS = (
-    Verb(
-        "pack", f"{_EXTRACT}:pack", "Pack labelled images into tar shards with splits and a card."
-    ),
+    Verb("pack", f"{_PACK}:pack", "Pack labelled images into tar shards with splits and a card."),
     Verb(
         "extract", f"{_EXTRACT}:extract", "Run a dataset through a frozen encoder into the store."
     ),
@@ -45,7 +44,7 @@ VERBS = (
     Verb("report", f"{_TRAIN}:report", "Write an HTML page for each result."),
     Verb("predict", f"{_TRAIN}:predict", "Classify images or features with a saved probe."),
     Verb("models", f"{_EXTRACT}:models", "List the models that can be named."),
-    Verb("datasets", f"{_EXTRACT}:datasets", "List the datasets that pack knows by name."),
+    Verb("datasets", f"{_PACK}:datasets", "List the datasets that pack knows by name."),
     Verb("doctor", f"{_EXTRACT}:doctor", "Say what this machine has and how fast it will extract."),
     Verb("store ls", f"{_STORE}:ls", "List encoders, datasets and splits."),
     Verb(

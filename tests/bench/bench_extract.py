@@ -31,8 +31,7 @@ from tar_factories import tar_bytes
 from linprobe.machine import available_cores, keep_freed_memory
 from linprobe.terminal import ignore
 from linprobe_extract.encoders.device import Collect, launcher
-from linprobe_extract.encoders.encoder import Encoder, load_encoder
-from linprobe_extract.encoders.family import resolve_model
+from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.load import register
 from linprobe_extract.run.encode import Run
 from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
@@ -118,14 +117,14 @@ def random_encoder(folder: Path, architecture: str) -> Encoder:
     checkpoint = folder / f"{architecture}.pt"
     torch.manual_seed(0)
     torch.save(open_clip.create_model(architecture).state_dict(), checkpoint)
-    return load_encoder(resolve_model(architecture, weights=checkpoint), device="cpu")
+    return Encoder.load(architecture, weights=checkpoint, device="cpu")
 
 
 def extract(encoder: Encoder, data: Path, store: Path) -> tuple[float, float]:
     """One run; its wall seconds, and those outside the encoder (waits, writing, sealing)."""
     plan = plan_dataset(str(data))
     stored = register(encoder, store, batch_size=BATCH)
-    cache = FingerprintCache(store / ".cache" / "shards.jsonl")
+    cache = FingerprintCache(store)
     work = Work(plan, tuple(split.name for split in plan.splits), stored, cache)
     alone = Turns(Ranks(0, 1, 0, 1, torchrun=False), None)
     run = Run(work, encoder, BATCH, 1, 0.0, alone, ignore, threading.Event())

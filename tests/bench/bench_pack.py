@@ -19,8 +19,8 @@ import numpy as np
 import webdataset
 from PIL import Image
 
+from linprobe_extract.pack.listing import PackOptions
 from linprobe_extract.pack.pack import pack
-from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.pack.shard import image_defect
 
 

@@ -13,8 +13,10 @@ import sys
 import warnings
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 from clip_data import data_folder
+from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 
 from linprobe_train.protocol.search import SWEEP_TOLERANCE
@@ -24,7 +26,6 @@ from linprobe_train.solver.preparation import Preparation
 from linprobe_train.solver.rows import rows_of_array
 
 CS = tuple(10.0 ** (e / 2) for e in range(-12, 13))
-WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 360, 60, 40, 20, 50
 COLOURS = ("#0b6e4f", "#c0392b")
 
 
@@ -48,40 +49,19 @@ def curves(path: Path) -> dict[str, list[float]]:
     return {"linprobe": ours, "scikit-learn, default tol": theirs}
 
 
-def svg(title: str, lines: dict[str, list[float]]) -> str:
-    """Draw the curves."""
-    low = 5 * np.floor(min(map(min, lines.values())) / 5)
-    high = 5 * np.ceil(max(map(max, lines.values())) / 5)
-
-    def place(C: float, value: float) -> tuple[float, float]:
-        across = (np.log10(C) + 6) / 12
-        up = (value - low) / (high - low)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (
-            HEIGHT - TOP - BOTTOM
-        )
-
-    size = f'viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12"'
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size}>',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        f'<text x="{LEFT}" y="20" font-size="14">{title}</text>',
-    ]
-    for value in np.arange(low, high + 1, 5):
-        x, y = place(CS[0], value)
-        parts.append(f'<path d="M{x:.1f} {y:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>')
-        parts.append(f'<text x="{x - 8:.1f}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
-    for e in range(-6, 7, 2):
-        x, y = place(10.0**e, low)
-        parts.append(f'<text x="{x:.1f}" y="{y + 18:.1f}" text-anchor="middle">1e{e}</text>')
-    parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">C</text>')
-    for i, (name, values) in enumerate(lines.items()):
-        spots = [place(C, value) for C, value in zip(CS, values, strict=True)]
-        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
-        style = f'fill="none" stroke="{COLOURS[i]}" stroke-width="2"'
-        parts.append(f'<polyline points="{points}" {style}/>')
-        y = TOP + 16 + 16 * i
-        parts.append(f'<text x="{LEFT + 12}" y="{y}" fill="{COLOURS[i]}">{name}</text>')
-    return "\n".join([*parts, "</svg>", ""])
+def draw(title: str, lines: dict[str, list[float]], path: Path) -> None:
+    """Draw the curves into an SVG file."""
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#ddd")
+    for (name, values), colour in zip(lines.items(), COLOURS, strict=True):
+        axes.plot(CS, values, color=colour, label=name)
+    axes.set(xscale="log", xlabel="C")
+    axes.set_title(title, loc="left", fontsize="medium")
+    axes.legend(frameon=False)
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.name}):
+        figure.savefig(path, format="svg", facecolor="white", metadata={"Date": None})
 
 
 def main() -> None:
@@ -91,7 +71,7 @@ def main() -> None:
     for path in sorted((data_folder() / "clip_features").glob("*.npz")):
         lines = curves(path)
         title = f"{path.stem}: val accuracy (%) over C, 16 shots, CLIP features"
-        (out / f"val_over_c_{path.stem}.svg").write_text(svg(title, lines))
+        draw(title, lines, out / f"val_over_c_{path.stem}.svg")
         print(f"\n# {path.stem}\n| C | {' | '.join(lines)} |\n|---|---|---|")
         for i, C in enumerate(CS):
             print(f"| {C:.3g} | {' | '.join(f'{v[i]:.2f}' for v in lines.values())} |")

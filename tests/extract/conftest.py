@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
-from encoder_factories import SmallModel, make_model
+from encoder_factories import SmallModel, load_small, make_model
 from tar_factories import write_dataset
 
-from linprobe_extract.encoders.encoder import Encoder, load_encoder
-from linprobe_extract.encoders.family import resolve_model
+from linprobe_extract.encoders.encoder import Encoder
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +16,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> SmallModel:
 
 @pytest.fixture(scope="session")
 def encoder(model: SmallModel) -> Encoder:
-    reference = resolve_model(str(model.config), weights=model.weights)
-    return load_encoder(reference, device="cpu")
+    return load_small(model)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from linprobe.errors import CardError
 from linprobe_extract.shards.card import (
     DatasetCard,
     DuplicateImage,
-    HeadlineMetric,
     ShardCard,
     SplitCard,
     UnreadableImage,
@@ -21,7 +20,7 @@ CARD = DatasetCard(
     name="two",
     classes=("äpfel", "birnen"),
     label_source="cls",
-    headline_metric=HeadlineMetric.MEAN_PER_CLASS,
+    headline_metric="mean_per_class",
     source="imagefolder:two",
     seed=3,
     request="1" * 64,

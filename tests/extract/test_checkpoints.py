@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 
 from linprobe.errors import LinprobeError
 from linprobe_extract.encoders import weights as hub
-from linprobe_extract.encoders.encoder import load_encoder
-from linprobe_extract.encoders.family import resolve_model
+from linprobe_extract.encoders.encoder import Encoder
 
 
 def no_network(*_args: object, **_options: object) -> None:
@@ -45,7 +44,7 @@ def test_a_failed_download_says_the_way_without_a_network(
     with pytest.raises(
         LinprobeError, match=r"cannot download .*Name or service not known$"
     ) as raised:
-        load_encoder(resolve_model(name), device="cpu")
+        Encoder.load(name, device="cpu")
     assert hint in raised.value.hint
 
 
@@ -70,7 +69,7 @@ def test_a_local_folder_is_loaded_as_open_clip_writes_it(tmp_path: Path) -> None
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     save_weights(model.model, folder / "open_clip_model.safetensors")
     save_weights(model.model, folder / "older.safetensors")
-    encoder = load_encoder(resolve_model(f"local-dir:{folder}"), device="cpu")
+    encoder = Encoder.load(f"local-dir:{folder}", device="cpu")
 
     assert encoder.names.slug == "my-model"
     assert encoder.preprocess.resize_mode == "squash"
@@ -78,14 +77,14 @@ def test_a_local_folder_is_loaded_as_open_clip_writes_it(tmp_path: Path) -> None
 
     (folder / "open_clip_model.safetensors").rename(folder / "newer.safetensors")
     with pytest.raises(LinprobeError, match="holds 2 checkpoints"):
-        load_encoder(resolve_model(f"local-dir:{folder}"), device="cpu")
+        Encoder.load(f"local-dir:{folder}", device="cpu")
     for file in folder.glob("*.safetensors"):
         file.unlink()
     with pytest.raises(LinprobeError, match="holds no checkpoint"):
-        load_encoder(resolve_model(f"local-dir:{folder}"), device="cpu")
+        Encoder.load(f"local-dir:{folder}", device="cpu")
     (folder / "open_clip_config.json").unlink()
     with pytest.raises(LinprobeError, match="cannot read the model configuration"):
-        load_encoder(resolve_model(f"local-dir:{folder}"), device="cpu")
+        Encoder.load(f"local-dir:{folder}", device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from tar_factories import write_dataset
 from linprobe.errors import LinprobeError
 from linprobe_extract.encoders import demo, family, open_clip_names
 from linprobe_extract.encoders import timm as timm_family
-from linprobe_extract.encoders.encoder import load_encoder, load_untrained
-from linprobe_extract.encoders.family import Family, families, resolve_model
+from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.family import EncoderChoice, Family, families, resolve_model
+from linprobe_extract.encoders.load import load_untrained
 from linprobe_extract.encoders.weights import digest_weights
 
 OURS: Mapping[str, Family] = {"demo": demo, "timm": timm_family, "open_clip": open_clip_names}
@@ -38,18 +39,18 @@ class Contract:
         return families()[self.name]
 
     def test_it_lists_names_that_it_resolves(self) -> None:
-        for known in list(self.family.names())[:1]:
-            ref = self.family.resolve(known.name, None)
+        for name, origin in list(self.family.names().items())[:1]:
+            ref = self.family.resolve(name, None)
             assert ref is not None
             assert ref.family == self.name
-            assert known.origin
+            assert origin
 
     def test_it_knows_its_own_names_alone(self) -> None:
         assert self.family.prefix or self.family.resolve("no-such-model", None) is None
         for other, theirs in families().items():
-            for known in list(theirs.names())[:2]:
-                if other != self.name and known.name.startswith(self.family.prefix):
-                    assert self.family.resolve(known.name, None) is None
+            for name in list(theirs.names())[:2]:
+                if other != self.name and name.startswith(self.family.prefix):
+                    assert self.family.resolve(name, None) is None
 
     def test_it_gives_a_frozen_tower_with_taps_and_an_identity(self, tmp_path: Path) -> None:
         name, weights = self.a_model(tmp_path)
@@ -70,19 +71,18 @@ class Contract:
 
     def test_its_untrained_tower_has_the_shapes_of_the_loaded_one(self, tmp_path: Path) -> None:
         name, weights = self.a_model(tmp_path)
-        ref = resolve_model(name, weights=weights)
-        taps, side = load_untrained(ref, device="cpu")
+        taps, side = load_untrained(EncoderChoice(name, weights, "cpu"))
 
         with torch.inference_mode():
             features = taps(torch.zeros(1, 3, side, side))
-        spec = load_encoder(ref, device="cpu").spec
+        spec = Encoder.load(name, weights=weights, device="cpu").spec
         assert {n: f.shape[1] for n, f in features.items()} == {t.name: t.dim for t in spec.taps}
 
     def test_its_names_need_no_torch(self) -> None:
         code = (
             "import sys; from linprobe_extract.encoders.family import families\n"
             f"family = families()[{self.name!r}]\n"
-            "for model in list(family.names())[:1]: family.resolve(model.name, None)\n"
+            "for name in list(family.names())[:1]: family.resolve(name, None)\n"
             "family.resolve(family.prefix + 'x', None)\n"
             "assert 'torch' not in sys.modules"
         )
@@ -123,9 +123,7 @@ def test_a_checkpoint_for_timm_may_have_timms_names_already(tmp_path: Path) -> N
     model = timm.create_model("tf_efficientnet_lite0")
     randomise(model)
     save_weights(model, tmp_path / "mine.safetensors")
-    encoder = load_encoder(
-        resolve_model("demo", weights=tmp_path / "mine.safetensors"), device="cpu"
-    )
+    encoder = Encoder.load("demo", weights=tmp_path / "mine.safetensors", device="cpu")
 
     side = encoder.image_size
     assert encoder.encode(random_pixels(1, side))["embedding"].shape == (1, 1280)
@@ -133,13 +131,13 @@ def test_a_checkpoint_for_timm_may_have_timms_names_already(tmp_path: Path) -> N
 
 FOREIGN = '''
 """A family of one model: the mean colour of an image, projected."""
-from linprobe_extract.encoders.family import KnownModel, ModelRef, names_of
+from linprobe_extract.encoders.family import ModelRef, names_of
 
 prefix = "mine:"
 libraries = ("my-encoders",)
 
 def names():
-    return [KnownModel("mine:mean-colour", "my-encoders")]
+    return {"mine:mean-colour": "my-encoders"}
 
 def resolve(name, weights):
     return ModelRef("mine", name.removeprefix(prefix), names_of(name, name, weights), weights)

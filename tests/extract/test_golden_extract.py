@@ -27,8 +27,7 @@ from golden_files import (
     without_times,
 )
 
-from linprobe_extract.encoders.encoder import load_encoder
-from linprobe_extract.encoders.family import resolve_model
+from linprobe_extract.encoders.encoder import Encoder
 from linprobe_store.format.spec import EncoderSpec
 from linprobe_store.handles.store import FeatureStore
 
@@ -104,7 +103,7 @@ def capture_encoders(packing: Packing) -> Texts:
     vit = towers["vit-quickgelu"]
     specs["vit-exact-bf16"] = load_small(vit, preprocess="exact", precision="bf16").spec
     specs["vit-float32"] = load_small(vit, storage_dtype="float32").spec
-    specs["demo"] = load_encoder(resolve_model("demo"), device="cpu").spec
+    specs["demo"] = Encoder.load("demo", device="cpu").spec
     return {f"{name}.json": spec_text(spec) for name, spec in specs.items()}
 
 

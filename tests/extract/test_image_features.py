@@ -10,7 +10,6 @@ from encoder_factories import SmallModel, load_small, make_model
 from tar_factories import image_bytes, tar_bytes
 
 from linprobe.errors import ExtractError, MismatchError
-from linprobe_extract import images as image_features
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.images import image_rows
 from linprobe_store.image_encoder import ImageRequest, ImageRows, find_image_features
@@ -101,7 +100,7 @@ def test_another_encoder_is_refused_with_both_ids_and_what_differs(
     theirs = load_small(other)
     request = ImageRequest(theirs.spec, "mine", small.weights, "cpu", (tmp_path / "a.jpg",))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_features, "load", lambda request: encoder)
+        patch.setattr(Encoder, "load", lambda *_, **__: encoder)
         with pytest.raises(MismatchError, match="weights_sha256") as caught:
             next(image_rows(request))
 

@@ -11,7 +11,7 @@ from encoder_factories import CONFIGS, load_small, make_model, random_pixels
 
 from linprobe.errors import LinprobeError
 from linprobe_extract.encoders.demo import MODELS as DEMO_MODELS
-from linprobe_extract.encoders.encoder import load_encoder
+from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.family import known_models, names_of, resolve_model
 from linprobe_extract.encoders.open_clip_names import OPENAI_MODELS, catalog
 
@@ -50,7 +50,7 @@ def test_an_openai_name_is_loaded_with_quickgelu_whatever_the_architecture_says(
     assert not open_clip.get_model_config("ViT-B-16").get("quick_gelu")
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-16", CONFIGS["vit"])
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda _name, _tag: {})
-    encoder = load_encoder(resolve_model("ViT-B/16", weights=twin.weights), device="cpu")
+    encoder = Encoder.load("ViT-B/16", weights=twin.weights, device="cpu")
     pixels = random_pixels(2, 32)
 
     assert encoder.spec.activation == "quick_gelu"
@@ -66,7 +66,7 @@ def test_a_tag_trained_with_quickgelu_is_loaded_with_it(
     model = make_model(tmp_path, "vit")
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-16", CONFIGS["vit"])
     activations = {
-        tag: load_encoder(resolve_model(f"ViT-B-16:{tag}", weights=model.weights), device="cpu")
+        tag: Encoder.load(f"ViT-B-16:{tag}", weights=model.weights, device="cpu")
         for tag in ("dfn2b", "laion2b_s34b_b88k")
     }
 
@@ -84,7 +84,7 @@ def test_quickgelu_that_is_not_in_the_modules_is_refused(
     monkeypatch.setattr("open_clip.model.QuickGELU", torch.nn.GELU)
 
     with pytest.raises(LinprobeError, match="but this open_clip built gelu"):
-        load_encoder(resolve_model("ViT-B/16", weights=model.weights), device="cpu")
+        Encoder.load("ViT-B/16", weights=model.weights, device="cpu")
 
 
 def test_a_checkpoint_of_ones_own_is_preprocessed_as_its_architectures_published_ones(
@@ -93,7 +93,7 @@ def test_a_checkpoint_of_ones_own_is_preprocessed_as_its_architectures_published
     """open_clip would give a SigLIP checkpoint OpenAI's mean and a centre crop, silently."""
     model = make_model(tmp_path, "siglip")
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-16-SigLIP", CONFIGS["siglip"])
-    encoder = load_encoder(resolve_model("ViT-B-16-SigLIP", weights=model.weights), device="cpu")
+    encoder = Encoder.load("ViT-B-16-SigLIP", weights=model.weights, device="cpu")
 
     assert encoder.preprocess.resize_mode == "squash"
     assert encoder.preprocess.mean == (0.5, 0.5, 0.5)
@@ -112,7 +112,7 @@ def test_every_known_name_resolves_without_torch() -> None:
         "import sys\n"
         "from linprobe_extract.encoders.family import known_models, resolve_model\n"
         "from linprobe.errors import LinprobeError\n"
-        "names = [m.name for m in known_models() if not m.name.startswith('demo-')]\n"
+        "names = [name for name in known_models() if not name.startswith('demo-')]\n"
         "slugs = {resolve_model(name).names.slug for name in names}\n"
         "for wrong in ('ViT-B/17', 'ViT-B-16:nothing', 'ViT-B-16'):\n"
         "    try:\n"
@@ -153,7 +153,7 @@ def test_an_unknown_name_has_the_closest_ones_as_its_hint(
 
 def test_an_unknown_timm_name_has_the_closest_ones_as_its_hint() -> None:
     with pytest.raises(LinprobeError, match="has no model 'vit_base_patch16_clip_224x'") as raised:
-        load_encoder(resolve_model("timm:vit_base_patch16_clip_224x"), device="cpu")
+        Encoder.load("timm:vit_base_patch16_clip_224x", device="cpu")
     assert "timm:vit_base_patch16_clip_224" in raised.value.hint
 
 
@@ -190,13 +190,12 @@ def test_slugs_are_file_names() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_device_that_is_not_there_is_refused_before_the_model_is_read() -> None:
     with pytest.raises(LinprobeError, match="sees 0 CUDA devices") as raised:
-        load_encoder(resolve_model("ViT-B/16"), device="cuda")
+        Encoder.load("ViT-B/16", device="cuda")
     assert "--device cpu" in raised.value.hint
 
 
 def test_known_models_begin_with_those_that_need_no_download() -> None:
-    names = [model.name for model in known_models()]
+    names = list(known_models())
 
     assert names[: len(DEMO_MODELS)] == list(DEMO_MODELS)
     assert "ViT-L/14@336px" in names
-    assert len(names) == len(set(names))

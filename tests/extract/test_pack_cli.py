@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pack_factories import write_image, write_image_folder
 
-from linprobe_extract.cli import datasets_table
+from linprobe_extract.pack_cli import datasets_table
 
 
 def run_script(*words: object) -> subprocess.CompletedProcess[str]:
@@ -63,7 +63,7 @@ def test_sources_that_need_no_torch_do_not_import_it(source: str, tmp_path: Path
     table.write_text("path,label\npets/train/a/0.jpg,a\npets/train/b/0.jpg,b\n")
     words = {"digits": "digits", "imagefolder": f"imagefolder:{root}", "csv": f"csv:{table}"}
     script = (
-        "import sys; from pathlib import Path; import linprobe_extract.cli\n"
+        "import sys; from pathlib import Path; import linprobe_extract.pack_cli\n"
         "from linprobe_extract.pack.pack import PackOptions, pack\n"
         "pack(sys.argv[1], Path(sys.argv[2]), PackOptions())\n"
         "print([name for name in ('torch', 'torchvision') if name in sys.modules])"

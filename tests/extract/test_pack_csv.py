@@ -7,9 +7,9 @@ import pytest
 from pack_factories import labels_of, sizes, write_image
 
 from linprobe.errors import PackError
+from linprobe_extract.pack.listing import PackOptions
 from linprobe_extract.pack.pack import pack
-from linprobe_extract.pack.plan import PackOptions
-from linprobe_extract.shards.card import DatasetCard, HeadlineMetric
+from linprobe_extract.shards.card import DatasetCard
 
 OPTIONS = PackOptions(jobs=1)
 
@@ -69,7 +69,7 @@ def test_several_labels_make_a_multi_label_dataset(tmp_path: Path) -> None:
     card = pack_csv(tmp_path / "t.csv", text, replace(OPTIONS, label_separator=";"))
 
     assert card.label_source == "json:labels"
-    assert card.headline_metric is HeadlineMetric.MAP_11_POINT
+    assert card.headline_metric == "map_11_point"
     assert labels_of(tmp_path / "out", "train") == {
         "img_0": b'{"labels": [0, 1]}',
         "img_1": b'{"labels": []}',

@@ -17,9 +17,10 @@ import pyarrow.parquet
 import pytest
 from pack_factories import image_bytes, read_members
 
+from linprobe.door import main
 from linprobe.errors import PackError
+from linprobe_extract.pack.listing import PackOptions
 from linprobe_extract.pack.pack import pack
-from linprobe_extract.pack.plan import PackOptions
 
 OPTIONS = PackOptions(jobs=1)
 NAMES = ["1", "0", "cat"]
@@ -198,11 +199,14 @@ def test_a_dataset_that_is_not_there_is_told(hub: Path, tmp_path: Path) -> None:
 
 
 def test_the_extra_is_named_where_the_package_is_absent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.setattr(sys, "argv", ["linprobe", "pack", "hf:a/b", "--out", f"{tmp_path}/out"])
 
-    with pytest.raises(PackError) as caught:
-        pack("hf:org/name", tmp_path / "out", OPTIONS)
+    with pytest.raises(SystemExit):
+        main()
 
-    assert "linprobe[extract,hf]" in caught.value.hint
+    told = capsys.readouterr().err
+    assert "needs the package datasets" in told
+    assert "'linprobe[hf]'" in told

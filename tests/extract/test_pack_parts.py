@@ -16,7 +16,8 @@ from linprobe.benchmarks import PerClassRule
 from linprobe.errors import PackError
 from linprobe_extract.pack.listing import SourceSample, check_classes
 from linprobe_extract.pack.plan import PlannedSample, cut_shards, sample_key, tar_bytes
-from linprobe_extract.pack.shard import encode_png, image_defect, sniff_extension
+from linprobe_extract.pack.png import encode_png
+from linprobe_extract.pack.shard import image_defect, sniff_extension
 from linprobe_extract.pack.splits import (
     FractionRule,
     choose,

@@ -12,8 +12,8 @@ from pack_factories import PowerCut, folder_source, raising, tree_bytes
 from linprobe.errors import PackError
 from linprobe.terminal import Progress
 from linprobe_extract.pack import pack as pack_module
+from linprobe_extract.pack.listing import PackOptions
 from linprobe_extract.pack.pack import pack
-from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.pack.shard import write_shard
 
 SMALL = PackOptions(shard_samples=2, jobs=2)
@@ -54,7 +54,7 @@ def test_a_kill_leaves_nothing_that_a_second_run_cannot_finish(tmp_path: Path) -
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from linprobe_extract.pack.pack import pack\n"
-        "from linprobe_extract.pack.plan import PackOptions\n"
+        "from linprobe_extract.pack.listing import PackOptions\n"
         "def watch(progress):\n"
         "    if progress.done == 5:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -95,7 +95,7 @@ def test_progress_counts_every_sample_once_those_of_an_earlier_run_included(
     with pytest.raises(PowerCut):
         pack(source, tmp_path / "out", SMALL, lambda p: seen.append((p.done, p.total)))
     monkeypatch.undo()
-    (tmp_path / ".out.partial/tars/train-1.tar").unlink()
+    (tmp_path / "tmp-out.pack/tars/train-1.tar").unlink()
     again: list[tuple[int, int | None]] = []
 
     pack(source, tmp_path / "out", SMALL, lambda p: again.append((p.done, p.total)))
@@ -114,7 +114,7 @@ def test_a_tar_that_is_not_as_recorded_is_packed_again(
     with pytest.raises(PowerCut):
         pack(source, tmp_path / "out", SMALL)
     monkeypatch.undo()
-    tars = tmp_path / ".out.partial" / "tars"
+    tars = tmp_path / "tmp-out.pack" / "tars"
     (tars / "train-0.tar").write_bytes(b"cut")
     (tars / "train-1.tar").unlink()
 
@@ -130,10 +130,31 @@ def test_two_packers_of_one_folder_do_not_mix(tmp_path: Path) -> None:
     def second(progress: Progress) -> None:
         if progress.done == 1 and not tried.is_set():
             tried.set()
-            with pytest.raises(PackError, match="another process is packing") as caught:
+            with pytest.raises(PackError, match="another process is writing it") as caught:
                 pack(source, tmp_path / "out", SMALL)
             errors.append(caught.value)
 
     pack(source, tmp_path / "out", replace(SMALL, jobs=1), second)
 
     assert len(errors) == 1
+
+
+def test_as_many_threads_pack_as_there_are_cores_to_use(tmp_path: Path) -> None:
+    """Bound to one core, as by taskset or a cluster's scheduler."""
+    script = (
+        "import os, sys, threading\n"
+        "from pathlib import Path\n"
+        "from linprobe_extract.pack.listing import PackOptions\n"
+        "from linprobe_extract.pack.pack import pack\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "threads = set()\n"
+        "def watch(progress):\n"
+        "    threads.add(threading.current_thread().name)\n"
+        "pack(sys.argv[1], Path(sys.argv[2]), PackOptions(shard_samples=1), watch)\n"
+        "print(len([name for name in threads if name.startswith('pack')]))\n"
+    )
+    command = [sys.executable, "-c", script, folder_source(tmp_path), str(tmp_path / "out")]
+
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # our own script
+
+    assert done.stdout == "1\n"

@@ -18,8 +18,8 @@ from pack_factories import (
 )
 
 from linprobe.errors import PackError
+from linprobe_extract.pack.listing import PackOptions
 from linprobe_extract.pack.pack import pack
-from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.shards.card import DatasetCard
 
 OPTIONS = PackOptions(jobs=1)

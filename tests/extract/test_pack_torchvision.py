@@ -20,12 +20,10 @@ from torchvision_files import FILE_WRITERS
 
 from linprobe.benchmarks import KnownDataset, PerClassRule, find_known
 from linprobe.errors import PackError
-from linprobe_extract.pack import sources as pack_sources
-from linprobe_extract.pack.listing import Listing, check_listing
+from linprobe_extract.pack import named as named_module
+from linprobe_extract.pack.listing import Listing, PackOptions, check_listing
+from linprobe_extract.pack.named import list_known
 from linprobe_extract.pack.pack import pack
-from linprobe_extract.pack.plan import PackOptions
-from linprobe_extract.pack.sources.torchvision import list_known
-from linprobe_extract.shards.card import HeadlineMetric
 
 WRITERS = ARRAY_WRITERS | FILE_WRITERS
 ANY = PackOptions(check_counts=False, download=False, jobs=1)
@@ -40,8 +38,7 @@ def row_of(slug: str) -> KnownDataset:
 
 def list_tiny(slug: str, root: Path, arguments: str = "") -> Listing:
     """List the tiny dataset under ``root``."""
-    options = replace(ANY, root=root)
-    return list_known(row_of(slug), arguments, root.with_name("out"), options)
+    return list_known(row_of(slug), arguments, replace(ANY, root=root))
 
 
 def contents(listing: Listing) -> dict[str, Counter[tuple[tuple[int, ...], bytes]]]:
@@ -137,7 +134,7 @@ def test_voc_is_multi_label_with_its_own_metric(
     listing = list_tiny("voc2007", tmp_path / "root")
 
     assert listing.is_multi_label
-    assert listing.headline_metric is HeadlineMetric.MAP_11_POINT
+    assert listing.headline_metric == "map_11_point"
 
 
 def test_a_known_dataset_packs_end_to_end_by_its_name(
@@ -182,7 +179,7 @@ def test_an_unreadable_image_of_a_known_dataset_is_refused_by_name(
 ) -> None:
     WRITERS["dtd"](tmp_path / "root", monkeypatch)
     row = replace(row_of("dtd"), n_classes=2, sizes={"train": 2, "val": 2, "test": 2})
-    monkeypatch.setattr(pack_sources, "find_known", lambda name: row if name == "dtd" else None)
+    monkeypatch.setattr(named_module, "find_known", lambda name: row if name == "dtd" else None)
     options = replace(ANY, root=tmp_path / "root", check_counts=True)
     broken = tmp_path / "root/dtd/dtd/images/woven/woven_0.jpg"
     whole = broken.read_bytes()

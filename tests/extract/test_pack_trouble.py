@@ -17,8 +17,8 @@ from pack_factories import (
 
 from linprobe.errors import PackError
 from linprobe_extract.pack import pack as pack_module
+from linprobe_extract.pack.listing import PackOptions
 from linprobe_extract.pack.pack import pack
-from linprobe_extract.pack.plan import PackOptions
 
 SMALL = PackOptions(shard_samples=2, jobs=2)
 
@@ -135,7 +135,7 @@ def test_a_resumed_run_drops_the_same_leaks(
     with pytest.raises(PowerCut):
         pack(source, tmp_path / "out", options)
     monkeypatch.undo()
-    records = tmp_path / ".out.partial" / "records"
+    records = tmp_path / "tmp-out.pack" / "records"
     assert json.loads((records / "train-0.json").read_text())["split"] == "train"
     (records / "train-0.json").unlink()
 

@@ -94,7 +94,7 @@ def test_a_dataset_on_the_web_is_read_by_its_url(web: tuple[Path, str], tmp_path
     folder, url = web
     write_dataset(folder, splits={"train": [2, 3], "test": [1]})
     plan = plan_dataset(url, name="pets")
-    cache = FingerprintCache(tmp_path / "cache.jsonl")
+    cache = FingerprintCache(tmp_path)
 
     assert plan.classes == ("cat", "dog")
     for split in plan.splits:
@@ -378,9 +378,10 @@ def test_a_byte_order_mark_is_no_part_of_a_class_name(tmp_path: Path) -> None:
 
 def test_a_damaged_cache_is_no_loss(tmp_path: Path) -> None:
     shard = shard_of(tmp_path / "a.tar", tar_bytes(labelled({"a": 0})))
-    (tmp_path / "shards.jsonl").write_bytes(b"\xff\xfe{")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "shards.jsonl").write_bytes(b"\xff\xfe{")
 
-    cache = FingerprintCache(tmp_path / "shards.jsonl")
+    cache = FingerprintCache(tmp_path)
 
     assert cache.fingerprint(shard) == fingerprint_shard(shard)
 
@@ -409,22 +410,22 @@ def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -
 
 def test_a_fingerprint_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
     shard = shard_of(tmp_path / "a.tar", tar_bytes(labelled({"a": 0})))
-    cache = tmp_path / "cache" / "shards.jsonl"
-    first = FingerprintCache(cache).fingerprint(shard)
+    cache = tmp_path / ".cache" / "shards.jsonl"
+    first = FingerprintCache(tmp_path).fingerprint(shard)
     lines = cache.read_text()
 
-    assert FingerprintCache(cache).fingerprint(shard) == first == fingerprint_shard(shard)
+    assert FingerprintCache(tmp_path).fingerprint(shard) == first == fingerprint_shard(shard)
     assert cache.read_text() == lines
 
     shard_of(tmp_path / "a.tar", tar_bytes(labelled({"a": 0, "b": 1})))
 
-    assert FingerprintCache(cache).fingerprint(shard) == fingerprint_shard(shard) != first
+    assert FingerprintCache(tmp_path).fingerprint(shard) == fingerprint_shard(shard) != first
 
 
 def test_a_cache_line_cut_by_a_crash_is_no_loss(tmp_path: Path) -> None:
     shard = shard_of(tmp_path / "a.tar", tar_bytes(labelled({"a": 0})))
-    cache = tmp_path / "shards.jsonl"
-    first = FingerprintCache(cache).fingerprint(shard)
+    cache = tmp_path / ".cache" / "shards.jsonl"
+    first = FingerprintCache(tmp_path).fingerprint(shard)
     cache.write_text(cache.read_text()[:-20])
 
-    assert FingerprintCache(cache).fingerprint(shard) == first
+    assert FingerprintCache(tmp_path).fingerprint(shard) == first

@@ -7,8 +7,7 @@ import torch
 from encoder_factories import make_model
 from run_factories import run_once, sealed_bytes
 
-from linprobe_extract.encoders.encoder import Encoder, load_encoder
-from linprobe_extract.encoders.family import resolve_model
+from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.pixels.preprocess import preprocess
 from linprobe_extract.run.ranks import Ranks, Turns
 from linprobe_extract.shards.locate import plan_dataset
@@ -75,7 +74,7 @@ def test_another_model_under_the_same_name_is_another_encoder(
 ) -> None:
     (tmp_path / "other").mkdir()
     other = make_model(tmp_path / "other", "vit-quickgelu", seed=1)
-    changed = load_encoder(resolve_model(str(other.config), weights=other.weights), device="cpu")
+    changed = Encoder.load(str(other.config), weights=other.weights, device="cpu")
     run_once(encoder, data, tmp_path / "features")
 
     run_once(changed, data, tmp_path / "features")

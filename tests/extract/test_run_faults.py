@@ -86,18 +86,16 @@ def test_out_of_memory_halves_the_batch_is_told_and_loses_nothing(
     run_once(encoder, data, tmp_path / "small", batch_size=2)
     steps = Steps()
 
-    class Cramped:
+    class Cramped(Encoder):
         """An encoder whose device holds two images."""
-
-        spec, names, preprocess = encoder.spec, encoder.names, encoder.preprocess
-        image_size, device = encoder.image_size, encoder.device
 
         def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
             if len(pixels) > 3:
                 raise torch.OutOfMemoryError
-            return encoder.encode(pixels)
+            return super().encode(pixels)
 
-    report = run_once(Cramped(), data, tmp_path / "features", batch_size=8, watch=steps)
+    parts = encoder.spec, encoder.names, encoder._taps
+    report = run_once(Cramped(*parts), data, tmp_path / "features", batch_size=8, watch=steps)
 
     assert report.batch_size == 2
     assert sum("batches of" in line for line in steps.lines) == 2
@@ -105,17 +103,15 @@ def test_out_of_memory_halves_the_batch_is_told_and_loses_nothing(
 
 
 def test_no_room_for_one_image_is_an_error(encoder: Encoder, data: Path, tmp_path: Path) -> None:
-    class Full:
-        spec, names, preprocess = encoder.spec, encoder.names, encoder.preprocess
-        image_size, device = encoder.image_size, encoder.device
-
+    class Full(Encoder):
         def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
             if len(pixels) == 3:  # the canary images fit
-                return encoder.encode(pixels)
+                return super().encode(pixels)
             raise torch.OutOfMemoryError
 
+    parts = encoder.spec, encoder.names, encoder._taps
     with pytest.raises(ExtractError, match="does not fit the memory of cpu"):
-        run_once(Full(), data, tmp_path / "features", batch_size=2)
+        run_once(Full(*parts), data, tmp_path / "features", batch_size=2)
 
 
 def test_stopping_begins_no_further_shard_and_the_next_run_finishes(

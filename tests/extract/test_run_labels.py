@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from encoder_factories import SmallModel, make_model
 from run_factories import extract_small, sealed_bytes, split_of
-from tar_factories import image_bytes, tar_bytes, write_dataset
+from tar_factories import image_bytes, labelled, tar_bytes, write_dataset, write_packed
 
 from linprobe.errors import ExtractError
+from linprobe_extract.run.report import report_text
 from linprobe_store.handles.store import FeatureStore
 
 
@@ -107,3 +108,38 @@ def test_classes_without_names_are_counted(model: SmallModel, data: Path, tmp_pa
     extract_small(model, data, tmp_path / "f")
 
     assert split_of(tmp_path / "f", "train").classes == ("0", "1")
+
+
+def test_the_cards_metric_goes_into_the_store_and_the_report(
+    model: SmallModel, tmp_path: Path
+) -> None:
+    data = write_packed(tmp_path / "pets", metric="mean_per_class")
+
+    report = extract_small(model, data, tmp_path / "f")
+
+    assert split_of(tmp_path / "f", "train").metric == "mean_per_class"
+    assert "metric   mean_per_class" in report_text(report)
+
+
+def test_a_dataset_extracted_again_under_another_name_says_which_name_stays(
+    model: SmallModel, data: Path, tmp_path: Path
+) -> None:
+    extract_small(model, data, tmp_path / "f", name="pets")
+
+    report = extract_small(model, data, tmp_path / "f", name="animals")
+
+    assert report.sealed[0].dataset_name == "pets"
+    assert "name     pets" in report_text(report)
+    assert "--data pets" in report_text(report)
+
+
+def test_the_report_counts_what_has_no_row_by_reason(model: SmallModel, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "pets", splits={"train": [3], "test": [2]})
+    members = [*labelled({"a": 0, "b": 1}), ("c.jpg", b"<html>"), ("c.cls", b"0")]
+    (data / "train" / "0.tar").write_bytes(tar_bytes(members))
+
+    extract_small(model, data, tmp_path / "f", max_skipped=0.5)
+    again = extract_small(model, data, tmp_path / "f", max_skipped=0.5)
+
+    assert again.run is None
+    assert "train, skipped 1 not_an_image" in report_text(again)

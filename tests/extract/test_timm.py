@@ -16,7 +16,7 @@ from encoder_factories import (
 from image_factories import encode
 from PIL import Image
 
-from linprobe_extract.encoders.encoder import load_encoder
+from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.family import resolve_model
 from linprobe_extract.pixels.preprocess import preprocess
 
@@ -26,8 +26,8 @@ def test_a_timm_model_gives_its_pooled_features(tmp_path: Path) -> None:
     model: Any = timm.create_model("test_efficientnet", num_classes=10).eval()
     randomise(model)
     save_weights(model, tmp_path / "w.safetensors")
-    ref = resolve_model("timm:test_efficientnet", weights=tmp_path / "w.safetensors")
-    encoder = load_encoder(ref, device="cpu")
+    weights = tmp_path / "w.safetensors"
+    encoder = Encoder.load("timm:test_efficientnet", weights=weights, device="cpu")
     pixels = random_pixels(3, encoder.image_size)
 
     with torch.inference_mode():
@@ -47,7 +47,7 @@ def test_the_demo_encoder_sees_what_is_in_a_photo(image: str, class_id: int) -> 
 
     from linprobe_extract.encoders.weights import read_checkpoint
 
-    encoder = load_encoder(resolve_model("demo"), device="cpu", preprocess="exact")
+    encoder = Encoder.load("demo", device="cpu", preprocess="exact")
     weights = resolve_model("demo").weights
     assert weights is not None
     state = read_checkpoint(weights)

@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision.transforms import Normalize, ToTensor
 
-from linprobe_extract.encoders.encoder import Encoder, load_encoder
-from linprobe_extract.encoders.family import resolve_model
+from linprobe_extract.encoders.encoder import Encoder
 
 ModelConfig: TypeAlias = dict[str, Any]
 """open_clip's ``model_cfg``: what a JSON file in its ``model_configs`` folder holds."""
@@ -126,8 +125,7 @@ def save_weights(model: torch.nn.Module, path: Path) -> None:
 
 def load_small(small: SmallModel, **options: Any) -> Encoder:  # noqa: ANN401 - passed through
     """Load a small model as a user with ``--model FILE.json --weights FILE`` does, on the CPU."""
-    ref = resolve_model(str(small.config), weights=small.weights)
-    return load_encoder(ref, device="cpu", **options)
+    return Encoder.load(str(small.config), weights=small.weights, device="cpu", **options)
 
 
 def random_pixels(n: int, side: int, seed: int = 0) -> torch.Tensor:

@@ -53,7 +53,7 @@ def run_once(
 ) -> RunReport:
     plan = plan_dataset(str(data))
     stored = register(encoder, store, batch_size=batch_size)
-    fingerprints = FingerprintCache(store / ".cache" / "shards.jsonl")
+    fingerprints = FingerprintCache(store)
     return Run(
         Work(plan, tuple(split.name for split in plan.splits), stored, fingerprints),
         encoder,
@@ -96,7 +96,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
         time.sleep(0.002)
 
 
-def extract_small(model: SmallModel, data: Path, store: Path, **changed: Any) -> ExtractReport:  # noqa: ANN401 - of any setting
+def extract_small(model: SmallModel, data: Path, store: Path, /, **changed: Any) -> ExtractReport:  # noqa: ANN401 - of any setting
     settings: dict[str, Any] = {
         "model": str(model.config), "weights": model.weights, "data": data, "store": store,
         "device": "cpu", "batch_size": 4,

@@ -1,5 +1,6 @@
 """Small real tars for tests."""
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from linprobe_extract.shards.card import DatasetCard, ShardCard, SplitCard
 
 
 def image_bytes(seed: int, *, size: tuple[int, int] = (40, 30), kind: str = "JPEG") -> bytes:
@@ -55,4 +58,26 @@ def write_dataset(
             (folder / split / f"{index}.tar").write_bytes(tar_bytes(members))
             seed += size
         (folder / split / "nshards.txt").write_text(f"{len(sizes)}\n")
+    return folder
+
+
+def write_packed(folder: Path, *, metric: str) -> Path:
+    """Write a small dataset with the card that pack would give it."""
+    write_dataset(folder, splits={"train": [4], "test": [2]})
+    splits = {}
+    for split, n in (("train", 4), ("test", 2)):
+        content = (folder / split / "0.tar").read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        splits[split] = SplitCard(n, (ShardCard("0.tar", len(content), digest, n),))
+    DatasetCard(
+        name=folder.name,
+        classes=("cat", "dog"),
+        label_source="cls",
+        headline_metric=metric,
+        source="digits",
+        seed=0,
+        request="1" * 64,
+        plan="2" * 64,
+        splits=splits,
+    ).save(folder)
     return folder

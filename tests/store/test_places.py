@@ -149,7 +149,7 @@ def test_a_read_only_store_is_read_and_refuses_writes() -> None:
             for write in refused:
                 with pytest.raises(StoreError, match="Permission denied") as caught:
                     write()
-                assert "--store" in caught.value.hint
+                assert "may write to" in caught.value.hint
         for path in [root, *root.rglob("*")]:
             if not path.is_symlink():
                 path.chmod(0o755)

@@ -1,5 +1,6 @@
 """The solver and the search on plain arrays and stored splits."""
 
+import doctest
 import subprocess
 import sys
 from pathlib import Path
@@ -238,3 +239,14 @@ def test_every_public_name_is_there() -> None:
         assert getattr(linprobe, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
         _ = linprobe.nothing
+
+
+@pytest.mark.parametrize(
+    "name", ["FitReport", "FitSettings", "LinearProbe", "Probe", "Tolerance", "fit_probe", "sweep"]
+)
+def test_the_example_of_a_public_name_holds(name: str) -> None:
+    parts = doctest.DocTestFinder(recurse=False).find(getattr(linprobe, name), name)
+    results = [doctest.DocTestRunner(verbose=False).run(part) for part in parts]
+
+    assert sum(result.attempted for result in results) > 0
+    assert sum(result.failed for result in results) == 0

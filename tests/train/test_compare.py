@@ -5,15 +5,20 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from result_factories import CLASSES, command, probed, some_splits
 from train_factories import SplitData
+from typer.testing import CliRunner
 
-from linprobe.errors import OptionError, ResultError
+from linprobe.door import app
+from linprobe.errors import ResultError
+from linprobe_train.cli import CompareFormat
 from linprobe_train.results.collect import collect
 from linprobe_train.scores.paired import mcnemar, top_hits
+from linprobe_train.show.compare_text import FORMATS
 from linprobe_train.tasks.compare import compare, grid_of
 
 
@@ -183,7 +188,15 @@ def test_nothing_to_compare_and_unknown_names_are_told_with_what_there_is(tmp_pa
     where: list[str | Path] = ["compare", "--out", tmp_path / "results"]
     with pytest.raises(ResultError, match="'cars'"):
         command(*where, "--data", "cars")
-    with pytest.raises(OptionError, match="'pdf'"):
-        command(*where, "--format", "pdf")
     with pytest.raises(ResultError, match=r"holds no result\.json"):
         command("compare", tmp_path)
+
+
+@pytest.mark.parametrize("verb", ["compare", "predict"])
+def test_an_unknown_format_is_wrong_usage_and_the_known_ones_are_named(verb: str) -> None:
+    done = CliRunner().invoke(app, [verb, "--format", "pdf"])
+
+    assert done.exit_code == 2
+    assert "'pdf' is not one of" in done.stderr
+    assert "'csv'" in done.stderr
+    assert get_args(CompareFormat) == tuple(FORMATS)

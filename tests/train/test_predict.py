@@ -186,8 +186,6 @@ def test_what_the_command_cannot_do_is_told(tmp_path: Path) -> None:
     base = ["predict", *where(tmp_path)]
     with pytest.raises(OptionError, match="--top 0"):
         command(*base, "--top", "0")
-    with pytest.raises(OptionError, match="'xml'"):
-        command(*base, "--format", "xml")
     with pytest.raises(OptionError, match="contradict"):
         command(*base, "--images", "a.jpg", "--features", "b.npy")
     with pytest.raises(LinprobeError, match="split 'val' is not sealed"):

@@ -1,7 +1,9 @@
-"""The solver and the search on plain arrays and on stored splits, for Python programs."""
+"""The solver and the search on plain arrays and on stored splits, for Python programs.
+
+n rows, d features of a row, k classes.
+"""
 
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,10 +18,14 @@ from linprobe_train.solver.fit import FitSettings, make_trainer
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.passes import crew_of
 from linprobe_train.solver.probe import Probe
-from linprobe_train.solver.rows import BLOCK_ROWS, AnyFeatures, Rows, rows_of_array, rows_of_views
-
-Features = Split | ArrayLike
-"""A stored split, or an array (n, d)."""
+from linprobe_train.solver.rows import (
+    BLOCK_ROWS,
+    Features,
+    Rows,
+    as_matrix,
+    rows_of_array,
+    rows_of_views,
+)
 
 
 def fit_probe(
@@ -34,27 +40,41 @@ def fit_probe(
 ) -> tuple[Probe, FitReport]:
     """Fit one probe: the minimum of ``C sum_i w_i loss_i + ||W||^2 / 2``, intercept free.
 
+    The loss is scikit-learn's: multinomial for three classes and more, one logit for two, and one
+    logit a class for multi-label rows.
+
     Parameters
     ----------
-    features : a stored split, or an array (n, d); float64 is used as such only where
-        ``settings.arithmetic`` is float64.
-    labels : (n,) class ids from 0, or (n, k) multi-hot; a stored split brings its own.
+    features : a stored split, or an array (n, d) of numbers. float16 and float32 are not copied;
+        float64 is used as such only where ``settings.arithmetic`` is ``float64``.
+    labels : (n,) class ids 0 to k - 1, or (n, k) multi-hot of 0 and 1; a stored split brings its
+        own.
     C : inverse L2 strength, > 0, scikit-learn's meaning.
-    tap : which features of a stored split.
-    settings : preparation, class weights, solver, threads, memory; default :class:`FitSettings`,
-        which L2-normalises rows.
-    tolerance : when to stop; default a rigorous relative gap of 1e-6.
+    tap : which features of a stored split, ``embedding`` or ``pre_projection``.
+    settings : preparation, class weights, solver, threads, memory; the default L2-normalises rows.
+    tolerance : when to stop; the default asks for a rigorous relative gap of 1e-6.
     sample_weight : (n,) weights >= 0, not all 0.
 
     Returns
     -------
-    The probe, which takes raw features, and a report whose ``converged`` is False rather than an
-    exception.
+    probe : takes raw features; see :class:`Probe`.
+    report : how the fit ended. ``converged`` is False where no test was met: that is no exception.
 
     Raises
     ------
     DataError : shapes, labels or values that no probe can be fitted on.
     OptionError : C or the memory limit is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from linprobe import fit_probe
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.arange(60) % 3
+    >>> X = np.eye(3)[y] + 0.1 * rng.standard_normal((60, 3))
+    >>> probe, report = fit_probe(X, y, C=10.0)
+    >>> probe.coef.shape, report.converged
+    ((3, 3), True)
     """
     if not 0 < C < float("inf"):
         raise OptionError(f"C = {C:g}; expected a positive number", hint="for example C=1.0")
@@ -83,8 +103,9 @@ def sweep(
 
     Parameters
     ----------
-    features, labels : as in :func:`fit_probe`.
-    val, val_labels : the rows C is chosen on; None cuts them from ``features``.
+    features, labels : the training rows, as in :func:`fit_probe`.
+    val, val_labels : the rows C is chosen on, as ``features`` and ``labels``; None cuts them from
+        the training rows.
     protocol : values of C and preparation; its tap is used for stored splits.
     metric : held-out score to maximise, a name of :mod:`linprobe_train.scores.metrics`.
     folds : folds of cross-validation over all rows; 0 for one held-out set.
@@ -93,18 +114,31 @@ def sweep(
 
     Returns
     -------
-    The probe fitted on all rows at the chosen C, the report of that fit, and the curve over C.
+    The probe fitted on all rows at the chosen C (``.probe``), the report of that fit (``.fit``),
+    and the curve over C (``.sweep``).
 
     Raises
     ------
     DataError : as in :func:`fit_probe`; also val of another encoder or dimension.
+    OptionError : a metric that does not exist for these labels, or too little memory.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from linprobe import sweep
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.arange(300) % 3
+    >>> X = np.eye(3)[y] + 0.3 * rng.standard_normal((300, 3))
+    >>> search = sweep(X[:200], y[:200], val=X[200:], val_labels=y[200:])
+    >>> search.fitted_on.n, search.fit.converged
+    (300, True)
     """
     settings = replace(
         settings or FitSettings(),
         normalize=protocol.normalize,
         standardize=protocol.standardize,
     )
-    check_same_encoder(features, val)
+    _check_same_encoder(features, val)
     train = as_rows(features, labels, tap=protocol.tap)
     held = None
     if val is not None:
@@ -135,13 +169,7 @@ def as_rows(
     return rows_of_array(as_matrix(features), ids, max(k, n_classes or 0))
 
 
-def check_same_encoder(features: Features, other: Features | None) -> None:
-    """Refuse two stored splits of different encoders.
-
-    Raises
-    ------
-    DataError : their encoder ids differ.
-    """
+def _check_same_encoder(features: Features, other: Features | None) -> None:
     if not (isinstance(features, Split) and isinstance(other, Split)):
         return
     ids = short_id(features.encoder_id), short_id(other.encoder_id)
@@ -152,39 +180,22 @@ def check_same_encoder(features: Features, other: Features | None) -> None:
         )
 
 
-def as_matrix(features: ArrayLike) -> AnyFeatures:
-    """View an array of features as (n, d) of a float type; other numbers become float64.
-
-    Raises
-    ------
-    DataError : it is not a matrix of numbers.
-    """
-    found = np.asarray(features)
-    if found.ndim != 2 or found.dtype.kind not in "fiu":
-        raise DataError(
-            f"features of shape {found.shape} and type {found.dtype}; expected numbers (n, d)",
-            hint="give one row of features for every sample",
-        )
-    kind = found.dtype if found.dtype in (np.float16, np.float32) else np.dtype(np.float64)
-    return cast("AnyFeatures", found.astype(kind, copy=False))
-
-
 def _labels(labels: ArrayLike) -> LabelArray:
-    found = np.asarray(labels)
-    if found.dtype.kind not in "iub" or found.ndim not in (1, 2):
+    array = np.asarray(labels)
+    if array.dtype.kind not in "iub" or array.ndim not in (1, 2):
         raise DataError(
-            f"labels of shape {found.shape} and type {found.dtype}; expected class ids (n,) or a "
+            f"labels of shape {array.shape} and type {array.dtype}; expected class ids (n,) or a "
             "multi-hot matrix (n, k)",
             hint="number the classes from 0",
         )
-    return found.astype(np.int64) if found.ndim == 1 else found.astype(np.uint8)
+    return array.astype(np.int64) if array.ndim == 1 else array.astype(np.uint8)
 
 
 def _weights(weights: ArrayLike, n: int) -> NDArray[np.float64]:
-    found = np.asarray(weights, np.float64)
-    if found.shape != (n,) or not np.isfinite(found).all() or (found < 0).any() or not found.any():
+    array = np.asarray(weights, np.float64)
+    if array.shape != (n,) or not np.isfinite(array).all() or (array < 0).any() or not array.any():
         raise DataError(
-            f"row weights of shape {found.shape}; expected ({n},), all >= 0 and not all 0",
+            f"row weights of shape {array.shape}; expected ({n},), all >= 0 and not all 0",
             hint="give one weight for every row",
         )
-    return found
+    return array

@@ -6,7 +6,7 @@ Commands on what the probe left: parse, call one library function, print.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,6 +20,8 @@ StoreOption = Annotated[Path, typer.Option("--store", help="Feature store.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder of results.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 FEATURES, RESULTS = Path("features"), Path("results")
+CompareFormat = Literal["text", "markdown", "csv", "html"]
+PredictFormat = Literal["table", "csv", "jsonl"]
 
 
 def compare(
@@ -31,22 +33,21 @@ def compare(
     data: Annotated[
         list[str] | None, typer.Option(help="Only this dataset; may be repeated.")
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="text, markdown, csv or html.")] = "text",
+    form: Annotated[CompareFormat, typer.Option("--format", help="Of the output.")] = "text",
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Put results side by side, with paired tests."""
     from linprobe_train.results.collect import collect, of_datasets
-    from linprobe_train.show.compare_text import compare_json, writer_named
+    from linprobe_train.show.compare_text import FORMATS, compare_json
     from linprobe_train.tasks.compare import compare as compare_results
 
-    write = writer_named(form)
     results = of_datasets(collect(out, folders or (), note), data or ())
     found = compare_results(results, store=store, seed=seed, strict=bool(folders))
     if as_json:
         emit_json(compare_json(found))
     else:
-        emit(write(found))
+        emit(FORMATS[form](found))
 
 
 def predict(
@@ -65,7 +66,7 @@ def predict(
     data: Annotated[str | None, typer.Option(help="Dataset; default the probe's.")] = None,
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
     top: Annotated[int, typer.Option(help="Classes to give, most probable first.")] = 5,
-    form: Annotated[str, typer.Option("--format", help="table, csv or jsonl.")] = "table",
+    form: Annotated[PredictFormat, typer.Option("--format", help="Of the output.")] = "table",
     weights: Annotated[
         Path | None, typer.Option(help="Checkpoint of the encoder, where one was extracted with.")
     ] = None,
@@ -74,10 +75,9 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Classify images or features with a saved probe."""
-    from linprobe_train.show.text import check_format, predicted_lines, predictions_json
+    from linprobe_train.show.text import predicted_lines, predictions_json
     from linprobe_train.tasks.predict import PredictRequest, start_prediction, told_skips
 
-    check_format(form)
     request = PredictRequest(
         probe, out, store, model, data, split, features, tuple(images or ()), weights, device, top
     )

@@ -38,11 +38,19 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Attributes
     ----------
-    classes_ : (k,) labels in the order of the columns.
-    coef_ : (k, d), or (1, d) for two classes; on the rows as given (normalised ones if asked).
-    intercept_ : (k,) or (1,).
-    n_iter_ : (1,) iterations.
+    classes_ : (k,) labels in the order of the columns, of the type that ``fit`` was given.
+    coef_ : (k, d) float64, or (1, d) for two classes; on the rows as given (normalised if asked).
+    intercept_ : (k,) float64, or (1,) for two classes.
+    n_iter_ : (1,) int, iterations.
     report_ : the :class:`FitReport`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from linprobe import LinearProbe
+    >>> X = np.array([[0.0, 1.0], [0.1, 0.9], [1.0, 0.0], [0.9, 0.1]])
+    >>> LinearProbe(C=10.0).fit(X, ["cat", "cat", "dog", "dog"]).predict([[0.2, 0.8]])
+    array(['cat'], dtype='<U3')
     """
 
     def __init__(
@@ -65,12 +73,22 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.threads = threads
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
-        """Fit on rows (n, d) with labels (n,) of any kind.
+        """Fit on rows.
+
+        Parameters
+        ----------
+        X : (n, d) numbers.
+        y : (n,) labels of any kind.
+        sample_weight : (n,) weights >= 0; None for ones.
+
+        Returns
+        -------
+        This estimator.
 
         Raises
         ------
         ValueError : what scikit-learn refuses, and fewer than two classes.
-        DataError, OptionError : what :func:`linprobe_train.fit_probe` refuses.
+        DataError, OptionError : what :func:`linprobe.fit_probe` refuses.
         """
         rows, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
@@ -99,20 +117,59 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Logits: (n, k), or (n,) of the second class for two classes."""
+        """Logits of rows.
+
+        Parameters
+        ----------
+        X : (n, d) numbers.
+
+        Returns
+        -------
+        (n, k) float64, or (n,) of the second class for two classes.
+
+        Raises
+        ------
+        NotFittedError : before ``fit``.
+        """
         check_is_fitted(self)
         logits = self.probe_.logits(self._rows(X))
         return logits[:, 0] if len(self.classes_) == 2 else logits
 
     def predict(self, X: ArrayLike) -> NDArray[np.generic]:
-        """Most probable class of every row, (n,)."""
+        """Most probable class of rows.
+
+        Parameters
+        ----------
+        X : (n, d) numbers.
+
+        Returns
+        -------
+        (n,) labels of the type that ``fit`` was given.
+
+        Raises
+        ------
+        NotFittedError : before ``fit``.
+        """
         logits = self.decision_function(X)
         best = (logits > 0).astype(int) if logits.ndim == 1 else logits.argmax(axis=1)
-        found: NDArray[np.generic] = self.classes_[best]
-        return found
+        classes: NDArray[np.generic] = self.classes_[best]
+        return classes
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Probability of every class, (n, k)."""
+        """Probability of every class.
+
+        Parameters
+        ----------
+        X : (n, d) numbers.
+
+        Returns
+        -------
+        (n, k) float64; columns in the order of ``classes_``, rows sum to 1.
+
+        Raises
+        ------
+        NotFittedError : before ``fit``.
+        """
         check_is_fitted(self)
         return self.probe_.probabilities(self._rows(X))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linprobe.errors import LinprobeError
-from linprobe_extract.encoders.family import KnownModel, ModelRef, families, names_of
+from linprobe_extract.encoders.family import ModelRef, families, names_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,9 +31,9 @@ _PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw
 _IN_BLOCK = re.compile(r"_blocks\.(?P<block>\d+)\.(?P<layer>\w+)\.(?P<leaf>\w+)")
 
 
-def names() -> tuple[KnownModel, ...]:
+def names() -> Mapping[str, str]:
     """List the models, whether their packages are installed or not."""
-    return tuple(KnownModel(name, "offline") for name in MODELS)
+    return dict.fromkeys(MODELS, "offline")
 
 
 def resolve(name: str, weights: Path | None) -> ModelRef | None:

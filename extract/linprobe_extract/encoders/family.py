@@ -1,21 +1,18 @@
-"""Encoder families, and model names: what a person types, resolved to what is loaded.
+"""Encoder families, and the names of models: what a person types, resolved to what is loaded.
 
 ========================  =====================================================================
 ``demo``                  EfficientNet-Lite0 from a Python package: works offline
 ``timm:NAME``             any timm model, such as ``timm:vit_base_patch14_dinov2.lvd142m``
 ``ViT-B/16``, ``RN50``    OpenAI's weights, QuickGELU on (the names of the CLIP paper)
 ``ARCH:TAG``              any pair of open_clip, such as ``ViT-B-16:laion2b_s34b_b88k``
-``ARCH``                  an open_clip architecture, with ``--weights FILE``
-``PATH.json``             an architecture of your own, as ``open_clip.add_model_config`` takes it,
-                          with ``--weights FILE``
+``ARCH``, ``PATH.json``   an architecture of open_clip or of your own (in the form of open_clip's
+                          ``model_configs``), with ``--weights FILE``
 ``hf-hub:ORG/REPO``       an open_clip model on the Hugging Face hub
 ``local-dir:PATH``        a folder with ``open_clip_config.json`` and a checkpoint
 ========================  =====================================================================
 
-``--weights FILE`` replaces the download for any of them. An installed package adds a family, and
-with it a prefix of names, by an entry point of the group :data:`GROUP`; see :class:`Family`.
-
-Imports no torch: names are listed, and misspelt ones refused, in no time.
+``--weights FILE`` replaces the download for any of them. Imports no torch: names are listed, and
+misspelt ones refused, at once.
 """
 
 import difflib
@@ -96,27 +93,16 @@ class ModelRef:
     """Gives the architecture's name of every tensor of a checkpoint that calls them otherwise."""
 
 
-@dataclass(frozen=True)
-class KnownModel:
-    """A name to choose from."""
-
-    name: str
-    """As given on the command line."""
-    origin: str
-    """Where its weights come from, in a word: ``OpenAI``, ``open_clip`` or ``offline``."""
-
-
 class Family(Protocol):
     """A library of encoders: a module, or any object, that has these.
 
-    Ours are in :data:`BUILT_IN`. A package adds one of its own through an entry point, called
-    ``mine`` here, which leads to the module or object::
+    Ours are in :data:`BUILT_IN`; a package adds its own by an entry point that leads to one::
 
         [project.entry-points."linprobe.encoders"]
         mine = "my_package.encoders"
 
-    A family imports its library, and torch, inside ``load`` and ``untrained`` alone, so that
-    commands that load nothing start at once.
+    Its library, and torch, are imported inside ``load`` and ``untrained`` alone, so that commands
+    that load nothing start at once. All functions raise LinprobeError for what a person can mend.
     """
 
     @property
@@ -127,50 +113,23 @@ class Family(Protocol):
     def libraries(self) -> Sequence[str]:
         """Distributions whose version may change its features: remembered, recorded, not hashed."""
 
-    def names(self) -> Iterable[KnownModel]:
-        """List the names that can be listed, each of which :meth:`resolve` knows.
-
-        Raises
-        ------
-        ModuleNotFoundError : its library is not installed.
-        """
+    def names(self) -> Mapping[str, str]:
+        """List the names that can be listed, each with the origin of its weights in a word."""
 
     def resolve(self, name: str, weights: Path | None) -> ModelRef | None:
-        """Resolve a name that begins with :attr:`prefix`, without torch or a network.
+        """Resolve a name that begins with the prefix, without torch or a network.
 
-        Parameters
-        ----------
-        name : as a person typed it.
-        weights : checkpoint on disk to load in place of the model's own; an existing file.
-
-        Returns
-        -------
-        What to load, or None if the family knows no such name.
-
-        Raises
-        ------
-        LinprobeError : the family knows the name, but it cannot be used so; the hint says how.
+        ``weights`` is a checkpoint to load in place of the model's own, an existing file. None
+        means that the family has no such model; one that it has and cannot use is an error.
         """
 
     def load(self, ref: ModelRef) -> "LoadedTower":
-        """Build the vision tower and load its weights, on the CPU, in float32.
-
-        Raises
-        ------
-        LinprobeError : there is no such model (the hint has the closest names), a download failed
-            (the hint is the offline way), or the checkpoint does not fit.
-        """
+        """Build the vision tower and load its weights: on the CPU, in float32, for evaluation."""
 
     def untrained(self, ref: ModelRef) -> "tuple[nn.Module, int]":
-        """Build the tower with random weights on the CPU, to time it without a download.
+        """Build the tower with random weights, without a download, to time it.
 
-        Returns
-        -------
-        The tower as ``LoadedTower.taps``, and the side of its square input in pixels.
-
-        Raises
-        ------
-        LinprobeError : the model cannot be built, or its configuration cannot be had.
+        Gives ``LoadedTower.taps``, and the side of the square input in pixels.
         """
 
 
@@ -216,23 +175,13 @@ def libraries() -> dict[str, str]:
     return versions
 
 
-def known_models() -> tuple[KnownModel, ...]:
-    """Every name that can be listed; ``hf-hub:``, ``local-dir:`` and ``timm:`` names cannot.
-
-    Raises
-    ------
-    ModuleNotFoundError : open_clip is not installed.
-    """
-    return tuple(model for family in families().values() for model in family.names())
+def known_models() -> dict[str, str]:
+    """Every name that can be listed, with its origin; ``hf-hub:`` and ``timm:`` names cannot."""
+    return {name: origin for each in families().values() for name, origin in each.names().items()}
 
 
 def resolve_model(name: str, *, weights: Path | None = None) -> ModelRef:
-    """Resolve a model name, as far as that is possible without torch or a network.
-
-    Parameters
-    ----------
-    name : as the table above says.
-    weights : checkpoint on disk in place of the model's own.
+    """Resolve a model name of the table above, as far as that needs no torch and no network.
 
     Raises
     ------
@@ -250,14 +199,10 @@ def resolve_model(name: str, *, weights: Path | None = None) -> ModelRef:
             ref = family.resolve(name, weights)
             if ref is not None:
                 return ref
-    # An architecture without its tag is the closest name to a misspelt architecture.
-    candidates = [
-        text
-        for family in families().values()
-        for model in family.names()
-        for text in (model.name, *(() if family.prefix else (model.name.partition(":")[0],)))
-    ]
-    raise LinprobeError(f"unknown model: {name}", hint=closest(name, candidates))
+    known = list(known_models())
+    # An architecture is a name too, with a checkpoint of one's own.
+    known += {name.partition(":")[0] for name in families()["open_clip"].names()}
+    raise LinprobeError(f"unknown model: {name}", hint=closest(name, known))
 
 
 def closest(name: str, candidates: Iterable[str], *, otherwise: str = "") -> str:
@@ -270,13 +215,6 @@ def closest(name: str, candidates: Iterable[str], *, otherwise: str = "") -> str
 
 
 def names_of(name: str, text: str, weights: Path | None = None) -> EncoderNames:
-    """Name an encoder; the file name of a checkpoint of one's own is part of its slug.
-
-    Parameters
-    ----------
-    name : as a person typed it.
-    text : what the slug is made of.
-    weights : checkpoint of one's own.
-    """
+    """Name an encoder as it was typed; its slug is made of ``text`` and of one's own checkpoint."""
     text = f"{text}-{weights.stem}" if weights else text
     return EncoderNames(name, re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-"))

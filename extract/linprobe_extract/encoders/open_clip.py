@@ -31,8 +31,8 @@ from linprobe_extract.encoders.family import ModelRef
 from linprobe_extract.encoders.taps import AttentionPoolTaps, LinearTaps, ParameterTaps, PlainTaps
 from linprobe_extract.encoders.tower import LoadedTower, effective_activation
 from linprobe_extract.encoders.weights import (
-    cache_alone_if_unreachable,
     digest_weights,
+    downloading,
     find_checkpoint,
     first_line,
     load_weights,
@@ -43,8 +43,6 @@ from linprobe_store.format.spec import PreprocessSpec
 
 _IDLE = {"patch_dropout", "timm_drop", "timm_drop_path", "timm_model_pretrained", "output_tokens"}
 """Vision settings that change nothing in evaluation mode."""
-
-_OFFLINE = "without a network, get the file elsewhere and pass it: --weights FILE"
 
 
 @dataclass(frozen=True)
@@ -151,26 +149,16 @@ def _checkpoint_of(ref: ModelRef) -> Path:
     if name.startswith("hf-hub:"):
         return _from_hub(name, None)
     tag = open_clip.get_pretrained_cfg(name, ref.pretrained)
-    try:
-        with cache_alone_if_unreachable():
-            return Path(open_clip.download_pretrained(tag))
-    except Exception as error:  # the hub's and urllib's many errors all mean: no file
-        raise LinprobeError(
-            f"cannot download the weights of {ref.names.model}: {first_line(error)}", hint=_OFFLINE
-        ) from error
+    with downloading(f"the weights of {ref.names.model}"):
+        return Path(open_clip.download_pretrained(tag))
 
 
 def _from_hub(name: str, filename: str | None) -> Path:
     """Fetch a file of a hub repository, from the local cache if it is there."""
     repository = name.removeprefix("hf-hub:")
-    try:
-        with cache_alone_if_unreachable():
-            return Path(download_pretrained_from_hf(repository, filename=filename))
-    except Exception as error:  # as above
-        raise LinprobeError(
-            f"cannot download {filename or 'the weights'} of {name}: {first_line(error)}",
-            hint="without a network, copy the repository and use --model local-dir:FOLDER",
-        ) from error
+    offline = "without a network, copy the repository and use --model local-dir:FOLDER"
+    with downloading(f"{filename or 'the weights'} of {name}", hint=offline):
+        return Path(download_pretrained_from_hf(repository, filename=filename))
 
 
 def _load_visual(config: _Config, checkpoint: Path) -> Any:

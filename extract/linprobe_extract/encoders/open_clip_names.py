@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from linprobe.errors import LinprobeError
-from linprobe_extract.encoders.family import KnownModel, ModelRef, closest, names_of
+from linprobe_extract.encoders.family import ModelRef, closest, names_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,11 +19,7 @@ if TYPE_CHECKING:
     from linprobe_extract.encoders.tower import LoadedTower
 
 OPENAI_MODELS = {
-    "RN50": "RN50",
-    "RN101": "RN101",
-    "RN50x4": "RN50x4",
-    "RN50x16": "RN50x16",
-    "RN50x64": "RN50x64",
+    **{name: name for name in ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64")},
     "ViT-B/32": "ViT-B-32",
     "ViT-B/16": "ViT-B-16",
     "ViT-L/14": "ViT-L-14",
@@ -38,16 +34,10 @@ _ALIAS = "_linprobe_open_clip"
 """open_clip without what its ``__init__`` imports."""
 
 
-def names() -> Iterator[KnownModel]:
-    """List the paper's names, then every published pair of architecture and weights.
-
-    Raises
-    ------
-    ModuleNotFoundError : open_clip is not installed.
-    """
-    yield from (KnownModel(name, "OpenAI") for name in OPENAI_MODELS)
-    for architecture, tags in catalog().items():
-        yield from (KnownModel(f"{architecture}:{tag}", "open_clip") for tag in tags)
+def names() -> Mapping[str, str]:
+    """List the paper's names, then every published pair of architecture and weights."""
+    pairs = [f"{architecture}:{tag}" for architecture, tags in catalog().items() for tag in tags]
+    return dict.fromkeys(OPENAI_MODELS, "OpenAI") | dict.fromkeys(pairs, "open_clip")
 
 
 def resolve(name: str, weights: Path | None) -> ModelRef | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from linprobe.errors import LinprobeError
-from linprobe_extract.encoders.family import KnownModel, ModelRef, closest, names_of
+from linprobe_extract.encoders.family import ModelRef, closest, names_of
 from linprobe_store.format.spec import PreprocessSpec
 
 if TYPE_CHECKING:
@@ -28,12 +28,11 @@ libraries = ("timm",)
 
 _RESIZE_MODES = {"center": "shortest", "squash": "squash", "border": "longest"}
 """timm's crop modes in open_clip's words."""
-_LIST = "python -c 'import timm; print(timm.list_models())' lists the names"
 
 
-def names() -> tuple[KnownModel, ...]:
+def names() -> Mapping[str, str]:
     """List nothing: timm's thousand names need an import of seconds."""
-    return ()
+    return {}
 
 
 def resolve(name: str, weights: Path | None) -> ModelRef:
@@ -42,7 +41,7 @@ def resolve(name: str, weights: Path | None) -> ModelRef:
 
 
 def load(ref: ModelRef) -> "LoadedTower":
-    """Build a timm model without its classifier and load its weights.
+    """Build a model without its classifier and load its weights.
 
     Raises
     ------
@@ -51,9 +50,14 @@ def load(ref: ModelRef) -> "LoadedTower":
     """
     from linprobe_extract.encoders.taps import PooledTaps
     from linprobe_extract.encoders.tower import LoadedTower, effective_activation
-    from linprobe_extract.encoders.weights import digest_weights
+    from linprobe_extract.encoders.weights import digest_weights, downloading
 
-    model = _downloaded(ref) if ref.weights is None else _from_file(ref, ref.weights)
+    if ref.weights is None:
+        with downloading(f"the weights of timm:{ref.architecture}"):
+            model = _create(ref, pretrained=True)
+    else:
+        model = _create(ref)
+        _load_file(model, ref, ref.weights)
     model = model.float().eval()
     data = _data_config(model)
     return LoadedTower(
@@ -68,62 +72,42 @@ def load(ref: ModelRef) -> "LoadedTower":
 
 
 def untrained(ref: ModelRef) -> "tuple[nn.Module, int]":
-    """Build a model with random weights, and tell the side of its square input in pixels.
-
-    Raises
-    ------
-    LinprobeError : timm does not know the name; the hint has the closest.
-    """
+    """Build a model with random weights, and tell the side of its square input in pixels."""
     from linprobe_extract.encoders.taps import PooledTaps
 
-    model = _create(ref.architecture).eval()
+    model = _create(ref).eval()
     return PooledTaps(model), int(_data_config(model)["input_size"][-1])
 
 
-def _create(name: str, *, pretrained: bool = False) -> Any:
+def _create(ref: ModelRef, *, pretrained: bool = False) -> Any:
     """Build a model without its classifier."""
     import timm
 
-    if not timm.is_model(name):
-        names = (f"{prefix}{known}" for known in timm.list_models())
+    if not timm.is_model(ref.architecture):
         raise LinprobeError(
-            f"timm {timm.__version__} has no model {name!r}",
-            hint=closest(f"{prefix}{name}", names, otherwise=_LIST),
+            f"timm {timm.__version__} has no model {ref.architecture!r}",
+            hint=closest(
+                f"{prefix}{ref.architecture}",
+                [f"{prefix}{name}" for name in timm.list_models()],
+                otherwise="python -c 'import timm; print(timm.list_models())' lists the names",
+            ),
         )
-    return timm.create_model(name, pretrained=pretrained, num_classes=0)
+    return timm.create_model(ref.architecture, pretrained=pretrained, num_classes=0)
 
 
-def _downloaded(ref: ModelRef) -> Any:
-    """Build a model with the weights that timm downloads."""
-    from linprobe_extract.encoders.weights import cache_alone_if_unreachable, first_line
-
-    try:
-        with cache_alone_if_unreachable():
-            return _create(ref.architecture, pretrained=True)
-    except LinprobeError:
-        raise
-    except Exception as error:  # the hub's many errors, and timm's own, all mean: no weights
-        raise LinprobeError(
-            f"cannot download the weights of timm:{ref.architecture}: {first_line(error)}",
-            hint="without a network, get the file elsewhere and pass it: --weights FILE",
-        ) from error
-
-
-def _from_file(ref: ModelRef, checkpoint: Path) -> Any:
-    """Build a model and load a checkpoint; a classifier in it is left out."""
+def _load_file(model: Any, ref: ModelRef, checkpoint: Path) -> None:
+    """Load a checkpoint; a classifier in it is left out."""
     from linprobe_extract.encoders.weights import load_weights, read_checkpoint
 
-    model = _create(ref.architecture)
     state = read_checkpoint(checkpoint)
     if ref.rename is not None:
         renamed = ref.rename(state)
         state = {renamed[key]: tensor for key, tensor in state.items()}
     classifier = model.pretrained_cfg.get("classifier") or ()
-    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    heads = (classifier,) if isinstance(classifier, str) else classifier
     prefixes = tuple(f"{head}." for head in heads)
     state = {key: tensor for key, tensor in state.items() if not key.startswith(prefixes)}
     load_weights(model, state, str(checkpoint))
-    return model
 
 
 def _data_config(model: Any) -> Mapping[str, Any]:

@@ -1,12 +1,7 @@
-"""Checkpoints: read from disk, checked against a module, and given an identity.
+"""Checkpoints: downloaded, read from disk, checked against a module, and given an identity.
 
 A digest is taken of the tensors after loading, in float32, so the same weights have the same
 digest whether they came as ``.pt``, as ``.safetensors`` or in half precision.
-
-The Hugging Face hub, when there is no network.
-
-Without one, huggingface_hub retries every file for half a minute before it looks into its own
-cache. Compute nodes without internet and with a warm cache are common, so we look first.
 """
 
 import hashlib
@@ -15,30 +10,26 @@ import socket
 import urllib.request
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
 from huggingface_hub import constants
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from linprobe.errors import LinprobeError
+from linprobe.names import first_few
 
-_UNREADABLE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    SafetensorError,
-)
+_UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile,
+               SafetensorError)  # fmt: skip
 """What the readers raise for bytes that are no checkpoint."""
 
-_SHOWN = 3
-"""Keys named in an error before the rest is counted."""
+_TIMEOUT_S = 5.0
+"""Wait for the hub: long for a handshake, short for a person."""
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
@@ -53,11 +44,7 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     LinprobeError : the file cannot be read as one of these.
     """
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        else:
-            state = _read_pickle(path)
+        state = load_file(path) if path.suffix == ".safetensors" else _read_pickle(path)
     except _UNREADABLE as error:
         raise LinprobeError(
             f"{path} is not a readable checkpoint: {first_line(error)}",
@@ -105,20 +92,19 @@ def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: s
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     shared = expected.keys() & state.keys()
-    wrong = [
-        f"{name} is {tuple(state[name].shape)} in the file and {expected[name]} in the model"
-        for name in sorted(shared)
-        if tuple(state[name].shape) != expected[name]
-    ]
-    problems = (
-        _listed("missing", expected.keys() - shared),
-        _listed("unexpected", state.keys() - shared),
-        _listed("of another shape", wrong),
-    )
-    found = "; ".join(problem for problem in problems if problem)
-    if found:
+    problems = {
+        "missing": expected.keys() - shared,
+        "unexpected": state.keys() - shared,
+        "of another shape": [
+            f"{name} is {tuple(state[name].shape)} in the file and {expected[name]} in the model"
+            for name in shared
+            if tuple(state[name].shape) != expected[name]
+        ],
+    }
+    if any(problems.values()):
+        listed = [f"{what}: {first_few(sorted(k), 3)}" for what, k in problems.items() if k]
         raise LinprobeError(
-            f"{source} does not fit the model: {found}",
+            f"{source} does not fit the model: {'; '.join(listed)}",
             hint="--model must name the architecture that the checkpoint was trained with",
         )
     # A copy, because kernels round by the alignment of their operands, and a mapped file has none:
@@ -128,16 +114,6 @@ def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: s
         for name, tensor in state.items()
     }
     module.load_state_dict(copies, assign=True)
-
-
-def _listed(what: str, names: Iterable[str]) -> str:
-    """Write the first few names and the count of the rest; empty for none."""
-    ordered = sorted(names)
-    if not ordered:
-        return ""
-    rest = len(ordered) - _SHOWN
-    more = f" and {rest} more" if rest > 0 else ""
-    return f"{what}: {', '.join(ordered[:_SHOWN])}{more}"
 
 
 def digest_weights(module: nn.Module) -> str:
@@ -159,14 +135,34 @@ def find_checkpoint(folder: Path) -> Path:
     """
     written = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
     for pattern in (*written, "*.safetensors", "*.bin", "*.pt", "*.pth"):
-        found = sorted(folder.glob(pattern))
-        if len(found) == 1:
-            return found[0]
-        if found:
+        files = sorted(folder.glob(pattern))
+        if len(files) == 1:
+            return files[0]
+        if files:
             raise LinprobeError(
-                f"{folder} holds {len(found)} checkpoints", hint=f"--weights {found[0]}"
+                f"{folder} holds {len(files)} checkpoints", hint=f"--weights {files[0]}"
             )
     raise LinprobeError(f"{folder} holds no checkpoint", hint="--weights FILE")
+
+
+@contextmanager
+def downloading(what: str, *, hint: str = "") -> Iterator[None]:
+    """Inside, something is downloaded, from the hub's cache alone if the hub does not answer.
+
+    Raises
+    ------
+    LinprobeError : the download failed; ``hint`` is another way than ``--weights FILE``.
+    """
+    try:
+        with cache_alone_if_unreachable():
+            yield
+    except LinprobeError:
+        raise
+    except Exception as error:  # the many errors of hub, urllib and libraries all mean: no file
+        raise LinprobeError(
+            f"cannot download {what}: {first_line(error)}",
+            hint=hint or "without a network, get the file elsewhere and pass it: --weights FILE",
+        ) from error
 
 
 def first_line(error: Exception) -> str:
@@ -175,13 +171,13 @@ def first_line(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-_TIMEOUT_S = 5.0
-"""Long for a handshake, short for a person who waits."""
-
-
 @contextmanager
 def cache_alone_if_unreachable() -> Iterator[None]:
-    """Inside, the hub is read from the local cache alone if its host does not answer."""
+    """Inside, the hub is read from the local cache alone if its host does not answer.
+
+    Without a network, huggingface_hub retries every file for half a minute before it looks into
+    its cache; a compute node that has a warm cache and no internet is common.
+    """
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or not _reachable()
     try:

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from linprobe.benchmarks import find_known, known_datasets
+from linprobe.benchmarks import find_known
 from linprobe.errors import ExtractError
-from linprobe.terminal import note, watching
+from linprobe.terminal import command, note, watching
+from linprobe_extract.pack.listing import PackOptions
+from linprobe_extract.pack.named import names_without_words
 from linprobe_extract.pack.pack import pack
-from linprobe_extract.pack.plan import PackOptions
 from linprobe_extract.shards.card import CARD_NAME
 
 DATA_ROOT = Path("data")
@@ -29,20 +30,21 @@ def data_folder(data: str | None, *, may_pack: bool, root: Path = DATA_ROOT) -> 
     """
     if data is None or "://" in data or Path(data).is_dir():
         return data
-    if data != "digits" and find_known(data) is None:
-        names = ", ".join(("digits", *(row.slug for row in known_datasets())))
+    known = find_known(data)
+    name = data if known is None else known.slug
+    if name not in names_without_words():
         raise ExtractError(
             f"'{data}' is no folder of shards and no known dataset",
-            hint=f"linprobe pack SOURCE --out DIR makes a folder; known are {names}",
+            hint=f"{command('pack', 'SOURCE', out='DIR')} makes a folder; known are "
+            f"{', '.join(names_without_words())}",
         )
-    folder = root / data
+    folder = root / name
     if not (folder / CARD_NAME).is_file():
         if not may_pack:
             raise ExtractError(
-                f"{data} is not packed in {folder} yet",
-                hint=f"linprobe pack {data} --out {folder}",
+                f"{name} is not packed in {folder} yet", hint=command("pack", name, out=folder)
             )
-        note(f"packing {data} into {folder} (once)")
+        note(f"packing {name} into {folder} (once)")
         with watching("packing") as watch:
-            pack(data, folder, PackOptions(), watch)
+            pack(name, folder, PackOptions(), watch)
     return str(folder)

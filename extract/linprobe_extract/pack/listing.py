@@ -7,23 +7,48 @@ packing know nothing else of it.
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from linprobe.benchmarks import Argument
 from linprobe.errors import PackError
 from linprobe.names import IMAGE_EXTENSIONS
-from linprobe_extract.shards.card import HeadlineMetric
 
-SPLITS: tuple[str, ...] = ("train", "val", "test")
-SPLIT_NAMES: Mapping[str, str] = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-"""What people call the three splits."""
-SHOWN_NAMES = 3
+DEFAULT_SHARD_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """How to pack; the defaults are those of the command line."""
+
+    name: str | None = None
+    """Slug for the dataset; None for the one that the source suggests."""
+    shard_samples: int | None = None
+    """Most samples in a shard; None for what the source suggests (1,000)."""
+    shard_bytes: int = DEFAULT_SHARD_BYTES
+    """Most bytes in a shard; a larger single image still gets one of its own."""
+    seed: int = 0
+    """Seed of every split rule."""
+    test_fraction: float = 0.2
+    """Share of each class for test, where the source has no splits."""
+    val_fraction: float = 0.0
+    """Share of each class for val, where the source has no splits."""
+    drop_leaks: bool = False
+    """Leave out of train what test or val also hold, and out of val what test also holds."""
+    label_separator: str | None = None
+    """What separates the labels of one image in a table; None where each has one."""
+    root: Path | None = None
+    """Where the files of a known dataset are, or are downloaded to; None for ``OUT.source``."""
+    download: bool = True
+    """Whether missing files may be downloaded."""
+    check_counts: bool = True
+    """Whether a known dataset must have the sizes of the table."""
+    jobs: int | None = None
+    """Threads; None for the number of cores, at most 16."""
+    overwrite: bool = False
+    """Replace whatever dataset the output folder holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +82,19 @@ class Listing:
     """Samples of every split, in row order."""
     is_multi_label: bool = False
     """Whether a sample has any number of labels."""
-    headline_metric: HeadlineMetric = HeadlineMetric.TOP1
-    """The metric to quote."""
+    metric: str | None = None
+    """The metric to quote; None for the usual one of its kind of labels."""
     shard_samples: int = 1000
     """Samples in a shard, where the options do not say."""
     notes: tuple[str, ...] = ()
     """How the split was made, what was left aside, and other facts to keep with the numbers."""
     expected: Mapping[str, int] | None = None
     """Samples that each split must have; None where nobody knows."""
+
+    @property
+    def headline_metric(self) -> str:
+        """The metric to quote."""
+        return self.metric or ("map_11_point" if self.is_multi_label else "top1")
 
 
 def check_listing(listing: Listing) -> None:
@@ -96,24 +126,26 @@ def check_classes(classes: Sequence[str]) -> None:
 
     Raises
     ------
-    PackError : fewer than two, two equal after Unicode normalisation, or a line break in one.
+    PackError : fewer than two, two equal after Unicode normalisation, or one that is blank or
+        holds a line break or a byte order mark.
     """
     if len(classes) < 2:
         raise PackError(
             f"expected at least 2 classes, found {len(classes)}: {', '.join(classes) or 'none'}",
             hint="one folder (or label) per class; see extract/DATASETS.md for the layouts",
         )
-    written = Counter(class_key(name) for name in classes)
-    for name, times in written.items():
-        if times > 1:
-            same = [repr(other) for other in classes if class_key(other) == name]
+    times = Counter(class_key(name) for name in classes)
+    for key, n_classes in times.items():
+        if n_classes > 1:
+            same = [repr(name) for name in classes if class_key(name) == key]
             raise PackError(
-                f"{times} classes with one name: {', '.join(same)}",
+                f"{n_classes} classes with one name: {', '.join(same)}",
                 hint="rename one of them, or merge their images",
             )
-        if not name or len(name.splitlines()) != 1:
+    for name in classes:
+        if not name.strip() or "\ufeff" in name or len(f"{name}.".splitlines()) != 1:
             raise PackError(
-                f"class name {name!r} is empty or has a line break",
+                f"class name {name!r} is empty, or has a line break or a byte order mark",
                 hint="rename the class: classnames.txt holds one class a line",
             )
 
@@ -128,6 +160,25 @@ def dataset_slug(text: str) -> str:
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     slug = "".join(c if c.isalnum() or c in "-_" else "-" for c in plain.lower()).strip("-")
     return slug or "dataset"
+
+
+def parse_arguments(text: str) -> dict[str, Argument]:
+    """Arguments of a source from ``key=value,...``; whole numbers and true/false are such.
+
+    Raises
+    ------
+    PackError : a part without ``=``.
+    """
+    arguments: dict[str, Argument] = {}
+    for part in text.split(",") if text else ():
+        key, equals, value = part.partition("=")
+        if not equals or not key.isidentifier():
+            raise PackError(
+                f"expected key=value, found {part!r}", hint="for example torchvision:STL10:folds=3"
+            )
+        truth: dict[str, Argument] = {"true": True, "false": False}
+        arguments[key] = int(value) if value.isdecimal() else truth.get(value.lower(), value)
+    return arguments
 
 
 def file_sample(path: Path, name: str, labels: tuple[int, ...]) -> SourceSample:
@@ -165,18 +216,10 @@ def is_image_name(name: str) -> bool:
     return path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS and path.name[0] != "."
 
 
-def some_names(names: Iterable[str]) -> str:
-    """The first few names and how many more there are."""
-    listed = list(names)
-    more = len(listed) - SHOWN_NAMES
-    shown = ", ".join(listed[:SHOWN_NAMES])
-    return f"{shown} and {more:,} more" if more > 0 else shown
-
-
 def listing_digest(listing: Listing) -> str:
     """Sha256 over everything that a listing says: as 64 hex digits."""
     digest = hashlib.sha256()
-    head = (listing.name, listing.classes, listing.is_multi_label, listing.headline_metric.value)
+    head = (listing.name, listing.classes, listing.is_multi_label, listing.headline_metric)
     digest.update(repr(head).encode())
     for split in sorted(listing.splits):
         for sample in listing.splits[split]:

@@ -8,52 +8,19 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from linprobe.errors import PackError
 from linprobe.records import digest_json
-from linprobe_extract.pack.listing import Listing, SourceSample, listing_digest
+from linprobe_extract.pack.listing import Listing, PackOptions, SourceSample, listing_digest
 
 PACK_VERSION = 1
 """Raised by one when the same source and options would give other shards."""
-DEFAULT_SHARD_BYTES = 256 * 2**20
 TAR_BLOCK = 512
 ORDER: tuple[str, ...] = ("test", "val", "train")
 """Splits in the order of packing: what leaks into a later one is then known."""
 KEY_NAME_LENGTH = 48
 """With split and row, keys stay under 72 bytes: far from the 100 that a plain tar header holds."""
-
-
-@dataclass(frozen=True)
-class PackOptions:
-    """How to pack; the defaults are those of the command line."""
-
-    name: str | None = None
-    """Slug for the dataset; None for the one that the source suggests."""
-    shard_samples: int | None = None
-    """Most samples in a shard; None for what the source suggests (1,000)."""
-    shard_bytes: int = DEFAULT_SHARD_BYTES
-    """Most bytes in a shard; a larger single image still gets one of its own."""
-    seed: int = 0
-    """Seed of every split rule."""
-    test_fraction: float = 0.2
-    """Share of each class for test, where the source has no splits."""
-    val_fraction: float = 0.0
-    """Share of each class for val, where the source has no splits."""
-    drop_leaks: bool = False
-    """Leave out of train what test or val also hold, and out of val what test also holds."""
-    label_separator: str | None = None
-    """What separates the labels of one image in a table; None where each has one."""
-    root: Path | None = None
-    """Where the files of a known dataset are, or are downloaded to."""
-    download: bool = True
-    """Whether missing files may be downloaded."""
-    check_counts: bool = True
-    """Whether a known dataset must have the sizes of the table."""
-    jobs: int | None = None
-    """Threads; None for the number of cores, at most 16."""
-    overwrite: bool = False
-    """Replace whatever dataset the output folder holds."""
 
 
 @dataclass(frozen=True)
@@ -100,18 +67,23 @@ class PackPlan:
 def request_digest(source: str, options: PackOptions) -> str:
     """Sha256 over the source and the options that change what is packed.
 
-    Of a folder or a table the place does not count: what is in it is in the listing.
+    Parameters
+    ----------
+    source : what of its name counts; of a folder or a table not the place, since what is in it is
+        in the listing.
     """
-    kind = source.partition(":")[0]
-    named = kind if kind in ("imagefolder", "csv") else source
     shaping = asdict(options)
     for name in ("root", "download", "check_counts", "jobs", "overwrite"):
         del shaping[name]
-    return digest_json({"version": PACK_VERSION, "source": named, "options": shaping})
+    return digest_json({"version": PACK_VERSION, "source": source, "options": shaping})
 
 
-def plan_pack(listing: Listing, source: str, options: PackOptions) -> PackPlan:
+def plan_pack(listing: Listing, request: str, options: PackOptions) -> PackPlan:
     """Cut the listing into shards and name every sample.
+
+    Parameters
+    ----------
+    request : of :func:`request_digest`.
 
     Raises
     ------
@@ -124,7 +96,6 @@ def plan_pack(listing: Listing, source: str, options: PackOptions) -> PackPlan:
             f"{options.shard_bytes} bytes",
             hint="for example --shard-samples 1000 --shard-bytes 268435456",
         )
-    request = request_digest(source, options)
     shards: list[PlannedShard] = []
     for split in ORDER:
         samples = listing.splits.get(split, ())

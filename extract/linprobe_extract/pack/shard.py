@@ -3,31 +3,20 @@
 The tar holds the image bytes as they are, each followed by its label; headers carry no time, no
 owner and no mode of the source, so the same samples give the same bytes anywhere. An image that
 cannot be decoded is kept out and recorded with the reason.
-
-PNG without a compressor, for sources that hold pixels and no files.
-
-Every byte follows from the pixels: the deflate stream is made of stored blocks, so the same
-pixels give the same file, and hence the same dataset id, under every version of zlib and Pillow.
-The price is size: about 1.3 times that of a compressed PNG on CIFAR-10.
-Format: PNG specification (third edition) sections 5 and 7; RFC 1950; RFC 1951 section 3.2.4.
 """
 
 import hashlib
 import io
 import json
-import os
-import struct
 import tarfile
-import zlib
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from linprobe.disk import atomic_file
 from linprobe_extract.pack.plan import TAR_BLOCK, PlannedSample, PlannedShard
 from linprobe_extract.shards.card import UnreadableImage
 
@@ -108,7 +97,7 @@ def write_shard(
     elsewhere: Set[str],
     on_sample: Callable[[], None],
 ) -> ShardRecord:
-    """Write a tar under another name and rename it to ``path`` when it is whole and synced.
+    """Write the tar of a shard; it shows as ``path`` when it is whole and synced.
 
     Parameters
     ----------
@@ -117,52 +106,35 @@ def write_shard(
 
     Raises
     ------
-    OSError : the tar cannot be written. An image that cannot be read does not raise.
+    StoreError : the tar cannot be written. An image that cannot be read does not raise.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        tar = _HashingFile(file)
-        kept, dropped, unreadable = _fill(tar, shard, is_multi_label, elsewhere, on_sample)
-        tar.close_archive()
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    digest = tar.sha256.hexdigest()
-    return ShardRecord(
-        shard.split,
-        shard.index,
-        tar.n_bytes,
-        digest,
-        tuple(kept),
-        tuple(dropped),
-        tuple(unreadable),
-    )
-
-
-def _fill(
-    tar: _HashingFile,
-    shard: PlannedShard,
-    is_multi_label: bool,
-    elsewhere: Set[str],
-    on_sample: Callable[[], None],
-) -> tuple[list[PackedImage], list[PackedImage], list[UnreadableImage]]:
-    """Write what can be read and is not elsewhere; what was kept, dropped, and unreadable."""
     kept: list[PackedImage] = []
     dropped: list[PackedImage] = []
     unreadable: list[UnreadableImage] = []
-    for sample in shard.samples:
-        found = read_image(sample)
-        if isinstance(found, str):
-            unreadable.append(UnreadableImage(shard.split, sample.source.name, found))
-        elif (packed := _packed(sample, found)).sha256 in elsewhere:
-            dropped.append(packed)
-        else:
-            extension = sample.source.extension or sniff_extension(found)
-            tar.add_member(f"{sample.key}.{extension}", found)
-            tar.add_member(*label_member(sample, is_multi_label=is_multi_label))
-            kept.append(packed)
-        on_sample()
-    return kept, dropped, unreadable
+    with atomic_file(path) as file:
+        tar = _HashingFile(file)
+        for sample in shard.samples:
+            image = read_image(sample)
+            if isinstance(image, str):
+                unreadable.append(UnreadableImage(shard.split, sample.source.name, image))
+            elif (packed := _packed(sample, image)).sha256 in elsewhere:
+                dropped.append(packed)
+            else:
+                extension = sample.source.extension or sniff_extension(image)
+                tar.add_member(f"{sample.key}.{extension}", image)
+                tar.add_member(*label_member(sample, is_multi_label=is_multi_label))
+                kept.append(packed)
+            on_sample()
+        tar.close_archive()
+    return ShardRecord(
+        split=shard.split,
+        index=shard.index,
+        bytes=tar.n_bytes,
+        sha256=tar.sha256.hexdigest(),
+        kept=tuple(kept),
+        dropped=tuple(dropped),
+        unreadable=tuple(unreadable),
+    )
 
 
 def label_member(sample: PlannedSample, *, is_multi_label: bool) -> tuple[str, bytes]:
@@ -206,66 +178,11 @@ def image_defect(content: bytes) -> str | None:
 def sniff_extension(content: bytes) -> str:
     """The file extension of an image that Pillow can open, by its content."""
     with Image.open(io.BytesIO(content)) as image:
-        found = (image.format or "").lower()
-    return {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2"}.get(found, found)
+        name = (image.format or "").lower()
+    return {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2"}.get(name, name)
 
 
 def _packed(sample: PlannedSample, content: bytes) -> PackedImage:
     """What is recorded of an image that can be read."""
     digest = hashlib.sha256(content).hexdigest()
     return PackedImage(sample.key, sample.source.name, sample.source.labels, digest)
-
-
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-STORED_LIMIT = 65_535
-"""Most bytes in one stored deflate block (RFC 1951: LEN is 16 bits)."""
-ZLIB_HEADER = b"\x78\x01"
-"""Deflate with a 32 KiB window, fastest level (RFC 1950 section 2.2)."""
-
-
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Encode gray (h, w) or RGB (h, w, 3) uint8 pixels; a function of the pixels alone.
-
-    Raises
-    ------
-    ValueError : another shape or dtype.
-    """
-    if pixels.dtype != np.uint8 or not (
-        pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
-    ):
-        raise ValueError(f"expected uint8 (h, w) or (h, w, 3), found {pixels.dtype} {pixels.shape}")
-    height, width = pixels.shape[:2]
-    color_type = 0 if pixels.ndim == 2 else 2
-    header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
-    lines = pixels.reshape(height, -1)
-    no_filter = np.zeros((height, 1), np.uint8)
-    scanlines = np.concatenate([no_filter, lines], axis=1).tobytes()
-    return b"".join(
-        (
-            SIGNATURE,
-            _chunk(b"IHDR", header),
-            _chunk(b"IDAT", _store(scanlines)),
-            _chunk(b"IEND", b""),
-        )
-    )
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    """One PNG chunk with its length and checksum."""
-    return (
-        struct.pack(">I", len(content))
-        + kind
-        + content
-        + struct.pack(">I", zlib.crc32(kind + content))
-    )
-
-
-def _store(content: bytes) -> bytes:
-    """A zlib stream of stored blocks."""
-    parts = [ZLIB_HEADER]
-    starts = range(0, max(len(content), 1), STORED_LIMIT)
-    for start in starts:
-        block = content[start : start + STORED_LIMIT]
-        is_last = start + STORED_LIMIT >= len(content)
-        parts.append(struct.pack("<BHH", is_last, len(block), len(block) ^ 0xFFFF) + block)
-    return b"".join([*parts, struct.pack(">I", zlib.adler32(content))])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from linprobe.benchmarks import PerClassRule
 from linprobe.errors import PackError
-from linprobe_extract.pack.listing import SourceSample
+from linprobe_extract.pack.listing import PackOptions, SourceSample
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,14 @@ def describe_rule(rule: FractionRule | PerClassRule, seed: int) -> str:
         return f"split by seed {seed}: {rule.train} of each class train, {test} test"
     val = f", {rule.val:.0%} val" if rule.val else ""
     return f"split by seed {seed}, stratified: {rule.test:.0%} test{val}, the rest train"
+
+
+def split_by_options(
+    samples: Sequence[SourceSample], options: PackOptions
+) -> tuple[Mapping[str, list[SourceSample]], str]:
+    """Split a source without splits by the shares of the options; the splits and the rule."""
+    rule = FractionRule(options.test_fraction, options.val_fraction)
+    return split_by_fraction(samples, rule, options.seed), describe_rule(rule, options.seed)
 
 
 def split_by_fraction(

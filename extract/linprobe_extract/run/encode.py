@@ -16,7 +16,7 @@ from linprobe_extract.encoders.device import launcher
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
 from linprobe_extract.run.ranks import Turns
-from linprobe_extract.run.report import FailedShard, RunReport, Tally
+from linprobe_extract.run.report import RunReport
 from linprobe_extract.run.sink import PartSink
 from linprobe_extract.run.work import Work
 
@@ -83,74 +83,63 @@ class Run:
         ExtractError : the device's memory is too small for one image.
         StoreError : a full or failing disk; what was committed stays.
         """
-        tally = Tally()
+        report = RunReport(self.batch_size, n_shards_before=self.work.n_done)
         started = time.perf_counter()
-        batch_size = self._encode(tally)
-        seconds = time.perf_counter() - started
+        self._encode(report)
+        report.seconds = time.perf_counter() - started
+        report.stopped = self.stop.is_set()
         after = self.work.again()
+        report.n_shards_missing = len(after.todo)
         # A bad shard leaves open what the dataset will be.
-        is_sealing = self.turns.is_last("all") and not tally.failed
-        return RunReport(
-            n_shards=tally.n_shards,
-            n_shards_before=self.work.n_done,
-            n_shards_missing=len(after.todo),
-            failed=tuple(tally.failed.values()),
-            n_images=tally.n_images,
-            skipped=tally.skipped,
-            notes=tally.notes,
-            seconds=seconds,
-            timings=tally.timings,
-            batch_size=batch_size,
-            sealed=after.seal() if is_sealing else tuple(after.sealed.values()),
-            stopped=self.stop.is_set(),
-        )
+        is_sealing = self.turns.is_last("all") and not report.failed
+        report.sealed = after.seal() if is_sealing else tuple(after.sealed.values())
+        return report
 
-    def _encode(self, tally: Tally) -> int:
+    def _encode(self, report: RunReport) -> None:
         """Stream all shards; begin again with half the batch when memory runs out."""
-        gauge, batch_size = Gauge(self.work, self.watch), self.batch_size
+        gauge = Gauge(self.work, self.watch)
         while self.work.todo:
             try:
-                self._stream(tally, gauge, batch_size)
+                self._stream(report, gauge)
                 break
             except torch.OutOfMemoryError:
-                if batch_size == 1:
+                if report.batch_size == 1:
                     raise ExtractError(
                         f"'{self.encoder.names.model}' does not fit the memory of "
                         f"{self.encoder.device} with a batch of 1",
                         hint="free the device's memory, choose a smaller model, or pass "
                         "--device cpu",
                     ) from None
-                batch_size //= 2
-                gauge.step(line=f"out of device memory: going on with batches of {batch_size}")
-        return batch_size
+                report.batch_size //= 2
+                line = f"out of device memory: going on with batches of {report.batch_size}"
+                gauge.step(line=line)
 
-    def _stream(self, tally: Tally, gauge: Gauge, batch_size: int) -> None:
+    def _stream(self, report: RunReport, gauge: Gauge) -> None:
         assert self.work.stored is not None
         labelling = self.work.plan.labelling
         pipeline = Pipeline(
             launch=launcher(self.encoder),
             preprocess=self.encoder.preprocess,
             labelling=labelling,
-            batch_size=batch_size,
+            batch_size=report.batch_size,
             decode_threads=self.decode_threads,
             pin_memory=self.encoder.device.type == "cuda",
-            timings=tally.timings,
+            timings=report.timings,
         )
-        units = self._claimed(tally, gauge, f"batch-{batch_size}")
-        sink = PartSink(self.work.stored, batch_size, labelling.identity, self.max_skipped, tally)
-        with sink:
+        units = self._claimed(report, gauge)
+        with PartSink(self.work.stored, labelling.identity, self.max_skipped, report) as sink:
             for item in pipeline.run(units):
                 sink.put(item)
                 if isinstance(item, EncodedBatch):
                     n_images = len(item.block.keys) + len(item.skipped)
-                    gauge.step(images=n_images, limit=tally.timings.limit[0])
+                    gauge.step(images=n_images, limit=report.timings.limit[0])
                 else:
                     gauge.step(shards=1, line=_line(item.error))
 
-    def _claimed(self, tally: Tally, gauge: Gauge, round_name: str) -> Iterator[Unit]:
+    def _claimed(self, report: RunReport, gauge: Gauge) -> Iterator[Unit]:
         """Give the shards of this process that have no part, fetched while they are read."""
         todo, fingerprints = set(self.work.todo), self.work.fingerprints
-        for shard in self.turns.claim(self.work.shards, round_name):
+        for shard in self.turns.claim(self.work.shards, f"batch-{report.batch_size}"):
             if self.stop.is_set():
                 return
             if shard not in todo or self.work.has_part(fingerprints.known(shard)):
@@ -160,7 +149,7 @@ class Run:
                     if not self.work.has_part(fingerprint):
                         yield Unit(shard, source, fingerprint)
             except ShardError as error:
-                tally.failed[shard.url] = FailedShard(shard.url, error.message, error.hint)
+                report.fail(shard.url, error)
                 gauge.step(shards=1, line=_line(error))
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from linprobe.errors import ExtractError
+from linprobe.errors import ExtractError, LinprobeError
 from linprobe.records import JsonValue
 from linprobe.terminal import command, human_bytes
 from linprobe_extract.run.work import Forecast
@@ -47,51 +47,42 @@ class FailedShard:
 
 
 @dataclass
-class Tally:
-    """What a run has stored so far; filled by its threads."""
+class RunReport:
+    """What one process of a run did; filled by its threads while it goes on."""
 
+    batch_size: int
+    """Images a batch; halved when the device's memory is too small."""
+    n_shards_before: int
+    """Shards whose parts were there already."""
     n_shards: int = 0
-    """Parts committed."""
+    """Shards encoded and committed now."""
     n_images: int = 0
     """Rows in them."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Their samples without a row, by reason."""
     notes: Counter[str] = field(default_factory=Counter)
     """Remarks on their rows, such as ``orientation_ignored``, by count."""
-    failed: dict[str, FailedShard] = field(default_factory=dict)
+    failures: dict[str, FailedShard] = field(default_factory=dict)
     """Shards that gave no part, by URL."""
     timings: Timings = field(default_factory=Timings)
     """Where the time went."""
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """What one process of a run did."""
-
-    n_shards: int
-    """Shards encoded and committed now."""
-    n_shards_before: int
-    """Shards whose parts were there already."""
-    n_shards_missing: int
-    """Shards of the chosen splits that still have no part."""
-    failed: tuple[FailedShard, ...]
-    """Shards that could not be read or stored."""
-    n_images: int
-    """Rows written now."""
-    skipped: Mapping[str, int]
-    """Samples skipped now, by reason."""
-    notes: Mapping[str, int]
-    """Remarks on the rows written now, such as ``orientation_ignored``, by count."""
-    seconds: float
+    seconds: float = 0.0
     """Wall time of the encoding."""
-    timings: Timings
-    """Where that time went."""
-    batch_size: int
-    """Images a batch at the end of the run."""
-    sealed: tuple[Split, ...]
+    n_shards_missing: int = 0
+    """Shards of the chosen splits that still have no part."""
+    sealed: tuple[Split, ...] = ()
     """The chosen splits that are complete."""
-    stopped: bool
+    stopped: bool = False
     """Stopped by a signal before all shards were done."""
+
+    @property
+    def failed(self) -> tuple[FailedShard, ...]:
+        """Shards that gave no part."""
+        return tuple(self.failures.values())
+
+    def fail(self, url: str, error: LinprobeError) -> None:
+        """Note why a shard gives no part."""
+        self.failures[url] = FailedShard(url, error.message, error.hint)
 
 
 @dataclass(frozen=True)
@@ -102,8 +93,6 @@ class ExtractReport:
     """The encoder."""
     dataset: str
     """What the dataset was called in this run; the store keeps the first name it was given."""
-    metric: str | None
-    """The metric that the dataset's card declares; None without a card."""
     sealed: tuple[Split, ...]
     """The chosen splits that are complete."""
     run: RunReport | None
@@ -178,7 +167,7 @@ def report_json(report: ExtractReport) -> JsonValue:
         "model": report.encoder.names.model,
         "dataset": report.dataset,
         "dataset_id": sealed[0].dataset_id if sealed else None,
-        "metric": sealed[0].metric if sealed else report.metric,
+        "metric": sealed[0].metric if sealed else None,
         "store": str(report.encoder.path.parent),
         "splits": {
             split.name: {

@@ -25,19 +25,16 @@ from linprobe_extract.run.ranks import (
 )
 from linprobe_extract.run.report import ExtractReport
 from linprobe_extract.run.work import Forecast, Work, forecast
-from linprobe_extract.shards.caches import EncoderMemo, FingerprintCache
+from linprobe_extract.shards.caches import FingerprintCache, choice_key, encoder_memo
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_extract.shards.types import DatasetPlan
-from linprobe_store.format.layout import encoder_folder
+from linprobe_store.format.layout import ENCODER_PREFIX, folder_named
 from linprobe_store.format.spec import StorageDtype
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.store import FeatureStore
 
 if TYPE_CHECKING:
     from linprobe_extract.encoders.encoder import Encoder
-
-BATCH_SIZE = {"cuda": 256, "cpu": 16}
-"""Images a batch by device: enough to fill it, small enough for its memory."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Extraction:
     splits: tuple[str, ...] = ()
     """Splits to extract and seal; empty means all."""
     batch_size: int | None = None
-    """Images a batch; None means the device's :data:`BATCH_SIZE`."""
+    """Images a batch; None means the encoder's own."""
     threads: int | None = None
     """Threads that decode; None means from the cores available."""
     max_skipped: float = 0.01
@@ -79,7 +76,7 @@ class Extraction:
             device = encoder.device if torch.cuda.is_available() else "cpu"
             encoder = load(replace(encoder, device=device))
         work = replace(work, stored=self._stored(encoder.spec.encoder_id))
-        folder = encoder_folder(encoder.names.slug, encoder.spec.encoder_id)
+        folder = folder_named(ENCODER_PREFIX, encoder.names.slug, encoder.spec.encoder_id)
         return forecast(work, encoder.spec, folder)
 
     def run(self, watch: Watch = ignore, *, until_signal: bool = False) -> ExtractReport:
@@ -102,9 +99,7 @@ class Extraction:
         ranks = ranks_from_environment()
         work = self._work(ranks, read_only=False)
         if work.stored is not None and not work.todo:
-            return ExtractReport(
-                work.stored, self.plan.name, self.plan.metric, work.seal(), run=None
-            )
+            return ExtractReport(work.stored, self.plan.name, work.seal(), run=None)
         return self._encode(work, ranks, watch, until_signal=until_signal)
 
     def _encode(
@@ -118,10 +113,10 @@ class Extraction:
             watch(Progress(0, None, "images", detail=f"loading {encoder.model}"))
             encoder = load(encoder, local_rank=ranks.local_rank)
         on_cpu = encoder.device.type == "cpu"
-        batch_size = self.batch_size or BATCH_SIZE[encoder.device.type]
+        batch_size = self.batch_size or encoder.batch_size
         stored = register(encoder, self.store, batch_size=batch_size)
         if isinstance(self.encoder, EncoderChoice):
-            self._memo.remember(self.encoder, stored.encoder_id)
+            encoder_memo(self.store).put(choice_key(self.encoder), stored.encoder_id)
         with stop_on_signals() if until_signal else nullcontext(Stop()) as stop:
             run = Run(
                 work=replace(work, stored=stored),
@@ -134,9 +129,7 @@ class Extraction:
                 watch=watch,
                 stop=stop.event,
             ).extract()
-        return ExtractReport(
-            stored, self.plan.name, self.plan.metric, run.sealed, run, stop.exit_code
-        )
+        return ExtractReport(stored, self.plan.name, run.sealed, run, stop.exit_code)
 
     def _work(self, ranks: Ranks, *, read_only: bool) -> Work:
         """What is left to do, once it is sure that it can be done."""
@@ -146,16 +139,12 @@ class Extraction:
         self._check_feasible(splits, ranks)
         self._check_writable()
         if isinstance(self.encoder, EncoderChoice):
-            encoder_id = self._memo.encoder_id(self.encoder)
+            encoder_id = encoder_memo(self.store).get(choice_key(self.encoder))
         else:
             encoder_id = self.encoder.spec.encoder_id
         stored = None if encoder_id is None else self._stored(encoder_id)
-        cache = FingerprintCache(self.store / ".cache" / "shards.jsonl", read_only=read_only)
-        return Work(self.plan, splits, stored, cache)
-
-    @property
-    def _memo(self) -> EncoderMemo:
-        return EncoderMemo(self.store / ".cache" / "encoders.jsonl")
+        fingerprints = FingerprintCache(self.store, read_only=read_only)
+        return Work(self.plan, splits, stored, fingerprints)
 
     def _stored(self, encoder_id: str) -> StoredEncoder | None:
         try:

@@ -14,7 +14,7 @@ from typing import Self
 from linprobe.errors import LinprobeError, ShardError
 from linprobe.names import first_few
 from linprobe_extract.run.pipeline import EncodedBatch, Unit, UnitEnd
-from linprobe_extract.run.report import FailedShard, Tally
+from linprobe_extract.run.report import RunReport
 from linprobe_store.format.spec import SkippedSample
 from linprobe_store.handles.encoder import StoredEncoder
 
@@ -29,6 +29,8 @@ class _Part:
         self.error: LinprobeError | None = None
         self._unit = unit
         self._sink = sink
+        # Recorded with each part, since another batch size gives other bits.
+        self._batch_size = sink.report.batch_size
         self._rows = 0
         self._skipped: list[SkippedSample] = []
         self._notes = Counter[str]()
@@ -56,20 +58,19 @@ class _Part:
             )
         self._writer.commit(
             skipped=self._skipped,
-            batch_size=self._sink.batch_size,
+            batch_size=self._batch_size,
             planned=end.planned,
             labelling=self._sink.labelling,
         )
-        tally = self._sink.tally
-        tally.n_shards += 1
-        tally.n_images += self._rows
-        tally.skipped.update(sample.reason for sample in self._skipped)
-        tally.notes.update(self._notes)
+        report = self._sink.report
+        report.n_shards += 1
+        report.n_images += self._rows
+        report.skipped.update(sample.reason for sample in self._skipped)
+        report.notes.update(self._notes)
 
     def close(self) -> None:
         if self.error is not None:
-            url = self._unit.shard.url
-            self._sink.tally.failed[url] = FailedShard(url, self.error.message, self.error.hint)
+            self._sink.report.fail(self._unit.shard.url, self.error)
         self._scope.close()
 
 
@@ -79,25 +80,22 @@ class PartSink:
     Parameters
     ----------
     encoder : where parts go.
-    batch_size : recorded with each part, since another batch size gives other bits.
     labelling : how labels are read, recorded with each part.
     max_skipped : greatest share of samples of a shard that may be skipped, in [0, 1].
-    tally : counts what is committed, what failed, and the seconds that callers wait here.
+    report : counts what is committed, what failed, and the seconds that callers wait here.
     """
 
     def __init__(
         self,
         encoder: StoredEncoder,
-        batch_size: int,
         labelling: str,
         max_skipped: float,
-        tally: Tally,
+        report: RunReport,
     ) -> None:
         self.encoder = encoder
-        self.batch_size = batch_size
         self.labelling = labelling
         self.max_skipped = max_skipped
-        self.tally = tally
+        self.report = report
         self._thread = ThreadPoolExecutor(1, "write")
         self._pending: deque[Future[None]] = deque()
         self._part: _Part | None = None
@@ -133,7 +131,7 @@ class PartSink:
         started = time.perf_counter()
         while len(self._pending) > n_pending or (self._pending and self._pending[0].done()):
             self._pending.popleft().result()
-        self.tally.timings.write_wait_s += time.perf_counter() - started
+        self.report.timings.write_wait_s += time.perf_counter() - started
 
     def _write(self, item: EncodedBatch | UnitEnd) -> None:
         part = self._part = self._part or _Part(item.unit, self)

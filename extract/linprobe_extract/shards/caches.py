@@ -2,15 +2,16 @@
 
 A shard is known by its sha256, which takes a read of the whole file: :class:`FingerprintCache`
 remembers it under (path, size, modification time) or (URL, size, ETag). Loading a tower to learn
-its id takes seconds: :class:`EncoderMemo` remembers it under everything that the request and the
+its id takes seconds: :func:`encoder_memo` remembers it under everything that the choice and the
 installed libraries say. Both are local to a host and may be deleted at any time.
 """
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,7 +19,7 @@ import fsspec
 
 from linprobe.disk import told_as_store_error
 from linprobe.errors import IntegrityError
-from linprobe.records import canonical_json, digest_json, parse, plain
+from linprobe.records import digest_json, parse, plain
 from linprobe_extract.encoders.family import EncoderChoice, libraries
 from linprobe_extract.shards.tar import fingerprint_shard, open_shard, unreadable
 from linprobe_extract.shards.types import Shard
@@ -27,46 +28,49 @@ from linprobe_store.format.spec import KEY_VERSION, ShardFingerprint
 T = TypeVar("T")
 
 
-class JsonLines(Generic[T]):
-    """A file of entries, one JSON object a line, that may be cut, damaged or gone without loss.
+class JsonCache(Generic[T]):
+    """Values by key in a file of JSON lines, which may be cut, damaged or gone without loss.
 
     Parameters
     ----------
-    path : the file, made when first needed.
-    kind : dataclass of an entry.
+    path : the file, made when first needed; processes may append to it at the same time.
+    kind : of a line: ``dict[str, T]``.
+    read_only : keep what is learnt in memory alone.
     """
 
-    def __init__(self, path: Path, kind: type[T]) -> None:
+    def __init__(self, path: Path, kind: type[dict[str, T]], *, read_only: bool = False) -> None:
         self._path = path
         self._kind = kind
+        self._read_only = read_only
+        self._known: dict[str, T] = {}
+        self.reload()
 
-    def entries(self) -> Iterator[T]:
-        """Give the entries that can be read, oldest first."""
-        try:
-            lines = self._path.read_bytes().splitlines()
-        except OSError:
-            return
-        for line in lines:
-            with suppress(IntegrityError):
-                yield parse(self._kind, line, str(self._path))
+    def reload(self) -> None:
+        """Learn what other processes have written meanwhile."""
+        with suppress(OSError):
+            for line in self._path.read_bytes().splitlines():
+                with suppress(IntegrityError):
+                    self._known |= parse(self._kind, line, str(self._path))
 
-    def append(self, entry: T) -> None:
-        """Write an entry behind the others.
+    def get(self, key: str) -> T | None:
+        """The value last put under this key, or None."""
+        return self._known.get(key)
+
+    def put(self, key: str, value: T, *, lasting: bool = True) -> None:
+        """Remember a value; where it is not ``lasting``, in this process alone.
 
         Raises
         ------
         StoreError : the file cannot be written.
         """
+        is_known = self._known.get(key) == value
+        self._known[key] = value
+        if is_known or self._read_only or not lasting:
+            return
         with told_as_store_error(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab") as lines:
-                lines.write(canonical_json(plain(entry)) + b"\n")
-
-
-@dataclass(frozen=True)
-class _SeenShard:
-    seen: str
-    fingerprint: ShardFingerprint
+            with self._path.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps({key: plain(value)}) + "\n")
 
 
 class FingerprintCache:
@@ -74,23 +78,18 @@ class FingerprintCache:
 
     Parameters
     ----------
-    path : the file of the cache.
+    store : folder of the feature store.
     read_only : keep what is learnt in memory alone.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self._lines = JsonLines(path, _SeenShard)
-        self._read_only = read_only
-        self._known: dict[str, ShardFingerprint] = {}
-        self.reload()
-
-    def reload(self) -> None:
-        """Learn what other processes have written meanwhile."""
-        self._known |= {entry.seen: entry.fingerprint for entry in self._lines.entries()}
+    def __init__(self, store: Path, *, read_only: bool = False) -> None:
+        path = store / ".cache" / "shards.jsonl"
+        self._cache = JsonCache(path, dict[str, ShardFingerprint], read_only=read_only)
+        self.reload = self._cache.reload
 
     def known(self, shard: Shard) -> ShardFingerprint | None:
         """Give the fingerprint of a shard if that needs no read of its bytes."""
-        return shard.fingerprint or self._known.get(_state(shard.url) or shard.url)
+        return shard.fingerprint or self._cache.get(_state(shard.url) or shard.url)
 
     def fingerprint(self, shard: Shard) -> ShardFingerprint:
         """Give the fingerprint of a shard, reading it only when nothing else knows it.
@@ -124,10 +123,8 @@ class FingerprintCache:
             yield copy, self._remember(shard, content)
 
     def _remember(self, shard: Shard, fingerprint: ShardFingerprint) -> ShardFingerprint:
-        seen = _state(shard.url)
-        self._known[seen or shard.url] = fingerprint
-        if seen is not None and not self._read_only:
-            self._lines.append(_SeenShard(seen, fingerprint))
+        state = _state(shard.url)
+        self._cache.put(state or shard.url, fingerprint, lasting=state is not None)
         return fingerprint
 
 
@@ -154,35 +151,12 @@ def _state(url: str) -> str | None:
     return f"{url}|{info.get('size')}|{version}" if version and info.get("size") else None
 
 
-@dataclass(frozen=True)
-class _KnownChoice:
-    request: str
-    encoder_id: str
+def encoder_memo(store: Path) -> JsonCache[str]:
+    """Encoder ids by the :func:`choice_key` of what a person chose."""
+    return JsonCache(store / ".cache" / "encoders.jsonl", dict[str, str])
 
 
-class EncoderMemo:
-    """Encoder ids by what a person chose.
-
-    Parameters
-    ----------
-    path : the file of the memo.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._lines = JsonLines(path, _KnownChoice)
-
-    def encoder_id(self, choice: EncoderChoice) -> str | None:
-        """Give the id that this choice led to, or None when it is not remembered."""
-        known = {entry.request: entry.encoder_id for entry in self._lines.entries()}
-        return known.get(_key(choice))
-
-    def remember(self, choice: EncoderChoice, encoder_id: str) -> None:
-        """Note what a choice led to."""
-        if self.encoder_id(choice) != encoder_id:
-            self._lines.append(_KnownChoice(_key(choice), encoder_id))
-
-
-def _key(choice: EncoderChoice) -> str:
+def choice_key(choice: EncoderChoice) -> str:
     """Digest the choice, the state of its files, the libraries and our own version."""
     weights = None if choice.weights is None else str(choice.weights)
     return digest_json(

@@ -8,7 +8,6 @@ no error here: :func:`load_card` gives None.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -24,21 +23,6 @@ from linprobe_store.format.spec import ShardFingerprint
 CARD_NAME = "dataset.json"
 FORMAT: Literal["linprobe-dataset"] = "linprobe-dataset"
 FORMAT_VERSION: Literal[1] = 1
-
-
-class HeadlineMetric(StrEnum):
-    """The one number that the field quotes for a dataset (CLIP paper, Table 9)."""
-
-    TOP1 = "top1"
-    """Accuracy."""
-    MEAN_PER_CLASS = "mean_per_class"
-    """Mean over classes of the accuracy within the class."""
-    MAP_11_POINT = "map_11_point"
-    """Mean over classes of the 11-point interpolated average precision (multi-label)."""
-    ROC_AUC = "roc_auc"
-    """Area under the ROC curve (two classes)."""
-    MEAN_TOP1_TOP5 = "mean_top1_top5"
-    """Mean of top-1 and top-5 accuracy."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from linprobe_store.format.commit import (
     PartCommit,
     check_files,
     check_origin,
-    read_part_commit,
+    read_commit,
     sign,
 )
 from linprobe_store.format.layout import COMMIT_FILE, PARTS_FOLDER, part_folder
@@ -34,7 +34,7 @@ def find_part(encoder_path: Path, encoder_id: str, shard: ShardFingerprint) -> P
     path = part_path(encoder_path, shard)
     if not path.exists():
         return None
-    commit = read_part_commit(path)
+    commit = read_commit(PartCommit, path)
     check_origin(path, ("encoder", encoder_id, commit.encoder_id), ("source", shard, commit.shard))
     check_files(path, commit.files, "open")
     return commit
@@ -54,12 +54,6 @@ class PartWriter:
     Raises
     ------
     StoreError : the store cannot be written to.
-
-    Examples
-    --------
-    >>> with encoder.part_writer(shard) as writer:  # doctest: +SKIP
-    ...     writer.append(block)
-    ...     writer.commit(skipped=(), batch_size=64, planned=len(block.keys), labelling="cls")
     """
 
     def __init__(self, encoder_path: Path, spec: EncoderSpec, shard: ShardFingerprint) -> None:
@@ -152,4 +146,4 @@ class PartWriter:
         final = part_path(self._encoder_path, self.shard)
         self._staging.publish(final)
         self._staging.discard()
-        return read_part_commit(final)
+        return read_commit(PartCommit, final)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from linprobe.disk import Staging, told_as_store_error
 from linprobe.errors import MismatchError, NotFoundError, StoreError
 from linprobe.names import first_few
+from linprobe.terminal import command
 from linprobe_store.arrays.part import find_part, part_path
 from linprobe_store.arrays.unit_maps import Keys, UnitArrays, map_unit
 from linprobe_store.arrays.unit_writer import UnitWriter
@@ -77,7 +78,7 @@ def seal_parts(target: SealTarget, encoder_path: Path, read_labels: ReadLabels |
         raise MismatchError(
             f"split {target.split!r}: the labels of its parts were read in different ways: "
             f"{first_few(ways)}",
-            hint="linprobe extract reads them again, without the encoder",
+            hint=f"{command('extract')} reads them again, without the encoder",
         )
     write_split(target, _part_blocks(encoder_path, parts, read_labels), _plan_rows(parts))
 
@@ -98,7 +99,7 @@ def _find_parts(target: SealTarget, encoder_path: Path) -> tuple[PartCommit, ...
         raise NotFoundError(
             f"split {target.split!r}: {len(missing)} of {len(wanted)} shards have no part: "
             f"{first_few(missing)}",
-            hint="extract them: linprobe extract",
+            hint=f"{command('extract')} makes them",
         )
     if len(commits) < len(wanted):
         raise MismatchError(

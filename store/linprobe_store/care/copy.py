@@ -29,6 +29,7 @@ from linprobe_store.format.layout import (
     PROVENANCE_FILE,
     SETS_FOLDER,
 )
+from linprobe_store.handles.dataset import is_packed_split
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.lookup import folder_digits
 from linprobe_store.handles.store import FeatureStore, check_format_line

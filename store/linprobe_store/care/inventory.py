@@ -8,10 +8,9 @@ from typing import Literal
 from linprobe.errors import StoreError
 from linprobe_store.format.layout import COMMIT_FILE, PART_PREFIX, PARTS_FOLDER
 from linprobe_store.format.spec import Tap
-from linprobe_store.handles.dataset import StoredDataset
+from linprobe_store.handles.dataset import StoredDataset, is_packed_split
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.lookup import list_folders
-from linprobe_store.handles.split import is_packed_split
 from linprobe_store.handles.store import FeatureStore
 
 SplitState = Literal["sealed", "packed", "damaged"]
@@ -99,7 +98,7 @@ def _split_entry(dataset: StoredDataset, name: str) -> SplitEntry:
     return SplitEntry(
         name=name,
         rows=split.n,
-        bytes=split.n_bytes,
+        bytes=split.commit.n_bytes,
         skipped=sum(split.skipped_by_reason.values()),
         digest=split.digest,
         age_s=max(0.0, time.time() - (split.path / COMMIT_FILE).stat().st_mtime),

@@ -10,7 +10,7 @@ from linprobe.records import read_bytes
 from linprobe_store.arrays.part import find_part, part_path
 from linprobe_store.arrays.unit_maps import map_unit
 from linprobe_store.care.packed import parse_packed
-from linprobe_store.format.commit import UnitContents, check_files, read_part_commit
+from linprobe_store.format.commit import PartCommit, UnitContents, check_files, read_commit
 from linprobe_store.format.layout import (
     COMMIT_FILE,
     DATASET_PREFIX,
@@ -20,10 +20,9 @@ from linprobe_store.format.layout import (
     PARTS_FOLDER,
     SETS_FOLDER,
 )
-from linprobe_store.handles.dataset import StoredDataset
+from linprobe_store.handles.dataset import StoredDataset, is_packed_split
 from linprobe_store.handles.encoder import StoredEncoder, open_encoder
 from linprobe_store.handles.lookup import list_folders
-from linprobe_store.handles.split import is_packed_split
 from linprobe_store.handles.store import FeatureStore
 
 UnitKind = Literal["encoder", "part", "dataset", "split"]
@@ -73,7 +72,7 @@ def _check_encoder(folder: Path) -> None:
 
 def _verify_parts(encoder: StoredEncoder, *, deep: bool) -> Iterator[UnitReport]:
     def check(path: Path) -> UnitContents:
-        commit = read_part_commit(path)
+        commit = read_commit(PartCommit, path)
         if part_path(encoder.path, commit.shard) != path:
             raise IntegrityError(f"{path}: holds the part of {commit.shard}", hint=REPAIR)
         find_part(encoder.path, encoder.encoder_id, commit.shard)

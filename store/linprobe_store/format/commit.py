@@ -159,14 +159,10 @@ def check_digest(record: Signed, place: str) -> None:
         )
 
 
-def read_part_commit(unit: Path) -> PartCommit:
-    """Read and check the commit of a part; raises as :func:`parse_signed` does."""
-    return parse_signed(PartCommit, read_bytes(unit / COMMIT_FILE), str(unit / COMMIT_FILE))
-
-
-def read_split_commit(unit: Path) -> SplitCommit:
-    """Read and check the commit of a sealed split; raises as :func:`parse_signed` does."""
-    return parse_signed(SplitCommit, read_bytes(unit / COMMIT_FILE), str(unit / COMMIT_FILE))
+def read_commit(kind: type[Record], unit: Path) -> Record:
+    """Read and check the commit of a unit; raises as :func:`parse_signed` does."""
+    path = unit / COMMIT_FILE
+    return parse_signed(kind, read_bytes(path), str(path))
 
 
 def check_version(name: str, version: object, place: str) -> None:

@@ -52,9 +52,14 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _TAP = re.compile(r"[a-z][a-z0-9_]*")
 
 
+def folder_named(prefix: str, name: str, full_id: str) -> str:
+    """Folder name of an encoder, a dataset or a part: readable, and ending in its id's digits."""
+    return f"{prefix}{slugify(name)}-{short_id(full_id)}"
+
+
 def part_folder(shard: ShardFingerprint) -> str:
     """Folder name of the part of a source tar: a function of its fingerprint alone."""
-    return f"{PART_PREFIX}{slugify(shard.name)}-{short_id(digest_json(plain(shard)))}"
+    return folder_named(PART_PREFIX, shard.name, digest_json(plain(shard)))
 
 
 def features_array(tap: str) -> str:

@@ -10,21 +10,19 @@ no order of the inner chunks, so a reader proves the order from the index (:func
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
-import msgspec
 import numpy as np
 
 from linprobe.errors import REPAIR, IntegrityError, StoreError
-from linprobe.records import JsonValue, NonNegative, canonical_json, parse
+from linprobe.records import JsonValue, canonical_json, parse
+from linprobe.terminal import command
 from linprobe_store.format.checksums import crc32c
 
 MISSING = 2**64 - 1
 """Offset and length in the index of an inner chunk that is not stored."""
-_DEFAULTS: dict[str, object] = {"configuration": {}, "separator": "/", "index_location": "end"}
-"""What the specifications say of fields that are left out."""
 _CRC_BYTES = 4
-_HINT = "import its rows with 'linprobe store import', which writes them in the store's layout"
+_TYPES = ("float16", "float32", "int64", "uint8")
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def check_index(geometry: ArrayGeometry, i: int, index: bytes, place: str) -> No
     if crc32c(index[:-_CRC_BYTES]) != checksum:
         raise IntegrityError(f"{place}: the shard index fails its checksum", hint=REPAIR)
     if index != geometry.file_index(i):
-        raise StoreError(f"{place}: expected rows back to back in order, found gaps", hint=_HINT)
+        raise StoreError(f"{place}: expected rows back to back in order, found gaps", hint=_hint())
 
 
 def array_metadata(geometry: ArrayGeometry) -> dict[str, JsonValue]:
@@ -136,26 +134,6 @@ def group_json(attributes: JsonValue) -> bytes:
     return canonical_json({"zarr_format": 3, "node_type": "group", "attributes": attributes})
 
 
-@dataclass(frozen=True)
-class _ChunkShape:
-    chunk_shape: tuple[NonNegative, ...]
-
-
-@dataclass(frozen=True)
-class _Chunked:
-    configuration: _ChunkShape
-
-
-@dataclass(frozen=True)
-class _Shapes:
-    """The sizes in a ``zarr.json``; all else is compared with what we write for them."""
-
-    shape: tuple[NonNegative, ...]
-    data_type: Literal["float16", "float32", "float64", "int64", "uint8"]
-    chunk_grid: _Chunked
-    codecs: tuple[_Chunked]
-
-
 def parse_geometry(data: bytes, place: str) -> ArrayGeometry:
     """Geometry of an array from its ``zarr.json``, whoever wrote it.
 
@@ -165,37 +143,30 @@ def parse_geometry(data: bytes, place: str) -> ArrayGeometry:
     StoreError : the array has another layout than ours (compressed, big-endian, chunked along
         another axis, ...), and cannot be mapped.
     """
-    metadata = parse(dict[str, object], data, place)
+    metadata = parse(dict[str, Any], data, place)
     try:
-        shapes = msgspec.convert(metadata, _Shapes)
-    except msgspec.ValidationError as error:
-        raise _unmappable(place, str(error)) from None
-    outer = shapes.chunk_grid.configuration.chunk_shape
-    inner = shapes.codecs[0].configuration.chunk_shape
-    if not (shapes.shape and outer and inner) or 0 in (*shapes.shape[1:], outer[0], inner[0]):
-        raise _unmappable(place, f"its chunks are {inner} in {outer} of {shapes.shape}")
-    dtype = np.dtype(shapes.data_type).newbyteorder("<")
-    geometry = ArrayGeometry(shapes.shape, dtype, outer[0], inner[0])
-    expected = array_metadata(geometry)
-    other = [name for name, value in expected.items() if not _is_same(metadata.get(name), value)]
+        (file_rows, *_) = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+        (inner_rows, *_) = metadata["codecs"][0]["configuration"]["chunk_shape"]
+        dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
+        geometry = ArrayGeometry(tuple(metadata["shape"]), dtype, file_rows, inner_rows)
+        is_divided = min(geometry.shape[1:], default=1) > 0 and file_rows % inner_rows == 0
+        expected = array_metadata(geometry)
+    except (LookupError, ValueError, TypeError, ArithmeticError):
+        codecs = str(metadata.get("codecs"))[:120]
+        raise _unmappable(place, f"expected sharding_indexed, found codecs {codecs}") from None
+    other = [name for name, value in expected.items() if metadata.get(name) != value]
+    if dtype.name not in _TYPES:
+        other.append("data_type")
     if metadata.get("storage_transformers"):
         other.append("storage_transformers")
-    if other or outer[0] % inner[0]:
+    if other or not is_divided:
         raise _unmappable(place, f"its {' and '.join(other) or 'chunk_shape'} differ from ours")
     return geometry
 
 
-def _is_same(given: object, expected: object) -> bool:
-    """Whether metadata says what it should, with what a writer may leave out."""
-    if isinstance(given, dict) and isinstance(expected, dict):
-        filled = {name: _DEFAULTS.get(name) for name in expected} | given
-        return filled.keys() == expected.keys() and all(
-            _is_same(filled[name], value) for name, value in expected.items()
-        )
-    if isinstance(given, list) and isinstance(expected, list):
-        return len(given) == len(expected) and all(map(_is_same, given, expected))
-    return given == expected
+def _hint() -> str:
+    return f"{command('store import')} stores rows of any array in the layout of the store"
 
 
 def _unmappable(place: str, why: str) -> StoreError:
-    return StoreError(f"{place}: cannot be mapped: {why}", hint=_HINT)
+    return StoreError(f"{place}: cannot be mapped: {why}", hint=_hint())

@@ -4,10 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from linprobe.disk import STAGING_PREFIX
-from linprobe.errors import NotFoundError
+from linprobe.errors import NotFoundError, StoreError
 from linprobe.names import short_id
 from linprobe.records import read, read_bytes
-from linprobe_store.format.layout import DATASET_FILE, NAMES_FILE
+from linprobe.terminal import command
+from linprobe_store.arrays.unit_maps import map_unit
+from linprobe_store.format.commit import SplitCommit, check_files, check_origin, read_commit
+from linprobe_store.format.layout import COMMIT_FILE, DATASET_FILE, NAMES_FILE, PACKED_FILE
 from linprobe_store.format.spec import (
     DatasetNames,
     DatasetSpec,
@@ -16,20 +19,13 @@ from linprobe_store.format.spec import (
     parse_spec,
 )
 from linprobe_store.handles.lookup import folder_digits
-from linprobe_store.handles.split import Split, open_split
+from linprobe_store.handles.split import Split
 from linprobe_store.handles.witness import Provenance, read_provenance
 
 
 @dataclass(frozen=True)
 class StoredDataset:
-    """A dataset for which an encoder has sealed splits; made by ``StoredEncoder.dataset``.
-
-    Examples
-    --------
-    >>> dataset = FeatureStore("features").encoder("ViT-B/16").dataset("pets")  # doctest: +SKIP
-    >>> dataset.splits                                                          # doctest: +SKIP
-    ('test', 'train')
-    """
+    """A dataset for which an encoder has sealed splits; made by ``StoredEncoder.dataset``."""
 
     encoder_spec: EncoderSpec
     """Encoder that made the features."""
@@ -89,9 +85,31 @@ class StoredDataset:
         NotFoundError : it is not sealed.
         IntegrityError : it is damaged.
         MismatchError : it is of another encoder, dataset or version of the format.
+        StoreError : it is packed for transfer.
         """
         path = self.split_path(name)
-        return open_split(path, self.encoder_spec, self.encoder_names, self.spec, self.names)
+        if is_packed_split(path):
+            raise StoreError(
+                f"{path}: packed for transfer, cannot be mapped",
+                hint=f"unpack it into a store: {command('store copy', 'SOURCE', 'TARGET')}",
+            )
+        commit = read_commit(SplitCommit, path)
+        check_origin(
+            path,
+            ("encoder", self.encoder_spec.encoder_id, commit.encoder_id),
+            ("dataset", self.dataset_id, commit.dataset_id),
+            ("split", name, commit.split),
+        )
+        check_files(path, commit.files, "open")
+        return Split(
+            encoder_spec=self.encoder_spec,
+            encoder_names=self.encoder_names,
+            dataset_spec=self.spec,
+            dataset_names=self.names,
+            path=path,
+            commit=commit,
+            arrays=map_unit(path, commit),
+        )
 
     def split_path(self, name: str) -> Path:
         """Folder of a sealed split, which may be damaged.
@@ -105,13 +123,18 @@ class StoredDataset:
             sealed = ", ".join(self.splits) or "none"
             raise NotFoundError(
                 f"{self.path}: split {name!r} is not sealed",
-                hint=f"sealed are: {sealed}; extract the rest with linprobe extract",
+                hint=f"sealed are: {sealed}; {command('extract')} makes the rest",
             )
         return path
 
     def provenance(self) -> tuple[Provenance, ...]:
         """Runs that wrote features of its encoder, oldest first."""
         return read_provenance(self.path.parents[1])
+
+
+def is_packed_split(path: Path) -> bool:
+    """Whether the folder of a split holds the packed form, which cannot be mapped."""
+    return (path / PACKED_FILE).exists() and not (path / COMMIT_FILE).exists()
 
 
 def open_dataset(

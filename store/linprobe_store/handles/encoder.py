@@ -8,6 +8,7 @@ from typing import cast
 from linprobe.errors import NotFoundError
 from linprobe.names import short_id
 from linprobe.records import read, read_bytes
+from linprobe.terminal import command
 from linprobe_store.arrays.part import PartWriter, find_part, part_path
 from linprobe_store.arrays.seal import ReadLabels, SealTarget, seal_parts
 from linprobe_store.arrays.unit_maps import map_unit
@@ -51,14 +52,7 @@ from linprobe_store.handles.witness import (
 
 @dataclass(frozen=True)
 class StoredEncoder:
-    """An encoder of a store; made by ``FeatureStore.encoder`` and ``register_encoder``.
-
-    Examples
-    --------
-    >>> encoder = FeatureStore("features").encoder("ViT-B/16")  # doctest: +SKIP
-    >>> [tap.name for tap in encoder.spec.taps]                 # doctest: +SKIP
-    ['embedding', 'pre_projection']
-    """
+    """An encoder of a store; made by ``FeatureStore.encoder`` and ``register_encoder``."""
 
     spec: EncoderSpec
     """What its features are a function of."""
@@ -101,7 +95,7 @@ class StoredEncoder:
         part = self.committed_part(shard)
         if part is None:
             raise NotFoundError(
-                f"{self.path}: '{shard.name}' has no part", hint="linprobe extract makes it"
+                f"{self.path}: '{shard.name}' has no part", hint=f"{command('extract')} makes it"
             )
         return cast("LabelArray", map_unit(part_path(self.path, shard), part).labels.whole())
 

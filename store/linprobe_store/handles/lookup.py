@@ -8,12 +8,13 @@ from typing import TypeVar
 
 from linprobe.disk import STAGING_PREFIX, Staging, told_as_store_error
 from linprobe.errors import MismatchError, NotFoundError, StoreError
-from linprobe.names import SHORT_ID_DIGITS, short_id, slugify
+from linprobe.names import SHORT_ID_DIGITS, short_id
 from linprobe.records import canonical_json, plain
+from linprobe.terminal import command
+from linprobe_store.format.layout import folder_named
 
 MIN_PREFIX = 4
 """Hex digits of an id that a query must give at least, so that words are not taken for ids."""
-_MAKERS = "linprobe extract and linprobe store import put features into a store"
 
 Entry = TypeVar("Entry")
 
@@ -51,7 +52,7 @@ def make_folder(
     for folder in list_folders(parent, prefix):
         if folder_digits(folder) == digits:
             return folder
-    folder_name = f"{prefix}{slugify(name)}-{digits}"
+    folder_name = folder_named(prefix, name, full_id)
     claim = _claim(parent, prefix, digits)
     with told_as_store_error(parent):
         parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,7 @@ def choose(
         matches = [entry for entry in entries if names(entry)[0].startswith(query.lower())]
     called = "" if query is None else f" called {query!r}"
     if not matches:
-        hint = f"it has: {_listed(entries, names)}" if entries else _MAKERS
+        hint = f"it has: {_listed(entries, names)}" if entries else _next_commands()
         raise NotFoundError(f"{place}: no {what}{called}", hint=hint)
     if len(matches) > 1:
         raise StoreError(
@@ -122,6 +123,10 @@ def choose(
             hint=f"name one by the beginning of its id, such as {short_id(names(matches[0])[0])}",
         )
     return matches[0]
+
+
+def _next_commands() -> str:
+    return f"{command('extract')} or {command('store import')} puts features into a store"
 
 
 def _listed(entries: Sequence[Entry], names: Callable[[Entry], tuple[str, ...]]) -> str:

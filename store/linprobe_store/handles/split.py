@@ -12,21 +12,16 @@ from numpy.typing import NDArray
 
 from linprobe.errors import NotFoundError, StoreError
 from linprobe_store.arrays.mapping import MappedArray
-from linprobe_store.arrays.unit_maps import Keys, UnitArrays, map_unit
+from linprobe_store.arrays.unit_maps import Keys, UnitArrays
 from linprobe_store.format.checksums import check_content
 from linprobe_store.format.commit import (
     SplitCommit,
-    check_files,
-    check_origin,
-    read_split_commit,
 )
 from linprobe_store.format.layout import (
-    COMMIT_FILE,
     DATA_FOLDER,
     KEYS_BYTES,
     KEYS_OFFSETS,
     LABELS,
-    PACKED_FILE,
 )
 from linprobe_store.format.spec import (
     DatasetNames,
@@ -117,11 +112,6 @@ class Split:
     def dtype(self) -> StorageDtype:
         """Dtype of the features."""
         return self.commit.dtype
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of its files."""
-        return self.commit.n_bytes
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -254,45 +244,3 @@ class Split:
         for name, digest in self.commit.files.items():
             if name.split("/")[1] in names:
                 check_content(self.path / name, digest)
-
-
-def is_packed_split(path: Path) -> bool:
-    """Whether the folder of a split holds the packed form, which cannot be mapped."""
-    return (path / PACKED_FILE).exists() and not (path / COMMIT_FILE).exists()
-
-
-def open_split(
-    path: Path,
-    encoder_spec: EncoderSpec,
-    encoder_names: EncoderNames,
-    dataset_spec: DatasetSpec,
-    dataset_names: DatasetNames,
-) -> Split:
-    """Open and verify a sealed split.
-
-    Parameters
-    ----------
-    path : its folder.
-    encoder_spec, encoder_names, dataset_spec, dataset_names : what the folders around it hold.
-
-    Raises
-    ------
-    StoreError : it is packed for transfer.
-    IntegrityError : a file is missing, damaged, or not what was committed.
-    MismatchError : the split is of another encoder or dataset than its folders say.
-    """
-    if is_packed_split(path):
-        raise StoreError(
-            f"{path}: packed for transfer, cannot be mapped",
-            hint="unpack it into a store with 'linprobe store copy SRC DST'",
-        )
-    commit = read_split_commit(path)
-    check_origin(
-        path,
-        ("encoder", encoder_spec.encoder_id, commit.encoder_id),
-        ("dataset", dataset_spec.dataset_id, commit.dataset_id),
-        ("split", path.name, commit.split),
-    )
-    check_files(path, commit.files, "open")
-    arrays = map_unit(path, commit)
-    return Split(encoder_spec, encoder_names, dataset_spec, dataset_names, path, commit, arrays)

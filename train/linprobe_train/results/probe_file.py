@@ -24,11 +24,10 @@ from linprobe.errors import DataError, ResultError
 from linprobe.names import short_id
 from linprobe.records import decode
 from linprobe_store.handles.split import Split
-from linprobe_train.api import Features, as_matrix
 from linprobe_train.solver.losses import Loss
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.probe import Probe
-from linprobe_train.solver.rows import BLOCK_ROWS, Block, Rows
+from linprobe_train.solver.rows import BLOCK_ROWS, Block, Features, Rows, as_matrix
 
 FORMAT: Literal[1] = 1
 """Version of the pair of files."""

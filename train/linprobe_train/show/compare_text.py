@@ -5,7 +5,6 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from linprobe.errors import OptionError
 from linprobe.records import JsonValue
 from linprobe.terminal import human_bytes, text_table
 from linprobe_train.show.report import render
@@ -99,20 +98,6 @@ FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
     "html": compare_html,
 }
 """By the name that ``--format`` takes."""
-
-
-def writer_named(name: str) -> Callable[[Sequence[Comparison]], str]:
-    """Look a format up.
-
-    Raises
-    ------
-    OptionError : no such format.
-    """
-    if name not in FORMATS:
-        raise OptionError(
-            f"no format {name!r}; known: {', '.join(FORMATS)}", hint="--format markdown"
-        )
-    return FORMATS[name]
 
 
 def _datasets(comparisons: Sequence[Comparison]) -> list[Section]:

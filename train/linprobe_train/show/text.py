@@ -3,15 +3,13 @@
 import csv
 import io
 import json
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from linprobe.benchmarks import published
-from linprobe.errors import OptionError
 from linprobe.records import JsonValue
-from linprobe.terminal import text_table
+from linprobe.terminal import command, text_table
 from linprobe_store.format.spec import SkippedSample
 from linprobe_train.results.answers import Keyed, ProbeResult
 from linprobe_train.scores.metrics import TITLES, Score
@@ -19,9 +17,6 @@ from linprobe_train.tasks.fewshot import FewshotResult
 from linprobe_train.tasks.knn import KnnResult
 from linprobe_train.tasks.predict import Predicted
 from linprobe_train.tasks.probe import Answer
-
-FORMATS = ("table", "csv", "jsonl")
-"""What ``predict --format`` takes."""
 
 
 def title(metric: str) -> str:
@@ -80,11 +75,7 @@ def answer_text(answer: Answer, store: Path) -> str:
 def _next_command(result: ProbeResult, store: Path) -> str:
     """The same features by another protocol: how much of the number is the protocol's."""
     other = "dino" if result.question.protocol.name == "clip-readme" else "clip-readme"
-    model, data = shlex.quote(result.encoder), shlex.quote(result.dataset)
-    return (
-        f"linprobe probe --store {shlex.quote(str(store))} --model {model} --data {data} "
-        f"--protocol {other}"
-    )
+    return command("probe", store=store, model=result.encoder, data=result.dataset, protocol=other)
 
 
 def answers_json(answers: Sequence[Answer]) -> JsonValue:
@@ -143,18 +134,6 @@ def _asked(result: KnnResult | FewshotResult) -> list[tuple[str, str]]:
     ]
 
 
-def check_format(name: str) -> str:
-    """Refuse an unknown format.
-
-    Raises
-    ------
-    OptionError : no such format.
-    """
-    if name not in FORMATS:
-        raise OptionError(f"no format {name!r}; known: {', '.join(FORMATS)}", hint="--format csv")
-    return name
-
-
 def predicted_lines(
     form: str, blocks: Iterable[Predicted], classes: Sequence[str], top: int
 ) -> Iterator[str]:
@@ -162,7 +141,7 @@ def predicted_lines(
 
     Parameters
     ----------
-    form : one of :data:`FORMATS`.
+    form : ``table``, ``csv`` or ``jsonl``.
     top : classes of every row.
     """
     if form == "csv":

@@ -30,7 +30,8 @@ class Probe:
     --------
     >>> import numpy as np
     >>> from linprobe_train.solver.rows import rows_of_array
-    >>> probe = Probe(np.array([[1.0, -1.0]]), np.zeros(1), "sigmoid", False, np.arange(2), 2, False)
+    >>> weights, bias = np.array([[1.0, -1.0]]), np.zeros(1)
+    >>> probe = Probe(weights, bias, "sigmoid", False, np.arange(2), 2, False)
     >>> rows = rows_of_array(np.array([[2.0, 2.0]]), np.array([0]), 2)
     >>> probe.probabilities(rows)
     array([[0.5, 0.5]])

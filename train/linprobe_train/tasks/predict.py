@@ -25,10 +25,10 @@ from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 from linprobe_store.image_encoder import ImageRequest, find_image_features
-from linprobe_train.api import Features
 from linprobe_train.results.collect import collect
 from linprobe_train.results.probe_file import SavedProbe, load_probe
 from linprobe_train.solver.preparation import Float64
+from linprobe_train.solver.rows import Features
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from linprobe.errors import PackError
+from linprobe.names import SPLITS, first_few, split_named
 from linprobe_extract.pack.listing import (
-    SPLIT_NAMES,
-    SPLITS,
     Listing,
+    PackOptions,
     SourceSample,
     class_key,
     dataset_slug,
     file_sample,
     is_image_name,
-    some_names,
 )
-from linprobe_extract.pack.plan import PackOptions
-from linprobe_extract.pack.splits import FractionRule, describe_rule, split_by_fraction
-from linprobe_extract.shards.card import HeadlineMetric
+from linprobe_extract.pack.splits import split_by_options
+
+NAME = "csv"
+FORM = "csv:FILE"
+HELP = "a table `path,label` or `path,label,split`; paths are relative to it; `.tsv` for tabs"
+IS_PATH = True
+NEVER_CHANGES = False
 
 COLUMNS_HINT = "the first line names the columns: path,label or path,label,split"
 
@@ -42,7 +45,7 @@ class _Row:
     """``train``, ``val`` or ``test``; None where the table has no such column."""
 
 
-def list_csv(path: Path, options: PackOptions) -> Listing:
+def list_samples(words: str, options: PackOptions) -> Listing:
     """List the images that a table names; ``.tsv`` files are split at tabs.
 
     Raises
@@ -50,6 +53,7 @@ def list_csv(path: Path, options: PackOptions) -> Listing:
     PackError : no such table, a missing column, a row without a label, an unknown split, a file
         that is named twice or is not there, or class names that cannot be told apart.
     """
+    path = Path(words).expanduser()
     rows = _read_rows(path, options.label_separator)
     _refuse_repeats(path, rows)
     classes = _class_names(rows)
@@ -60,21 +64,16 @@ def list_csv(path: Path, options: PackOptions) -> Listing:
     ]
     _refuse_lost(path, rows, samples)
     is_multi_label = options.label_separator is not None
-    notes: list[str] = []
     if rows[0].split is None:
-        rule = FractionRule(options.test_fraction, options.val_fraction)
-        splits = split_by_fraction(samples, rule, options.seed)
-        notes.append(describe_rule(rule, options.seed))
+        splits, note = split_by_options(samples, options)
     else:
-        splits = _by_column(rows, samples)
-        notes.append(f"splits by the column of {path.name}")
+        splits, note = _by_column(rows, samples), f"splits by the column of {path.name}"
     return Listing(
         name=dataset_slug(path.stem),
         classes=classes,
         splits=splits,
         is_multi_label=is_multi_label,
-        headline_metric=HeadlineMetric.MAP_11_POINT if is_multi_label else HeadlineMetric.TOP1,
-        notes=tuple(notes),
+        notes=(note,),
     )
 
 
@@ -122,7 +121,7 @@ def _row_of(path: Path, line: int, cells: Mapping[str, str | None], separator: s
 def _split_of(path: Path, line: int, cells: Mapping[str, str | None]) -> str:
     """The split that a row names."""
     written = (cells["split"] or "").strip()
-    split = SPLIT_NAMES.get(written.lower())
+    split = split_named(written)
     if split is None:
         raise PackError(
             f"{path}, line {line}: expected split train, val or test, found {written!r}",
@@ -160,7 +159,7 @@ def _refuse_lost(path: Path, rows: Sequence[_Row], samples: Sequence[SourceSampl
     ]
     if lost:
         raise PackError(
-            f"{path}: {len(lost):,} files are not there: {some_names(lost)}",
+            f"{path}: {len(lost):,} files are not there: {first_few(lost)}",
             hint=f"paths are relative to {path.parent}",
         )
 

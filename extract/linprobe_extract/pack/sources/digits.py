@@ -1,4 +1,4 @@
-"""The digits of scikit-learn as a source: 1,797 gray 8x8 images that need no download."""
+"""``digits``: the handwritten digits of scikit-learn, 1,797 gray 8x8 images, without a download."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,9 +7,14 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe_extract.pack.listing import Listing, SourceSample
-from linprobe_extract.pack.shard import encode_png
+from linprobe_extract.pack.listing import Listing, PackOptions
+from linprobe_extract.pack.png import pixel_samples
 from linprobe_extract.pack.splits import FractionRule, describe_rule, split_by_fraction
+
+NAME = FORM = "digits"
+HELP = "the 1,797 handwritten digits inside scikit-learn; no download"
+IS_PATH = False
+NEVER_CHANGES = True
 
 TEST_SHARE = 0.2
 SHARD_SAMPLES = 500
@@ -19,7 +24,7 @@ GRAY_LEVELS = 16
 Digits)."""
 
 
-def list_digits(seed: int) -> Listing:
+def list_samples(words: str, options: PackOptions) -> Listing:  # it takes none
     """List the test part of UCI's handwritten digits, as scikit-learn ships it.
 
     Pixels 0..16 become gray levels 0..255; a seeded stratified fifth is the test split.
@@ -31,22 +36,11 @@ def list_digits(seed: int) -> Listing:
     )
     rows, labels = load(return_X_y=True)
     pixels = np.rint(rows.reshape(-1, 8, 8) * (255 / GRAY_LEVELS)).astype(np.uint8)
-    samples = [
-        SourceSample(
-            name=f"{index:04d}",
-            labels=(int(label),),
-            extension="png",
-            n_bytes=len(encode_png(pixels[index])),
-            stamp=0,
-            read=partial(encode_png, pixels[index]),
-        )
-        for index, label in enumerate(labels)
-    ]
     rule = FractionRule(test=TEST_SHARE)
     return Listing(
-        name="digits",
+        name=NAME,
         classes=tuple(str(digit) for digit in range(10)),
-        splits=split_by_fraction(samples, rule, seed),
+        splits=split_by_fraction(pixel_samples(pixels, labels, "{:04d}"), rule, options.seed),
         shard_samples=SHARD_SAMPLES,
-        notes=(describe_rule(rule, seed),),
+        notes=(describe_rule(rule, options.seed),),
     )

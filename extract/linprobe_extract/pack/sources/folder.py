@@ -11,25 +11,32 @@ An image belongs to the class of the folder right under the split, however deep 
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from linprobe.errors import PackError
+from linprobe.names import first_few, split_named
 from linprobe_extract.pack.listing import (
-    SPLIT_NAMES,
     Listing,
+    PackOptions,
     SourceSample,
     dataset_slug,
     file_sample,
     is_image_name,
     printable,
-    some_names,
 )
-from linprobe_extract.pack.plan import PackOptions
-from linprobe_extract.pack.splits import FractionRule, describe_rule, split_by_fraction
+from linprobe_extract.pack.splits import split_by_options
+
+NAME = "imagefolder"
+FORM = "imagefolder:DIR"
+HELP = "`DIR/CLASS/IMAGE`, or `DIR/{train,val,test}/CLASS/IMAGE`"
+IS_PATH = True
+NEVER_CHANGES = False
 
 LAYOUT_HINT = "expected DIR/CLASS/IMAGE or DIR/{train,val,test}/CLASS/IMAGE"
+SHOWN_CLASSES = 3
+"""Class names that a note of the card shows; another number would change its bytes."""
 
 
 @dataclass
@@ -44,30 +51,34 @@ class _Walk:
     """Links to a folder that they lie in; not followed."""
 
 
-def list_image_folder(root: Path, options: PackOptions) -> Listing:
-    """List the images under ``root`` with the class of their folder.
+def list_samples(words: str, options: PackOptions) -> Listing:
+    """List the images under a folder with the class of their folder.
 
     Raises
     ------
     PackError : no such folder, images outside a class folder, or folders that may be both splits
         and classes.
     """
+    root = Path(words).expanduser()
     if not root.is_dir():
         raise PackError(f"{root} is not a folder", hint=LAYOUT_HINT)
     try:
-        walk = walk_images(root)
+        walk = _Walk()
+        _walk_images(root, PurePosixPath(), (), walk)
     except OSError as error:
         raise PackError(
             f"{error.filename} cannot be read: {error.strerror}",
             hint="make every folder readable, or move it out of the source",
         ) from error
+    walk.images.sort()
     if not walk.images:
         raise PackError(
             f"{root} holds no images; left aside{_others_text(walk.others) or ' nothing'}",
             hint=LAYOUT_HINT,
         )
-    folders = split_folders(root, walk.images)
-    class_of = {name: _class_of(name, bool(folders), root) for name in walk.images}
+    folders = _split_folders(root, walk.images)
+    depth = 1 if folders else 0
+    class_of = {name: _class_of(root, name, depth) for name in walk.images}
     classes = sorted(set(class_of.values()))
     label_of = {name: label for label, name in enumerate(classes)}
     samples = [
@@ -83,23 +94,33 @@ def list_image_folder(root: Path, options: PackOptions) -> Listing:
     )
 
 
-def walk_images(root: Path) -> _Walk:
-    """Find the images under ``root``, sorted by path; links are followed, loops are not."""
-    walk = _Walk()
-    for folder in _folders(root, PurePosixPath(), (), walk):
-        with os.scandir(root / folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.is_dir():
-                    continue
-                if is_image_name(entry.name):
-                    walk.images.append(str(folder / entry.name))
-                else:
-                    walk.others[_kind(entry.name)] += 1
-    walk.images.sort()
-    return walk
+def _walk_images(
+    root: Path, folder: PurePosixPath, above: tuple[tuple[int, int], ...], walk: _Walk
+) -> None:
+    """Add what lies under ``folder``; ``above`` identifies the folders that it lies in.
+
+    Links are followed, loops are not; hidden folders are left aside.
+    """
+    status = (root / folder).stat()
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        walk.loops.append(str(folder))
+        return
+    with os.scandir(root / folder) as entries:
+        listed = sorted(entries, key=lambda entry: entry.name)
+    for entry in listed:
+        if not entry.is_dir():
+            if is_image_name(entry.name):
+                walk.images.append(str(folder / entry.name))
+            else:
+                walk.others[_kind(entry.name)] += 1
+        elif entry.name.startswith("."):
+            walk.others["hidden folders"] += 1
+        else:
+            _walk_images(root, folder / entry.name, (*above, identity), walk)
 
 
-def split_folders(root: Path, images: list[str]) -> Mapping[str, str]:
+def _split_folders(root: Path, images: list[str]) -> Mapping[str, str]:
     """The top folders that are splits, to the split that each holds; none where all are classes.
 
     Raises
@@ -108,7 +129,7 @@ def split_folders(root: Path, images: list[str]) -> Mapping[str, str]:
         splits and others do not.
     """
     tops = sorted({PurePosixPath(name).parts[0] for name in images if "/" in name})
-    known = [top for top in tops if top.lower() in SPLIT_NAMES]
+    known = [top for top in tops if split_named(top)]
     has_classes = any(
         len(PurePosixPath(name).parts) > 2 and PurePosixPath(name).parts[0] in known
         for name in images
@@ -117,45 +138,27 @@ def split_folders(root: Path, images: list[str]) -> Mapping[str, str]:
         return {}
     if strange := [top for top in tops if top not in known]:
         raise PackError(
-            f"{root}: {some_names(known)} look like splits, and {some_names(strange)} do not",
+            f"{root}: {first_few(known)} look like splits, and {first_few(strange)} do not",
             hint="move the other folders elsewhere, or rename the splits if they are classes",
         )
-    found = {top: SPLIT_NAMES[top.lower()] for top in known}
-    if len(set(found.values())) < len(found):
+    splits = {top: split for top in known if (split := split_named(top))}
+    if len(set(splits.values())) < len(splits):
         raise PackError(
-            f"{root}: two folders for one split: {some_names(known)}",
+            f"{root}: two folders for one split: {first_few(known)}",
             hint="keep one folder each of train, val and test",
         )
-    if "train" not in found.values():
+    if "train" not in splits.values():
         raise PackError(
-            f"{root}: expected a train folder, found {some_names(known)}", hint=LAYOUT_HINT
+            f"{root}: expected a train folder, found {first_few(known)}", hint=LAYOUT_HINT
         )
-    if set(found.values()) == {"train", "val"}:
-        found = {top: "test" if split == "val" else split for top, split in found.items()}
-    return found
+    if set(splits.values()) == {"train", "val"}:
+        splits = {top: "test" if split == "val" else split for top, split in splits.items()}
+    return splits
 
 
-def _folders(
-    root: Path, folder: PurePosixPath, above: tuple[tuple[int, int], ...], walk: _Walk
-) -> Iterator[PurePosixPath]:
-    """``folder`` and all folders under it, hidden ones aside; ``above`` are its ancestors."""
-    status = (root / folder).stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        walk.loops.append(str(folder))
-        return
-    yield folder
-    with os.scandir(root / folder) as entries:
-        below = sorted(entry.name for entry in entries if entry.is_dir())
-    walk.others["hidden folders"] += sum(name.startswith(".") for name in below)
-    for name in (name for name in below if not name.startswith(".")):
-        yield from _folders(root, folder / name, (*above, identity), walk)
-
-
-def _class_of(name: str, has_splits: bool, root: Path) -> str:
-    """The class folder of an image."""
+def _class_of(root: Path, name: str, depth: int) -> str:
+    """The class folder of an image: that many folders below ``root``."""
     parts = PurePosixPath(name).parts
-    depth = 1 if has_splits else 0
     if len(parts) < depth + 2:
         raise PackError(
             f"{root / name} has no label: it lies outside every class folder", hint=LAYOUT_HINT
@@ -173,8 +176,8 @@ def _split(
     if len(folders) > 1:
         splits = _by_folder(samples, folders)
         return splits, _split_notes(folders, splits, classes)
-    rule = FractionRule(options.test_fraction, options.val_fraction)
-    return split_by_fraction(samples, rule, options.seed), [describe_rule(rule, options.seed)]
+    splits, rule = split_by_options(samples, options)
+    return splits, [rule]
 
 
 def _by_folder(
@@ -196,13 +199,13 @@ def _split_notes(
     notes += [
         f"folder {top} is taken for the test split: there is no folder test"
         for top, split in folders.items()
-        if split == "test" and SPLIT_NAMES[top.lower()] == "val"
+        if split == "test" and split_named(top) == "val"
     ]
     for split, samples in splits.items():
         present = {sample.labels[0] for sample in samples}
         missing = [name for label, name in enumerate(classes) if label not in present]
         if missing:
-            notes.append(f"{split} has no images of {printable(some_names(missing))}")
+            notes.append(f"{split} has no images of {printable(first_few(missing, SHOWN_CLASSES))}")
     return notes
 
 

@@ -6,142 +6,146 @@ else the one called ``label``). Images are never decoded: the bytes that the hub
 in the shards. Only this file imports ``datasets`` (extra ``hf``).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from linprobe.benchmarks import Argument
 from linprobe.errors import PackError
+from linprobe.names import split_named
 from linprobe_extract.pack.listing import (
-    SPLIT_NAMES,
     Listing,
+    PackOptions,
     SourceSample,
     dataset_slug,
     is_image_name,
+    parse_arguments,
 )
-from linprobe_extract.pack.plan import PackOptions
-from linprobe_extract.pack.sources.torchvision import parse_arguments
-from linprobe_extract.pack.splits import FractionRule, describe_rule, split_by_fraction
-from linprobe_extract.shards.card import HeadlineMetric
+from linprobe_extract.pack.splits import split_by_options
+
+NAME = "hf"
+FORM = "hf:NAME[:key=value,...]"
+HELP = (
+    "a dataset of the Hugging Face hub or a local folder of parquet files "
+    "(`pip install 'linprobe[extract,hf]'`); keys `config`, `image`, `label`"
+)
+IS_PATH = False
+NEVER_CHANGES = False
 
 COLUMNS_HINT = "name the columns: hf:NAME:image=COLUMN,label=COLUMN"
 
 
-def list_hf(words: str, options: PackOptions) -> Listing:
+@dataclass(frozen=True)
+class _Table:
+    """One split of the hub, and its two columns."""
+
+    rows: Any
+    """The table of ``datasets``."""
+    image: str
+    """Name of the column of images."""
+    label: str
+    """Name of the column of labels."""
+
+    @property
+    def label_cells(self) -> Sequence[object]:
+        """Each row's label, or list of labels."""
+        cells: Sequence[object] = self.rows[self.label]
+        return cells
+
+
+def list_samples(words: str, options: PackOptions) -> Listing:
     """List a dataset of the hub; downloads it into the cache of ``datasets`` where needed.
 
     Raises
     ------
-    PackError : ``datasets`` is not installed, there is no such dataset, configuration or column,
-        or no split has labels.
+    PackError : there is no such dataset, configuration or column, or no split has labels.
     """
     name, _, text = words.partition(":")
-    arguments = parse_arguments(text)
-    tables, notes = _labelled(_load(name, arguments), arguments)
+    tables, notes = _labelled(name, parse_arguments(text))
     first = next(iter(tables.values()))
-    column = _label_column(first, arguments)
-    feature = first.features[column]
+    feature = first.rows.features[first.label]
     is_multi_label = hasattr(feature, "feature")
     names = getattr(feature.feature if is_multi_label else feature, "names", None)
-    classes = tuple(map(str, names)) if names else _values(tables.values(), column)
-    label_of = None if names else {name: label for label, name in enumerate(classes)}
+    classes = tuple(map(str, names)) if names else _values(tables.values())
+    label_of = None if names else {value: label for label, value in enumerate(classes)}
     splits: Mapping[str, list[SourceSample]] = {
-        split: _samples(table, split, arguments, column, label_of)
-        for split, table in tables.items()
+        split: _samples(table, split, label_of) for split, table in tables.items()
     }
     if set(splits) == {"train"}:
-        rule = FractionRule(options.test_fraction, options.val_fraction)
-        splits = split_by_fraction(splits["train"], rule, options.seed)
-        notes.append(describe_rule(rule, options.seed))
+        splits, rule = split_by_options(splits["train"], options)
+        notes.append(rule)
     return Listing(
         name=dataset_slug(name.replace("/", "-")),
         classes=classes,
         splits=splits,
         is_multi_label=is_multi_label,
-        headline_metric=HeadlineMetric.MAP_11_POINT if is_multi_label else HeadlineMetric.TOP1,
         notes=tuple(notes),
     )
 
 
-def _load(name: str, arguments: Mapping[str, Argument]) -> Mapping[str, Any]:
-    """All splits of a dataset by their names on the hub."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise PackError(
-            "hf: sources need the package datasets, which is not installed",
-            hint="pip install 'linprobe[extract,hf]'",
-        ) from error
-    config = arguments.get("config")
-    try:
-        found: Mapping[str, Any] = datasets.load_dataset(name, config and str(config))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise PackError(
-            f"hf:{name}: {str(error).strip() or repr(error)}",
-            hint="check the name and config; a private dataset needs `hf auth login` first",
-        ) from error
-    return found
-
-
-def _labelled(
-    found: Mapping[str, Any], arguments: Mapping[str, Argument]
-) -> tuple[dict[str, Any], list[str]]:
+def _labelled(name: str, arguments: Mapping[str, Argument]) -> tuple[dict[str, _Table], list[str]]:
     """The splits that can be used, by our names, and what was left aside.
 
     The hub hides test labels as -1. Without a labelled test split, ``validation`` is the test
     split.
     """
-    tables: dict[str, Any] = {}
+    import datasets
+
+    config = arguments.get("config")
+    try:
+        hub_splits: Mapping[str, Any] = datasets.load_dataset(name, config and str(config))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PackError(
+            f"hf:{name}: {str(error).strip() or repr(error)}",
+            hint="check the name and config; a private dataset needs `hf auth login` first",
+        ) from error
+    tables: dict[str, _Table] = {}
     notes: list[str] = []
-    for name, table in found.items():
-        split = SPLIT_NAMES.get(str(name).lower())
+    for hub_name, rows in hub_splits.items():
+        split = split_named(str(hub_name))
         if split is None or split in tables:
-            notes.append(f"left aside, not known as a split: {name}")
-        elif all(label == -1 for label in table[_label_column(table, arguments)]):
-            notes.append(f"left aside, its labels are hidden: {name}")
+            notes.append(f"left aside, not known as a split: {hub_name}")
+            continue
+        table = _Table(rows, _image_column(rows, arguments), _label_column(rows, arguments))
+        if all(label == -1 for label in table.label_cells):
+            notes.append(f"left aside, its labels are hidden: {hub_name}")
         else:
             tables[split] = table
     if "test" not in tables and "val" in tables:
         tables["test"] = tables.pop("val")
         notes.append("validation is taken for the test split: there is no labelled test")
     if not tables:
-        raise PackError(f"no labelled split among {', '.join(found)}", hint=COLUMNS_HINT)
+        raise PackError(f"no labelled split among {', '.join(hub_splits)}", hint=COLUMNS_HINT)
     return tables, notes
 
 
-def _samples(
-    table: Any,  # noqa: ANN401 # datasets has no types that mypy can use
-    split: str,
-    arguments: Mapping[str, Argument],
-    label_column: str,
-    label_of: Mapping[str, int] | None,
-) -> list[SourceSample]:
+def _samples(table: _Table, split: str, label_of: Mapping[str, int] | None) -> list[SourceSample]:
     """The samples of one split; image sizes come from the offsets of the Arrow column."""
     import datasets
     import pyarrow.compute
 
-    column = _image_column(table, arguments)
-    images = table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-    stored = images.data.column(column)
+    column = table.rows.select_columns([table.image])
+    images = column.cast_column(table.image, datasets.Image(decode=False))
+    stored = images.data.column(table.image)
     sizes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(stored, "bytes"))
-    names = pyarrow.compute.struct_field(stored, "path").to_pylist()
+    names = pyarrow.compute.struct_field(stored, "path")
+    rows = zip(table.label_cells, names.to_pylist(), sizes.to_pylist(), strict=True)
     return [
         SourceSample(
             name=f"{split}/{index:07d}{f'-{PurePosixPath(name).name}' if name else ''}",
-            labels=_labels(raw, label_of),
+            labels=_labels(cell, label_of),
             extension=_extension(name),
             n_bytes=int(size or 0),
             stamp=0,
-            read=partial(_read, images, column, index),
+            read=partial(_read, images, table.image, index),
         )
-        for index, (raw, name, size) in enumerate(
-            zip(table[label_column], names, sizes.to_pylist(), strict=True)
-        )
+        for index, (cell, name, size) in enumerate(rows)
     ]
 
 
-def _read(images: Any, column: str, index: int) -> bytes:  # noqa: ANN401 # see _samples
+def _read(images: Any, column: str, index: int) -> bytes:
     """The stored bytes of one image; of its file, where the dataset holds paths."""
     cell = images[index][column]
     if cell is None:
@@ -151,20 +155,19 @@ def _read(images: Any, column: str, index: int) -> bytes:  # noqa: ANN401 # see 
     return bytes(cell["bytes"])
 
 
-def _labels(raw: object, label_of: Mapping[str, int] | None) -> tuple[int, ...]:
+def _labels(cell: object, label_of: Mapping[str, int] | None) -> tuple[int, ...]:
     """Class ids of one cell: an id or a list of ids; or, with ``label_of``, a value."""
-    cells = raw if isinstance(raw, list) else [raw]
-    ids = {int(str(cell)) if label_of is None else label_of[str(cell)] for cell in cells}
+    values = cell if isinstance(cell, list) else [cell]
+    ids = {int(str(value)) if label_of is None else label_of[str(value)] for value in values}
     return tuple(sorted(ids))
 
 
-def _values(tables: Iterable[Any], column: str) -> tuple[str, ...]:
+def _values(tables: Iterable[_Table]) -> tuple[str, ...]:
     """The values of a column without class names, sorted: as numbers where all are such."""
-    cells = [cell for table in tables for cell in table[column]]
+    cells = [cell for table in tables for cell in table.label_cells]
     values = {str(value) for c in cells for value in (c if isinstance(c, list) else [c])}
-    if all(value.isdecimal() for value in values):
-        return tuple(sorted(values, key=int))
-    return tuple(sorted(values))
+    are_numbers = all(value.isdecimal() for value in values)
+    return tuple(sorted(values, key=int) if are_numbers else sorted(values))
 
 
 def _extension(name: str | None) -> str:
@@ -172,34 +175,29 @@ def _extension(name: str | None) -> str:
     return PurePosixPath(name).suffix.lower()[1:] if name and is_image_name(name) else ""
 
 
-def _image_column(table: Any, arguments: Mapping[str, Argument]) -> str:  # noqa: ANN401 # see _samples
+def _image_column(rows: Any, arguments: Mapping[str, Argument]) -> str:
     """The column of images: as named, or the first of type Image."""
     import datasets
 
-    found = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image)]
-    return _column(table, arguments, "image", found)
+    columns = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    return _column(rows, arguments, "image", columns)
 
 
-def _label_column(table: Any, arguments: Mapping[str, Argument]) -> str:  # noqa: ANN401 # see _samples
+def _label_column(rows: Any, arguments: Mapping[str, Argument]) -> str:
     """The column of labels: as named, the first of type ClassLabel, or ``label``."""
-    found = [
+    columns = [
         name
-        for name, kind in table.features.items()
+        for name, kind in rows.features.items()
         if getattr(getattr(kind, "feature", kind), "names", None) is not None
     ]
-    return _column(table, arguments, "label", [*found, *({"label"} & set(table.features))])
+    return _column(rows, arguments, "label", [*columns, *({"label"} & set(rows.features))])
 
 
-def _column(
-    table: Any,  # noqa: ANN401 # see _samples
-    arguments: Mapping[str, Argument],
-    key: str,
-    found: list[str],
-) -> str:
-    """The column named in the arguments, or the first found."""
-    name = str(arguments[key]) if key in arguments else next(iter(found), None)
-    if name is None or name not in table.features:
+def _column(rows: Any, arguments: Mapping[str, Argument], key: str, columns: list[str]) -> str:
+    """The column named in the arguments, or the first of these."""
+    name = str(arguments[key]) if key in arguments else next(iter(columns), None)
+    if name is None or name not in rows.features:
         raise PackError(
-            f"no {key} column {name or ''} among {', '.join(table.features)}", hint=COLUMNS_HINT
+            f"no {key} column {name or ''} among {', '.join(rows.features)}", hint=COLUMNS_HINT
         )
     return name

@@ -1,0 +1,163 @@
+"""What a person's words name: a source, or a known dataset that one of the sources reads."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+
+from linprobe.benchmarks import KnownDataset, find_known, known_datasets
+from linprobe.errors import PackError
+from linprobe.terminal import command
+from linprobe_extract.pack.listing import (
+    Listing,
+    PackOptions,
+    SourceSample,
+    dataset_slug,
+    parse_arguments,
+)
+from linprobe_extract.pack.registry import forms, sources
+from linprobe_extract.pack.sources import torchvision
+from linprobe_extract.pack.splits import choose, describe_rule, split_per_class
+
+TABLE_NAME = "dataset.csv"
+
+
+@dataclass(frozen=True)
+class NamedSource:
+    """A source and the words that it was given."""
+
+    request: str
+    """What of the words decides which shards come out."""
+    never_changes: bool
+    """Whether a finished dataset of the same words needs no new listing."""
+    path: Path | None
+    """The file or folder that is read; None where the words are no path."""
+    list_samples: Callable[[PackOptions], Listing]
+    """Lists the samples."""
+
+
+def named_source(text: str) -> NamedSource:
+    """Find what ``text`` names, such as ``csv:flowers.csv`` or ``cifar10``.
+
+    Raises
+    ------
+    PackError : nothing of that name.
+    """
+    kind, colon, words = text.partition(":")
+    source = sources().get(kind)
+    if source is None or source.NAME == torchvision.NAME:
+        name, _, arguments = words.partition(":") if source else (kind, colon, words)
+        row = find_known(name)
+        if row is not None:
+            by_hand = row.torchvision is None
+            return NamedSource(text, not by_hand, None, partial(list_known, row, arguments))
+    if source is None or bool(words) != (":" in source.FORM):
+        raise _unknown(text)
+    return NamedSource(
+        request=kind if source.IS_PATH else text,
+        never_changes=source.NEVER_CHANGES,
+        path=Path(words).expanduser() if source.IS_PATH else None,
+        list_samples=partial(source.list_samples, words),
+    )
+
+
+def names_without_words() -> tuple[str, ...]:
+    """The names that need nothing more: sources without words, and the known datasets."""
+    alone = (source.NAME for source in sources().values() if ":" not in source.FORM)
+    return (*alone, *(row.slug for row in known_datasets()))
+
+
+def list_source(source: NamedSource, out: Path, options: PackOptions) -> Listing:
+    """List the samples of a source that is to be packed into ``out``.
+
+    Raises
+    ------
+    PackError : its files are not as they should be, or ``out`` lies among them.
+    """
+    root = options.root or out.with_name(f"{out.name}.source")
+    for folder in (source.path, root):
+        if folder is not None and out.resolve().is_relative_to(folder.resolve()):
+            raise PackError(
+                f"{out} lies inside {folder}, which is packed: the next run would list the shards",
+                hint="choose an --out folder outside the source",
+            )
+    listing = source.list_samples(replace(options, root=root))
+    return replace(listing, name=dataset_slug(options.name)) if options.name else listing
+
+
+def list_known(row: KnownDataset, arguments: str, options: PackOptions) -> Listing:
+    """List a known dataset.
+
+    Parameters
+    ----------
+    arguments : ``key=value,...`` passed to the torchvision class, such as ``folds=3``; with any,
+        sizes are no longer expected to be those of the table.
+
+    Raises
+    ------
+    PackError : its files are not there or not as expected, or have other classes.
+    """
+    if row.torchvision is None:
+        listing = _list_by_hand(row, options)
+    else:
+        listing = torchvision.list_class(row.torchvision, parse_arguments(arguments), options)
+    if options.check_counts and len(listing.classes) != row.n_classes:
+        raise PackError(
+            f"{row.slug}: expected {row.n_classes} classes, found {len(listing.classes)}",
+            hint="get the files again; or pass --any-counts to pack what is there",
+        )
+    splits, notes = _apply_rule(row, listing.splits, options)
+    return replace(
+        listing,
+        name=row.slug,
+        splits=splits,
+        is_multi_label=row.is_multi_label,
+        metric=row.metric,
+        notes=(*notes, *([row.note] if row.note else [])),
+        expected=None if arguments else row.sizes,
+    )
+
+
+def _list_by_hand(row: KnownDataset, options: PackOptions) -> Listing:
+    """List the folder or table that the user made of a dataset that nothing downloads."""
+    root = options.root or Path()
+    if not root.exists():
+        raise PackError(
+            f"{row.slug} cannot be downloaded: get {row.files}; {root} is not there",
+            hint=f"{command('pack', row.slug)} --root DIR, where DIR holds train/CLASS/IMAGE and "
+            f"test/CLASS/IMAGE{' or CLASS/IMAGE' if row.rule else ''}, or {TABLE_NAME} "
+            "(path,label,split)",
+        )
+    if (root / TABLE_NAME).exists():
+        return sources()["csv"].list_samples(str(root / TABLE_NAME), options)
+    listing = sources()["imagefolder"].list_samples(str(root), options)
+    if row.rule is None:
+        return listing
+    everything = [sample for samples in listing.splits.values() for sample in samples]
+    return replace(listing, splits={"all": sorted(everything, key=lambda sample: sample.name)})
+
+
+def _apply_rule(
+    row: KnownDataset, splits: Mapping[str, Sequence[SourceSample]], options: PackOptions
+) -> tuple[Mapping[str, Sequence[SourceSample]], list[str]]:
+    """Make the splits that the table promises, and say how."""
+    if row.rule is not None and "all" in splits:
+        note = describe_rule(row.rule, options.seed)
+        return split_per_class(splits["all"], row.rule, options.seed), [note]
+    if row.is_subset and row.sizes is not None:
+        chosen = {
+            split: choose(samples, row.sizes[split], options.seed)
+            for split, samples in splits.items()
+        }
+        return chosen, [f"{row.split}, chosen by seed {options.seed}"]
+    return splits, [f"split: {row.split}"]
+
+
+def _unknown(text: str) -> PackError:
+    """What to say of a name that nothing has."""
+    close = get_close_matches(text, names_without_words(), n=3)
+    known = f"{forms()}, or a dataset that '{command('datasets')}' lists"
+    return PackError(
+        f"unknown source {text!r}", hint=f"did you mean {' or '.join(close)}?" if close else known
+    )

@@ -1,0 +1,198 @@
+"""Readers for the classes of torchvision that need more than their ``loader`` or ``data``."""
+
+import csv
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from linprobe.errors import PackError
+from linprobe.names import first_few
+from linprobe_extract.pack.listing import SourceSample, file_sample, name_under
+from linprobe_extract.pack.png import pixel_samples
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
+"""Of the VOC 2007 development kit, in its order."""
+FER_CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+"""Labels 0 to 6 of the challenge's description."""
+CLEVR_FEWEST = 3
+"""Objects in the emptiest scene (Johnson et al. 2017, section 3); class 0."""
+CLEVR_COUNTS = range(CLEVR_FEWEST, 11)
+SUN_PARTITIONS = "https://vision.princeton.edu/projects/2010/SUN/download/Partitions.zip"
+SUN_FILES: Mapping[str, str] = {"train": "Training_01.txt", "test": "Testing_01.txt"}
+PCAM_FILE = "pcam/camelyonpatch_level_2_split_{split}_{part}.h5"
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """One split of a class of torchvision, and where its files are."""
+
+    dataset: Any
+    """The object of torchvision's class."""
+    root: Path
+    """Where its files are."""
+    split: str
+    """``train``, ``val``, ``test`` or ``all``."""
+    download: bool
+    """Whether missing files may be downloaded."""
+
+    def samples(self, pairs: Iterable[tuple[str | Path, int]]) -> list[SourceSample]:
+        """Samples that are files with one label each, the bytes as they are."""
+        return [
+            file_sample(Path(path), name_under(Path(path), self.root), (int(label),))
+            for path, label in pairs
+        ]
+
+    def pairs(self) -> Iterator[tuple[Any, Any]]:
+        """What the object gives by position: an image or its path, and the label."""
+        return (self.dataset[index] for index in range(len(self.dataset)))
+
+
+def read_gtsrb(files: SplitFiles) -> list[SourceSample]:
+    """Traffic signs: the class keeps its (path, label) pairs to itself."""
+    return files.samples(files.dataset._samples)  # noqa: SLF001 # no public way to the paths
+
+
+def read_pets(files: SplitFiles) -> list[SourceSample]:
+    """Pets: the class keeps its paths and labels to itself."""
+    dataset = files.dataset
+    return files.samples(zip(dataset._images, dataset._labels, strict=True))  # noqa: SLF001 # no public way
+
+
+def read_caltech(files: SplitFiles) -> list[SourceSample]:
+    """Caltech-101 with its background, which torchvision leaves out and the paper counts."""
+    return files.samples(
+        (path, label)
+        for label, name in enumerate(caltech_classes(files.dataset))
+        for path in sorted((_caltech_folder(files.dataset) / name).glob("*.jpg"))
+    )
+
+
+def caltech_classes(dataset: Any) -> tuple[str, ...]:
+    """All 102 categories, sorted by folder name."""
+    return tuple(sorted(path.name for path in _caltech_folder(dataset).iterdir() if path.is_dir()))
+
+
+def _caltech_folder(dataset: Any) -> Path:
+    return Path(dataset.root) / "101_ObjectCategories"
+
+
+def read_voc(files: SplitFiles) -> list[SourceSample]:
+    """VOC: a class is present where any object of it is, difficult or not."""
+    samples = []
+    for image, annotation in zip(files.dataset.images, files.dataset.annotations, strict=True):
+        names = ElementTree.parse(annotation).getroot().iterfind("object/name")
+        present = {VOC_CLASSES.index((name.text or "").strip()) for name in names}
+        path = Path(image)
+        samples.append(file_sample(path, name_under(path, files.root), tuple(sorted(present))))
+    return samples
+
+
+def read_fer(files: SplitFiles) -> list[SourceSample]:
+    """FER2013: torchvision's test split is PublicTest and PrivateTest together."""
+    table = files.root / "fer2013" / "fer2013.csv"
+    if not table.exists():
+        raise PackError(
+            f"{table} is not there",
+            hint="of the challenge's files only fer2013.csv holds the labels of all splits",
+        )
+    with table.open(newline="") as file:
+        usages = [row["Usage"] for row in csv.DictReader(file)]
+    wanted = [usage for usage in usages if (usage == "Training") == (files.split == "train")]
+    meant = {"PublicTest": "val", "PrivateTest": "test", "Training": "train"}
+    pairs = [
+        pair
+        for pair, usage in zip(files.pairs(), wanted, strict=True)
+        if meant[usage] == files.split
+    ]
+    images = [np.asarray(image) for image, _ in pairs]
+    return pixel_samples(images, [label for _, label in pairs], files.split + "/{:06d}")
+
+
+def read_pcam(files: SplitFiles) -> list[SourceSample]:
+    """PatchCamelyon: the arrays straight from their HDF5 files, opened once."""
+    import h5py
+
+    stem = "valid" if files.split == "val" else files.split
+    images = h5py.File(files.root / PCAM_FILE.format(split=stem, part="x"))["x"]
+    with h5py.File(files.root / PCAM_FILE.format(split=stem, part="y")) as labels_file:
+        labels = labels_file["y"][:].reshape(-1)
+    return pixel_samples(images, labels, files.split + "/{:06d}")
+
+
+def read_clevr(files: SplitFiles) -> list[SourceSample]:
+    """CLEVR: the label is the number of objects."""
+    return files.samples((path, int(count) - CLEVR_FEWEST) for path, count in files.pairs())
+
+
+def read_sun(files: SplitFiles) -> list[SourceSample]:
+    """SUN397: torchvision lists all images; the project's partition 1 says which are whose."""
+    folder = files.root / "SUN397"
+    labels = {f"/{path.relative_to(folder).as_posix()}": label for path, label in files.pairs()}
+    table = _sun_partition(files.root, SUN_FILES[files.split], download=files.download)
+    names = table.read_text(encoding="utf-8").split()
+    lost = [name for name in names if name not in labels]
+    if lost:
+        raise PackError(
+            f"{table} names {len(lost)} images that are not under {folder}: {first_few(lost)}",
+            hint="get the images again; they belong at ROOT/SUN397/a/abbey/sun_....jpg",
+        )
+    return files.samples((folder / name[1:], labels[name]) for name in names)
+
+
+def imagenet_classes(dataset: Any) -> tuple[str, ...]:
+    """All synonyms of each class; where two classes have the same, with the WordNet id."""
+    names = [", ".join(synonyms) for synonyms in dataset.classes]
+    times = Counter(names)
+    return tuple(
+        f"{name} ({wnid})" if times[name] > 1 else name
+        for name, wnid in zip(names, dataset.wnids, strict=True)
+    )
+
+
+SPECIAL_READERS: Mapping[str, Callable[[SplitFiles], list[SourceSample]]] = {
+    "Caltech101": read_caltech,
+    "CLEVRClassification": read_clevr,
+    "FER2013": read_fer,
+    "GTSRB": read_gtsrb,
+    "OxfordIIITPet": read_pets,
+    "PCAM": read_pcam,
+    "SUN397": read_sun,
+    "VOCDetection": read_voc,
+}
+SPECIAL_CLASSES: Mapping[str, Callable[[Any], tuple[str, ...]]] = {
+    "Caltech101": caltech_classes,
+    "CLEVRClassification": lambda _: tuple(str(count) for count in CLEVR_COUNTS),
+    "FER2013": lambda _: FER_CLASSES,
+    "ImageNet": imagenet_classes,
+    "PCAM": lambda _: ("no tumor", "tumor"),
+    "VOCDetection": lambda _: VOC_CLASSES,
+}
+
+
+def _sun_partition(root: Path, name: str, *, download: bool) -> Path:
+    """Where the list of a partition is; downloaded where allowed."""
+    for folder in (root, root / "SUN397", root / "Partitions"):
+        if (folder / name).exists():
+            return folder / name
+    if not download:
+        raise PackError(f"{root / name} is not there", hint=f"unpack {SUN_PARTITIONS} into {root}")
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    try:
+        download_and_extract_archive(SUN_PARTITIONS, str(root / "Partitions"))
+    except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+        raise PackError(
+            f"{SUN_PARTITIONS} cannot be downloaded: {error}",
+            hint=f"get it by hand and unpack it into {root / 'Partitions'}",
+        ) from error
+    return root / "Partitions" / name
