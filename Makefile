@@ -21,7 +21,7 @@ PACK_FIRST = case "$$data" in *://*) ;; *) [ -d "$$data" ] || \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test data extract probe compare report predict bench check lint types clean
+.PHONY: help demo test data extract probe compare report predict bench check lint types lowest wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,24 @@ bench: $(VENV)/.dev ## Speed and memory, as ratios against peers (takes long; wa
 
 check: test ## What has to be green before a commit
 
+# What is declared has to be true: the oldest allowed versions, and the wheel away from its sources.
+lowest: $(VENV)/.python ## The base install's tests on the lowest versions that pyproject.toml allows
+	@$(PIP) uv
+	@$(BIN)/uv venv --quiet --clear --seed --python 3.11 $(VENV)-lowest
+	@$(BIN)/uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct -e '.[test]'
+	$(VENV)-lowest/bin/python -m pytest
+
+wheel: WHEEL_PIP = $(VENV)-wheel/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+wheel: ## The base install's tests on the built wheel, away from the sources
+	@rm -rf dist
+	@$(PYTHON) -m venv --clear $(VENV)-wheel
+	@$(WHEEL_PIP) hatchling
+	@$(VENV)-wheel/bin/python -m hatchling build -d dist
+	@$(WHEEL_PIP) "$$(echo dist/*.whl)[test]"
+	@mkdir dist/alone && tar -xf dist/*.tar.gz -C dist/alone --strip-components 1
+	@rm -r dist/alone/*/linprobe*
+	cd dist/alone && $(abspath $(VENV)-wheel)/bin/pytest tests/core tests/store tests/train
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
@@ -76,7 +94,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 clean: ## Remove the environment and the caches; data, features and results stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-wheel .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 
 # An environment per need; each installs once, and again when what it needs has changed.
 $(VENV)/.python:

@@ -15,6 +15,7 @@ from linprobe_store.format.spec import (
     FeatureBlock,
     LabelArray,
     ShardFingerprint,
+    SkippedSample,
     SplitSpec,
     Tap,
 )
@@ -57,11 +58,20 @@ def stored_dataset(
     *,
     classes: tuple[str, ...],
     name: str = "toys",
+    metric: str | None = None,
+    tars: str | None = None,
+    skipped: Mapping[str, tuple[SkippedSample, ...]] | None = None,
     model: str = "ViT-T/8",
     keys: Mapping[str, tuple[str, ...]] | None = None,
     tap: str = "embedding",
 ) -> StoredEncoder:
-    """Seal splits of one dataset by one encoder with a single tap."""
+    """Seal splits of one dataset by one encoder with a single tap.
+
+    Parameters
+    ----------
+    tars : beginning of the names of the source tars; default the dataset's name.
+    skipped : samples of a split's tar that have no row.
+    """
     dim = next(iter(splits.values())).features.shape[1]
     spec = EncoderSpec(
         architecture=f"test:{model}",
@@ -75,7 +85,10 @@ def stored_dataset(
     )
     slug = model.lower().replace("/", "-")
     encoder = FeatureStore(root).register_encoder(spec, EncoderNames(model, slug))
-    shards = {split: ShardFingerprint(f"{name}-{split}.tar", 1, split[:1] * 64) for split in splits}
+    shards = {
+        split: ShardFingerprint(f"{tars or name}-{split}.tar", 1, split[:1] * 64)
+        for split in splits
+    }
     dataset = DatasetSpec(
         tuple(SplitSpec(split, (shards[split],)) for split in sorted(splits)), "cls", classes
     )
@@ -89,6 +102,7 @@ def stored_dataset(
         )
         with encoder.part_writer(shards[split]) as writer:
             writer.append(block)
-            writer.commit(skipped=(), batch_size=1, planned=n, labelling="cls")
-        encoder.seal(dataset, split, names=DatasetNames(name))
+            lost = (skipped or {}).get(split, ())
+            writer.commit(skipped=lost, batch_size=1, planned=n + len(lost), labelling="cls")
+        encoder.seal(dataset, split, names=DatasetNames(name, metric))
     return encoder

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 from numpy.typing import NDArray
 from store_factories import NAMES, block, dataset_spec, encoder_spec, fingerprint, write_part
@@ -239,12 +238,13 @@ def test_export_and_import_are_a_round_trip(tmp_path: Path, n_columns: int | Non
 
 @pytest.mark.parametrize("sizes", [(0,), (5000,)])
 def test_exports_are_read_by_numpy_csv_and_parquet(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
     split, _ = make_split(tmp_path / "store", sizes)
     for name in ("a.npy", "a.npz", "a.parquet"):
         export_split(split, "embedding", tmp_path / name)
 
     lines = (tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()
-    table = pyarrow.parquet.read_table(tmp_path / "a.parquet")
+    table = parquet.read_table(tmp_path / "a.parquet")
     arrays = np.load(tmp_path / "a.npz")
     expected = np.asarray(split.array("embedding"))
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), expected)

@@ -3,6 +3,7 @@
 import doctest
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from linprobe.errors import DataError, OptionError, ResultError
 from linprobe_train.api import fit_probe, sweep
 from linprobe_train.protocol.protocols import best_C
 from linprobe_train.protocol.search import Sweep, SweepPoint
-from linprobe_train.results.probe_file import ProbeCard, read_probe, save_probe
+from linprobe_train.results.probe_file import ProbeCard, load_probe, save_probe
 from linprobe_train.solver.fit import FitSettings
 from linprobe_train.solver.lbfgs import FitReport, StopReason, Tolerance
 from linprobe_train.solver.rows import rows_of_array
@@ -150,9 +151,10 @@ def test_a_probe_survives_its_files(tmp_path: Path) -> None:
     probe, _ = fit_probe(X, y)
     card = ProbeCard("", "", "", "embedding", True, probe.loss, False, ("a", "b", "ç"), 1.0)
     save_probe(tmp_path, probe, card)
-    again, same = read_probe(tmp_path)
+    saved = load_probe(tmp_path)
+    again = saved.probe
 
-    assert same == card
+    assert saved.card == card
     rows = rows_of_array(X, y, 3)
     assert np.array_equal(again.probabilities(rows), probe.probabilities(rows))
 
@@ -173,7 +175,7 @@ def test_a_damaged_probe_is_refused(tmp_path: Path, harm: str) -> None:
     elif harm == "other":
         text.write_text(text.read_text().replace('"softmax"', '"hinge"'))
     with pytest.raises(ResultError, match="does not hold a probe"):
-        read_probe(tmp_path)
+        load_probe(tmp_path)
 
 
 def bad(**change: object) -> dict[str, object]:
@@ -236,7 +238,8 @@ def test_the_package_loads_nothing_heavy_until_asked() -> None:
 
 def test_every_public_name_is_there() -> None:
     for name in linprobe.__all__:
-        assert getattr(linprobe, name) is not None
+        if name != "Encoder" or find_spec("torch") is not None:
+            assert getattr(linprobe, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
         _ = linprobe.nothing
 

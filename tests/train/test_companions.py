@@ -19,22 +19,11 @@ from linprobe_train.protocol.search import SplitUse
 from linprobe_train.show.plots import fewshot_svg
 from linprobe_train.solver.passes import Crew, crew_of
 from linprobe_train.solver.rows import Block, Rows, rows_of_array
-from linprobe_train.tasks import knn as neighbours
-from linprobe_train.tasks.fewshot import (
-    HELD_OUT,
-    FewshotQuestion,
-    FewshotResult,
-    ShotScore,
-    draw_rows,
-)
-from linprobe_train.tasks.knn import (
-    KnnOptions,
-    Neighbours,
-    knn_scores,
-    ranking,
-    votes,
-    with_neighbours,
-)
+from linprobe_train.tasks import neighbours
+from linprobe_train.tasks.draws import HELD_OUT, draw_rows
+from linprobe_train.tasks.fewshot import FewshotQuestion, FewshotResult, ShotScore
+from linprobe_train.tasks.knn import Votes, knn_scores, ranking, votes
+from linprobe_train.tasks.neighbours import Neighbours, with_neighbours
 
 
 def all_neighbours(queries: Rows, bank: Rows, k: int, crew: Crew) -> list[Neighbours]:
@@ -109,7 +98,7 @@ def test_accuracy_is_that_of_scikit_learn_with_the_same_weights() -> None:
         np.concatenate([b.read() for b in rows.blocks]).astype(np.float64) for rows in (bank, test)
     ]
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in unit]
-    for one in knn_scores(bank, test, KnnOptions((1, 10, 100))):
+    for one in knn_scores(bank, test, Votes((1, 10, 100))):
         peer = KNeighborsClassifier(
             one.k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
         ).fit(unit[0], bank.labels)
@@ -247,7 +236,7 @@ def test_a_plot_is_well_formed_and_has_a_dot_for_every_number_of_shots(
     points: list[tuple[float, float]], name: str
 ) -> None:
     scores = [ShotScore(2**i, mean, sd, ()) for i, (mean, sd) in enumerate(points)]
-    question = FewshotQuestion("", "", (), "embedding", tuple(s.shots for s in scores), 2, 0)
+    question = FewshotQuestion("", "", (), "embedding", tuple(s.shots for s in scores), 2, 0, "")
     use = SplitUse("test", 9)
     result = FewshotResult(
         question, "<a> & $b", name, 4, "top1", "val", use, tuple(scores), (), 0.0

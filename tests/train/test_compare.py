@@ -17,9 +17,9 @@ from linprobe.door import app
 from linprobe.errors import ResultError
 from linprobe_train.cli import CompareFormat
 from linprobe_train.results.collect import collect
-from linprobe_train.scores.paired import mcnemar, top_hits
+from linprobe_train.scores.paired import mcnemar
 from linprobe_train.show.compare_text import FORMATS
-from linprobe_train.tasks.compare import compare, grid_of
+from linprobe_train.tasks.compare import compare, overview_of
 
 
 def test_results_are_compared_on_the_same_rows_whatever_their_order(tmp_path: Path) -> None:
@@ -38,9 +38,9 @@ def test_results_are_compared_on_the_same_rows_whatever_their_order(tmp_path: Pa
     bad = probed(tmp_path, "bad", shuffled, keys=keys)
     (found,) = compare([bad, good], store=tmp_path / "features")
 
-    by_row = dict(zip(bad.predictions().keys, top_hits(bad.predictions()), strict=True))
+    by_row = dict(zip(bad.predictions().keys, bad.predictions().hits(), strict=True))
     bad_hits = np.array([by_row[key] for key in good.predictions().keys])
-    good_hits = top_hits(good.predictions())
+    good_hits = good.predictions().hits()
     first, second = found.standings
     assert (first.encoder, second.encoder) == ("good", "bad")
     assert second.difference == pytest.approx(bad_hits.mean() - good_hits.mean())
@@ -118,7 +118,7 @@ def test_the_grid_averages_only_what_is_complete(tmp_path: Path) -> None:
         probed(tmp_path, "both", some_splits(), name=name)
     probed(tmp_path, "half", some_splits(noise=0.1), name="toys")
     comparisons = compare(collect(tmp_path / "results"))
-    grid = grid_of(comparisons)
+    grid = overview_of(comparisons)
 
     assert grid.datasets == ("pets", "toys")
     both = [part.standings[-1].value for part in comparisons]
@@ -157,7 +157,7 @@ def test_a_damaged_result_is_told_and_keeps_no_other_from_being_compared(tmp_pat
     lost = probed(tmp_path, "lost", some_splits(noise=3))
     (lost.folder / "result.json").write_text("{")
     told: list[str] = []
-    found = collect(tmp_path / "results", tell=told.append)
+    found = collect(tmp_path / "results", watch=lambda seen: told.append(seen.line))
 
     assert [one.folder for one in found] == [kept.folder]
     assert "lost" in told[0]

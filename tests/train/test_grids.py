@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from linprobe.errors import DataError, OptionError
 from linprobe_train.protocol.protocols import (
     DINO,
+    HALVING,
     PROTOCOLS,
     Grid,
-    HalvingGrid,
     best_C,
     list_grid,
-    next_values,
     protocol_named,
 )
 from linprobe_train.protocol.search import stratified_folds, stratified_tenth
@@ -26,7 +25,7 @@ def walk(grid: Grid, score: Callable[[float], float]) -> tuple[dict[float, float
     """Run a plan to its end; scores by C, and the number of fits."""
     scores: dict[float, float] = {}
     fits = 0
-    while wanted := next_values(grid, scores):
+    while wanted := grid.next_values(scores):
         for C in wanted:
             fits += 1
             scores[C] = score(C)
@@ -34,7 +33,7 @@ def walk(grid: Grid, score: Callable[[float], float]) -> tuple[dict[float, float
 
 
 def test_the_paper_search_fits_15_values_around_a_peak() -> None:
-    scores, fits = walk(HalvingGrid(), lambda C: -abs(math.log10(C) - 0.7))
+    scores, fits = walk(HALVING, lambda C: -abs(math.log10(C) - 0.7))
 
     assert fits == len(scores) == 15
     assert {round(math.log10(C), 6) for C in scores} == {
@@ -48,8 +47,8 @@ def test_the_paper_search_fits_15_values_around_a_peak() -> None:
 
 
 def test_the_search_stays_between_1e_minus_6_and_1e6() -> None:
-    up, _ = walk(HalvingGrid(), math.log)
-    down, _ = walk(HalvingGrid(), lambda C: -C)
+    up, _ = walk(HALVING, math.log)
+    down, _ = walk(HALVING, lambda C: -C)
     for scores in (up, down):
         assert min(scores) == pytest.approx(1e-6)
         assert max(scores) == pytest.approx(1e6)
@@ -62,7 +61,7 @@ def test_the_search_stays_between_1e_minus_6_and_1e6() -> None:
 def test_no_value_is_fitted_twice_and_the_best_is_the_smallest_of_the_best(
     landscape: dict[int, int],
 ) -> None:
-    scores, fits = walk(HalvingGrid(), lambda C: landscape.get(round(8 * math.log10(C)), 0))
+    scores, fits = walk(HALVING, lambda C: landscape.get(round(8 * math.log10(C)), 0))
     best = best_C(scores)
 
     assert fits == len(scores)
@@ -72,7 +71,6 @@ def test_no_value_is_fitted_twice_and_the_best_is_the_smallest_of_the_best(
 
 
 def test_dino_has_45_values_four_a_decade() -> None:
-    assert isinstance(DINO.grid, type(list_grid((1.0,))))
     values = np.log10(DINO.grid.values)
 
     assert len(values) == 45
@@ -89,7 +87,7 @@ def test_the_named_protocols_differ_in_features_as_they_should() -> None:
         "clip-readme": ("embedding", False),
         "dino": ("embedding", False),
     }
-    assert PROTOCOLS["clip-readme"].grid == list_grid((0.316,))
+    assert PROTOCOLS["clip-readme"].grid == list_grid(0.316)
 
 
 def test_an_unknown_protocol_names_the_known_ones() -> None:
@@ -98,12 +96,12 @@ def test_an_unknown_protocol_names_the_known_ones() -> None:
 
 
 def test_list_grids_are_sorted_and_refuse_what_is_not_positive() -> None:
-    assert list_grid((3.0, 1.0, 3.0)).values == (1.0, 3.0)
+    assert list_grid(3.0, 1.0, 3.0).values == (1.0, 3.0)
     for bad in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(OptionError):
-            list_grid((1.0, bad))
+            list_grid(1.0, bad)
     with pytest.raises(OptionError, match="no value"):
-        list_grid(())
+        list_grid()
 
 
 @given(st.lists(st.integers(2, 40), min_size=2, max_size=8), st.integers(0, 5))

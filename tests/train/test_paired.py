@@ -1,5 +1,7 @@
 """The statistics of paired results: McNemar, the paired bootstrap, metrics of kept predictions."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,9 +9,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from linprobe_train.scores.metrics import Statistic, statistic
-from linprobe_train.scores.paired import mcnemar, resample, statistic_of
-from linprobe_train.scores.predictions import predictions_of
+from linprobe_train.scores.intervals import Statistic, resample
+from linprobe_train.scores.metrics import metric_named, score_names
+from linprobe_train.scores.paired import mcnemar
+from linprobe_train.scores.predictions import (
+    Predictions,
+    load_predictions,
+    predictions_of,
+    save_predictions,
+)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
@@ -27,33 +35,32 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_discordant_rows(
     assert found.p == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    ("k", "metric"),
-    [(2, "top1"), (2, "roc_auc"), (9, "top5"), (9, "mean_per_class"), (9, "mean_top1_top5")],
-)
-def test_what_is_kept_of_the_predictions_gives_the_metric_of_all_probabilities(
-    k: int, metric: str
+def kept(rows: Predictions, folder: Path) -> Predictions:
+    """What is left of predictions on disk."""
+    save_predictions(folder / "predictions.npz", rows)
+    return load_predictions(folder / "predictions.npz")
+
+
+@pytest.mark.parametrize("k", [2, 4, 9])
+def test_what_is_kept_of_the_predictions_gives_the_metrics_of_all_probabilities(
+    k: int, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(k)
-    p = rng.dirichlet(np.ones(k), 200)
-    labels = rng.integers(0, k, 200)
-    rows = predictions_of(p, labels, [str(i) for i in range(200)])
+    rows = predictions_of(rng.dirichlet(np.ones(k), 200), rng.integers(0, k, 200))
     w = rng.integers(0, 4, 200).astype(np.float64)
-
-    assert statistic_of(metric, rows, k)(w) == pytest.approx(
-        statistic(metric, p, labels)(w), abs=1e-6
-    )
+    for metric in map(metric_named, score_names(k, multi_label=False)):
+        whole, less = metric.statistic(rows)(w), metric.statistic(kept(rows, tmp_path))(w)
+        assert less == pytest.approx(whole, abs=1e-6), metric.name
 
 
 @pytest.mark.parametrize("metric", ["map", "map_11_point"])
-def test_multi_label_metrics_come_back_too(metric: str) -> None:
+def test_multi_label_metrics_come_back_too(metric: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    p, labels = rng.random((100, 4)), rng.integers(0, 2, (100, 4)).astype(np.uint8)
-    rows = predictions_of(p, labels, [str(i) for i in range(100)])
-    ones = np.ones(100)
+    labels = rng.integers(0, 2, (100, 4)).astype(np.uint8)
+    rows = predictions_of(rng.random((100, 4)), labels)
+    statistic, ones = metric_named(metric).statistic, np.ones(100)
 
-    found = statistic_of(metric, rows, 4)(ones)
-    assert found == pytest.approx(statistic(metric, p, labels)(ones), abs=1e-6)
+    assert statistic(kept(rows, tmp_path))(ones) == pytest.approx(statistic(rows)(ones), abs=1e-6)
 
 
 def share_of(hits: NDArray[np.bool_]) -> Statistic:

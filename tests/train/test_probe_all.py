@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
 from result_factories import CLASSES, command, some_splits
 from train_factories import SplitData, stored_dataset
 
 from linprobe.errors import OptionError, ProbeError
+from linprobe_train.protocol.protocols import DEFAULT, list_grid
+from linprobe_train.protocol.splits import StoredSplits
+from linprobe_train.show.text import outcomes_text
+from linprobe_train.solver.fit import FitSettings
 from linprobe_train.tasks import probe_all
-from linprobe_train.tasks.probe import ProbeRequest, probe_datasets
-from linprobe_train.tasks.probe_all import Outcome, Pool, Task, run_task, summary
+from linprobe_train.tasks.probe import Recipe, probe
+from linprobe_train.tasks.probe_all import Outcome, Pool, Task, list_tasks, run_task
 
 
 def fill(root: Path) -> None:
@@ -76,9 +79,10 @@ def test_one_failure_is_told_and_stops_no_other(
         command(*base(tmp_path), "--jobs", "2")
 
     assert len(list((tmp_path / "results").iterdir())) == 4
+    store, out = tmp_path / "features", tmp_path / "results"
     (failed,) = (
         one
-        for one in probe_all.probe_all(_request(tmp_path), Pool(1, "loky"), lambda line: None)
+        for one in probe_all.probe_all(store, list_tasks(store, None, ()), RECIPE, out, Pool(1))
         if one.problem
     )
     assert failed.task.encoder == "bad"
@@ -93,57 +97,39 @@ def test_a_bug_in_one_probe_is_a_failure_of_that_probe(
 ) -> None:
     fill(tmp_path)
 
-    def broken(request: ProbeRequest, tell: object) -> list[object]:
-        if request.model is not None and request.model.startswith(victim.encoder_id):
+    def broken(splits: StoredSplits, recipe: Recipe, out: Path) -> object:
+        if splits.encoder.encoder_id == victim.encoder_id:
             raise ZeroDivisionError("a bug")
-        return list(probe_datasets(request, lambda line: None))
+        return probe(splits, recipe, out)
 
-    request = _request(tmp_path)
-    victim, *_, last = probe_all.list_tasks(request)
-    monkeypatch.setattr(probe_all, "probe_datasets", broken)
-    outcome = run_task(request, victim)
+    store, out = tmp_path / "features", tmp_path / "results"
+    victim, *_, last = list_tasks(store, None, ())
+    monkeypatch.setattr(probe_all, "probe", broken)
+    outcome = run_task(store, victim, RECIPE, out)
 
     assert outcome.problem == "ZeroDivisionError: a bug"
-    assert run_task(request, last).problem is None
-    text = summary((outcome,))
+    assert run_task(store, last, RECIPE, out).problem is None
+    text = outcomes_text((outcome,))
     assert "failed: one on" in text
     assert "0 probed, 0 were there, 1 failed" in text
 
 
-def _request(root: Path) -> ProbeRequest:
-    return ProbeRequest(
-        store=root / "features",
-        model=None,
-        data=(),
-        protocol="default",
-        tap=None,
-        normalize=None,
-        standardize=None,
-        C=1.0,
-        grid=None,
-        cv=0,
-        balanced=False,
-        solver="linprobe",
-        memory=None,
-        threads=1,
-        seed=0,
-        out=root / "results",
-    )
+RECIPE = Recipe(DEFAULT.changed(grid=list_grid(1.0)), FitSettings())
 
 
 def test_cores_and_memory_are_shared_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fill(tmp_path)
-    seen: list[ProbeRequest] = []
+    seen: list[FitSettings] = []
 
-    def remember(request: ProbeRequest, task: Task) -> Outcome:
-        seen.append(request)
+    def remember(store: Path, task: Task, recipe: Recipe, out: Path) -> Outcome:
+        seen.append(recipe.settings)
         return Outcome(task, "x", True, "top1", 1.0, 1.0, None)
 
     monkeypatch.setattr(probe_all, "run_task", remember)
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr(probe_all, "available_cores", lambda: 8)
     command(*base(tmp_path), "--jobs", "3", "--memory", "3GB", "--joblib-backend", "threading")
 
-    assert {(one.threads, one.memory) for one in seen} == {(2, "1000000000B")}
+    assert {(settings.threads, settings.memory_bytes) for settings in seen} == {(2, 10**9)}
 
 
 def test_models_and_datasets_can_be_named(tmp_path: Path) -> None:
@@ -171,11 +157,14 @@ def test_options_out_of_range_are_refused(tmp_path: Path, options: list[str]) ->
 
 
 def test_a_local_dask_cluster_runs_it_and_gives_the_same(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="needs the extra cluster")
     fill(tmp_path)
     break_one(tmp_path)
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,  # type: ignore[no-untyped-call]  # partly typed
-        Client(cluster),  # type: ignore[no-untyped-call]
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster),
         pytest.raises(ProbeError, match="1 of 5"),
     ):
         command(*base(tmp_path), "--joblib-backend", "dask", "--jobs", "2")

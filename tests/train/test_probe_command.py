@@ -13,11 +13,12 @@ from train_factories import SplitData, features, stored_dataset
 from typer.testing import CliRunner
 
 from linprobe.door import app
+from linprobe_store.format.spec import SkippedSample
 from linprobe_store.handles.split import Split
 from linprobe_train.protocol.search import Search, search
 from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import read_result
-from linprobe_train.results.probe_file import read_probe
+from linprobe_train.results.probe_file import load_probe
 from linprobe_train.solver import memory, problem
 from linprobe_train.solver.rows import Rows
 from linprobe_train.tasks import probe as run
@@ -74,7 +75,7 @@ def test_multi_label_rows_are_probed_by_their_own_metric(tmp_path: Path) -> None
         name: SplitData(data.features, np.eye(4, dtype=np.uint8)[data.labels])
         for name, data in splits.items()
     }
-    stored_dataset(tmp_path / "features", hot, classes=CLASSES, name="voc2007")
+    stored_dataset(tmp_path / "features", hot, classes=CLASSES, metric="map_11_point")
     text = probe(tmp_path)
     result = read_result(only_folder(tmp_path))
 
@@ -84,13 +85,59 @@ def test_multi_label_rows_are_probed_by_their_own_metric(tmp_path: Path) -> None
     assert "11-point mAP" in text
 
 
+def test_the_name_of_a_dataset_decides_nothing(tmp_path: Path) -> None:
+    splits = some_splits("train", "val", "test", n=60)
+    for name in ("caltech101", "mydata"):
+        root = tmp_path / name / "features"
+        stored_dataset(root, splits, classes=CLASSES, name=name, tars="same")
+    known, own = (
+        json.loads(probe(tmp_path / name, "--json"))["results"][0]
+        for name in ("caltech101", "mydata")
+    )
+
+    for field in ("question", "C", "sweep", "fit", "scores", "warnings", "fitted_on", "held_out"):
+        assert known[field] == own[field], field
+    assert known["question"]["metric"] == "top1"
+    assert known["folder"].rsplit("--")[-1] == own["folder"].rsplit("--")[-1]
+
+
+def test_the_declared_metric_chooses_C_and_an_option_overrides_it(tmp_path: Path) -> None:
+    stored_dataset(
+        tmp_path / "features",
+        some_splits("train", "val", "test", n=60),
+        classes=CLASSES,
+        metric="mean_per_class",
+    )
+    declared, asked = (
+        json.loads(probe(tmp_path, "--json", *options))["results"][0]
+        for options in ((), ("--metric", "nll"))
+    )
+
+    assert declared["sweep"]["metric"] == declared["question"]["metric"] == "mean_per_class"
+    assert asked["sweep"]["metric"] == asked["question"]["metric"] == "nll"
+    points = {point["C"]: point["score"] for point in asked["sweep"]["points"]}
+    assert points[asked["C"]] == min(points.values())
+    assert not any("declares" in line for line in (*declared["warnings"], *asked["warnings"]))
+
+
+def test_a_declared_metric_that_the_labels_do_not_have_is_a_warning(tmp_path: Path) -> None:
+    stored_dataset(
+        tmp_path / "features", some_splits("train", "test"), classes=CLASSES, metric="roc_auc"
+    )
+    result = json.loads(probe(tmp_path, "--json", "--C", "1"))["results"][0]
+
+    assert result["question"]["metric"] == "top1"
+    assert "'roc_auc'" in result["warnings"][0]
+    assert "'top1'" in result["warnings"][0]
+
+
 def test_two_classes_share_one_logit_and_get_an_area_under_the_curve(tmp_path: Path) -> None:
     X, y = features(200, 6, 2, noise=2)
     splits = {"train": SplitData(X[:100], y[:100]), "test": SplitData(X[100:], y[100:])}
     stored_dataset(tmp_path / "features", splits, classes=("no", "yes"))
     probe(tmp_path)
     result = read_result(only_folder(tmp_path))
-    saved, _ = read_probe(only_folder(tmp_path))
+    saved = load_probe(only_folder(tmp_path)).probe
 
     assert result is not None
     assert saved.coef.shape == (1, 6)
@@ -129,7 +176,8 @@ def test_the_saved_probe_gives_the_stored_predictions_on_raw_features(tmp_path: 
     splits = some_splits("train", "test")
     stored_dataset(tmp_path / "features", splits, classes=CLASSES)
     probe(tmp_path, "--standardize")
-    saved, card = read_probe(only_folder(tmp_path))
+    loaded = load_probe(only_folder(tmp_path))
+    saved, card = loaded.probe, loaded.card
     result = read_result(only_folder(tmp_path))
     raw = splits["test"].features.astype(np.float16).astype(np.float32)
     unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
@@ -204,6 +252,35 @@ def test_the_oracle_can_be_asked_for(tmp_path: Path) -> None:
     assert ours["folder"] != theirs["folder"]
 
 
+def test_threads_are_those_that_the_process_may_use(tmp_path: Path) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=40), classes=CLASSES)
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "from linprobe.door import main; main()"
+    )
+    command = [sys.executable, "-c", code, "probe", "--C", "1", "--json", "--store", "features"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+
+    assert json.loads(done.stdout)["results"][0]["environment"]["threads"] == 1
+
+
+def test_what_the_store_knows_of_the_data_is_in_the_result(tmp_path: Path) -> None:
+    stored_dataset(
+        tmp_path / "features",
+        some_splits("train", "test", n=40),
+        classes=CLASSES,
+        metric="mean_per_class",
+        skipped={"train": (SkippedSample("bad", "truncated"), SkippedSample("x", "truncated"))},
+    )
+    facts = json.loads(probe(tmp_path, "--C", "1", "--json"))["results"][0]["facts"]
+
+    assert facts == {
+        "label_source": "cls",
+        "declared_metric": "mean_per_class",
+        "skipped": {"train": {"truncated": 2}},
+    }
+
+
 def test_no_module_of_the_stage_imports_torch() -> None:
     code = (
         "import importlib, pkgutil, sys, linprobe_train\n"
@@ -237,8 +314,8 @@ def test_the_test_split_is_opened_once_and_after_the_search(
         events.append(split.name)
         return rows(self, split)
 
-    def recorded_search(*given: object) -> Search:
-        found: Search = search(*given)  # type: ignore[arg-type] # passed through unseen
+    def recorded_search(*given: object, **named: object) -> Search:
+        found: Search = search(*given, **named)  # type: ignore[arg-type] # passed through unseen
         events.append("searched")
         return found
 

@@ -1,6 +1,10 @@
 """What ``linprobe probe`` refuses, tells and survives; nothing half-written stays."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +12,7 @@ import pytest
 from train_command import CLASSES, only_folder, probe, some_splits
 from train_factories import SplitData, stored_dataset
 
+from linprobe.disk import Staging
 from linprobe.errors import DataError, OptionError, ProbeError, ResultError
 from linprobe_train.results.answers import read_result
 from linprobe_train.tasks import probe as run
@@ -25,6 +30,8 @@ from linprobe_train.tasks import probe as run
         (["--grid", "a,b"], OptionError, "'a,b'"),
         (["--protocol", "clip"], OptionError, "clip-paper"),
         (["--protocol", "clip-paper"], OptionError, "pre_projection"),
+        (["--metric", "top7"], OptionError, "mean_per_class"),
+        (["--metric", "map"], OptionError, "'map' does not exist for these labels"),
         (["--solver", "adam"], OptionError, "'adam'"),
         (["--memory", "much"], OptionError, "'much'"),
         (["--memory", "1kB"], OptionError, "1 kB"),
@@ -121,4 +128,55 @@ def test_a_damaged_result_is_told_and_not_trusted(tmp_path: Path, text: str) -> 
     probe(tmp_path, "--C", "1")
     (only_folder(tmp_path) / "result.json").write_text(text)
     with pytest.raises(ResultError, match="is not a result of this version"):
+        probe(tmp_path, "--C", "1")
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next_and_no_living_run_is_touched(
+    tmp_path: Path,
+) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=40), classes=CLASSES)
+    results = tmp_path / "results"
+    code = (
+        "import os, sys\n"
+        "from linprobe_train.tasks import probe\n"
+        "def killed(path, rows):\n"
+        "    path.write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "probe.save_predictions = killed\n"
+        "from linprobe.door import main\n"
+        "main()\n"
+    )
+    words = ["probe", "--store", "features", "--C", "1", "--threads", "1"]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=tmp_path, check=False)
+    (left,) = results.iterdir()
+    assert done.returncode == -9
+    assert (left / "predictions.npz").read_bytes() == b"half"
+
+    long_ago = time.time() - 3600
+    for path in (left, *left.iterdir()):
+        os.utime(path, (long_ago, long_ago))
+    with Staging(results) as living:
+        os.utime(living.path, (long_ago, long_ago))
+        probe(tmp_path, "--C", "1")
+        assert living.path.is_dir()
+    assert not left.exists()
+    assert read_result(only_folder(tmp_path)) is not None
+
+
+def test_something_else_in_the_place_of_an_answer_is_refused_by_name(tmp_path: Path) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=40), classes=CLASSES)
+    probe(tmp_path, "--C", "1")
+    (only_folder(tmp_path) / "result.json").unlink()
+    with pytest.raises(ResultError, match=r"is there and holds no result\.json"):
+        probe(tmp_path, "--C", "1")
+
+
+def test_a_field_of_a_result_that_is_not_known_is_refused_by_place(tmp_path: Path) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=40), classes=CLASSES)
+    probe(tmp_path, "--C", "1")
+    path = only_folder(tmp_path) / "result.json"
+    content = json.loads(path.read_text())
+    content["fit"]["mood"] = 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(ResultError, match=r"unknown field - at `\$\.fit\.mood`"):
         probe(tmp_path, "--C", "1")

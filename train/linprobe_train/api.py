@@ -6,15 +6,15 @@ n rows, d features of a row, k classes.
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from linprobe.errors import DataError, OptionError
+from linprobe.errors import DataError
 from linprobe.names import short_id
 from linprobe_store.format.spec import LabelArray
 from linprobe_store.handles.split import Split
 from linprobe_train.protocol.protocols import DEFAULT, Protocol
-from linprobe_train.protocol.search import Search, SearchSettings, search
-from linprobe_train.solver.fit import FitSettings, make_trainer
+from linprobe_train.protocol.search import Search, search
+from linprobe_train.solver.fit import FitSettings, fit_rows
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.passes import crew_of
 from linprobe_train.solver.probe import Probe
@@ -76,15 +76,10 @@ def fit_probe(
     >>> probe.coef.shape, report.converged
     ((3, 3), True)
     """
-    if not 0 < C < float("inf"):
-        raise OptionError(f"C = {C:g}; expected a positive number", hint="for example C=1.0")
-    settings = settings or FitSettings()
     rows = as_rows(features, labels, tap=tap)
-    weights = None if sample_weight is None else _weights(sample_weight, rows.n)
-    with crew_of(settings.threads) as crew:
-        trainer = make_trainer(rows, settings, crew, weights)
-        report = trainer.fit(C, tolerance or Tolerance())
-        return trainer.probe(C), report
+    return fit_rows(
+        rows, C, settings or FitSettings(), tolerance or Tolerance(), sample_weight=sample_weight
+    )
 
 
 def sweep(
@@ -144,8 +139,9 @@ def sweep(
     if val is not None:
         held = as_rows(val, val_labels, tap=protocol.tap, n_classes=train.n_classes)
     with crew_of(settings.threads) as crew:
-        how = SearchSettings(protocol.grid, metric, folds, seed)
-        return search(train, held, how, settings, crew)
+        return search(
+            train, held, protocol.grid, settings, crew, metric=metric, folds=folds, seed=seed
+        )
 
 
 def as_rows(
@@ -189,13 +185,3 @@ def _labels(labels: ArrayLike) -> LabelArray:
             hint="number the classes from 0",
         )
     return array.astype(np.int64) if array.ndim == 1 else array.astype(np.uint8)
-
-
-def _weights(weights: ArrayLike, n: int) -> NDArray[np.float64]:
-    array = np.asarray(weights, np.float64)
-    if array.shape != (n,) or not np.isfinite(array).all() or (array < 0).any() or not array.any():
-        raise DataError(
-            f"row weights of shape {array.shape}; expected ({n},), all >= 0 and not all 0",
-            hint="give one weight for every row",
-        )
-    return array

@@ -1,8 +1,6 @@
-"""The command line of the train stage: parse, call one library function, print.
+"""The commands of the train stage: parse, call one function, print.
 
-Imports stay light: a stored answer is shown without loading the solver's libraries.
-
-Commands on what the probe left: parse, call one library function, print.
+Imports are inside the commands, so that help costs nothing.
 """
 
 from pathlib import Path
@@ -11,30 +9,219 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from linprobe.machine import Device
-from linprobe.terminal import emit, emit_json, note
+from linprobe.options import FEATURES, RESULTS, JsonOption, OutOption, StoreOption
+from linprobe.terminal import Progress, emit, emit_json, lines_only, note, watching
+from linprobe_train.protocol.protocols import parse_grid, protocol_named, protocols_help
 
 if TYPE_CHECKING:
-    from linprobe_train.tasks.probe import ProbeRequest
+    from linprobe_train.protocol.protocols import Protocol
+    from linprobe_train.solver.fit import FitSettings
+    from linprobe_train.tasks.probe import Recipe
+    from linprobe_train.tasks.probe_all import Pool
 
-StoreOption = Annotated[Path, typer.Option("--store", help="Feature store.")]
-OutOption = Annotated[Path, typer.Option("--out", help="Folder of results.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]
-FEATURES, RESULTS = Path("features"), Path("results")
 CompareFormat = Literal["text", "markdown", "csv", "html"]
 PredictFormat = Literal["table", "csv", "jsonl"]
+ModelOption = Annotated[str | None, typer.Option(help="Encoder; default the only one.")]
+DataOption = Annotated[str | None, typer.Option(help="Dataset; default the only one.")]
+TapOption = Annotated[str, typer.Option(help="embedding or pre_projection.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default all cores.")]
+SeedOption = Annotated[int, typer.Option(help="Of the random numbers.")]
+FoldersArgument = Annotated[
+    list[Path] | None, typer.Argument(help="Folders of results; default all in --out.")
+]
+MetricOption = Annotated[
+    str | None, typer.Option(help="What C is chosen by; default the dataset's own.")
+]
+DataListOption = Annotated[list[str] | None, typer.Option(help="Dataset, repeatable; default all.")]
+
+
+def probe(
+    store: StoreOption = FEATURES,
+    model: ModelOption = None,
+    data: DataListOption = None,
+    protocol: Annotated[str, typer.Option(help=protocols_help())] = "default",
+    tap: Annotated[str | None, typer.Option(help="embedding or pre_projection.")] = None,
+    normalize: Annotated[
+        bool | None, typer.Option("--normalize/--no-normalize", help="L2-normalise rows.")
+    ] = None,
+    standardize: Annotated[
+        bool | None,
+        typer.Option("--standardize/--no-standardize", help="Standardise features."),
+    ] = None,
+    c_value: Annotated[float | None, typer.Option("--C", help="One value of C, no sweep.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Values of C: 0.1,1,10.")] = None,
+    metric: MetricOption = None,
+    cv: Annotated[int, typer.Option(help="Folds of cross-validation; 0 uses val.")] = 0,
+    balanced: Annotated[bool, typer.Option("--balanced", help="Weigh classes equally.")] = False,
+    solver: Annotated[str, typer.Option(help="linprobe or sklearn.")] = "linprobe",
+    memory: Annotated[str | None, typer.Option(help="Most memory to use, such as 4GB.")] = None,
+    threads: ThreadsOption = None,
+    seed: Annotated[int, typer.Option(help="Of the val cut and the bootstrap.")] = 0,
+    out: OutOption = RESULTS,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every encoder and dataset of the store.")
+    ] = False,
+    jobs: Annotated[int | None, typer.Option(help="With --all: probes at once.")] = None,
+    backend: Annotated[
+        str, typer.Option("--joblib-backend", help="With --all: loky, threading, dask, ...")
+    ] = "loky",
+    as_json: JsonOption = False,
+) -> None:
+    """Choose C on val, fit on train and val, score on test."""
+    from linprobe_train.tasks.probe import Recipe
+
+    named = protocol_named(protocol).changed(
+        tap=tap, normalize=normalize, standardize=standardize, grid=parse_grid(c_value, grid)
+    )
+    settings = _settings(named, solver, memory, threads, balanced=balanced)
+    recipe = Recipe(named, settings, metric, cv, seed)
+    datasets = tuple(data or ())
+    if not every:
+        _probe_each(store, model, datasets, recipe, out, as_json=as_json)
+        return
+    from linprobe_train.tasks.probe_all import Pool
+
+    pool = Pool(jobs, backend, threads, settings.memory_bytes)
+    _probe_all(store, model, datasets, recipe, out, pool, as_json=as_json)
+
+
+def _settings(
+    protocol: "Protocol", solver: str, memory: str | None, threads: int | None, *, balanced: bool
+) -> "FitSettings":
+    from linprobe.machine import thread_count
+    from linprobe_train.solver.fit import FitSettings, solver_named
+    from linprobe_train.solver.memory import parse_bytes
+
+    return FitSettings(
+        normalize=protocol.normalize,
+        standardize=protocol.standardize,
+        balanced=balanced,
+        solver=solver_named(solver),
+        threads=thread_count(threads),
+        memory_bytes=None if memory is None else parse_bytes(memory),
+    )
+
+
+def _probe_each(
+    store: Path,
+    model: str | None,
+    data: tuple[str, ...],
+    recipe: "Recipe",
+    out: Path,
+    *,
+    as_json: bool,
+) -> None:
+    """One encoder, its datasets in turn; all splits are opened before the first fit."""
+    from linprobe_train.protocol.splits import find_splits
+    from linprobe_train.show.text import answer_text, answers_json
+    from linprobe_train.tasks.probe import probe as probe_splits
+
+    answers = []
+    for splits in find_splits(store, model, data, recipe.protocol.tap):
+        name, encoder = splits.dataset.name, splits.encoder.names.model
+        note(f"probing {name} with {encoder} ({recipe.protocol.name})")
+        with watching(name) as watch:
+            answers.append(probe_splits(splits, recipe, out, watch))
+        if not answers[-1].fresh:
+            note(f"nothing to do: {answers[-1].folder} answers this question")
+    if as_json:
+        emit_json(answers_json(answers))
+    else:
+        emit("\n".join(answer_text(answer, store) for answer in answers))
+
+
+def _probe_all(
+    store: Path,
+    model: str | None,
+    data: tuple[str, ...],
+    recipe: "Recipe",
+    out: Path,
+    pool: "Pool",
+    *,
+    as_json: bool,
+) -> None:
+    from linprobe.records import plain
+    from linprobe_train.show.text import outcome_text, outcomes_text
+    from linprobe_train.tasks.probe_all import check_outcomes, list_tasks, probe_all
+
+    tasks = list_tasks(store, model, data)
+    outcomes = []
+    with watching("probing") as watch:
+        for outcome in probe_all(store, tasks, recipe, out, pool, watch):
+            outcomes.append(outcome)
+            line = f"  [{len(outcomes)}/{len(tasks)}] {outcome_text(outcome)}"
+            watch(Progress(len(outcomes), len(tasks), "probes", line=line))
+    outcomes.sort(key=lambda outcome: tasks.index(outcome.task))
+    emit_json({"probes": plain(outcomes)}) if as_json else emit(outcomes_text(outcomes))
+    check_outcomes(outcomes)
+
+
+def knn(
+    store: StoreOption = FEATURES,
+    model: ModelOption = None,
+    data: DataOption = None,
+    tap: TapOption = "embedding",
+    k: Annotated[str, typer.Option(help="Numbers of neighbours.")] = "10,20,100,200",
+    temperature: Annotated[float, typer.Option("--T", help="Of exp(cosine / T).")] = 0.07,
+    threads: ThreadsOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = RESULTS,
+    as_json: JsonOption = False,
+) -> None:
+    """Classify test rows by their nearest training rows."""
+    from linprobe.machine import thread_count
+    from linprobe.names import parse_wholes
+    from linprobe_train.protocol.splits import open_encoder, open_splits
+    from linprobe_train.show.text import answer_json, knn_text
+    from linprobe_train.tasks.knn import Votes
+    from linprobe_train.tasks.knn import knn as nearest_neighbours
+
+    how, threads = Votes(parse_wholes("--k", k), temperature), thread_count(threads)
+    splits = open_splits(open_encoder(store, model), data, tap)
+    with watching("k-NN") as watch:
+        answer = nearest_neighbours(splits, how, out, seed=seed, threads=threads, watch=watch)
+    emit_json(answer_json(answer)) if as_json else emit(knn_text(answer))
+
+
+def fewshot(
+    store: StoreOption = FEATURES,
+    model: ModelOption = None,
+    data: DataOption = None,
+    tap: TapOption = "embedding",
+    shots: Annotated[str, typer.Option(help="Training rows of each class.")] = "1,2,4,8,16",
+    repeats: Annotated[int, typer.Option(help="Draws, for mean and deviation.")] = 5,
+    metric: Annotated[
+        str | None, typer.Option(help="What results are in; default the dataset's own.")
+    ] = None,
+    threads: ThreadsOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = RESULTS,
+    as_json: JsonOption = False,
+) -> None:
+    """Train probes on few rows of each class."""
+    from linprobe.machine import thread_count
+    from linprobe.names import parse_wholes
+    from linprobe_train.protocol.splits import open_encoder, open_splits
+    from linprobe_train.show.plots import write_fewshot_plot
+    from linprobe_train.show.text import answer_json, fewshot_text
+    from linprobe_train.tasks.draws import Draws
+    from linprobe_train.tasks.fewshot import fewshot as few_shots
+
+    draws, threads = Draws(parse_wholes("--shots", shots), repeats, seed), thread_count(threads)
+    splits = open_splits(open_encoder(store, model), data, tap)
+    with watching("few-shot") as watch:
+        answer = few_shots(splits, draws, out, metric=metric, threads=threads, watch=watch)
+    plot = write_fewshot_plot(answer.folder, answer.result)
+    emit_json(answer_json(answer)) if as_json else emit(fewshot_text(answer, plot))
 
 
 def compare(
-    folders: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of results; default all in --out.")
-    ] = None,
+    folders: FoldersArgument = None,
     out: OutOption = RESULTS,
     store: StoreOption = FEATURES,
-    data: Annotated[
-        list[str] | None, typer.Option(help="Only this dataset; may be repeated.")
-    ] = None,
+    data: DataListOption = None,
     form: Annotated[CompareFormat, typer.Option("--format", help="Of the output.")] = "text",
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Put results side by side, with paired tests."""
@@ -42,12 +229,35 @@ def compare(
     from linprobe_train.show.compare_text import FORMATS, compare_json
     from linprobe_train.tasks.compare import compare as compare_results
 
-    results = of_datasets(collect(out, folders or (), note), data or ())
-    found = compare_results(results, store=store, seed=seed, strict=bool(folders))
+    results = of_datasets(collect(out, folders or (), lines_only), data or ())
+    comparisons = compare_results(results, store=store, seed=seed, strict=bool(folders))
+    emit_json(compare_json(comparisons)) if as_json else emit(FORMATS[form](comparisons))
+
+
+def report(
+    folders: FoldersArgument = None,
+    out: OutOption = RESULTS,
+    store: StoreOption = FEATURES,
+    shards: Annotated[
+        Path | None, typer.Option(help="Folder of the shards, for pictures; default data/DATASET.")
+    ] = None,
+    template: Annotated[
+        Path | None, typer.Option(help="Jinja template that extends report.html.j2.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write an HTML page for each result."""
+    from linprobe_train.results.collect import collect
+    from linprobe_train.show.report import Places, write_report
+
+    paths = []
+    for collected in collect(out, folders or (), lines_only):
+        beside = shards or Path("data") / collected.result.dataset
+        paths.append(str(write_report(collected, Places(store, beside, template))))
+        if not as_json:
+            emit(paths[-1])
     if as_json:
-        emit_json(compare_json(found))
-    else:
-        emit(FORMATS[form](found))
+        emit_json({"reports": paths})
 
 
 def predict(
@@ -75,193 +285,32 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Classify images or features with a saved probe."""
+    from linprobe.errors import OptionError
+    from linprobe_store.format.spec import SkippedSample
+    from linprobe_store.image_encoder import ImageRequest
+    from linprobe_train.results.collect import only_folder
+    from linprobe_train.results.probe_file import load_probe
     from linprobe_train.show.text import predicted_lines, predictions_json
-    from linprobe_train.tasks.predict import PredictRequest, start_prediction, told_skips
+    from linprobe_train.tasks import predict as task
 
-    request = PredictRequest(
-        probe, out, store, model, data, split, features, tuple(images or ()), weights, device, top
-    )
-    found = start_prediction(request)
-    if as_json:
-        emit_json(predictions_json(found.blocks, found.saved.classes, found.skipped.samples))
+    if images and features:
+        raise OptionError("--images and --features contradict each other", hint="pass one of them")
+    saved = load_probe(probe or only_folder(out))
+    top = task.check_top(top, len(saved.classes))
+    skipped: list[SkippedSample] = []
+    if images:
+        encoder = task.encoder_of(saved, store)
+        request = ImageRequest(encoder, saved.card.encoder, weights, device, tuple(images))
+        blocks = task.predict_images(saved, request, top, skipped)
+    elif features is not None:
+        blocks = task.predict_array(saved, task.load_array(features), top)
     else:
-        for line in predicted_lines(form, found.blocks, found.saved.classes, found.top):
+        dataset = task.stored_encoder_of(saved, store, model).dataset(data or saved.card.dataset)
+        blocks = task.predict_split(saved, dataset.split(split), top)
+    if as_json:
+        emit_json(predictions_json(blocks, saved.classes, skipped))
+    else:
+        for line in predicted_lines(form, blocks, saved.classes, top):
             emit(line)
-    for line in told_skips(found.skipped.samples):
-        note(line)
-
-
-ModelOption = Annotated[str | None, typer.Option(help="Encoder; default the only one.")]
-DataOption = Annotated[str | None, typer.Option(help="Dataset; default the only one.")]
-TapOption = Annotated[str, typer.Option(help="embedding or pre_projection.")]
-ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default all cores.")]
-
-
-def knn(
-    store: StoreOption = FEATURES,
-    model: ModelOption = None,
-    data: DataOption = None,
-    tap: TapOption = "embedding",
-    k: Annotated[str, typer.Option(help="Numbers of neighbours.")] = "10,20,100,200",
-    temperature: Annotated[float, typer.Option("--T", help="Of exp(cosine / T).")] = 0.07,
-    threads: ThreadsOption = None,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    out: OutOption = RESULTS,
-    as_json: JsonOption = False,
-) -> None:
-    """Classify test rows by their nearest training rows."""
-    from linprobe.machine import thread_count
-    from linprobe.names import parse_wholes
-    from linprobe_train.protocol.splits import open_encoder, open_splits
-    from linprobe_train.show.text import keyed_json, knn_text
-    from linprobe_train.tasks.knn import KnnOptions
-    from linprobe_train.tasks.knn import knn as nearest_neighbours
-
-    options = KnnOptions(parse_wholes("--k", k), temperature, thread_count(threads), seed)
-    encoder = open_encoder(store, model)
-    found = nearest_neighbours(
-        open_splits(encoder, encoder.dataset(data).dataset_id, tap), options, out, note
-    )
-    emit_json(keyed_json(found)) if as_json else emit(knn_text(found))
-
-
-def fewshot(
-    store: StoreOption = FEATURES,
-    model: ModelOption = None,
-    data: DataOption = None,
-    tap: TapOption = "embedding",
-    shots: Annotated[str, typer.Option(help="Training rows of each class.")] = "1,2,4,8,16",
-    repeats: Annotated[int, typer.Option(help="Draws, for mean and deviation.")] = 5,
-    threads: ThreadsOption = None,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
-    out: OutOption = RESULTS,
-    as_json: JsonOption = False,
-) -> None:
-    """Train probes on few rows of each class."""
-    from linprobe.machine import thread_count
-    from linprobe.names import parse_wholes
-    from linprobe_train.protocol.splits import open_encoder, open_splits
-    from linprobe_train.show.plots import write_fewshot_plot
-    from linprobe_train.show.text import fewshot_text, keyed_json
-    from linprobe_train.tasks.fewshot import FewshotOptions
-    from linprobe_train.tasks.fewshot import fewshot as few_shots
-
-    options = FewshotOptions(parse_wholes("--shots", shots), repeats, seed, thread_count(threads))
-    encoder = open_encoder(store, model)
-    splits = open_splits(encoder, encoder.dataset(data).dataset_id, tap)
-    found = few_shots(splits, options, out, note)
-    plot = write_fewshot_plot(found.folder, found.result)
-    emit_json(keyed_json(found)) if as_json else emit(fewshot_text(found, plot))
-
-
-def report(
-    folders: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of results; default all in --out.")
-    ] = None,
-    out: OutOption = RESULTS,
-    store: StoreOption = FEATURES,
-    shards: Annotated[
-        Path | None, typer.Option(help="Folder of the shards, for pictures; default data/DATASET.")
-    ] = None,
-    template: Annotated[
-        Path | None, typer.Option(help="Jinja template that extends report.html.j2.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Write an HTML page for each result."""
-    from linprobe_train.results.collect import collect
-    from linprobe_train.show.report import Places, write_report
-
-    paths = []
-    for one in collect(out, folders or (), note):
-        beside = shards or Path("data") / one.result.dataset
-        paths.append(str(write_report(one, Places(store, beside, template))))
-        if not as_json:
-            emit(paths[-1])
-    if as_json:
-        emit_json({"reports": paths})
-
-
-def probe_each(request: "ProbeRequest", *, as_json: bool) -> None:
-    """``probe``: one encoder, its datasets in turn."""
-    from linprobe_train.show.text import answer_text, answers_json
-    from linprobe_train.tasks.probe import probe_datasets
-
-    answers = probe_datasets(request, note)
-    if as_json:
-        emit_json(answers_json(answers))
-    else:
-        emit("\n".join(answer_text(one, request.store) for one in answers))
-
-
-def probe_everything(
-    request: "ProbeRequest", jobs: int | None, backend: str, *, as_json: bool
-) -> None:
-    """``probe --all``."""
-    from dataclasses import asdict
-
-    from linprobe_train.tasks.probe_all import Pool, check_outcomes, probe_all, summary
-
-    outcomes = probe_all(request, Pool(jobs, backend), note)
-    if as_json:
-        emit_json({"probes": [asdict(one) for one in outcomes]})
-    else:
-        emit(summary(outcomes))
-    check_outcomes(outcomes)
-
-
-EVERY = typer.Option("--all", help="Every encoder and dataset of the store.")
-BACKEND = typer.Option("--joblib-backend", help="With --all: loky, threading, dask, ...")
-DATASETS = typer.Option(help="Dataset, repeatable; default all.")
-PROTOCOL = typer.Option(help="default, clip-paper, clip-readme or dino.")
-NORMALIZE = typer.Option("--normalize/--no-normalize", help="L2-normalise rows.")
-STANDARDIZE = typer.Option("--standardize/--no-standardize", help="Standardise features.")
-
-
-def probe(
-    store: Annotated[Path, typer.Option(help="Feature store.")] = Path("features"),
-    model: Annotated[str | None, typer.Option(help="Encoder; default the only one.")] = None,
-    data: Annotated[list[str] | None, DATASETS] = None,
-    protocol: Annotated[str, PROTOCOL] = "default",
-    tap: Annotated[str | None, typer.Option(help="embedding or pre_projection.")] = None,
-    normalize: Annotated[bool | None, NORMALIZE] = None,
-    standardize: Annotated[bool | None, STANDARDIZE] = None,
-    c_value: Annotated[float | None, typer.Option("--C", help="One value of C, no sweep.")] = None,
-    grid: Annotated[str | None, typer.Option(help="Values of C: 0.1,1,10.")] = None,
-    cv: Annotated[int, typer.Option(help="Folds of cross-validation; 0 uses val.")] = 0,
-    balanced: Annotated[bool, typer.Option("--balanced", help="Weigh classes equally.")] = False,
-    solver: Annotated[str, typer.Option(help="linprobe or sklearn.")] = "linprobe",
-    memory: Annotated[str | None, typer.Option(help="Most memory to use, such as 4GB.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; default all cores.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the val cut and the bootstrap.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
-    every: Annotated[bool, EVERY] = False,
-    jobs: Annotated[int | None, typer.Option(help="With --all: probes at once.")] = None,
-    backend: Annotated[str, BACKEND] = "loky",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-) -> None:
-    """Choose C on val, fit on train and val, score on test."""
-    from linprobe_train.tasks.probe import ProbeRequest
-
-    request = ProbeRequest(
-        store,
-        model,
-        tuple(data or ()),
-        protocol,
-        tap,
-        normalize,
-        standardize,
-        c_value,
-        grid,
-        cv,
-        balanced,
-        solver,
-        memory,
-        threads,
-        seed,
-        out,
-    )
-    if every:
-        probe_everything(request, jobs, backend, as_json=as_json)
-    else:
-        probe_each(request, as_json=as_json)
+    for sample in skipped:
+        note(f"skipped: {sample.key} ({sample.reason})")

@@ -10,8 +10,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from linprobe_train.api import fit_probe
-from linprobe_train.solver.fit import FitSettings
+from linprobe_train.solver.fit import FitSettings, fit_rows
 from linprobe_train.solver.lbfgs import Tolerance
 from linprobe_train.solver.rows import Rows, rows_of_array
 
@@ -109,8 +108,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             threads=self.threads,
         )
         tolerance = Tolerance(self.gap, self.gap / 50, self.max_iter)
-        self.probe_, self.report_ = fit_probe(
-            rows, ids, C=self.C, settings=settings, tolerance=tolerance, sample_weight=weights
+        self.probe_, self.report_ = fit_rows(
+            rows_of_array(rows, ids, len(self.classes_)),
+            self.C,
+            settings,
+            tolerance,
+            sample_weight=weights,
         )
         self.coef_, self.intercept_ = self.probe_.coef, self.probe_.intercept
         self.n_iter_ = np.array([self.report_.iterations])

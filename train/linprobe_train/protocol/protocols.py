@@ -1,47 +1,54 @@
 """Named protocols: how a number is made, frozen, so that two numbers can be compared.
 
-Which values of C a sweep tries: pure plans over the scores known so far.
+To add a protocol, add a row to :data:`ROWS`; a package of your own adds one without a fork through
+the entry-point group ``linprobe.protocols``, whose entries name :class:`Row` objects.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+
+import msgspec
 
 from linprobe.errors import OptionError
+from linprobe.plugins import declared
 
 EIGHTHS_PER_DECADE = 8
 """The finest step of the CLIP paper's search (appendix A.3): 8 values a decade."""
 
 
-@dataclass(frozen=True)
-class ListGrid:
-    """Every value, once."""
+class Grid(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Values of C to try: a list, or a search that halves its steps around the peak.
 
-    values: tuple[float, ...]
-    """Values of C, ascending, all positive."""
-
-
-@dataclass(frozen=True)
-class HalvingGrid:
-    """The search of the CLIP paper, appendix A.3, read literally.
-
-    "a parametric binary search that starts with lambda = [1e-6, 1e-4, 1e-2, 1, 1e2, 1e4, 1e6] and
-    iteratively halves the interval around the peak until it reaches a resolution of 8 steps per
-    decade." Four halvings, both neighbours of the peak each time, no value fitted twice.
-
-    All numbers are eighths of a decade of log10 C, so that equal values are equal.
+    A search counts in eighths of a decade of log10 C, so that equal values are equal. JSON leaves
+    out what is empty, so that the ids of questions depend on what a grid says alone.
     """
 
-    first: tuple[int, ...] = tuple(range(-48, 49, 16))
-    """Where the search starts: -48 is C = 1e-6."""
-    steps: tuple[int, ...] = (8, 4, 2, 1)
-    """Distance to the neighbours tried after each halving."""
+    values: tuple[float, ...] = ()
+    """Each tried once, ascending."""
+    first: tuple[int, ...] = ()
+    """Where a search starts: -48 is C = 1e-6."""
+    steps: tuple[int, ...] = ()
+    """Distance from the peak to the two neighbours tried after each halving."""
+
+    def next_values(self, scores: Mapping[float, float]) -> tuple[float, ...]:
+        """Values to fit next, ascending, given the score of every C fitted so far; () when done."""
+        if self.values:
+            return tuple(C for C in self.values if C not in scores)
+        known = set(self.first)
+        low, high = min(known), max(known)
+        missing = _missing(known, scores)
+        for step in self.steps:
+            if missing:
+                break
+            peak = min(known, key=lambda e: (-scores[_value(e)], e))
+            known |= {e for e in (peak - step, peak + step) if low <= e <= high}
+            missing = _missing(known, scores)
+        return missing
 
 
-Grid = ListGrid | HalvingGrid
-
-
-def list_grid(values: tuple[float, ...]) -> ListGrid:
-    """Check and sort values of C.
+def list_grid(*values: float) -> Grid:
+    """A grid of these values.
 
     Raises
     ------
@@ -49,30 +56,23 @@ def list_grid(values: tuple[float, ...]) -> ListGrid:
     """
     bad = [value for value in values if not 0 < value < float("inf")]
     if bad or not values:
-        found = f"C = {bad[0]:g}" if bad else "no value of C"
-        raise OptionError(f"{found}; expected positive numbers", hint="for example --C 0.316")
-    return ListGrid(tuple(sorted(set(values))))
+        what = f"C = {bad[0]:g}" if bad else "no value of C"
+        raise OptionError(f"{what}; expected positive numbers", hint="for example --C 0.316")
+    return Grid(values=tuple(sorted(set(values))))
+
+
+HALVING = Grid(first=tuple(range(-48, 49, 16)), steps=(8, 4, 2, 1))
+"""The search of the CLIP paper, appendix A.3, read literally.
+
+"a parametric binary search that starts with lambda = [1e-6, 1e-4, 1e-2, 1, 1e2, 1e4, 1e6] and
+iteratively halves the interval around the peak until it reaches a resolution of 8 steps per
+decade." Four halvings, both neighbours of the peak each time, no value fitted twice.
+"""
 
 
 def best_C(scores: Mapping[float, float]) -> float:
     """The C with the highest score; of several, the smallest."""
     return min(scores, key=lambda C: (-scores[C], C))
-
-
-def next_values(grid: Grid, scores: Mapping[float, float]) -> tuple[float, ...]:
-    """Values to fit next, ascending, given the score of every C fitted so far; () when done."""
-    if isinstance(grid, ListGrid):
-        return tuple(C for C in grid.values if C not in scores)
-    known = set(grid.first)
-    low, high = min(known), max(known)
-    missing = _missing(known, scores)
-    for step in grid.steps:
-        if missing:
-            break
-        peak = min(known, key=lambda e: (-scores[_value(e)], e))
-        known |= {e for e in (peak - step, peak + step) if low <= e <= high}
-        missing = _missing(known, scores)
-    return missing
 
 
 def _missing(known: set[int], scores: Mapping[float, float]) -> tuple[float, ...]:
@@ -88,7 +88,7 @@ class Protocol:
     """Everything that decides a result besides the features and the seed."""
 
     name: str
-    """``default``, ``clip-paper``, ``clip-readme``, ``dino``, or ``custom`` once changed."""
+    """As in ``--protocol``; ends in ``-custom`` once changed."""
     tap: str
     """Where features are taken from: ``embedding`` or ``pre_projection``."""
     normalize: bool
@@ -98,23 +98,66 @@ class Protocol:
     grid: Grid
     """Values of C; one value means no sweep."""
 
+    def changed(
+        self,
+        *,
+        tap: str | None = None,
+        normalize: bool | None = None,
+        standardize: bool | None = None,
+        grid: Grid | None = None,
+    ) -> "Protocol":
+        """The same with other parts, under the name of what it is not any more."""
+        new = replace(
+            self,
+            tap=self.tap if tap is None else tap,
+            normalize=self.normalize if normalize is None else normalize,
+            standardize=self.standardize if standardize is None else standardize,
+            grid=self.grid if grid is None else grid,
+        )
+        return new if new == self else replace(new, name=f"{self.name}-custom")
 
-DEFAULT = Protocol("default", "embedding", True, False, HalvingGrid())
-"""The ``embedding`` tap, L2-normalised, the search of the CLIP paper."""
 
-CLIP_PAPER = Protocol("clip-paper", "pre_projection", False, False, HalvingGrid())
-"""Radford et al. 2021, appendix A.3: features before the projection, not normalised, 7 values of C
-then halvings to 8 a decade, at most 1,000 iterations, train and val joined for the final fit."""
+@dataclass(frozen=True)
+class Row:
+    """A protocol that can be named."""
 
-CLIP_README = Protocol("clip-readme", "embedding", False, False, ListGrid((0.316,)))
-"""The example of the openai/CLIP README: ``encode_image`` as it comes, C = 0.316, no sweep."""
+    protocol: Protocol
+    """What it does."""
+    summary: str
+    """The same in one line, with its source: what ``--help`` prints."""
 
+
+DEFAULT = Protocol("default", "embedding", True, False, HALVING)
+CLIP_PAPER = Protocol("clip-paper", "pre_projection", False, False, HALVING)
+CLIP_README = Protocol("clip-readme", "embedding", False, False, list_grid(0.316))
 DINO = Protocol(
-    "dino", "embedding", False, False, ListGrid(tuple(10 ** (-6 + 0.25 * i) for i in range(45)))
+    "dino", "embedding", False, False, list_grid(*(10 ** (-6 + 0.25 * i) for i in range(45)))
 )
-"""DINOv2's and SimCLR's (appendix B.8) 45 values of C, 1e-6 to 1e5, four a decade, all of them."""
 
-PROTOCOLS = {p.name: p for p in (DEFAULT, CLIP_PAPER, CLIP_README, DINO)}
+ROWS = (
+    Row(DEFAULT, "embedding, L2-normalised, C by the search of the CLIP paper"),
+    Row(
+        CLIP_PAPER,
+        "pre_projection as it is, C from 1e-6 to 1e6 by halving to 8 values a decade: Radford et "
+        "al. 2021, appendix A.3",
+    ),
+    Row(CLIP_README, "embedding as it is, C = 0.316 without a sweep: the README of openai/CLIP"),
+    Row(
+        DINO,
+        "embedding as it is, all 45 values of C from 1e-6 to 1e5: DINOv2, and SimCLR's appendix "
+        "B.8",
+    ),
+)
+"""Ours, in the order of ``--help``."""
+
+PROTOCOLS: Mapping[str, Protocol] = {row.protocol.name: row.protocol for row in ROWS}
+"""Ours, by name."""
+
+
+@cache
+def all_protocols() -> Mapping[str, Row]:
+    """Every protocol by name: ours, then those of installed packages."""
+    return {row.protocol.name: row for row in (*ROWS, *declared("linprobe.protocols", Row))}
 
 
 def protocol_named(name: str) -> Protocol:
@@ -122,11 +165,35 @@ def protocol_named(name: str) -> Protocol:
 
     Raises
     ------
-    OptionError : no such protocol.
+    OptionError : no such protocol; lists those there are.
     """
-    if name not in PROTOCOLS:
+    known = all_protocols()
+    if name not in known:
         raise OptionError(
-            f"no protocol {name!r}; known: {', '.join(PROTOCOLS)}",
-            hint="linprobe probe --protocol default",
+            f"no protocol {name!r}; known: {', '.join(known)}", hint="--protocol default"
         )
-    return PROTOCOLS[name]
+    return known[name].protocol
+
+
+def protocols_help() -> str:
+    """What ``--help`` says of our protocols."""
+    return "; ".join(f"{row.protocol.name} ({row.summary})" for row in ROWS) + "."
+
+
+def parse_grid(C: float | None, grid: str | None) -> Grid | None:
+    """Read ``--C`` and ``--grid``; None where neither is given.
+
+    Raises
+    ------
+    OptionError : both are given, or they hold no positive numbers.
+    """
+    if C is not None and grid is not None:
+        raise OptionError("--C and --grid contradict each other", hint="pass one of them")
+    if grid is None:
+        return None if C is None else list_grid(C)
+    try:
+        return list_grid(*(float(value) for value in grid.split(",")))
+    except ValueError as error:
+        raise OptionError(
+            f"--grid {grid!r} is not a list of numbers", hint="for example --grid 0.1,1,10"
+        ) from error

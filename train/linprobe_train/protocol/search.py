@@ -1,22 +1,19 @@
 """From rows to a fitted probe: hold rows out, choose C on them, fit all of them at that C.
 
 Knows nothing of test rows, stores or files.
-
-Choosing C: fit on training rows, score on held-out rows, never on test.
-
-Cutting rows for validation: seeded, stratified, and never a class without training rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import DataError
+from linprobe.terminal import Progress, Watch, ignore
 from linprobe_store.format.spec import LabelArray
-from linprobe_train.protocol.protocols import Grid, ListGrid, best_C, next_values
-from linprobe_train.scores.metrics import score_value
+from linprobe_train.protocol.protocols import Grid, best_C
+from linprobe_train.scores.metrics import metric_named, score_value
 from linprobe_train.solver.fit import FitSettings, Trainer, make_trainer
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.memory import available_bytes
@@ -27,6 +24,8 @@ from linprobe_train.solver.rows import Rows
 SWEEP_TOLERANCE = Tolerance(gap=5e-4, decrement=1e-4)
 """Looser than the final fit: beyond it, val accuracy moves by less than one row in a thousand while
 passes double."""
+TENTH = 10
+"""One row in ten is held out where a dataset has no official val split, as in DINOv2."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,34 @@ class Sweep:
     """A finished search."""
 
     metric: str
-    """What was maximised."""
+    """What C was chosen by."""
     points: tuple[SweepPoint, ...]
     """Ascending in C."""
     C: float
-    """Highest score; of several, the smallest C."""
+    """Best score; of several, the smallest C."""
 
     def warnings(self) -> tuple[str, ...]:
-        """What a reader of the chosen C must know."""
-        return tuple(_edge(self) + _plateau(self) + _unconverged(self))
+        """What a reader of the chosen C must know, and can do."""
+        lines = []
+        if len(self.points) > 1 and self.C in (self.points[0].C, self.points[-1].C):
+            lines.append(
+                f"the best C, {self.C:g}, is at the edge of the grid: the optimum may lie beyond "
+                "it; try further values with --grid"
+            )
+        best = next(point.score for point in self.points if point.C == self.C)
+        ties = [point.C for point in self.points if point.score == best]
+        if len(ties) > 1:
+            lines.append(
+                f"val {self.metric} is the same at {len(ties)} values of C from {ties[0]:g} to "
+                f"{ties[-1]:g}; the smallest was taken; a larger val split would tell them apart"
+            )
+        bad = [p.C for p in self.points if not all(fit.converged for fit in p.fits)]
+        if bad:
+            lines.append(
+                f"the fit did not converge at C = {', '.join(f'{C:g}' for C in bad)} of the "
+                "sweep, so these scores may be off; try --standardize, or a --grid without them"
+            )
+        return tuple(lines)
 
 
 def run_sweep(
@@ -72,54 +90,35 @@ def run_sweep(
     grid: Grid,
     metric: str,
     tolerance: Tolerance = SWEEP_TOLERANCE,
-    told: Callable[[SweepPoint], None] = lambda point: None,
+    watch: Watch = ignore,
 ) -> Sweep:
-    """Score values of C until the grid is done; every point is told as it is found."""
+    """Score values of C until the grid is done.
+
+    Parameters
+    ----------
+    metric : chosen by; the best score is the highest, or the lowest where the metric says so.
+    watch : sees every point as it is scored.
+    """
+    sign = metric_named(metric).sign
     points: dict[float, SweepPoint] = {}
-    while wanted := next_values(grid, {C: point.score for C, point in points.items()}):
+    scores: dict[float, float] = {}
+    while wanted := grid.next_values(scores):
         for C in wanted:
-            points[C] = _score(trials, C, metric, tolerance)
-            told(points[C])
-    chosen = best_C({C: point.score for C, point in points.items()})
-    return Sweep(metric, tuple(points[C] for C in sorted(points)), chosen)
+            points[C] = _point(trials, C, metric, tolerance)
+            scores[C] = sign * points[C].score
+            passes = sum(fit.passes for fit in points[C].fits)
+            line = f"  C = {C:<10.3g} val {points[C].score:.4f}  ({passes} passes)"
+            watch(Progress(len(points), None, "values of C", line=line))
+    return Sweep(metric, tuple(points[C] for C in sorted(points)), best_C(scores))
 
 
-def _score(trials: Sequence[Trial], C: float, metric: str, tolerance: Tolerance) -> SweepPoint:
+def _point(trials: Sequence[Trial], C: float, metric: str, tolerance: Tolerance) -> SweepPoint:
     reports, scores = [], []
     for trial in trials:
         reports.append(trial.trainer.fit(C, tolerance))
         p = trial.trainer.probe(C).probabilities(trial.held_out)
         scores.append(score_value(metric, p, trial.held_out.labels))
     return SweepPoint(C, float(np.mean(scores)), tuple(reports))
-
-
-def _edge(sweep: Sweep) -> list[str]:
-    if len(sweep.points) < 2 or sweep.C not in (sweep.points[0].C, sweep.points[-1].C):
-        return []
-    return [f"the best C, {sweep.C:g}, is at the edge of the grid: the optimum may lie beyond it"]
-
-
-def _plateau(sweep: Sweep) -> list[str]:
-    best = max(point.score for point in sweep.points)
-    ties = [point.C for point in sweep.points if point.score == best]
-    if len(ties) < 2:
-        return []
-    line = (
-        f"val {sweep.metric} is the same at {len(ties)} values of C from {ties[0]:g} to "
-        f"{ties[-1]:g}; the smallest was taken"
-    )
-    return [line]
-
-
-def _unconverged(sweep: Sweep) -> list[str]:
-    bad = [p.C for p in sweep.points if not all(fit.converged for fit in p.fits)]
-    if not bad:
-        return []
-    return [f"the fit did not converge at C = {', '.join(f'{C:g}' for C in bad)} of the sweep"]
-
-
-TENTH = 10
-"""One row in ten is held out where a dataset has no official val split, as in DINOv2."""
 
 
 def stratified_tenth(labels: LabelArray, seed: int) -> NDArray[np.bool_]:
@@ -174,20 +173,6 @@ def _spread_by_class(labels: LabelArray, seed: int) -> NDArray[np.intp]:
 
 
 @dataclass(frozen=True)
-class SearchSettings:
-    """How C is chosen."""
-
-    grid: Grid
-    """Values to try; a single value is taken without held-out rows."""
-    metric: str
-    """Held-out score to maximise."""
-    folds: int = 0
-    """Folds of cross-validation over train and val together; 0 for one held-out set."""
-    seed: int = 0
-    """Of the cut or the folds."""
-
-
-@dataclass(frozen=True)
 class SplitUse:
     """Which rows were used for something."""
 
@@ -216,12 +201,24 @@ class Search:
 def search(
     train: Rows,
     val: Rows | None,
-    how: SearchSettings,
+    grid: Grid,
     settings: FitSettings,
     crew: Crew,
-    told: Callable[[SweepPoint], None] = lambda point: None,
+    *,
+    metric: str = "top1",
+    folds: int = 0,
+    seed: int = 0,
+    watch: Watch = ignore,
 ) -> Search:
     """Choose C on val (cut from train where there is none), then fit on train and val.
+
+    Parameters
+    ----------
+    grid : values of C; a single one is taken without held-out rows.
+    metric : held-out score to choose C by.
+    folds : folds of cross-validation over train and val together; 0 for one held-out set.
+    seed : of the cut or the folds.
+    watch : sees every value of C as it is scored.
 
     Raises
     ------
@@ -230,14 +227,14 @@ def search(
     everything = train if val is None else train.join(val)
     fitted_on = SplitUse("train" if val is None else "train+val", everything.n)
     sweep, start, held_out = None, None, SplitUse("none", 0)
-    if isinstance(how.grid, ListGrid) and len(how.grid.values) == 1:
-        C = how.grid.values[0]
+    if len(grid.values) == 1:
+        C = grid.values[0]
     else:
-        cuts, held_out = _cuts(train, val, how)
+        cuts, held_out = _cuts(train, val, everything, folds, seed)
         share = (settings.memory_bytes or available_bytes()) // len(cuts)
         each = replace(settings, memory_bytes=share)
         trials = [Trial(make_trainer(fit, each, crew), held) for fit, held in cuts]
-        sweep = run_sweep(trials, how.grid, how.metric, told=told)
+        sweep = run_sweep(trials, grid, metric, watch=watch)
         C, start = sweep.C, trials[0].trainer.probe(sweep.C)
         del trials
     trainer = make_trainer(everything, settings, crew)
@@ -248,18 +245,15 @@ def search(
 
 
 def _cuts(
-    train: Rows, val: Rows | None, how: SearchSettings
+    train: Rows, val: Rows | None, everything: Rows, folds: int, seed: int
 ) -> tuple[list[tuple[Rows, Rows]], SplitUse]:
     """Pairs of rows to fit and rows to score."""
-    if how.folds:
-        everything = train if val is None else train.join(val)
-        folds = stratified_folds(everything.labels, how.folds, how.seed)
-        pairs = [
-            (everything.select(folds != i), everything.select(folds == i)) for i in range(how.folds)
-        ]
-        return pairs, SplitUse(f"{how.folds} stratified folds", everything.n)
+    if folds:
+        fold = stratified_folds(everything.labels, folds, seed)
+        pairs = [(everything.select(fold != i), everything.select(fold == i)) for i in range(folds)]
+        return pairs, SplitUse(f"{folds} stratified folds", everything.n)
     if val is not None:
         return [(train, val)], SplitUse("val", val.n)
-    held = stratified_tenth(train.labels, how.seed)
+    held = stratified_tenth(train.labels, seed)
     cut = train.select(held)
     return [(train.select(~held), cut)], SplitUse("a stratified tenth of train", cut.n)

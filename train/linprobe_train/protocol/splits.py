@@ -3,16 +3,18 @@
 The test split is only handed out by :meth:`StoredSplits.open_test`, after C is chosen.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 
 from linprobe.errors import DataError, OptionError
+from linprobe.terminal import command
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
+from linprobe_train.scores.metrics import metric_of_labels, score_names
 from linprobe_train.solver.rows import BLOCK_ROWS, Rows, rows_of_views
 
 
@@ -30,6 +32,13 @@ class StoredSplits:
     """Rows to fit."""
     val: Split | None
     """The official val split, where there is one."""
+    test: Split
+    """Rows to score, once: only its name, digest and facts before :meth:`open_test`."""
+
+    @property
+    def all(self) -> tuple[Split, ...]:
+        """Every split used: train, val where there is one, test."""
+        return tuple(split for split in (self.train, self.val, self.test) if split is not None)
 
     def rows(self, split: Split) -> Rows:
         """View one split through the memory map.
@@ -41,40 +50,57 @@ class StoredSplits:
         views = list(split.blocks(self.tap, rows=BLOCK_ROWS))
         return rows_of_views(views, split.labels, len(split.classes))
 
-    def test_split(self) -> Split:
-        """Name the test split, to check that it is there; its rows stay closed.
-
-        Raises
-        ------
-        DataError : there is none.
-        """
-        return _needed(self.dataset, "test")
-
     def open_test(self) -> Rows:
         """Rows of the test split. Called once, after the final fit."""
-        return self.rows(self.test_split())
+        return self.rows(self.test)
 
     def digests(self) -> tuple[tuple[str, str], ...]:
         """Name and digest of every split used, sorted by name."""
-        splits = [self.train, self.test_split(), *([self.val] if self.val else [])]
-        return tuple(sorted((split.name, split.digest) for split in splits))
+        return tuple(sorted((split.name, split.digest) for split in self.all))
 
-    def shared_keys(self) -> tuple[str, ...]:
-        """Warnings for sample keys that lie in two splits."""
-        splits = [self.train, *([self.val] if self.val else []), self.test_split()]
-        found = []
-        for first, second in combinations(splits, 2):
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that the labels have, the usual headline first."""
+        return score_names(len(self.train.classes), multi_label=self.train.labels.ndim == 2)
+
+    def metric(self, wanted: str | None = None) -> str:
+        """What C is chosen by and the result reported in.
+
+        Parameters
+        ----------
+        wanted : the metric asked for; None takes the one that the dataset declares, and the usual
+            one of its labels where it declares none that they have.
+
+        Raises
+        ------
+        OptionError : the labels do not have the metric asked for.
+        """
+        if wanted is not None:
+            multi_label = self.train.labels.ndim == 2
+            return metric_of_labels(wanted, len(self.train.classes), multi_label=multi_label).name
+        declared = self.dataset.metric
+        return declared if declared in self.metrics else self.metrics[0]
+
+    def warnings(self, metric: str) -> tuple[str, ...]:
+        """What is odd about the splits, for a result in ``metric``."""
+        declared, lines = self.dataset.metric, []
+        if declared is not None and declared not in self.metrics:
+            lines.append(
+                f"{self.dataset.name} declares the metric {declared!r}, which its labels do not "
+                f"have: this result is in {metric!r}; name another with --metric"
+            )
+        for first, second in combinations(self.all, 2):
             # Keys are unique within a split; the set is of the smaller one, for its memory.
             small, large = sorted((first, second), key=lambda split: split.n)
             known = set(small.keys)
             count = sum(key in known for key in large.keys)
             if count:
-                found.append(f"{count} keys of {second.name} are also in {first.name}")
-        return tuple(found)
+                lines.append(f"{count} keys of {second.name} are also in {first.name}")
+        return tuple(lines)
 
 
-def open_splits(encoder: StoredEncoder, dataset: str, tap: str) -> StoredSplits:
-    """Find train, val and test of a dataset.
+def open_splits(encoder: StoredEncoder, dataset: str | None, tap: str) -> StoredSplits:
+    """Find train, val and test of a dataset, by name or id; None means the only one.
 
     Raises
     ------
@@ -88,11 +114,29 @@ def open_splits(encoder: StoredEncoder, dataset: str, tap: str) -> StoredSplits:
             f"{encoder.names.model} has no tap {tap!r}; it has {', '.join(taps)}",
             hint=f"pass --tap {taps[0]}",
         )
-    found = encoder.dataset(dataset)
-    val = found.split("val") if "val" in _names(found) else None
-    opened = StoredSplits(encoder, found, tap, _needed(found, "train"), val)
-    opened.test_split()
-    return opened
+    stored = encoder.dataset(dataset)
+    train, test = _needed(stored, "train"), _needed(stored, "test")
+    val = stored.split("val") if "val" in stored.splits else None
+    return StoredSplits(encoder, stored, tap, train, val, test)
+
+
+def find_splits(
+    store: Path, model: str | None, data: tuple[str, ...], tap: str
+) -> list[StoredSplits]:
+    """Open the splits of some datasets of an encoder; () means every dataset.
+
+    Raises
+    ------
+    DataError : the encoder has no dataset, or one has no train or no test split.
+    """
+    encoder = open_encoder(store, model)
+    names = data or tuple(dataset.dataset_id for dataset in encoder.datasets())
+    if not names:
+        raise DataError(
+            f"{store} holds no dataset for {encoder.names.model}",
+            hint=f"add one with {command('extract', model=encoder.names.model)}",
+        )
+    return [open_splits(encoder, name, tap) for name in names]
 
 
 def open_encoder(store: Path, model: str | None) -> StoredEncoder:
@@ -101,13 +145,9 @@ def open_encoder(store: Path, model: str | None) -> StoredEncoder:
 
 
 def _needed(dataset: StoredDataset, name: str) -> Split:
-    if name not in _names(dataset):
+    if name not in dataset.splits:
         raise DataError(
-            f"{dataset.name} has no {name} split; it has {', '.join(_names(dataset)) or 'none'}",
-            hint=f"linprobe extract --split {name} adds it",
+            f"{dataset.name} has no {name} split; it has {', '.join(dataset.splits) or 'none'}",
+            hint=f"add it with {command('extract', split=name)}",
         )
     return dataset.split(name)
-
-
-def _names(dataset: StoredDataset) -> Sequence[str]:
-    return tuple(dataset.splits)

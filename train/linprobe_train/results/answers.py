@@ -1,31 +1,29 @@
 """Results on disk: one folder for each question, complete or absent.
 
 A question is everything a number depends on, hashed; its result is committed by one rename, so a
-folder that exists is a finished answer.
-
-Answers of k-NN and few-shot on disk: a folder for each question, complete or absent.
+folder that exists is a finished answer. Probes, k-NN and few-shot results are kept alike.
 """
 
-import json
-import os
 import shutil
 import typing
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
-from uuid import uuid4
+from typing import Generic, Literal, TypeVar
 
-from linprobe.disk import Staging
-from linprobe.errors import ResultError
-from linprobe.records import decode, digest_json
+from linprobe.disk import STAGING_PREFIX, Staging, is_abandoned
+from linprobe.errors import ResultError, StoreError
+from linprobe.records import digest_json, encode, parse, plain
 from linprobe_train.protocol.protocols import Protocol
 from linprobe_train.protocol.search import SplitUse, Sweep
 from linprobe_train.scores.metrics import Score
 from linprobe_train.solver.lbfgs import FitReport
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 """Version of ``result.json``; also part of every question, so old answers are not mistaken."""
+MIN_AGE_S, FOREIGN_AGE_S = 10.0, 86_400.0
+"""Staging folders younger than this are another run's: on this host, and on a shared disk."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Question:
     protocol: Protocol
     """How C is chosen and what the features go through."""
     metric: str
-    """What C is chosen by."""
+    """What C is chosen by, and the headline."""
     folds: int
     """Folds of cross-validation; 0 for a val split."""
     balanced: bool
@@ -50,13 +48,8 @@ class Question:
     """``linprobe`` or ``sklearn``."""
     seed: int
     """Of the val cut, the folds and the bootstrap."""
-    format: int = FORMAT
+    format: Literal[1] = FORMAT
     """Version of the result."""
-
-    @property
-    def digest(self) -> str:
-        """Sha256 over all fields, 64 hex digits."""
-        return digest_json(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -71,6 +64,18 @@ class Environment:
     """Wall time of the whole run."""
     cpu_seconds: float
     """Processor time of the whole run."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the store knew of the data; recorded, not part of the question."""
+
+    label_source: str = ""
+    """Where labels were read, such as ``cls``; "" where the result does not say."""
+    declared_metric: str | None = None
+    """Headline metric that the dataset declares; None for none."""
+    skipped: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Samples without features by split and reason; splits without any are left out."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +110,12 @@ class ProbeResult:
     """What a reader must know."""
     environment: Environment
     """What made it."""
+    facts: Facts = field(default_factory=Facts)
+    """What the store knew of the data."""
 
     @property
     def headline(self) -> Score:
-        """The score in the dataset's own metric."""
+        """The score in the question's metric."""
         return self.score(self.question.metric)
 
     def score(self, name: str) -> Score:
@@ -116,154 +123,131 @@ class ProbeResult:
         return next(score for score in self.scores if score.name == name)
 
 
-def result_folder(out: Path, question: Question, encoder: str, dataset: str) -> Path:
-    """Where the answer to a question lies: readable names, then 12 digits of its digest."""
-    names = f"{encoder}--{dataset}--{question.protocol.name}"
-    safe = "".join(c if c.isalnum() or c in "-._" else "-" for c in names.lower())
-    return out / f"{safe}--{question.digest[:12]}"
-
-
-def read_result(folder: Path) -> ProbeResult | None:
-    """The stored answer, or None where there is none.
-
-    Raises
-    ------
-    ResultError : ``result.json`` is there but is not one of this version.
-    """
-    path = folder / "result.json"
-    if not path.exists():
-        return None
-    try:
-        return decode(ProbeResult, json.loads(path.read_text()))
-    except (ValueError, TypeError, KeyError) as error:
-        raise ResultError(
-            f"{path} is not a result of this version ({error})",
-            hint=f"remove {folder} and run the probe again",
-        ) from error
-
-
-def check_writable(out: Path) -> None:
-    """Create the output folder before any work is done.
-
-    Raises
-    ------
-    ResultError : it cannot be created or written.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".writable-{uuid4().hex}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ResultError(
-            f"cannot write results to {out} ({error.strerror})",
-            hint="pass --out with a folder that can be written",
-        ) from error
-
-
-def commit_result(folder: Path, result: ProbeResult, write_files: Callable[[Path], None]) -> None:
-    """Write ``result.json`` and the other files together, or nothing.
-
-    ``write_files`` gets the temporary folder. An answer already there wins: it is the same.
-    """
-    partial = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.partial")
-    partial.mkdir()
-    try:
-        write_files(partial)
-        text = json.dumps(asdict(result), indent=2, ensure_ascii=False, allow_nan=False)
-        (partial / "result.json").write_text(text + "\n")
-        for path in [*partial.iterdir(), partial]:
-            _sync(path)
-        if not folder.exists():
-            partial.rename(folder)
-            _sync(folder.parent)
-    except OSError as error:
-        raise ResultError(
-            f"cannot write {folder} ({error.strerror})", hint="free some space, or pass --out"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-
-class Answering(typing.Protocol):
-    """A result that knows its question."""
+class Answered(typing.Protocol):
+    """A result that knows its question: dataclasses of what JSON holds."""
 
     @property
-    def question(self) -> "DataclassInstance":
+    def question(self) -> object:
         """Everything the result depends on."""
 
 
-R = TypeVar("R", bound=Answering)
+R = TypeVar("R", bound=Answered)
 
 
 @dataclass(frozen=True)
-class Keyed(Generic[R]):
+class Answer(Generic[R]):
     """A result and where it lies."""
 
     result: R
-    """What was found."""
+    """What the question is answered with."""
     folder: Path
     """Where it is stored."""
     fresh: bool
     """False where it was read from disk."""
 
 
-def keyed_folder(out: Path, names: str, question: "DataclassInstance") -> Path:
-    """Where the answer to a question lies: readable names, then 12 digits of its digest."""
-    safe = "".join(c if c.isalnum() or c in "-._" else "-" for c in names.lower())
-    return out / f"{safe}--{digest_json(asdict(question))[:12]}"
+@dataclass(frozen=True)
+class Answers(Generic[R]):
+    """The results of one kind in a folder."""
+
+    out: Path
+    """Folder of the results' folders."""
+    kind: type[R]
+    """The result's type."""
+    file: str = "result.json"
+    """What each is written into."""
+
+    def folder(self, question: object, *names: str) -> Path:
+        """Where an answer lies: readable names, then 12 digits of the question's digest."""
+        readable = "--".join(names).lower()
+        safe = "".join(c if c.isalnum() or c in "-._" else "-" for c in readable)
+        return self.out / f"{safe}--{digest_of(question)[:12]}"
+
+    def get(self, question: object, *names: str) -> Answer[R] | None:
+        """The stored answer, or None where there is none.
+
+        Raises
+        ------
+        ResultError : there is one, but not of this version.
+        """
+        folder = self.folder(question, *names)
+        result = self.read(folder)
+        return None if result is None else Answer(result, folder, fresh=False)
+
+    def read(self, folder: Path) -> R | None:
+        """The result in a folder, or None where there is none.
+
+        Raises
+        ------
+        ResultError : there is one, but not of this version.
+        """
+        path = folder / self.file
+        if not path.exists():
+            return None
+        hint = f"remove {folder} and run it again"
+        place = f"{path} is not a result of this version"
+        return parse(self.kind, path.read_bytes(), place, error=ResultError, hint=hint)
+
+    def prepare(self) -> None:
+        """Check that results can be written, and remove what killed runs left behind.
+
+        Raises
+        ------
+        ResultError : the folder cannot be made or written.
+        """
+        with _os_errors(f"results to {self.out}"):
+            Staging(self.out).discard()
+        for path in self.out.glob(f"{STAGING_PREFIX}*"):
+            if is_abandoned(path, min_age_s=MIN_AGE_S, foreign_age_s=FOREIGN_AGE_S):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def put(
+        self, result: R, *names: str, write_files: Callable[[Path], None] = lambda folder: None
+    ) -> Answer[R]:
+        """Commit an answer and the files beside it, or nothing; one already there wins.
+
+        Parameters
+        ----------
+        write_files : writes the other files into the folder that it is given.
+
+        Raises
+        ------
+        ResultError : the disk refuses, or something else stands in the answer's place.
+        """
+        folder = self.folder(result.question, *names)
+        with _os_errors(str(folder)), Staging(self.out) as staging:
+            write_files(staging.path)
+            (staging.path / self.file).write_bytes(encode(result))
+            if not staging.publish(folder) and not (folder / self.file).exists():
+                raise ResultError(
+                    f"{folder} is there and holds no {self.file}", hint=f"remove {folder}"
+                )
+        return Answer(result, folder, fresh=True)
 
 
-def load_keyed(
-    out: Path, names: str, question: "DataclassInstance", kind: type[R], file: str
-) -> Keyed[R] | None:
-    """The stored answer, or None where there is none.
+def digest_of(question: object) -> str:
+    """Sha256 over all that a question says, 64 hex digits."""
+    return digest_json(plain(question))
+
+
+def read_result(folder: Path) -> ProbeResult | None:
+    """The result of a probe in a folder, or None where there is none.
 
     Raises
     ------
     ResultError : there is one, but not of this version.
     """
-    folder = keyed_folder(out, names, question)
-    path = folder / file
-    if not path.exists():
-        return None
+    return Answers(folder.parent, ProbeResult).read(folder)
+
+
+@contextmanager
+def _os_errors(what: str) -> Iterator[None]:
+    """Raise what the operating system refuses as an expected failure."""
     try:
-        return Keyed(decode(kind, json.loads(path.read_text())), folder, fresh=False)
-    except (ValueError, TypeError, KeyError) as error:
+        yield
+    except (StoreError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ResultError(
-            f"{path} is not a result of this version ({error})",
-            hint=f"remove {folder} and run it again",
+            f"cannot write {what} ({reason})",
+            hint="free some space, or pass --out with a folder that can be written",
         ) from error
-
-
-def store_keyed(
-    out: Path,
-    names: str,
-    result: R,
-    file: str,
-    write_files: Callable[[Path], None] = lambda folder: None,
-) -> Keyed[R]:
-    """Write an answer and the files beside it together, or nothing; one already there wins."""
-    folder = keyed_folder(out, names, result.question)
-    with Staging(out) as staging:
-        write_files(staging.path)
-        text = json.dumps(_plain(result), indent=2, ensure_ascii=False, allow_nan=False)
-        (staging.path / file).write_text(text + "\n")
-        staging.publish(folder)
-    return Keyed(result, folder, fresh=True)
-
-
-def _plain(result: object) -> object:
-    return asdict(result)  # type: ignore[call-overload]  # every result is a dataclass

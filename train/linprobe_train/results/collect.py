@@ -1,32 +1,33 @@
 """Results gathered from disk: which there are, what each said about every row, how to call it.
 
-A folder that holds a damaged result or one of another version is told and left out: it must not
-keep the others from being read.
-
-What the store still knows about a result, where the store is at hand.
-
-A result stands on its own; the store adds the size of the features, and tells when the features
-are no longer the ones that the result was made from.
+A folder that holds a damaged result or one of another version is named and left out: it must not
+keep the others from being read. A result stands on its own; where the store is at hand it adds the
+size of the features, and whether they are still those that the result was made from.
 """
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
+from linprobe.benchmarks import find_known, plain_name
+from linprobe.disk import STAGING_PREFIX
 from linprobe.errors import LinprobeError, ResultError
-from linprobe.names import short_id
+from linprobe.names import first_few, short_id
+from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.lookup import MIN_PREFIX
 from linprobe_store.handles.store import FeatureStore
-from linprobe_train.protocol.protocols import PROTOCOLS
-from linprobe_train.results.answers import ProbeResult, Question, read_result
-from linprobe_train.scores.headlines import plain_name
+from linprobe_train.protocol.protocols import all_protocols
+from linprobe_train.results.answers import ProbeResult, Question, digest_of, read_result
 from linprobe_train.scores.predictions import Predictions, load_predictions
+
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error)
+"""What NumPy raises for a damaged ``.npz``."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,16 @@ class Collected:
     """A result, where it lies, and what tells it from the others."""
 
     result: ProbeResult
-    """What was found."""
+    """The result."""
     folder: Path
     """Where it is stored."""
     label: str
     """Encoder, tap and protocol, and whatever else two results of one dataset differ in."""
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset, the same for every way to write that of a known one."""
+        return dataset_key(self.result.dataset)
 
     def predictions(self) -> Predictions:
         """Read what the probe said about every test row.
@@ -47,27 +53,23 @@ class Collected:
         ------
         ResultError : the file is missing or damaged, or has another number of rows than the result.
         """
-        return read_predictions(self.folder, self.result)
+        path = self.folder / "predictions.npz"
+        try:
+            rows = load_predictions(path)
+        except _UNREADABLE as error:
+            raise _unusable(path, str(error)) from error
+        n, k = self.result.test.n, len(self.result.classes)
+        if {len(rows.keys), len(rows.labels), len(rows.top), len(rows.probability)} != {n}:
+            raise _unusable(path, f"expected {n} rows, found {len(rows.keys)} keys")
+        if rows.top.size and not 0 <= int(rows.top.min()) <= int(rows.top.max()) < k:
+            raise _unusable(path, f"expected classes below {k}, found {int(rows.top.max())}")
+        return rows
 
 
-def read_predictions(folder: Path, result: ProbeResult) -> Predictions:
-    """Read ``predictions.npz`` of a result and check that it is whole.
-
-    Raises
-    ------
-    ResultError : it is missing or damaged, or has another number of rows than the result.
-    """
-    path = folder / "predictions.npz"
-    try:
-        found = load_predictions(path)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error) as error:
-        raise _unusable(path, str(error)) from error
-    n, k = result.test.n, len(result.classes)
-    if {len(found.keys), len(found.labels), len(found.top), len(found.probability)} != {n}:
-        raise _unusable(path, f"expected {n} rows, found {len(found.keys)} keys")
-    if found.top.size and not 0 <= int(found.top.min()) <= int(found.top.max()) < k:
-        raise _unusable(path, f"expected classes below {k}, found {int(found.top.max())}")
-    return found
+def dataset_key(name: str) -> str:
+    """One name for every way to write that of a known dataset; any other in plain letters."""
+    known = find_known(name)
+    return plain_name(name) if known is None else known.slug
 
 
 def _unusable(path: Path, why: str) -> ResultError:
@@ -78,26 +80,42 @@ def _unusable(path: Path, why: str) -> ResultError:
 
 
 def collect(
-    out: Path, folders: Sequence[Path] = (), tell: Callable[[str], None] = lambda line: None
+    out: Path, folders: Sequence[Path] = (), watch: Watch = ignore
 ) -> tuple[Collected, ...]:
     """Read results: all those in ``out``, or the ones whose folders are given.
 
     Parameters
     ----------
-    tell : gets a line for every folder of ``out`` that cannot be used.
+    watch : sees a line for every folder of ``out`` that cannot be used.
 
     Raises
     ------
     ResultError : there is none, or a folder that was given cannot be used.
     """
-    found = [(folder, _needed(folder)) for folder in folders] or list(_readable(out, tell))
-    if not found:
-        raise ResultError(f"no results in '{out}'", hint="linprobe probe makes one")
-    labels = labels_of([result for _, result in found])
+    results = {folder: _needed(folder) for folder in folders} or dict(_readable(out, watch))
+    if not results:
+        raise ResultError(f"no results in '{out}'", hint=f"make one with {command('probe')}")
+    labels = labels_of(list(results.values()))
     return tuple(
         Collected(result, folder, label)
-        for (folder, result), label in zip(found, labels, strict=True)
+        for (folder, result), label in zip(results.items(), labels, strict=True)
     )
+
+
+def only_folder(out: Path) -> Path:
+    """The folder of the only result in ``out``.
+
+    Raises
+    ------
+    ResultError : there is none, or there are several.
+    """
+    folders = [collected.folder for collected in collect(out)]
+    if len(folders) > 1:
+        raise ResultError(
+            f"'{out}' holds {len(folders)} probes; name one of them",
+            hint=command("predict", folders[0]),
+        )
+    return folders[0]
 
 
 def _needed(folder: Path) -> ProbeResult:
@@ -109,14 +127,14 @@ def _needed(folder: Path) -> ProbeResult:
     return result
 
 
-def _readable(out: Path, tell: Callable[[str], None]) -> Iterable[tuple[Path, ProbeResult]]:
+def _readable(out: Path, watch: Watch) -> Iterator[tuple[Path, ProbeResult]]:
     for folder in sorted(out.iterdir()) if out.is_dir() else ():
-        if folder.name.startswith(".") or not folder.is_dir():
+        if folder.name.startswith((STAGING_PREFIX, ".")) or not folder.is_dir():
             continue
         try:
             result = read_result(folder)
         except (ResultError, OSError) as error:
-            tell(f"left out: {error}")
+            watch(Progress(0, None, "results", line=f"left out: {error}"))
             continue
         if result is not None:
             yield folder, result
@@ -124,15 +142,14 @@ def _readable(out: Path, tell: Callable[[str], None]) -> Iterable[tuple[Path, Pr
 
 def labels_of(results: Sequence[ProbeResult]) -> list[str]:
     """Names under which results differ: encoder, tap, protocol, options, and an id if need be."""
-    plain = [_label(result) for result in results]
-    taken = Counter(
-        (result.question.dataset_id, name) for result, name in zip(results, plain, strict=True)
-    )
+    names = [_label(result) for result in results]
+    datasets = [result.question.dataset_id for result in results]
+    taken = Counter(zip(datasets, names, strict=True))
     return [
         name
-        if taken[result.question.dataset_id, name] == 1
-        else f"{name} [{short_id(result.question.digest)[:6]}]"
-        for result, name in zip(results, plain, strict=True)
+        if taken[dataset, name] == 1
+        else f"{name} [{short_id(digest_of(result.question))[:6]}]"
+        for dataset, name, result in zip(datasets, names, results, strict=True)
     ]
 
 
@@ -146,11 +163,11 @@ def _label(result: ProbeResult) -> str:
 def _options(question: Question) -> list[str]:
     """What was not left at its default."""
     protocol = question.protocol
-    named = PROTOCOLS.get(protocol.name.removesuffix("-custom"))
+    named = all_protocols().get(protocol.name.removesuffix("-custom"))
     words = []
-    if named is not None and protocol.normalize != named.normalize:
+    if named is not None and protocol.normalize != named.protocol.normalize:
         words.append("normalised" if protocol.normalize else "not normalised")
-    if named is not None and protocol.standardize != named.standardize:
+    if named is not None and protocol.standardize != named.protocol.standardize:
         words.append("standardised" if protocol.standardize else "not standardised")
     if question.folds:
         words.append(f"{question.folds} folds")
@@ -171,17 +188,20 @@ def of_datasets(results: Sequence[Collected], names: Sequence[str]) -> tuple[Col
     ResultError : a name that no result has.
     """
 
-    def is_of(one: Collected, name: str) -> bool:
-        known, wanted = plain_name(one.result.dataset), plain_name(name)
-        return known == wanted or (
-            len(name) >= MIN_PREFIX and one.result.question.dataset_id.startswith(name)
-        )
+    def is_of(collected: Collected, name: str) -> bool:
+        digits = collected.result.question.dataset_id
+        is_id = len(name) >= MIN_PREFIX and digits.startswith(name)
+        return is_id or collected.dataset == dataset_key(name)
 
     for name in names:
-        if not any(is_of(one, name) for one in results):
-            has = ", ".join(sorted({one.result.dataset for one in results}))
-            raise ResultError(f"no result of the dataset {name!r}", hint=f"there are: {has}")
-    return tuple(one for one in results if not names or any(is_of(one, name) for name in names))
+        if not any(is_of(collected, name) for collected in results):
+            known = first_few(sorted({collected.result.dataset for collected in results}), 20)
+            raise ResultError(f"no result of the dataset {name!r}", hint=f"there are: {known}")
+    return tuple(
+        collected
+        for collected in results
+        if not names or any(is_of(collected, name) for name in names)
+    )
 
 
 @dataclass(frozen=True)

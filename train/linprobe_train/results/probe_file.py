@@ -1,36 +1,36 @@
 """A probe on disk: ``probe.safetensors`` for the arrays, ``probe.json`` for what they mean.
 
-A probe from disk, ready to classify features of the encoder it was trained on.
-
-Probes as plain scikit-learn estimators; the adapter of scikit-learn's classifiers.
+Read back it classifies features of the encoder that it was trained on, or becomes a plain
+scikit-learn estimator; here alone scikit-learn's classifiers are filled by hand. Symbols: n rows, d
+features, k classes.
 """
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import LabelBinarizer, Normalizer
 
 from linprobe.errors import DataError, ResultError
 from linprobe.names import short_id
-from linprobe.records import decode
+from linprobe.records import encode, parse
+from linprobe.terminal import command
 from linprobe_store.handles.split import Split
 from linprobe_train.solver.losses import Loss
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.rows import BLOCK_ROWS, Block, Features, Rows, as_matrix
 
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
 FORMAT: Literal[1] = 1
 """Version of the pair of files."""
+CARD_FILE, ARRAYS_FILE = "probe.json", "probe.safetensors"
 
 
 @dataclass(frozen=True)
@@ -59,58 +59,6 @@ class ProbeCard:
     """Version of the files."""
 
 
-def save_probe(folder: Path, probe: Probe, card: ProbeCard) -> None:
-    """Write both files into an existing folder."""
-    arrays = {"coef": probe.coef, "intercept": probe.intercept, "fitted": probe.fitted}
-    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / "probe.safetensors")
-    (folder / "probe.json").write_text(
-        json.dumps(asdict(card), indent=2, ensure_ascii=False) + "\n"
-    )
-
-
-def read_probe(folder: Path) -> tuple[Probe, ProbeCard]:
-    """Read a probe back, from a result folder.
-
-    Raises
-    ------
-    ResultError : a file is missing, damaged, of another version, or the two disagree.
-    """
-    try:
-        card = decode(ProbeCard, json.loads((folder / "probe.json").read_text()))
-        arrays = load_file(folder / "probe.safetensors")
-        probe = Probe(
-            arrays["coef"],
-            arrays["intercept"],
-            card.loss,
-            card.normalize,
-            arrays["fitted"],
-            len(card.classes),
-            card.multi_label,
-        )
-        _check(probe)
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise ResultError(
-            f"{folder} does not hold a probe ({error})",
-            hint="pass the folder of a result, or run linprobe probe again",
-        ) from error
-    return probe, card
-
-
-def _check(probe: Probe) -> None:
-    fitted = len(probe.fitted)
-    m = 1 if fitted == 2 and not probe.multi_label else fitted
-    if probe.coef.ndim != 2 or len(probe.coef) != m or probe.intercept.shape != (m,):
-        raise ValueError(
-            f"coef {probe.coef.shape} and intercept {probe.intercept.shape} for {fitted} classes"
-        )
-    if not (np.isfinite(probe.coef).all() and np.isfinite(probe.intercept).all()):
-        raise ValueError("weights are not finite")
-    if probe.fitted.dtype != np.int64 or (np.diff(probe.fitted, prepend=-1) < 1).any():
-        raise ValueError(f"fitted classes {probe.fitted[:5]}... are not ascending class ids")
-    if probe.fitted.max(initial=0) >= probe.n_classes:
-        raise ValueError(f"class {probe.fitted.max()} of {probe.n_classes}")
-
-
 class SklearnClassifier(Protocol):
     """What is used of a fitted scikit-learn classifier, which brings no types."""
 
@@ -123,49 +71,6 @@ class SklearnClassifier(Protocol):
 
     def predict_proba(self, X: ArrayLike) -> Float64:
         """Probabilities (n, k)."""
-
-
-def sklearn_classifier(probe: Probe, classes: tuple[str, ...]) -> SklearnClassifier:
-    """Copy a probe into a fitted ``Pipeline``.
-
-    Parameters
-    ----------
-    classes : names by class id; labels are the names of the classes fitted on. A multi-label probe
-        gives scikit-learn's indicator matrix, with a column for each fitted class.
-    """
-    names = np.array([classes[i] for i in probe.fitted])
-    last = _one_vs_rest(probe) if probe.multi_label else _logistic(probe.coef, probe, names)
-    steps: list[tuple[str, Any]] = [("probe", last)]
-    if probe.normalize:
-        # scikit-learn checks that a pipeline was fitted by its last step alone.
-        steps.insert(0, ("unit", Normalizer()))
-    pipeline: SklearnClassifier = Pipeline(steps)
-    return pipeline
-
-
-def _logistic(coef: Float64, probe: Probe, labels: NDArray[np.generic]) -> LogisticRegression:
-    model = LogisticRegression()
-    model.coef_, model.intercept_ = coef.copy(), probe.intercept.copy()
-    model.classes_, model.n_features_in_ = labels, coef.shape[1]
-    model.n_iter_ = np.zeros(1, np.int32)
-    return model
-
-
-def _one_vs_rest(probe: Probe) -> OneVsRestClassifier:
-    model = OneVsRestClassifier(LogisticRegression())
-    model.estimators_ = []
-    for row, intercept in zip(probe.coef, probe.intercept, strict=True):
-        one = _logistic(row[None], probe, np.array([0, 1]))
-        one.intercept_ = np.array([intercept])
-        model.estimators_.append(one)
-    model.label_binarizer_ = LabelBinarizer(sparse_output=True)
-    model.label_binarizer_.fit(np.eye(len(probe.fitted), dtype=np.int64))
-    model.n_features_in_ = probe.coef.shape[1]
-    return model
-
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -185,12 +90,17 @@ class SavedProbe:
         return self.card.classes
 
     def predict_proba(self, features: Features) -> Float64:
-        """Probability of every class, (n, k); rows sum to 1 unless classes are independent.
+        """Probability of every class.
 
         Parameters
         ----------
         features : a stored split, or an array (n, d) of features as the encoder gives them: the
             probe normalises them itself where it was trained so.
+
+        Returns
+        -------
+        (n, k) float64; rows sum to 1 unless classes are independent. A class without a training
+        row has 0.
 
         Raises
         ------
@@ -201,10 +111,22 @@ class SavedProbe:
         return np.concatenate(blocks) if blocks else np.empty((0, len(self.classes)))
 
     def predict(self, features: Features) -> NDArray[np.str_]:
-        """Name of the most probable class of every row, (n,); of equal ones the smaller id."""
+        """Name of the most probable class of every row.
+
+        Parameters
+        ----------
+        features : as in :meth:`predict_proba`.
+
+        Returns
+        -------
+        (n,) names; of equally probable classes that of the smaller id.
+
+        Raises
+        ------
+        DataError : as :meth:`predict_proba`.
+        """
         names = np.array(self.classes, dtype=np.str_)
-        found: NDArray[np.str_] = names[self.predict_proba(features).argmax(axis=1)]
-        return found
+        return np.asarray(names[self.predict_proba(features).argmax(axis=1)])
 
     def blocks(self, features: Features) -> Iterator[Float64]:
         """:meth:`predict_proba` block by block, so that memory does not grow with n."""
@@ -228,13 +150,25 @@ class SavedProbe:
                 hint=f"use features of {self.card.encoder}, or train a probe on {model}",
             )
 
-    def to_sklearn(self) -> "SklearnClassifier":
-        """Copy into a fitted scikit-learn pipeline that needs nothing of ours.
+    def to_sklearn(self) -> SklearnClassifier:
+        """Copy into a fitted scikit-learn ``Pipeline`` that needs nothing of ours.
 
-        Its ``classes_`` are the names of the classes that the probe was fitted on (of all classes,
-        for multi-label probes their numbers).
+        Returns
+        -------
+        A classifier of raw features (n, d). Its ``classes_`` are the names of the classes that the
+        probe was fitted on; a multi-label probe gives scikit-learn's indicator matrix, with a
+        column for each fitted class.
         """
-        return sklearn_classifier(self.probe, self.classes)
+        from sklearn.pipeline import Pipeline
+        from sklearn.preprocessing import Normalizer
+
+        names = np.array([self.classes[i] for i in self.probe.fitted])
+        steps = [("probe", _classifier(self.probe, names))]
+        if self.probe.normalize:
+            # scikit-learn checks that a pipeline was fitted by its last step alone.
+            steps.insert(0, ("unit", Normalizer()))
+        pipeline: SklearnClassifier = Pipeline(steps)
+        return pipeline
 
     def _blocks(self, features: Features) -> Iterator[Block]:
         if isinstance(features, Split):
@@ -247,19 +181,65 @@ class SavedProbe:
             yield Block(whole[start : start + BLOCK_ROWS])
 
 
-def load_probe(path: Path | str) -> SavedProbe:
-    """Read a probe from a folder of results, or by the path of one of its two files.
+def save_probe(folder: Path, probe: Probe, card: ProbeCard) -> None:
+    """Write both files into an existing folder.
 
-    Nothing that is stored is ever executed: the arrays are safetensors, the rest is JSON.
+    Raises
+    ------
+    OSError : the disk refuses.
+    """
+    arrays = {"coef": probe.coef, "intercept": probe.intercept, "fitted": probe.fitted}
+    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / ARRAYS_FILE)
+    (folder / CARD_FILE).write_bytes(encode(card))
+
+
+def load_probe(path: Path | str) -> SavedProbe:
+    """Read a probe; nothing that is stored is ever executed.
+
+    Parameters
+    ----------
+    path : folder of a result, or one of the probe's two files in it.
 
     Raises
     ------
     ResultError : a file is missing, damaged, of another version, or the two disagree.
     """
     folder = Path(path)
-    if folder.name in ("probe.json", "probe.safetensors"):
-        folder = folder.parent
-    return SavedProbe(*read_probe(folder), folder)
+    folder = folder.parent if folder.name in (CARD_FILE, ARRAYS_FILE) else folder
+    what = f"{folder} does not hold a probe"
+    hint = f"pass the folder of a result, or make one with {command('probe')}"
+    try:
+        data = (folder / CARD_FILE).read_bytes()
+        card = parse(ProbeCard, data, f"{what}: {CARD_FILE}", error=ResultError, hint=hint)
+        arrays = load_file(folder / ARRAYS_FILE)
+        probe = Probe(
+            arrays["coef"],
+            arrays["intercept"],
+            card.loss,
+            card.normalize,
+            arrays["fitted"],
+            len(card.classes),
+            card.multi_label,
+        )
+        _check(probe)
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise ResultError(f"{what} ({error})", hint=hint) from error
+    return SavedProbe(probe, card, folder)
+
+
+def _check(probe: Probe) -> None:
+    fitted = len(probe.fitted)
+    m = 1 if fitted == 2 and not probe.multi_label else fitted
+    if probe.coef.ndim != 2 or len(probe.coef) != m or probe.intercept.shape != (m,):
+        raise ValueError(
+            f"coef {probe.coef.shape} and intercept {probe.intercept.shape} for {fitted} classes"
+        )
+    if not (np.isfinite(probe.coef).all() and np.isfinite(probe.intercept).all()):
+        raise ValueError("weights are not finite")
+    if probe.fitted.dtype != np.int64 or (np.diff(probe.fitted, prepend=-1) < 1).any():
+        raise ValueError(f"fitted classes {probe.fitted[:5]}... are not ascending class ids")
+    if probe.fitted.max(initial=0) >= probe.n_classes:
+        raise ValueError(f"class {probe.fitted.max()} of {probe.n_classes}")
 
 
 def _check_rows(block: Block, *, normalize: bool) -> None:
@@ -273,3 +253,35 @@ def _check_rows(block: Block, *, normalize: bool) -> None:
             f"a row of features is {what} (row {row} of a block of {block.n})",
             hint="extract or import the features again",
         )
+
+
+def _classifier(probe: Probe, names: NDArray[np.generic]) -> object:
+    """A fitted ``LogisticRegression``, or for independent classes one of each."""
+    if not probe.multi_label:
+        return _logistic(probe.coef, probe.intercept, names)
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.preprocessing import LabelBinarizer
+
+    model = OneVsRestClassifier(LogisticRegression())
+    no_yes = np.array([0, 1])
+    model.estimators_ = [
+        _logistic(row[None], np.array([intercept]), no_yes)
+        for row, intercept in zip(probe.coef, probe.intercept, strict=True)
+    ]
+    model.label_binarizer_ = LabelBinarizer(sparse_output=True)
+    model.label_binarizer_.fit(np.eye(len(probe.fitted), dtype=np.int64))
+    model.n_features_in_ = probe.coef.shape[1]
+    return model
+
+
+def _logistic(
+    coef: Float64, intercept: Float64, labels: NDArray[np.generic]
+) -> "LogisticRegression":
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression()
+    model.coef_, model.intercept_ = coef.copy(), intercept.copy()
+    model.classes_, model.n_features_in_ = labels, coef.shape[1]
+    model.n_iter_ = np.zeros(1, np.int32)
+    return model

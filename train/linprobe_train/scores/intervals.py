@@ -1,11 +1,18 @@
-"""95 % intervals: Wilson's for shares of rows, a seeded bootstrap for everything else."""
+"""95 % intervals: Wilson's for shares of rows, a seeded bootstrap for everything else.
+
+The bootstrap draws n of n rows with replacement; statistics are functions of the multiplicities of
+the rows, w (n,) float64 that sum to n, so that several can be evaluated on the same draws.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+Weights = NDArray[np.float64]
+Statistic = Callable[[Weights], float]
 
 Z_95 = 1.959963984540054
 """Normal quantile at 0.975."""
@@ -25,7 +32,7 @@ class Interval:
 
 
 def wilson(successes: float, n: int) -> Interval:
-    """Wilson's score interval of a share; ``n`` >= 1.
+    """Wilson's score interval of a share of ``n`` >= 1 rows.
 
     Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """
@@ -37,17 +44,39 @@ def wilson(successes: float, n: int) -> Interval:
     return Interval(low, 1.0 if successes == n else centre + half)
 
 
-def bootstrap(statistic: Callable[[NDArray[np.float64]], float], n: int, seed: int) -> Interval:
-    """Percentile interval of a statistic of row multiplicities, (n,) float64 that sum to n.
+@dataclass(frozen=True)
+class Replicates:
+    """m statistics of n rows, and of the same resamplings of these rows."""
 
-    A replicate in which the statistic does not exist (NaN) is left out.
-    """
+    values: NDArray[np.float64]
+    """(m,) on the rows as they are."""
+    resampled: NDArray[np.float64]
+    """(REPLICATES, m); a line is one draw of rows, the same for all m."""
+
+    def interval(self, i: int) -> Interval:
+        """95 % percentile interval of statistic i."""
+        return _percentiles(self.resampled[:, i])
+
+    def difference(self, i: int, j: int) -> Interval:
+        """95 % percentile interval of statistic i minus j: the paired bootstrap.
+
+        Efron and Tibshirani 1993, "An introduction to the bootstrap", section 13.3.
+        """
+        return _percentiles(self.resampled[:, i] - self.resampled[:, j])
+
+
+def resample(statistics: Sequence[Statistic], n: int, seed: int) -> Replicates:
+    """Evaluate m statistics of n >= 1 rows on the rows and on resamplings of them."""
     rng = np.random.default_rng(seed)
-    uniform = np.full(n, 1 / n)
-    values = [statistic(_draw(rng, n, uniform)) for _ in range(REPLICATES)]
+    resampled = np.empty((REPLICATES if statistics else 0, len(statistics)))
+    for line in resampled:
+        w = np.bincount(rng.integers(0, n, n), minlength=n).astype(np.float64)
+        line[:] = [statistic(w) for statistic in statistics]
+    ones = np.ones(n)
+    return Replicates(np.array([statistic(ones) for statistic in statistics]), resampled)
+
+
+def _percentiles(values: NDArray[np.float64]) -> Interval:
+    # A replicate in which the statistic does not exist (NaN) is left out.
     low, high = np.nanpercentile(values, [2.5, 97.5]).tolist()
     return Interval(float(low), float(high))
-
-
-def _draw(rng: np.random.Generator, n: int, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.bincount(rng.integers(0, n, n), minlength=n).astype(np.float64)

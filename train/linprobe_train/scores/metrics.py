@@ -1,111 +1,79 @@
-"""Scores of predictions, each with its 95 % interval.
+"""Metrics: one row of a table each, computed from what is kept of the predictions.
 
-Every metric is a function of row weights (multiplicities): the same code gives the value (all ones)
-and its bootstrap. n rows, k classes; probabilities p (n, k).
+A statistic is a function of row weights (multiplicities): the same code gives the value (all ones)
+and its bootstrap. n rows, k classes.
 
-Scores of rankings: average precision by class, for multi-label rows.
-
-Rows of equal probability form one step of the ranking: no order is made up among them.
+To add a metric, add a row to :data:`METRICS`; a package of your own adds one without a fork through
+the entry-point group ``linprobe.metrics``, whose entries name :class:`Metric` objects.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from linprobe.errors import OptionError
+from linprobe.plugins import declared
 from linprobe_store.format.spec import LabelArray
-from linprobe_train.scores.intervals import Interval, bootstrap, wilson
+from linprobe_train.scores.intervals import (
+    Interval,
+    Replicates,
+    Statistic,
+    Weights,
+    resample,
+    wilson,
+)
+from linprobe_train.scores.predictions import TOP, Predictions, predictions_of
+from linprobe_train.scores.ranking import average_precision, eleven_point, mean_over_classes
 from linprobe_train.solver.preparation import Float64
 
-TITLES = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "mean_top1_top5": "mean of top-1 and top-5",
-    "mean_per_class": "mean per class",
-    "macro_f1": "macro F1",
-    "nll": "negative log likelihood",
-    "ece": "ECE",
-    "roc_auc": "ROC AUC",
-    "map_11_point": "11-point mAP",
-    "map": "mAP",
-}
-"""Names of metrics for people."""
-
-RECALLS = np.linspace(0, 1, 11)
-"""Recall levels of the 11-point average: 0, 0.1, ..., 1."""
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Rows by falling probability of one class."""
-
-    order: NDArray[np.intp]
-    """(n,) row numbers."""
-    ends: NDArray[np.intp]
-    """Last place of every step of equal probability."""
-    positive: NDArray[np.bool_]
-    """(n,) whether the row in each place has the class."""
-
-    def precision_and_recall(self, weights: Float64) -> tuple[Float64, Float64]:
-        """After every step, (steps,) each; NaN recall where no row has the class."""
-        w = weights[self.order]
-        hits = np.cumsum(w * self.positive)[self.ends]
-        seen = np.cumsum(w)[self.ends]
-        ones = np.ones_like(hits)
-        precision = np.divide(hits, seen, out=ones, where=seen > 0)
-        recall = np.divide(hits, hits[-1], out=np.full_like(hits, np.nan), where=hits[-1] > 0)
-        return precision, recall
-
-
-def rank(p: Float64, positive: NDArray[np.bool_]) -> Ranking:
-    """Rank rows by the probability of a class, (n,)."""
-    order = np.argsort(-p, kind="stable")
-    steps = np.flatnonzero(np.diff(p[order]))
-    return Ranking(order, np.append(steps, len(p) - 1), positive[order])
-
-
-def average_precision(ranking: Ranking, weights: Float64) -> float:
-    """Sum over steps of precision times the gain in recall, scikit-learn's definition."""
-    precision, recall = ranking.precision_and_recall(weights)
-    return float(precision @ np.diff(recall, prepend=0))
-
-
-def eleven_point(ranking: Ranking, weights: Float64) -> float:
-    """Mean over 11 recall levels of the best precision at that recall or more.
-
-    Everingham et al. 2010, "The PASCAL visual object classes challenge", section 4.2; VOC2007.
-    """
-    precision, recall = ranking.precision_and_recall(weights)
-    if np.isnan(recall[-1]):
-        return float("nan")
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    # A recall of 3/10 must count as 0.3 whatever the last bit of the division.
-    places = np.searchsorted(recall, RECALLS - 1e-12)
-    return float(best[places].mean())
-
-
-def mean_over_classes(
-    score: Callable[[Ranking, Float64], float], p: Float64, labels: LabelArray
-) -> Callable[[Float64], float]:
-    """Mean of a score over the classes that some row has, as a function of row weights."""
-    rankings = [rank(p[:, j], labels[:, j] == 1) for j in range(p.shape[1])]
-
-    def value(weights: Float64) -> float:
-        scores = np.array([score(ranking, weights) for ranking in rankings])
-        known = ~np.isnan(scores)
-        return float(scores[known].mean()) if known.any() else float("nan")
-
-    return value
-
-
-Weights = NDArray[np.float64]
-Statistic = Callable[[Weights], float]
+Labels = Literal["one label", "two classes", "over five classes", "several labels"]
+"""Labels that a metric exists for: single-label rows of any, two or many classes; multi-label."""
 
 ECE_BINS = 15
 """Guo et al. 2017, "On calibration of modern neural networks"."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One way to score predictions."""
+
+    name: str
+    """As in ``result.json`` and ``--metric``."""
+    title: str
+    """For people."""
+    needs: Labels
+    """Labels that it exists for."""
+    statistic: Callable[[Predictions], Statistic]
+    """Prepares predictions, sorting and looking up once, and gives the value by row weights. It may
+    use the ``top`` best classes of every row and the probability of every label."""
+    top: int = 1
+    """Classes of a row that it looks at, at most 5."""
+    interval: Literal["wilson", "bootstrap"] = "bootstrap"
+    """``wilson`` for shares of rows."""
+    unit: str = "%"
+    """``%``: a share in [0, 1], printed in per cent; else what is printed behind the value."""
+    better: Literal["higher", "lower"] = "higher"
+    """Which of two values is the better one."""
+
+    @property
+    def sign(self) -> int:
+        """1 or -1: the factor that makes the larger value the better one."""
+        return 1 if self.better == "higher" else -1
+
+    def exists_for(self, k: int, *, multi_label: bool) -> bool:
+        """Whether labels of k classes have it."""
+        if multi_label or self.needs == "several labels":
+            return multi_label and self.needs == "several labels"
+        return {"two classes": k == 2, "over five classes": k > TOP}.get(self.needs, True)
+
+    def interval_of(self, i: int, replicates: Replicates, n: int) -> Interval:
+        """95 % interval of statistic i of ``replicates``, which are of this metric on n rows."""
+        if self.interval == "wilson":
+            return wilson(round(float(replicates.values[i]) * n), n)
+        return replicates.interval(i)
 
 
 @dataclass(frozen=True)
@@ -113,102 +81,145 @@ class Score:
     """One metric on one split."""
 
     name: str
-    """``top1``, ``top5``, ``mean_per_class``, ``macro_f1``, ``nll``, ``ece``, ``roc_auc``,
-    ``mean_top1_top5``, ``map_11_point`` or ``map``."""
+    """Name of the metric."""
     value: float
-    """A share in [0, 1], except ``nll`` in nats."""
+    """In the metric's unit; a share in [0, 1] where that is per cent."""
     interval: Interval
     """95 %."""
 
 
+def metric_named(name: str) -> Metric:
+    """Look a metric up.
+
+    Raises
+    ------
+    OptionError : no such metric; lists those there are.
+    """
+    metric = all_metrics().get(name)
+    if metric is None:
+        known = ", ".join(all_metrics())
+        raise OptionError(f"no metric {name!r}; known: {known}", hint="--metric top1")
+    return metric
+
+
+def title_of(name: str) -> str:
+    """A metric's name for people; the name itself where its package is not installed here."""
+    metric = all_metrics().get(name)
+    return name if metric is None else metric.title
+
+
+def unit_of(name: str) -> str:
+    """A metric's unit; "" where its package is not installed here."""
+    metric = all_metrics().get(name)
+    return "" if metric is None else metric.unit
+
+
+@cache
+def all_metrics() -> Mapping[str, Metric]:
+    """Metrics by name, in the order of a result: ours, then those of installed packages."""
+    return {metric.name: metric for metric in (*METRICS, *declared("linprobe.metrics", Metric))}
+
+
 def score_names(k: int, *, multi_label: bool) -> tuple[str, ...]:
-    """Names of the metrics that exist for k classes, the most usual headline first."""
-    if multi_label:
-        return ("map", "map_11_point")
-    names = ("top1", "mean_per_class", "macro_f1", "nll", "ece")
-    if k == 2:
-        return (*names, "roc_auc")
-    return (*names, "top5", "mean_top1_top5") if k > 5 else names
+    """Names of the metrics that exist for labels of k classes, the usual headline first."""
+    metrics = all_metrics().values()
+    return tuple(m.name for m in metrics if m.exists_for(k, multi_label=multi_label))
 
 
-def score_value(name: str, p: NDArray[np.float64], labels: LabelArray) -> float:
-    """One metric without its interval; p (n, k), labels (n,) or (n, k)."""
-    return statistic(name, p, labels)(np.ones(len(p)))
-
-
-def scores_of(p: NDArray[np.float64], labels: LabelArray, seed: int) -> tuple[Score, ...]:
-    """Every metric that exists, with its interval; p (n, k), labels (n,) or (n, k)."""
-    names = score_names(p.shape[1], multi_label=labels.ndim == 2)
-    return tuple(_score(name, p, labels, seed) for name in names)
-
-
-def _score(name: str, p: NDArray[np.float64], labels: LabelArray, seed: int) -> Score:
-    n = len(p)
-    function = statistic(name, p, labels)
-    value = function(np.ones(n))
-    if name in ("top1", "top5"):
-        return Score(name, value, wilson(round(value * n), n))
-    return Score(name, value, bootstrap(function, n, seed))
-
-
-def statistic(name: str, p: NDArray[np.float64], labels: LabelArray) -> Statistic:
-    """Metric as a function of row weights; sorting and lookups are done once, here.
+def metric_of_labels(name: str, k: int, *, multi_label: bool) -> Metric:
+    """Look up a metric that labels of k classes must have.
 
     Raises
     ------
     OptionError : no such metric, or one that these labels do not have.
     """
-    known = score_names(p.shape[1], multi_label=labels.ndim == 2)
-    if name not in known:
+    metric = metric_named(name)
+    if not metric.exists_for(k, multi_label=multi_label):
+        known = score_names(k, multi_label=multi_label)
         raise OptionError(
-            f"the metric {name!r} does not exist here; these labels have {', '.join(known)}",
-            hint=f"choose {known[0]}",
+            f"the metric {name!r} does not exist for these labels, which have {', '.join(known)}",
+            hint=f"--metric {known[0]}",
         )
-    return _STATISTICS[name](p, labels)
+    return metric
 
 
-def in_top(p: NDArray[np.float64], labels: LabelArray, count: int) -> NDArray[np.bool_]:
-    """Whether the label is among the ``count`` most probable classes, (n,).
+def score_value(name: str, p: Float64, labels: LabelArray) -> float:
+    """One metric without its interval.
 
-    Of equally probable classes the smaller id comes first.
+    Parameters
+    ----------
+    p : (n, k) probabilities.
+    labels : (n,) class ids, or (n, k) multi-hot.
+
+    Raises
+    ------
+    OptionError : no such metric, or one that these labels do not have.
     """
-    own = p[np.arange(len(p)), labels][:, None]
-    earlier = np.arange(p.shape[1]) < labels[:, None]
-    ahead = (p > own).sum(axis=1) + ((p == own) & earlier).sum(axis=1)
-    inside: NDArray[np.bool_] = ahead < count
-    return inside
+    metric = metric_of_labels(name, p.shape[1], multi_label=labels.ndim == 2)
+    return metric.statistic(predictions_of(p, labels, count=metric.top))(np.ones(len(p)))
 
 
-def _top(count: int) -> Callable[[NDArray[np.float64], LabelArray], Statistic]:
-    def make(p: NDArray[np.float64], labels: LabelArray) -> Statistic:
-        hit = in_top(p, labels, count).astype(np.float64)
-        return lambda w: float(w @ hit / w.sum())
+def scores_of(
+    rows: Predictions, k: int, seed: int, names: tuple[str, ...] | None = None
+) -> tuple[Score, ...]:
+    """Score predictions, each metric with its 95 % interval.
 
-    return make
+    Parameters
+    ----------
+    rows : n >= 1 rows.
+    k : classes.
+    seed : of the bootstrap, whose draws of rows all metrics share.
+    names : metrics, in this order; None for every one that these labels have.
+    """
+    if names is None:
+        names = score_names(k, multi_label=rows.labels.ndim == 2)
+    metrics = [metric_named(name) for name in names]
+    replicates = resample([metric.statistic(rows) for metric in metrics], rows.n, seed)
+    return tuple(
+        Score(metric.name, float(replicates.values[i]), metric.interval_of(i, replicates, rows.n))
+        for i, metric in enumerate(metrics)
+    )
 
 
-def _mean_top1_top5(p: NDArray[np.float64], labels: LabelArray) -> Statistic:
-    first, fifth = _top(1)(p, labels), _top(5)(p, labels)
+def top1(rows: Predictions) -> Statistic:
+    """Share of rows whose most probable class is the label."""
+    return _share(rows, 1)
+
+
+def top5(rows: Predictions) -> Statistic:
+    """Share of rows whose label is among the five most probable classes."""
+    return _share(rows, 5)
+
+
+def _share(rows: Predictions, count: int) -> Statistic:
+    hit = rows.hits(count).astype(np.float64)
+    return lambda w: float(w @ hit / w.sum())
+
+
+def mean_top1_top5(rows: Predictions) -> Statistic:
+    """Mean of top-1 and top-5: what the Kinetics benchmarks report."""
+    first, fifth = top1(rows), top5(rows)
     return lambda w: (first(w) + fifth(w)) / 2
 
 
-def _mean_per_class(p: NDArray[np.float64], labels: LabelArray) -> Statistic:
-    hit, k = in_top(p, labels, 1), p.shape[1]
+def mean_per_class(rows: Predictions) -> Statistic:
+    """Mean over the classes that have rows of the share of their rows that is right."""
+    hit, labels = rows.hits(), rows.labels
 
     def value(w: Weights) -> float:
-        rows = np.bincount(labels, w, k)
-        hits = np.bincount(labels, w * hit, k)
-        return float((hits[rows > 0] / rows[rows > 0]).mean())
+        size = np.bincount(labels, w)
+        right = np.bincount(labels, w * hit)
+        return float((right[size > 0] / size[size > 0]).mean())
 
     return value
 
 
-def _macro_f1(p: NDArray[np.float64], labels: LabelArray) -> Statistic:
-    predicted, k = p.argmax(axis=1), p.shape[1]
-    hit = predicted == labels
+def macro_f1(rows: Predictions) -> Statistic:
+    """Mean over the classes present or predicted of F1, scikit-learn's default labels."""
+    predicted, labels, hit = rows.top[:, 0], rows.labels, rows.hits()
+    k = int(max(predicted.max(), labels.max())) + 1
 
     def value(w: Weights) -> float:
-        # Classes neither present nor predicted have no F1, as in scikit-learn's default labels.
         size = np.bincount(labels, w, k) + np.bincount(predicted, w, k)
         hits = np.bincount(labels, w * hit, k)
         return float((2 * hits[size > 0] / size[size > 0]).mean())
@@ -216,25 +227,29 @@ def _macro_f1(p: NDArray[np.float64], labels: LabelArray) -> Statistic:
     return value
 
 
-def _nll(p: NDArray[np.float64], labels: LabelArray) -> Statistic:
-    # scikit-learn's log_loss clips at the same place; a class missing from training has p = 0.
-    own = np.maximum(p[np.arange(len(p)), labels], np.finfo(np.float64).eps)
-    losses = -np.log(own)
+def nll(rows: Predictions) -> Statistic:
+    """Mean negative log likelihood of the label, in nats.
+
+    Clipped where scikit-learn's ``log_loss`` clips: a class missing from training has p = 0.
+    """
+    losses = -np.log(np.maximum(rows.label_probability, np.finfo(np.float64).eps))
     return lambda w: float(w @ losses / w.sum())
 
 
-def _ece(p: NDArray[np.float64], labels: LabelArray) -> Statistic:
-    """Gap between confidence and accuracy over equal-width bins, weighted by rows."""
-    confidence = p.max(axis=1)
-    error = confidence - (p.argmax(axis=1) == labels)
+def ece(rows: Predictions) -> Statistic:
+    """Expected calibration error: gap of confidence and accuracy over 15 equal bins (Guo 2017)."""
+    confidence = rows.probability[:, 0].astype(np.float64)
+    error = confidence - rows.hits()
     bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
     return lambda w: float(np.abs(np.bincount(bins, w * error, ECE_BINS)).sum() / w.sum())
 
 
-def _roc_auc(p: NDArray[np.float64], labels: LabelArray) -> Statistic:
+def roc_auc(rows: Predictions) -> Statistic:
     """Chance that a row of class 1 scores above a row of class 0; ties count half."""
-    _, group = np.unique(p[:, 1], return_inverse=True)
-    positive = labels == 1
+    # Two classes: one of the two kept probabilities of every row is that of class 1.
+    score = np.where(rows.top[:, 0] == 1, rows.probability[:, 0], rows.probability[:, 1])
+    _, group = np.unique(score, return_inverse=True)
+    positive = rows.labels == 1
 
     def value(w: Weights) -> float:
         up = np.bincount(group, w * positive)
@@ -246,16 +261,26 @@ def _roc_auc(p: NDArray[np.float64], labels: LabelArray) -> Statistic:
     return value
 
 
-_Make = Callable[[NDArray[np.float64], LabelArray], Statistic]
-_STATISTICS: dict[str, _Make] = {
-    "top1": _top(1),
-    "top5": _top(5),
-    "mean_top1_top5": _mean_top1_top5,
-    "mean_per_class": _mean_per_class,
-    "macro_f1": _macro_f1,
-    "nll": _nll,
-    "ece": _ece,
-    "roc_auc": _roc_auc,
-    "map": partial(mean_over_classes, average_precision),
-    "map_11_point": partial(mean_over_classes, eleven_point),
-}
+def mean_ap(rows: Predictions) -> Statistic:
+    """Mean over the classes that some row has of the average precision, scikit-learn's."""
+    return mean_over_classes(average_precision, rows.label_probability, rows.labels)
+
+
+def mean_ap_11_point(rows: Predictions) -> Statistic:
+    """Mean over the classes that some row has of the 11-point average precision of VOC2007."""
+    return mean_over_classes(eleven_point, rows.label_probability, rows.labels)
+
+
+METRICS = (
+    Metric("top1", "top-1", "one label", top1, interval="wilson"),
+    Metric("mean_per_class", "mean per class", "one label", mean_per_class),
+    Metric("macro_f1", "macro F1", "one label", macro_f1),
+    Metric("nll", "negative log likelihood", "one label", nll, unit="nats", better="lower"),
+    Metric("ece", "ECE", "one label", ece, better="lower"),
+    Metric("roc_auc", "ROC AUC", "two classes", roc_auc, top=2),
+    Metric("top5", "top-5", "over five classes", top5, top=5, interval="wilson"),
+    Metric("mean_top1_top5", "mean of top-1 and top-5", "over five classes", mean_top1_top5, top=5),
+    Metric("map", "mAP", "several labels", mean_ap),
+    Metric("map_11_point", "11-point mAP", "several labels", mean_ap_11_point),
+)
+"""Ours; results list scores in this order."""

@@ -1,5 +1,9 @@
-"""What a probe said about every test row, small enough to keep: ``predictions.npz``."""
+"""What a probe said about every test row: what each metric is computed from, small enough to keep.
 
+n rows, k classes, t = min(5, k) classes kept for each row.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +15,10 @@ from linprobe_train.solver.preparation import Float64
 
 TOP = 5
 """Classes kept for a row."""
+Hits = NDArray[np.bool_]
+"""(n,) whether the class of a row is right."""
+Probabilities = NDArray[np.float64] | NDArray[np.float32]
+"""float64 as computed, float32 as kept in ``predictions.npz``."""
 
 
 @dataclass(frozen=True)
@@ -18,39 +26,74 @@ class Predictions:
     """Row by row, in the order of the split."""
 
     keys: NDArray[np.str_]
-    """(n,) sample keys."""
+    """(n,) sample keys; empty where nobody asks for them."""
     labels: LabelArray
     """(n,) int64, or (n, k) uint8."""
     top: NDArray[np.int64]
-    """(n, min(5, k)) class ids, most probable first; of equal ones the smaller id."""
-    probability: NDArray[np.float32]
-    """(n, min(5, k)) their probabilities."""
-    label_probability: NDArray[np.float32]
+    """(n, t) class ids, most probable first; of equal ones the smaller id."""
+    probability: Probabilities
+    """(n, t) their probabilities."""
+    label_probability: Probabilities
     """(n,) probability of the label; for multi-label rows (n, k), of every class."""
 
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.top)
 
-def predictions_of(p: Float64, labels: LabelArray, keys: list[str]) -> Predictions:
-    """Keep the best five of every row; p is (n, k)."""
-    top = np.argsort(-p, axis=1, kind="stable")[:, :TOP].astype(np.int64)
+    def hits(self, count: int = 1) -> Hits:
+        """Whether the label of a single-label row is among its ``count`` best classes, (n,)."""
+        inside: Hits = np.asarray((self.top[:, :count] == self.labels[:, None]).any(axis=1))
+        return inside
+
+    def take(self, rows: NDArray[np.intp]) -> "Predictions":
+        """The rows at these positions, in their order."""
+        return Predictions(
+            self.keys[rows],
+            self.labels[rows],
+            self.top[rows],
+            self.probability[rows],
+            self.label_probability[rows],
+        )
+
+
+def predictions_of(
+    p: Float64, labels: LabelArray, keys: Sequence[str] = (), *, count: int = TOP
+) -> Predictions:
+    """Keep the best classes of every row.
+
+    Parameters
+    ----------
+    p : (n, k) probabilities.
+    labels : (n,) class ids, or (n, k) multi-hot.
+    keys : n sample keys; () where they are not needed.
+    count : classes to keep; fewer are found faster.
+    """
+    top = best_classes(p, count)
     own = p if labels.ndim == 2 else p[np.arange(len(p)), labels]
-    return Predictions(
-        np.array(keys, dtype=np.str_),
-        labels,
-        top,
-        np.take_along_axis(p, top, axis=1).astype(np.float32),
-        own.astype(np.float32),
-    )
+    best = np.take_along_axis(p, top, axis=1)
+    return Predictions(np.array(keys, dtype=np.str_), labels, top, best, own)
+
+
+def best_classes(p: Float64, count: int) -> NDArray[np.int64]:
+    """Ids of the ``count`` largest of every row of p (n, k), (n, min(count, k)); ties by id."""
+    rest, rows = p.copy(), np.arange(len(p))
+    top = np.empty((len(p), min(count, p.shape[1])), np.int64)
+    for place in range(top.shape[1]):
+        top[:, place] = rest.argmax(axis=1)
+        rest[rows, top[:, place]] = -np.inf
+    return top
 
 
 def save_predictions(path: Path, predictions: Predictions) -> None:
-    """Write them as one ``.npz``."""
+    """Write them as one ``.npz``, probabilities in float32."""
     np.savez(
         path,
         keys=predictions.keys,
         labels=predictions.labels,
         top=predictions.top,
-        probability=predictions.probability,
-        label_probability=predictions.label_probability,
+        probability=predictions.probability.astype(np.float32),
+        label_probability=predictions.label_probability.astype(np.float32),
     )
 
 

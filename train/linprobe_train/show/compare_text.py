@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 
 from linprobe.records import JsonValue
 from linprobe.terminal import human_bytes, text_table
+from linprobe_train.scores.metrics import title_of
 from linprobe_train.show.report import render
-from linprobe_train.show.text import title
-from linprobe_train.tasks.compare import Comparison, Standing, grid_of
+from linprobe_train.tasks.compare import Comparison, Standing, overview_of
 
 READING = (
     "To the best: the difference in percentage points and its 95 % interval, by a paired bootstrap "
@@ -87,7 +87,7 @@ def compare_json(comparisons: Sequence[Comparison]) -> JsonValue:
     """Everything, as one object."""
     return {
         "comparisons": [asdict(comparison) for comparison in comparisons],
-        "grid": asdict(grid_of(comparisons)),
+        "grid": asdict(overview_of(comparisons)),
     }
 
 
@@ -105,7 +105,7 @@ def _datasets(comparisons: Sequence[Comparison]) -> list[Section]:
     header = ("result", "value", "95 %", "to the best", "95 %", "p", "dim", "features")
     return [
         Section(
-            f"{part.dataset}: {title(part.metric)} in per cent, {part.rows} test rows",
+            f"{part.dataset}: {title_of(part.metric)} in per cent, {part.rows} test rows",
             header,
             tuple(_cells(line) for line in part.standings),
             tuple(f"{line.label}: {line.published}" for line in part.standings if line.published),
@@ -119,7 +119,7 @@ def _overview(comparisons: Sequence[Comparison]) -> list[Section]:
     """Where there are several datasets, all values and their averages; * marks the best."""
     if len(comparisons) < 2:
         return []
-    grid = grid_of(comparisons)
+    grid = overview_of(comparisons)
     best = [max(x for x in column if x is not None) for column in zip(*grid.values, strict=True)]
     rows = []
     for label, values, mean in zip(grid.labels, grid.values, grid.averages, strict=True):

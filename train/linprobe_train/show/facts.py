@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from linprobe_train.results.answers import ProbeResult
 from linprobe_train.scores.intervals import Interval, wilson
-from linprobe_train.scores.metrics import ECE_BINS, average_precision, rank
-from linprobe_train.scores.predictions import Predictions
+from linprobe_train.scores.metrics import ECE_BINS
+from linprobe_train.scores.predictions import Predictions, Probabilities
+from linprobe_train.scores.ranking import average_precision, rank
 from linprobe_train.solver.preparation import Float64
 
 MISTAKES = 24
@@ -172,7 +173,7 @@ def _accuracies(confusion: Confusion, names: tuple[str, ...]) -> tuple[ClassScor
 
 
 def _precisions(
-    p: NDArray[np.float32], hot: NDArray[np.integer], names: tuple[str, ...]
+    p: Probabilities, hot: NDArray[np.integer], names: tuple[str, ...]
 ) -> tuple[ClassScore, ...]:
     scores = []
     for j, name in enumerate(names):

@@ -18,8 +18,8 @@ import numpy as np
 from linprobe.disk import write_atomic
 from linprobe.names import IMAGE_EXTENSIONS
 from linprobe_train.protocol.search import Sweep
+from linprobe_train.scores.metrics import title_of
 from linprobe_train.show.facts import Calibration, Confusion
-from linprobe_train.show.text import title
 from linprobe_train.tasks.fewshot import FewshotResult
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def fewshot_svg(result: FewshotResult) -> str:
     line.set_gid("mean")
     axes.set_xscale("log", base=2)
     axes.set_xticks(shots, [str(n) for n in shots])
-    axes.set(xlabel="training rows of each class", ylabel=f"{title(result.metric)}, %")
+    axes.set(xlabel="training rows of each class", ylabel=f"{title_of(result.metric)}, %")
     name = f"{result.encoder} · {result.question.tap} on {result.dataset}"
     axes.set_title(name, color=_INK, loc="left", fontsize="medium", parse_math=False)
     return _svg(figure, "fewshot", _OF_A_FILE, background="white") + "\n"

@@ -12,9 +12,10 @@ from linprobe.disk import write_atomic
 from linprobe.errors import OptionError
 from linprobe_train.results.answers import ProbeResult
 from linprobe_train.results.collect import Collected, facts_of, stored_dataset_of
+from linprobe_train.scores.metrics import title_of
 from linprobe_train.show.facts import report_facts
 from linprobe_train.show.plots import calibration_svg, curve_svg, heat_uri, thumbnails
-from linprobe_train.show.text import score_cells, title
+from linprobe_train.show.text import score_cells
 
 FEW = 40
 """Classes that are all shown at once; of more, a map of the confusion and the lowest classes."""
@@ -95,7 +96,7 @@ def report_values(collected: Collected, places: Places) -> Mapping[str, object]:
         "rows": rows,
         "facts": facts,
         "few": FEW,
-        "title": title,
+        "title": title_of,
         "cells": score_cells,
         "sentence": protocol_sentence(result),
         "warnings": (*facts_of(result, places.store).changes, *result.warnings),
@@ -105,7 +106,7 @@ def report_values(collected: Collected, places: Places) -> Mapping[str, object]:
         "pictures": thumbnails(places.shards, "test", keys) if places.shards else {},
     }
     if result.sweep is not None and len(result.sweep.points) > 1:
-        values["curve_svg"] = curve_svg(result.sweep, title(result.sweep.metric))
+        values["curve_svg"] = curve_svg(result.sweep, title_of(result.sweep.metric))
     if confusion is not None and len(result.classes) > FEW:
         values["heat_uri"] = heat_uri(confusion)
     elif confusion is not None:
@@ -123,7 +124,8 @@ def protocol_sentence(result: ProbeResult) -> str:
     if result.sweep is not None:
         chosen = (
             f"C = {result.C:.4g} chosen among {len(result.sweep.points)} values by "
-            f"{title(result.sweep.metric)} on {result.held_out.source} ({result.held_out.n} rows)"
+            f"{title_of(result.sweep.metric)} on {result.held_out.source} "
+            f"({result.held_out.n} rows)"
         )
     return (
         f"Logistic regression on the {result.dim} features of the {protocol.tap} tap"

@@ -4,35 +4,29 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from linprobe.benchmarks import published
-from linprobe.records import JsonValue
+from linprobe.records import JsonValue, plain
 from linprobe.terminal import command, text_table
 from linprobe_store.format.spec import SkippedSample
-from linprobe_train.results.answers import Keyed, ProbeResult
-from linprobe_train.scores.metrics import TITLES, Score
+from linprobe_train.results.answers import Answer, ProbeResult, R
+from linprobe_train.scores.metrics import Score, title_of, unit_of
 from linprobe_train.tasks.fewshot import FewshotResult
 from linprobe_train.tasks.knn import KnnResult
 from linprobe_train.tasks.predict import Predicted
-from linprobe_train.tasks.probe import Answer
-
-
-def title(metric: str) -> str:
-    """The name of a metric for people."""
-    return TITLES[metric]
+from linprobe_train.tasks.probe_all import Outcome
 
 
 def score_cells(score: Score) -> tuple[str, str, str]:
     """Title, value and 95 % interval of a metric; shares in per cent."""
     numbers = score.value, score.interval.low, score.interval.high
-    if score.name == "nll":
+    if unit_of(score.name) != "%":
         value, low, high = (f"{x:.4f}" for x in numbers)
     else:
         value, low, high = (f"{100 * x:.2f}" for x in numbers)
         value += " %"
-    return title(score.name), value, f"[{low}, {high}]"
+    return title_of(score.name), value, f"[{low}, {high}]"
 
 
 def score_text(score: Score) -> str:
@@ -45,7 +39,7 @@ def _lines(*facts: tuple[str, object]) -> list[str]:
     return [f"{name:<9} {value}" for name, value in facts]
 
 
-def answer_text(answer: Answer, store: Path) -> str:
+def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
     """The result, its protocol, where it is, and the next command."""
     result, protocol = answer.result, answer.result.question.protocol
     names = {score.name for score in result.scores}
@@ -78,21 +72,23 @@ def _next_command(result: ProbeResult, store: Path) -> str:
     return command("probe", store=store, model=result.encoder, data=result.dataset, protocol=other)
 
 
-def answers_json(answers: Sequence[Answer]) -> JsonValue:
+def answers_json(answers: Sequence[Answer[ProbeResult]]) -> JsonValue:
     """Every result with its folder."""
-    return {"results": [keyed_json(answer) for answer in answers]}
+    return {"results": [answer_json(answer) for answer in answers]}
 
 
-def keyed_json(answer: Answer | Keyed[KnnResult] | Keyed[FewshotResult]) -> JsonValue:
-    """The result with its folder."""
-    return {**asdict(answer.result), "folder": str(answer.folder), "fresh": answer.fresh}
+def answer_json(answer: Answer[R]) -> JsonValue:
+    """A result with its folder."""
+    result = plain(answer.result)
+    assert isinstance(result, dict)
+    return {**result, "folder": str(answer.folder), "fresh": answer.fresh}
 
 
-def knn_text(answer: Keyed[KnnResult]) -> str:
+def knn_text(answer: Answer[KnnResult]) -> str:
     """One line for every k."""
     result = answer.result
     names = [score.name for score in result.results[0].scores]
-    header = ("k", *(title(name) for name in names))
+    header = ("k", *(title_of(name) for name in names))
     rows = [
         (str(scores.k), *(" ".join(score_cells(scores.score(name))[1:]) for name in names))
         for scores in result.results
@@ -106,10 +102,10 @@ def knn_text(answer: Keyed[KnnResult]) -> str:
     return "\n".join([*facts, table, *_lines(("result", answer.folder))])
 
 
-def fewshot_text(answer: Keyed[FewshotResult], plot: Path | None) -> str:
+def fewshot_text(answer: Answer[FewshotResult], plot: Path | None) -> str:
     """One line for every number of shots; ``plot`` is None where it could not be drawn."""
     result = answer.result
-    header = ("shots", f"mean {title(result.metric)}", "sd", "lowest", "highest", "C")
+    header = ("shots", f"mean {title_of(result.metric)}", "sd", "lowest", "highest", "C")
     rows = []
     for scores in result.results:
         values = [100 * draw.value for draw in scores.draws]
@@ -132,6 +128,41 @@ def _asked(result: KnnResult | FewshotResult) -> list[tuple[str, str]]:
         ("dataset", f"{result.dataset} ({result.test.n} test rows)"),
         ("encoder", f"{result.encoder} ({result.question.tap}, {result.dim} features)"),
     ]
+
+
+def outcome_text(outcome: Outcome) -> str:
+    """What became of one of many probes, in a line."""
+    name = f"{outcome.task.encoder} on {outcome.task.dataset}"
+    if outcome.value is None:
+        return f"failed: {name}: {outcome.problem}"
+    state = "" if outcome.fresh else " (was there)"
+    return f"{name}: {title_of(outcome.metric)} {value_text(outcome.metric, outcome.value)}{state}"
+
+
+def outcomes_text(outcomes: Sequence[Outcome]) -> str:
+    """A table of many probes, then counts."""
+    rows = [
+        (
+            outcome.task.encoder,
+            outcome.task.dataset,
+            title_of(outcome.metric) if outcome.metric else "-",
+            "-" if outcome.value is None else value_text(outcome.metric, outcome.value),
+            "-" if outcome.C is None else f"{outcome.C:.4g}",
+            "failed" if outcome.problem else "done" if outcome.fresh else "was there",
+        )
+        for outcome in outcomes
+    ]
+    table = text_table(("encoder", "dataset", "metric", "value", "C", "state"), rows, "<<<>><")
+    failed = [outcome_text(outcome) for outcome in outcomes if outcome.problem]
+    fresh = sum(outcome.fresh for outcome in outcomes)
+    there = len(outcomes) - fresh - len(failed)
+    counts = f"{fresh} probed, {there} were there, {len(failed)} failed"
+    return "\n".join([table, *failed, counts])
+
+
+def value_text(metric: str, value: float) -> str:
+    """A value of a metric; shares in per cent."""
+    return f"{100 * value:.2f} %" if unit_of(metric) == "%" else f"{value:.4f}"
 
 
 def predicted_lines(

@@ -1,16 +1,16 @@
 """Fitting probes on rows: preparation, class weights, missing classes, the choice of solver."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from linprobe.errors import DataError
+from linprobe.errors import DataError, OptionError
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.memory import MemoryPlan, available_bytes, plan_memory
-from linprobe_train.solver.passes import Crew
+from linprobe_train.solver.passes import Crew, crew_of
 from linprobe_train.solver.path import PathSolver
 from linprobe_train.solver.preparation import (
     Arithmetic,
@@ -24,6 +24,20 @@ from linprobe_train.solver.problem import make_problem
 from linprobe_train.solver.rows import Rows
 
 SolverName = Literal["linprobe", "sklearn"]
+
+
+def solver_named(name: str) -> SolverName:
+    """Look a solver up.
+
+    Raises
+    ------
+    OptionError : no such solver.
+    """
+    for known in get_args(SolverName):
+        if name == known:
+            return cast("SolverName", known)
+    known_names = ", ".join(get_args(SolverName))
+    raise OptionError(f"no solver {name!r}; known: {known_names}", hint="--solver linprobe")
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,30 @@ class Trainer(Protocol):
 
     def start_from(self, probe: Probe, C: float) -> None:
         """Start the next fit from a probe of the same classes, solved at C on other rows."""
+
+
+def fit_rows(
+    rows: Rows,
+    C: float,
+    settings: FitSettings,
+    tolerance: Tolerance,
+    *,
+    sample_weight: ArrayLike | None = None,
+) -> tuple[Probe, FitReport]:
+    """Fit one probe; ``sample_weight`` is (n,), >= 0 and not all 0.
+
+    Raises
+    ------
+    DataError : the weights, or what :func:`make_trainer` refuses.
+    OptionError : C or ``memory_bytes`` is out of range.
+    """
+    if not 0 < C < float("inf"):
+        raise OptionError(f"C = {C:g}; expected a positive number", hint="for example C=1.0")
+    weights = None if sample_weight is None else _checked(sample_weight, rows.n)
+    with crew_of(settings.threads) as crew:
+        trainer = make_trainer(rows, settings, crew, weights)
+        report = trainer.fit(C, tolerance)
+        return trainer.probe(C), report
 
 
 def make_trainer(
@@ -188,3 +226,13 @@ def _preparation(rows: Rows, settings: FitSettings) -> Preparation:
     if settings.standardize:
         shift, scale = column_moments(rows, normalize=settings.normalize)
     return Preparation(settings.normalize, shift, scale, settings.arithmetic)
+
+
+def _checked(weights: ArrayLike, n: int) -> Float64:
+    array = np.asarray(weights, np.float64)
+    if array.shape != (n,) or not np.isfinite(array).all() or (array < 0).any() or not array.any():
+        raise DataError(
+            f"row weights of shape {array.shape}; expected ({n},), all >= 0 and not all 0",
+            hint="give one weight for every row",
+        )
+    return array

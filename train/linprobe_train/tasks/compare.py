@@ -1,8 +1,6 @@
 """Encoders, taps and protocols side by side on the same test rows.
 
-Rows are matched by key. What only some results have is left out of the comparison and told.
-
-Test rows of several results brought into one order, by key.
+Rows are matched by key. What only some results have is left out of the comparison, and said so.
 """
 
 from collections.abc import Sequence
@@ -14,22 +12,11 @@ from numpy.typing import NDArray
 
 from linprobe.benchmarks import published
 from linprobe.errors import ResultError
-from linprobe_train.results.collect import Collected, facts_of
-from linprobe_train.scores.headlines import plain_name
-from linprobe_train.scores.intervals import Interval
-from linprobe_train.scores.paired import (
-    McNemar,
-    Replicates,
-    interval_of,
-    mcnemar,
-    resample,
-    statistic_of,
-    top_hits,
-)
+from linprobe_train.results.collect import Collected, StoreFacts, facts_of
+from linprobe_train.scores.intervals import Interval, Replicates, resample
+from linprobe_train.scores.metrics import Metric, metric_named
+from linprobe_train.scores.paired import McNemar, mcnemar
 from linprobe_train.scores.predictions import Predictions
-
-Positions = NDArray[np.intp]
-"""Row numbers, (n,)."""
 
 
 @dataclass(frozen=True)
@@ -42,93 +29,6 @@ class Matched:
     """Theirs, row i of each being the same sample; ordered by key."""
     notes: tuple[str, ...]
     """Rows that not all of them have."""
-
-    @property
-    def n(self) -> int:
-        """Rows, at least 1."""
-        return len(self.predictions[0].keys)
-
-
-def match_rows(results: Sequence[Collected]) -> tuple[Matched, ...]:
-    """Group results that have test rows in common, and bring their rows into one order.
-
-    Raises
-    ------
-    ResultError : two results name different classes for one key.
-    """
-    groups: list[list[tuple[Collected, Predictions]]] = []
-    for one in results:
-        rows = one.predictions()
-        for group in groups:
-            if len(np.intersect1d(_common([rows for _, rows in group]), rows.keys)):
-                group.append((one, rows))
-                break
-        else:
-            groups.append([(one, rows)])
-    return tuple(_matched(group) for group in groups)
-
-
-def _common(every: Sequence[Predictions]) -> NDArray[np.str_]:
-    keys = np.unique(every[0].keys)
-    for rows in every[1:]:
-        keys = np.intersect1d(keys, rows.keys)
-    return keys
-
-
-def _matched(group: Sequence[tuple[Collected, Predictions]]) -> Matched:
-    keys = _common([rows for _, rows in group])
-    notes = [
-        f"{one.label}: {len(rows.keys) - len(keys)} of {len(rows.keys)} test rows have no "
-        "counterpart in every other result and are left out"
-        for one, rows in group
-        if len(rows.keys) > len(keys)
-    ]
-    members = tuple(one for one, _ in group)
-    taken = tuple(_take(rows, _positions(rows, keys)) for _, rows in group)
-    for one, rows in zip(members[1:], taken[1:], strict=True):
-        _check_same_truth(members[0], taken[0], one, rows)
-    return Matched(members, taken, tuple(notes))
-
-
-def _positions(rows: Predictions, keys: NDArray[np.str_]) -> Positions:
-    order = np.argsort(rows.keys, kind="stable")
-    found: Positions = order[np.searchsorted(rows.keys[order], keys)]
-    return found
-
-
-def _take(rows: Predictions, at: Positions) -> Predictions:
-    return Predictions(
-        rows.keys[at],
-        rows.labels[at],
-        rows.top[at],
-        rows.probability[at],
-        rows.label_probability[at],
-    )
-
-
-def _check_same_truth(
-    first: Collected, ours: Predictions, second: Collected, theirs: Predictions
-) -> None:
-    """Refuse results that do not mean the same by the same key; class ids may differ."""
-    differ = np.flatnonzero(_truth(first, ours) != _truth(second, theirs))
-    if len(differ) == 0:
-        return
-    i = int(differ[0])
-    raise ResultError(
-        f"'{first.folder}' and '{second.folder}' give different classes to {len(differ)} of "
-        f"{len(ours.keys)} test rows; the first is '{ours.keys[i]}': "
-        f"{_truth(first, ours)[i]} and {_truth(second, theirs)[i]}",
-        hint="probe both encoders on the same labels",
-    )
-
-
-def _truth(one: Collected, rows: Predictions) -> NDArray[np.str_]:
-    """Names of the classes of every row, (n,)."""
-    names = np.array(one.result.classes, dtype=np.str_)
-    if rows.labels.ndim == 1:
-        found: NDArray[np.str_] = names[rows.labels]
-        return found
-    return np.array([", ".join(sorted(names[row == 1])) for row in rows.labels], dtype=np.str_)
 
 
 @dataclass(frozen=True)
@@ -146,7 +46,7 @@ class Standing:
     C: float
     """Inverse L2 strength of the fit."""
     value: float
-    """The dataset's metric, a share in [0, 1]."""
+    """The comparison's metric, a share in [0, 1] unless its unit is another."""
     interval: Interval
     """95 %."""
     top1: float | None
@@ -187,7 +87,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Overview:
     """All results by dataset."""
 
     datasets: tuple[str, ...]
@@ -216,11 +116,11 @@ def compare(
     Raises
     ------
     ResultError : results name different classes for the same key; ``strict`` ones share no row.
+    OptionError : a result's metric is of a package that is not installed here.
     """
-    found = []
-    for name in sorted({plain_name(one.result.dataset) for one in results}):
-        members = [one for one in results if plain_name(one.result.dataset) == name]
-        groups = match_rows(members)
+    comparisons = []
+    for name in sorted({collected.dataset for collected in results}):
+        groups = match_rows([collected for collected in results if collected.dataset == name])
         if strict and len(groups) > 1:
             first, second = groups[0].members[0], groups[1].members[0]
             raise ResultError(
@@ -229,75 +129,134 @@ def compare(
                 hint="extract both encoders from the same shards, then probe again",
             )
         apart = () if len(groups) == 1 else (f"{len(groups)} test sets of {name} share no key",)
-        found += [_compare_group(group, store, seed, apart) for group in groups]
-    return tuple(found)
+        comparisons += [_comparison(group, store, seed, apart) for group in groups]
+    return tuple(comparisons)
 
 
-def _compare_group(
-    group: Matched, store: Path | None, seed: int, apart: tuple[str, ...]
+def match_rows(results: Sequence[Collected]) -> tuple[Matched, ...]:
+    """Group results that have test rows in common, and bring their rows into one order.
+
+    Raises
+    ------
+    ResultError : two results name different classes for one key.
+    """
+    groups: list[list[tuple[Collected, Predictions]]] = []
+    shared: list[NDArray[np.str_]] = []
+    for collected in results:
+        rows = collected.predictions()
+        for i, keys in enumerate(shared):
+            common = np.intersect1d(keys, rows.keys)
+            if len(common):
+                groups[i].append((collected, rows))
+                shared[i] = common
+                break
+        else:
+            groups.append([(collected, rows)])
+            shared.append(np.unique(rows.keys))
+    return tuple(_matched(group, keys) for group, keys in zip(groups, shared, strict=True))
+
+
+def _matched(group: Sequence[tuple[Collected, Predictions]], keys: NDArray[np.str_]) -> Matched:
+    members, predictions, notes = [], [], []
+    for collected, rows in group:
+        left_out = len(rows.keys) - len(keys)
+        if left_out:
+            notes.append(
+                f"{collected.label}: {left_out} of {len(rows.keys)} test rows have no counterpart "
+                "in every other result and are left out"
+            )
+        order = np.argsort(rows.keys, kind="stable")
+        members.append(collected)
+        predictions.append(rows.take(order[np.searchsorted(rows.keys[order], keys)]))
+        _check_same_truth(members[0], predictions[0], collected, predictions[-1])
+    return Matched(tuple(members), tuple(predictions), tuple(notes))
+
+
+def _check_same_truth(
+    first: Collected, ours: Predictions, second: Collected, theirs: Predictions
+) -> None:
+    """Refuse results that do not mean the same by the same key; class ids may differ."""
+    our_names, their_names = _truth(first, ours), _truth(second, theirs)
+    differ = np.flatnonzero(our_names != their_names)
+    if len(differ) == 0:
+        return
+    i = int(differ[0])
+    raise ResultError(
+        f"'{first.folder}' and '{second.folder}' give different classes to {len(differ)} of "
+        f"{ours.n} test rows; the first is '{ours.keys[i]}': {our_names[i]} and {their_names[i]}",
+        hint="probe both encoders on the same labels",
+    )
+
+
+def _truth(collected: Collected, rows: Predictions) -> NDArray[np.str_]:
+    """Names of the classes of every row, (n,)."""
+    names = np.array(collected.result.classes, dtype=np.str_)
+    if rows.labels.ndim == 1:
+        return np.asarray(names[rows.labels])
+    return np.array([", ".join(sorted(names[row == 1])) for row in rows.labels], dtype=np.str_)
+
+
+def _comparison(
+    group: Matched, store: Path | None, seed: int, notes: tuple[str, ...]
 ) -> Comparison:
-    results = [one.result for one in group.members]
-    metric = results[0].question.metric
-    replicates = resample(
-        [
-            statistic_of(metric, rows, len(result.classes))
-            for rows, result in zip(group.predictions, results, strict=True)
-        ],
-        group.n,
-        seed,
-    )
+    results = [collected.result for collected in group.members]
+    facts = [facts_of(result, store) for result in results]
+    metric = metric_named(results[0].question.metric)
+    n = group.predictions[0].n
+    replicates = resample([metric.statistic(rows) for rows in group.predictions], n, seed)
     order = sorted(
-        range(len(results)), key=lambda i: (-float(replicates.values[i]), results[i].dim, i)
+        range(len(results)),
+        key=lambda i: (-metric.sign * float(replicates.values[i]), results[i].dim, i),
     )
-    standings, notes = [], [*apart, *group.notes]
-    for i in order:
-        facts = facts_of(results[i], store)
-        notes += [f"{group.members[i].label}: {change}" for change in facts.changes]
-        standings.append(_standing(group, replicates, i, order[0], store))
-    return Comparison(results[0].dataset, metric, group.n, tuple(standings), tuple(notes))
+    changes = [f"{group.members[i].label}: {change}" for i in order for change in facts[i].changes]
+    return Comparison(
+        results[0].dataset,
+        metric.name,
+        n,
+        tuple(_standing(group, metric, replicates, i, order[0], facts[i]) for i in order),
+        (*notes, *group.notes, *changes),
+    )
 
 
 def _standing(
-    group: Matched, replicates: Replicates, i: int, best: int, store: Path | None
+    group: Matched, metric: Metric, replicates: Replicates, i: int, best: int, facts: StoreFacts
 ) -> Standing:
-    member = group.members[i]
-    result, question = member.result, member.result.question
-    facts = facts_of(result, store)
+    rows, best_rows = group.predictions[i], group.predictions[best]
+    result = group.members[i].result
+    protocol = result.question.protocol
+    is_single = rows.labels.ndim == 1
     value = float(replicates.values[i])
-    hits, best_hits = top_hits(group.predictions[i]), top_hits(group.predictions[best])
-    single = group.predictions[i].labels.ndim == 1
-    protocol = question.protocol
-    paper = published(result.encoder, result.dataset, protocol.tap, protocol.name, question.metric)
+    paper = published(result.encoder, result.dataset, protocol.tap, protocol.name, metric.name)
     return Standing(
-        label=member.label,
+        label=group.members[i].label,
         encoder=result.encoder,
-        tap=question.protocol.tap,
-        protocol=question.protocol.name,
+        tap=protocol.tap,
+        protocol=protocol.name,
         C=result.C,
         value=value,
-        interval=interval_of(question.metric, i, replicates, group.n),
-        top1=float(hits.mean()) if single else None,
+        interval=metric.interval_of(i, replicates, rows.n),
+        top1=float(rows.hits().mean()) if is_single else None,
         difference=value - float(replicates.values[best]),
         difference_interval=replicates.difference(i, best),
-        mcnemar=mcnemar(best_hits, hits) if single else None,
+        mcnemar=mcnemar(best_rows.hits(), rows.hits()) if is_single else None,
         dim=result.dim,
         bytes_per_image=facts.bytes_per_image,
         bytes=facts.bytes,
         published=None if paper is None else paper.beside(value),
-        folder=str(member.folder),
+        folder=str(group.members[i].folder),
     )
 
 
-def grid_of(comparisons: Sequence[Comparison]) -> Grid:
-    """Put comparisons of several datasets into one grid."""
-    labels = sorted({one.label for part in comparisons for one in part.standings})
+def overview_of(comparisons: Sequence[Comparison]) -> Overview:
+    """Put comparisons of several datasets into one table."""
+    labels = sorted({line.label for part in comparisons for line in part.standings})
     table: NDArray[np.float64] = np.full((len(labels), len(comparisons)), np.nan)
     for j, part in enumerate(comparisons):
-        for one in part.standings:
-            table[labels.index(one.label), j] = one.value
+        for line in part.standings:
+            table[labels.index(line.label), j] = line.value
     means = table.mean(axis=1)
     order = sorted(range(len(labels)), key=lambda i: (np.isnan(means[i]), -means[i], i))
-    return Grid(
+    return Overview(
         datasets=tuple(part.dataset for part in comparisons),
         labels=tuple(labels[i] for i in order),
         values=tuple(tuple(_known(x) for x in table[i]) for i in order),

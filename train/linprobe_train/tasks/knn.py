@@ -5,125 +5,51 @@ features L2-normalised; the k most similar training rows vote for their class wi
 exp(cosine / T); k = 10, 20, 100, 200 and T = 0.07. Nothing is chosen, so all k are given; k = 20 is
 the one that DINO reports. The bank is train and, where there is one, val: the rows that the linear
 probe is fitted on.
-
-The k most similar rows of a bank, exactly, in bounded memory.
-
-Similarities are products of unit rows, block of queries by block of bank, in BLAS; per query only
-the best k are kept. Symbols: b queries of a block, m bank rows of a block, d features.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import DataError, OptionError
+from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.protocol.search import SplitUse
 from linprobe_train.protocol.splits import StoredSplits
-from linprobe_train.results.answers import Keyed, check_writable, load_keyed, store_keyed
-from linprobe_train.scores.intervals import bootstrap, wilson
-from linprobe_train.scores.metrics import Score
-from linprobe_train.scores.paired import Hits, share_per_class
-from linprobe_train.solver.passes import Crew, crew_of
-from linprobe_train.solver.preparation import Float32, Float64, Preparation, check_features
+from linprobe_train.results.answers import Answer, Answers
+from linprobe_train.scores.metrics import Score, score_names, scores_of
+from linprobe_train.scores.predictions import TOP, Predictions, best_classes
+from linprobe_train.solver.passes import crew_of
+from linprobe_train.solver.preparation import Float64, check_features
 from linprobe_train.solver.rows import Rows
+from linprobe_train.tasks.neighbours import Neighbours, with_neighbours
 
-QUERY_ROWS = 512
-"""Queries of a block: with 1,024 bank rows, 2 MB of similarities a thread."""
-
-T = TypeVar("T")
+METRICS = ("top1", "mean_per_class", "top5")
+"""Given for every k where they exist: those that need a ranking of classes alone."""
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """The best rows of the bank for some queries."""
+class Votes:
+    """How neighbours vote.
 
-    similarity: Float32
-    """(b, k) cosines, highest first."""
-    row: NDArray[np.int64]
-    """(b, k) bank rows; of equally similar ones the earlier first."""
-
-
-def with_neighbours(
-    queries: Rows, bank: Rows, k: int, crew: Crew, use: Callable[[int, Neighbours], T]
-) -> list[T]:
-    """Find the k most similar bank rows of every query, and make something of them.
-
-    Parameters
-    ----------
-    queries, bank : rows of the same encoder; they are L2-normalised here.
-    k : at most the rows of the bank.
-    crew : threads over blocks of queries, with BLAS held to one thread.
-    use : gets the first query of a block and the neighbours of at most 512 queries.
-
-    Returns
-    -------
-    What ``use`` gave, in the order of the blocks.
-
-    Notes
-    -----
-    Memory: some 40 MB a thread for k = 200 and d = 512, whatever the queries and the bank.
+    Raises
+    ------
+    OptionError : a number out of range.
     """
-    starts = list(range(0, queries.n, QUERY_ROWS))
-    return list(crew.map(lambda start: use(start, _search(queries, start, bank, k)), starts))
 
+    k: tuple[int, ...] = (10, 20, 100, 200)
+    """Numbers of neighbours, ascending."""
+    temperature: float = 0.07
+    """T of the weights exp(cosine / T)."""
 
-def _search(queries: Rows, start: int, bank: Rows, k: int) -> Neighbours:
-    unit = Preparation(normalize=True)
-    stop = min(start + QUERY_ROWS, queries.n)
-    block = np.asarray(unit.apply(queries.gather(np.arange(start, stop))), np.float32)
-    best = np.full((len(block), k), -np.inf, np.float32)
-    rows = np.full((len(block), k), -1, np.int64)
-    for first, part in bank.pairs():
-        similarity = block @ np.asarray(unit.apply(part.read()), np.float32).T
-        _merge(best, rows, similarity, first)
-    order = np.argsort(-best, axis=1, kind="stable")
-    return Neighbours(
-        np.take_along_axis(best, order, axis=1), np.take_along_axis(rows, order, axis=1)
-    )
-
-
-def _merge(best: Float32, rows: NDArray[np.int64], similarity: Float32, first: int) -> None:
-    """Let better rows of a block (b, m) into the best (b, k), in place; columns stay in row order.
-
-    A later row that only equals the worst kept one stays out, so ties go to earlier rows. After a
-    few blocks hardly anything passes, and the cost is that of one comparison per similarity.
-    """
-    k = best.shape[1]
-    query, column = np.nonzero(similarity > best.min(axis=1)[:, None])
-    if len(query) == 0:
-        return
-    touched, begins, counts = np.unique(query, return_index=True, return_counts=True)
-    width = k + int(counts.max())
-    pool = np.full((len(touched), width), -np.inf, np.float32)
-    ids = np.full((len(touched), width), -1, np.int64)
-    pool[:, :k], ids[:, :k] = best[touched], rows[touched]
-    at = np.repeat(np.arange(len(touched)), counts)
-    place = k + np.arange(len(query)) - np.repeat(begins, counts)
-    pool[at, place] = similarity[query, column]
-    ids[at, place] = first + column
-    keep = _top(pool, k)
-    best[touched] = pool[keep].reshape(-1, k)
-    rows[touched] = ids[keep].reshape(-1, k)
-
-
-def _top(pool: Float32, k: int) -> NDArray[np.bool_]:
-    """Mark the k largest of every line; of equal ones those to the left."""
-    threshold = np.partition(pool, -k, axis=1)[:, -k][:, None]
-    above = pool > threshold
-    equal = pool == threshold
-    wanted = k - above.sum(axis=1, keepdims=True)
-    kept: NDArray[np.bool_] = above | (equal & (np.cumsum(equal, axis=1) <= wanted))
-    return kept
-
-
-K = (10, 20, 100, 200)
-TEMPERATURE = 0.07
+    def __post_init__(self) -> None:
+        if not self.k or min(self.k) < 1:
+            raise OptionError(f"k = {self.k}; expected numbers from 1", hint="--k 10,20,100,200")
+        if not 0 < self.temperature < float("inf"):
+            raise OptionError(f"T = {self.temperature}; expected more than 0", hint="--T 0.07")
 
 
 @dataclass(frozen=True)
@@ -184,63 +110,54 @@ class KnnResult:
     """Wall time."""
 
 
-@dataclass(frozen=True)
-class KnnOptions:
-    """What the person asking decides."""
-
-    k: tuple[int, ...] = K
-    """Numbers of neighbours."""
-    temperature: float = TEMPERATURE
-    """T."""
-    threads: int = 1
-    """Threads over blocks of test rows."""
-    seed: int = 0
-    """Of the bootstrap."""
-
-    def __post_init__(self) -> None:
-        if not self.k or min(self.k) < 1:
-            raise OptionError(f"k = {self.k}; expected numbers from 1", hint="--k 10,20,100,200")
-        if not 0 < self.temperature < float("inf"):
-            raise OptionError(f"T = {self.temperature}; expected more than 0", hint="--T 0.07")
-
-
 def knn(
     splits: StoredSplits,
-    options: KnnOptions,
+    how: Votes,
     out: Path,
-    tell: Callable[[str], None] = lambda line: None,
-) -> Keyed[KnnResult]:
+    *,
+    seed: int = 0,
+    threads: int = 1,
+    watch: Watch = ignore,
+) -> Answer[KnnResult]:
     """Give the stored k-NN result of a dataset, or make and store it.
+
+    Parameters
+    ----------
+    seed : of the bootstrap.
+    threads : over blocks of test rows; the result does not depend on them.
 
     Raises
     ------
     DataError : rows have several labels, or no direction.
+    ResultError : the result cannot be written.
     """
     question = KnnQuestion(
         splits.encoder.encoder_id,
         splits.dataset.dataset_id,
         splits.digests(),
         splits.tap,
-        tuple(sorted(set(options.k))),
-        options.temperature,
-        options.seed,
+        how.k,
+        how.temperature,
+        seed,
     )
-    names = f"{splits.encoder.names.slug}--{splits.dataset.name}--knn"
-    stored = load_keyed(out, names, question, KnnResult, "knn.json")
+    answers = Answers(out, KnnResult, "knn.json")
+    names = splits.encoder.names.slug, splits.dataset.name, "knn"
+    stored = answers.get(question, *names)
     if stored is not None:
         return stored
-    check_writable(out)
+    answers.prepare()
     started = time.perf_counter()
     train = splits.rows(splits.train)
     bank = train if splits.val is None else train.join(splits.rows(splits.val))
     if bank.multi_label:
         raise DataError(
             f"{splits.dataset.name} has several labels a row; k-NN votes for one class",
-            hint="linprobe probe gives mAP",
+            hint=f"{command('probe')} gives mAP",
         )
     check_features(bank, normalize=True)
     test = splits.open_test()
-    tell(f"{test.n} test rows against a bank of {bank.n}")
+    line = f"{test.n} test rows against a bank of {bank.n}"
+    watch(Progress(0, test.n, "test rows", line=line))
     result = KnnResult(
         question=question,
         dataset=splits.dataset.name,
@@ -248,42 +165,34 @@ def knn(
         dim=bank.dim,
         bank=SplitUse("train" if splits.val is None else "train+val", bank.n),
         test=SplitUse("test", test.n),
-        results=knn_scores(bank, test, options),
+        results=knn_scores(bank, test, how, seed=seed, threads=threads),
         seconds=time.perf_counter() - started,
     )
-    return store_keyed(out, names, result, "knn.json")
+    return answers.put(result, *names)
 
 
-def knn_scores(bank: Rows, test: Rows, options: KnnOptions) -> tuple[KnnScore, ...]:
+def knn_scores(
+    bank: Rows, test: Rows, how: Votes, *, seed: int = 0, threads: int = 1
+) -> tuple[KnnScore, ...]:
     """Score every k, in one search for the largest."""
-    wanted = sorted({min(k, bank.n) for k in options.k})
-    inside = np.zeros((len(wanted), 2, test.n), np.bool_)
+    wanted = sorted({min(k, bank.n) for k in how.k})
+    top = np.empty((len(wanted), test.n, min(TOP, bank.n_classes)), np.int64)
 
-    def score_block(start: int, block: Neighbours) -> None:
-        own = test.labels[start : start + len(block.row), None]
-        for hits, k in zip(inside, wanted, strict=True):
-            order = ranking(votes(block, k, bank.labels, bank.n_classes, options.temperature))
-            hits[0, start : start + len(own)] = order[:, 0] == own[:, 0]
-            hits[1, start : start + len(own)] = (order == own).any(axis=1)
+    def rank_block(start: int, block: Neighbours) -> None:
+        for best, k in zip(top, wanted, strict=True):
+            mass = votes(block, k, bank.labels, bank.n_classes, how.temperature)
+            best[start : start + len(mass)] = ranking(mass)
 
-    with crew_of(options.threads) as crew:
-        with_neighbours(test, bank, wanted[-1], crew, score_block)
+    with crew_of(threads) as crew:
+        with_neighbours(test, bank, wanted[-1], crew, rank_block)
+    existing = score_names(test.n_classes, multi_label=False)
+    names = tuple(name for name in METRICS if name in existing)
+    none, keys = np.empty((test.n, 0)), np.empty(0, np.str_)
+    rows = [Predictions(keys, test.labels, best, none, none) for best in top]
     return tuple(
-        KnnScore(k, _scores(first, top5, test, options.seed))
-        for k, (first, top5) in zip(wanted, inside, strict=True)
+        KnnScore(k, scores_of(ranked, test.n_classes, seed, names))
+        for k, ranked in zip(wanted, rows, strict=True)
     )
-
-
-def _scores(first: Hits, top5: Hits, test: Rows, seed: int) -> tuple[Score, ...]:
-    n, k = test.n, test.n_classes
-    per_class = share_per_class(first, np.asarray(test.labels, np.int64), k)
-    scores = (
-        Score("top1", float(first.mean()), wilson(int(first.sum()), n)),
-        Score("mean_per_class", per_class(np.ones(n)), bootstrap(per_class, n, seed)),
-    )
-    if k <= 5:
-        return scores
-    return (*scores, Score("top5", float(top5.mean()), wilson(int(top5.sum()), n)))
 
 
 def votes(
@@ -303,5 +212,5 @@ def votes(
 
 def ranking(votes: Float64) -> NDArray[np.int64]:
     """The up to five classes with most votes, (b, 5); -1 instead of a class without a vote."""
-    order = np.argsort(-votes, axis=1, kind="stable")[:, :5]
-    return np.where(np.take_along_axis(votes, order, axis=1) > 0, order, -1).astype(np.int64)
+    order = best_classes(votes, TOP)
+    return np.where(np.take_along_axis(votes, order, axis=1) > 0, order, -1)

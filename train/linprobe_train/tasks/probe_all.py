@@ -5,20 +5,22 @@ on disk costs no fit, so running it again resumes. Processes times threads stay 
 and the memory limit is shared out among the processes.
 """
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from joblib import Parallel, delayed, parallel_config
 
 from linprobe.errors import LinprobeError, OptionError, ProbeError
-from linprobe.terminal import text_table
+from linprobe.machine import available_cores
+from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_store.handles.lookup import MIN_PREFIX
 from linprobe_store.handles.store import FeatureStore
-from linprobe_train.scores.metrics import TITLES
-from linprobe_train.solver.memory import available_bytes, parse_bytes
-from linprobe_train.tasks.probe import ProbeRequest, options_of, probe_datasets
+from linprobe_train.protocol.splits import open_encoder, open_splits
+from linprobe_train.scores.metrics import Score
+from linprobe_train.solver.memory import available_bytes
+from linprobe_train.tasks.probe import Recipe, probe
 
 CLUSTER = "dask"
 """The backend whose workers may be on other machines."""
@@ -28,10 +30,18 @@ CLUSTER = "dask"
 class Pool:
     """Where tasks run."""
 
-    jobs: int | None
+    jobs: int | None = None
     """Most tasks at once; None for one a core of this machine."""
-    backend: str
+    backend: str = "loky"
     """Name of a joblib backend: ``loky`` (processes), ``threading``, ``dask``, ..."""
+    threads: int | None = None
+    """Threads of a task; None shares the cores out."""
+    memory_bytes: int | None = None
+    """Most memory of all tasks together; None for half of the machine's."""
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise OptionError(f"--jobs {self.jobs}; expected at least 1", hint="--jobs 1")
 
 
 @dataclass(frozen=True)
@@ -59,33 +69,33 @@ class Outcome:
     fresh: bool
     """False where the answer was there already."""
     metric: str
-    """Name of the dataset's metric; "" when it failed."""
+    """Name of the result's metric; "" when it failed."""
     value: float | None
-    """The metric, a share in [0, 1]."""
+    """The metric, a share in [0, 1] unless its unit is another."""
     C: float | None
     """Of the final fit."""
     problem: str | None
     """What went wrong."""
 
 
-def list_tasks(request: ProbeRequest) -> tuple[Task, ...]:
-    """All encoders and datasets, or those that the request names.
+def list_tasks(store: Path, model: str | None, data: tuple[str, ...]) -> tuple[Task, ...]:
+    """All encoders and datasets of a store, or those that are named.
 
     Raises
     ------
     ProbeError : there are none.
     """
-    models = () if request.model is None else (request.model,)
+    models = () if model is None else (model,)
     tasks = tuple(
         Task(encoder.encoder_id, encoder.names.model, dataset.dataset_id, dataset.name)
-        for encoder in FeatureStore(request.store).encoders()
+        for encoder in FeatureStore(store).encoders()
         if _is_named(models, encoder.encoder_id, encoder.names.model)
         for dataset in encoder.datasets()
-        if _is_named(request.data, dataset.dataset_id, dataset.name)
+        if _is_named(data, dataset.dataset_id, dataset.name)
     )
     if not tasks:
         raise ProbeError(
-            f"{request.store} holds nothing to probe", hint="linprobe extract fills it"
+            f"{store} holds nothing to probe", hint=f"fill it with {command('extract')}"
         )
     return tasks
 
@@ -99,43 +109,40 @@ def _is_named(queries: tuple[str, ...], digits: str, name: str) -> bool:
 
 
 def probe_all(
-    request: ProbeRequest, pool: Pool, tell: Callable[[str], None]
-) -> tuple[Outcome, ...]:
-    """Probe every task, in the order of the store.
+    store: Path,
+    tasks: tuple[Task, ...],
+    recipe: Recipe,
+    out: Path,
+    pool: Pool,
+    watch: Watch = ignore,
+) -> Iterator[Outcome]:
+    """Probe every task, giving outcomes as they come.
 
     Raises
     ------
-    OptionError : an option is out of range, or the backend is not there.
-    ProbeError : there is nothing to probe.
+    OptionError : the backend is not there.
     """
-    if pool.jobs is not None and pool.jobs < 1:
-        raise OptionError(f"--jobs {pool.jobs}; expected at least 1", hint="--jobs 1")
-    options_of(request)
-    tasks = list_tasks(request)
-    jobs = min(pool.jobs or os.cpu_count() or 1, len(tasks))
-    each = _share(request, pool, jobs)
-    tell(f"{len(tasks)} probes, {jobs} at once with {each.threads} threads each")
-    found: dict[Task, Outcome] = {}
+    jobs = min(pool.jobs or available_cores(), len(tasks))
+    each = _share(recipe, pool, jobs)
+    store, out = store.resolve(), out.resolve()
+    line = f"{len(tasks)} probes, {jobs} at once with {each.settings.threads} threads each"
+    watch(Progress(0, len(tasks), "probes", line=line))
     with _backend(pool, jobs):
-        runs = Parallel(return_as="generator_unordered")(
-            delayed(run_task)(each, task) for task in tasks
+        yield from Parallel(return_as="generator_unordered")(
+            delayed(run_task)(store, task, each, out) for task in tasks
         )
-        for outcome in runs:
-            found[outcome.task] = outcome
-            tell(f"  [{len(found)}/{len(tasks)}] {_line(outcome)}")
-    return tuple(found[task] for task in tasks)
 
 
-def run_task(request: ProbeRequest, task: Task) -> Outcome:
+def run_task(store: Path, task: Task, recipe: Recipe, out: Path) -> Outcome:
     """Answer one task; a failure, expected or a bug, becomes part of the outcome."""
-    one = replace(request, model=task.encoder_id, data=(task.dataset_id,))
     try:
-        (answer,) = probe_datasets(one, lambda line: None)
+        encoder = open_encoder(store, task.encoder_id)
+        answer = probe(open_splits(encoder, task.dataset_id, recipe.protocol.tap), recipe, out)
     except LinprobeError as error:
         return _failed(task, f"{error.message} ({error.hint})")
     except Exception as error:
         return _failed(task, f"{type(error).__name__}: {error}")
-    headline = answer.result.headline
+    headline: Score = answer.result.headline
     folder = str(answer.folder)
     return Outcome(task, folder, answer.fresh, headline.name, headline.value, answer.result.C, None)
 
@@ -144,14 +151,15 @@ def _failed(task: Task, problem: str) -> Outcome:
     return Outcome(task, None, False, "", None, None, problem)
 
 
-def _share(request: ProbeRequest, pool: Pool, jobs: int) -> ProbeRequest:
-    """The request of one process, with its share of this machine; a cluster's are not ours."""
-    here = replace(request, store=request.store.resolve(), out=request.out.resolve())
+def _share(recipe: Recipe, pool: Pool, jobs: int) -> Recipe:
+    """The recipe of one process, with its share of this machine; a cluster's is not divided."""
     if pool.backend == CLUSTER:
-        return replace(here, threads=request.threads or 1)
-    whole = available_bytes() if request.memory is None else parse_bytes(request.memory)
-    threads = request.threads or max(1, (os.cpu_count() or 1) // jobs)
-    return replace(here, threads=threads, memory=f"{max(whole // jobs, 1)}B")
+        threads, memory = pool.threads or 1, pool.memory_bytes
+    else:
+        threads = pool.threads or max(1, available_cores() // jobs)
+        memory = max((pool.memory_bytes or available_bytes()) // jobs, 1)
+    settings = replace(recipe.settings, threads=threads, memory_bytes=memory)
+    return replace(recipe, settings=settings)
 
 
 @contextmanager
@@ -181,45 +189,16 @@ def _cluster(pool: Pool) -> AbstractContextManager[object]:
         return client
 
 
-def _line(outcome: Outcome) -> str:
-    name = f"{outcome.task.encoder} on {outcome.task.dataset}"
-    if outcome.value is None:
-        return f"failed: {name}: {outcome.problem}"
-    state = "" if outcome.fresh else " (was there)"
-    return f"{name}: {TITLES[outcome.metric]} {100 * outcome.value:.2f} %{state}"
-
-
-def summary(outcomes: tuple[Outcome, ...]) -> str:
-    """A table, then counts."""
-    rows = [
-        (
-            one.task.encoder,
-            one.task.dataset,
-            TITLES.get(one.metric, "-"),
-            "-" if one.value is None else f"{100 * one.value:.2f} %",
-            "-" if one.C is None else f"{one.C:.4g}",
-            "failed" if one.problem else "done" if one.fresh else "was there",
-        )
-        for one in outcomes
-    ]
-    table = text_table(("encoder", "dataset", "metric", "value", "C", "state"), rows, "<<<>><")
-    failed = [_line(one) for one in outcomes if one.problem]
-    fresh = sum(one.fresh for one in outcomes)
-    there = len(outcomes) - fresh - len(failed)
-    counts = f"{fresh} probed, {there} were there, {len(failed)} failed"
-    return "\n".join([table, *failed, counts])
-
-
-def check_outcomes(outcomes: tuple[Outcome, ...]) -> None:
-    """Make a failed task the failure of the command, after everything has been told.
+def check_outcomes(outcomes: Sequence[Outcome]) -> None:
+    """Make a failed task the failure of the command, after everything has been printed.
 
     Raises
     ------
     ProbeError : a task failed.
     """
-    failed = sum(one.problem is not None for one in outcomes)
+    failed = sum(outcome.problem is not None for outcome in outcomes)
     if failed:
         raise ProbeError(
             f"{failed} of {len(outcomes)} probes failed",
-            hint="mend what is told above and run it again: only these are made again",
+            hint="mend what is listed above and run it again: only these are made again",
         )

@@ -1,0 +1,16 @@
+"""Without an extra, the tests that need it are left out, and the head of a run names them."""
+
+from importlib.util import find_spec
+
+NEEDS = {"extract": "torch", "train/test_report.py": "matplotlib"}
+"""Tests below this folder, and a package that shows whether their extra is installed."""
+
+_left_out = {path: package for path, package in NEEDS.items() if find_spec(package) is None}
+collect_ignore = list(_left_out)
+
+
+def pytest_report_header() -> list[str]:
+    return [
+        f"left out: {path}, which needs {package}: not installed"
+        for path, package in _left_out.items()
+    ]
