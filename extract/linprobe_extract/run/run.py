@@ -209,7 +209,7 @@ def extract_features(
     Parameters
     ----------
     model : name of a model (``"ViT-B/16"``, ``"ViT-B-16:laion2b_s34b_b88k"``, ``"timm:NAME"``,
-        ...), or an encoder that is loaded, whose identity is its ``spec``.
+        ...), which ``weights`` to ``storage_dtype`` say how to load; or a loaded encoder.
     data : folder of ``<split>/*.tar`` or its URL, or the name of a known dataset, which is packed
         into ``data/NAME`` when it is not there; None with ``shards``.
     store : folder of the feature store; made when it is not there.
@@ -233,9 +233,6 @@ def extract_features(
         they cannot be decoded or have no label.
     watch : sees the run as it goes, from any thread.
 
-        ``weights`` to ``storage_dtype`` say how a named model is loaded, and are of no use with an
-        encoder that is loaded already.
-
     Returns
     -------
     The encoder in the store, the splits that are sealed, and what this call did for them; its
@@ -248,12 +245,14 @@ def extract_features(
     LinprobeError : the model cannot be loaded or gives other features than it gave before, the
         dataset cannot be packed, the store cannot be written to.
     """
-    encoder: EncoderChoice | Encoder
-    if isinstance(model, str):
-        checkpoint = None if weights is None else Path(weights)
-        encoder = EncoderChoice(model, checkpoint, device, precision, preprocess, storage_dtype)
-    else:
-        encoder = model
+    checkpoint = None if weights is None else Path(weights)
+    model_name = model if isinstance(model, str) else ""
+    choice = EncoderChoice(model_name, checkpoint, device, precision, preprocess, storage_dtype)
+    if not isinstance(model, str) and choice != EncoderChoice(""):
+        raise ExtractError(
+            "a loaded encoder has its weights, device, precision, preprocessing and dtype already",
+            hint="leave these arguments out, or give the name of the model",
+        )
     is_alone = ranks_from_environment().world_size == 1
     plan = plan_dataset(
         data_folder(None if data is None else str(data), may_pack=is_alone),
@@ -262,9 +261,9 @@ def extract_features(
         label_source=label_source,
         classes_file=None if classes is None else Path(classes),
     )
-    extraction = Extraction(
+    encoder = choice if isinstance(model, str) else model
+    report = Extraction(
         encoder, plan, Path(store), tuple(splits), batch_size, threads, max_skipped
-    )
-    report = extraction.run(watch)
+    ).run(watch)
     report.check()
     return report
