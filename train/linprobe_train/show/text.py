@@ -142,17 +142,9 @@ def _asked(result: KnnResult | FewshotResult) -> list[tuple[str, str]]:
     ]
 
 
-def outcome_text(outcome: Outcome) -> str:
-    """What became of one of many probes, in a line."""
-    name = f"{outcome.task.encoder} on {outcome.task.dataset}"
-    if outcome.value is None:
-        return f"failed: {name}: {outcome.problem}"
-    state = "" if outcome.fresh else " (was there)"
-    return f"{name}: {title_of(outcome.metric)} {value_text(outcome.metric, outcome.value)}{state}"
-
-
 def outcomes_text(outcomes: Sequence[Outcome]) -> str:
-    """A table of many probes, then counts."""
+    """A table of many probes, what failed, then counts."""
+    header = ("encoder", "dataset", "metric", "value", "C", "state")
     rows = [
         (
             outcome.task.encoder,
@@ -160,16 +152,19 @@ def outcomes_text(outcomes: Sequence[Outcome]) -> str:
             title_of(outcome.metric) if outcome.metric else "-",
             "-" if outcome.value is None else value_text(outcome.metric, outcome.value),
             "-" if outcome.C is None else f"{outcome.C:.4g}",
-            "failed" if outcome.problem else "done" if outcome.fresh else "was there",
+            outcome.state,
         )
         for outcome in outcomes
     ]
-    table = text_table(("encoder", "dataset", "metric", "value", "C", "state"), rows, "<<<>><")
-    failed = [outcome_text(outcome) for outcome in outcomes if outcome.problem]
-    fresh = sum(outcome.fresh for outcome in outcomes)
-    there = len(outcomes) - fresh - len(failed)
-    counts = f"{fresh} probed, {there} were there, {len(failed)} failed"
-    return "\n".join([table, *failed, counts])
+    failed = [
+        f"failed: {outcome.task.encoder} on {outcome.task.dataset}: {outcome.problem}"
+        for outcome in outcomes
+        if outcome.problem
+    ]
+    states = [outcome.state for outcome in outcomes]
+    done, there = states.count("done"), states.count("was there")
+    counts = f"{done} probed, {there} were there, {len(failed)} failed"
+    return "\n".join([text_table(header, rows, "<<<>><"), *failed, counts])
 
 
 def value_text(metric: str, value: float) -> str:
