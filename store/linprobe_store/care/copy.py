@@ -44,8 +44,16 @@ Outcome = Literal["copied", "there already"]
 class CopiedSplit:
     """What happened to one split."""
 
-    source: SourceSplit
-    """The split."""
+    encoder_id: str
+    """Encoder, 64 hex digits."""
+    dataset_id: str
+    """Dataset, 64 hex digits."""
+    split: str
+    """``train``, ``val`` or ``test``."""
+    digest: str
+    """Sha256 of its commit, 64 hex digits."""
+    folder: str
+    """Its folder in the source."""
     outcome: Outcome
     """Whether anything had to be done."""
     bytes: int
@@ -82,7 +90,15 @@ def copy_store(
                 moved = _send(split, place, pack=pack)
             else:
                 moved = _receive(split, FeatureStore(place.local), pack=pack)
-        yield CopiedSplit(split, "there already" if moved is None else "copied", moved or 0)
+        yield CopiedSplit(
+            encoder_id=split.encoder.spec.encoder_id,
+            dataset_id=split.dataset.spec.dataset_id,
+            split=split.name,
+            digest=split.marker.commit.digest,
+            folder=split.folder,
+            outcome="there already" if moved is None else "copied",
+            bytes=moved or 0,
+        )
 
 
 def _receive(split: SourceSplit, store: FeatureStore, *, pack: bool) -> int | None:
