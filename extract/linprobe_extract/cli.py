@@ -6,12 +6,14 @@ from typing import Annotated, Literal
 import typer
 
 from linprobe.machine import Device
-from linprobe.records import JsonValue
+from linprobe.options import FEATURES, JsonOption, StoreOption
+from linprobe.records import JsonValue, plain
 from linprobe.terminal import emit, emit_json, note, watching
 from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath
 from linprobe_store.format.spec import StorageDtype
 
 LabelFrom = Literal["cls", "folder"]
+"""Where labels come from, beside the fields of a ``.json``."""
 
 
 def extract(
@@ -19,7 +21,7 @@ def extract(
     data: Annotated[
         str | None, typer.Option(help="Folder of SPLIT/*.tar, its URL, or a known dataset.")
     ] = None,
-    store: Annotated[Path, typer.Option(help="The feature store.")] = Path("features"),
+    store: StoreOption = FEATURES,
     shards: Annotated[
         list[str] | None,
         typer.Option(help="SPLIT=PATTERN with braces, globs, URLs or pipe:, instead of --data."),
@@ -63,13 +65,12 @@ def extract(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a dataset through a frozen encoder into the store."""
     from linprobe_extract.pack.by_name import data_folder
     from linprobe_extract.run.ranks import ranks_from_environment
     from linprobe_extract.run.report import (
-        forecast_json,
         forecast_text,
         report_json,
         report_text,
@@ -96,7 +97,7 @@ def extract(
     )
     if dry_run:
         forecast = extraction.forecast()
-        _show(forecast_text(forecast), forecast_json(forecast), as_json=as_json)
+        _show(forecast_text(forecast), plain(forecast), as_json=as_json)
         return
     with watching(f"{model}: {plan.name}", visible=ranks.rank == 0) as watch:
         report = extraction.run(watch, until_signal=True)
@@ -117,7 +118,7 @@ def _show(text: str, json: JsonValue, *, as_json: bool) -> None:
 
 def doctor(
     model: Annotated[str, typer.Option(help="The model to time.")] = "ViT-B/16",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what this machine has and how fast it will extract."""
     from linprobe_extract.doctor import diagnose

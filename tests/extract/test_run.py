@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
-from encoder_factories import make_model
-from run_factories import run_once, sealed_bytes
+from encoder_factories import SmallModel, make_model
+from run_factories import Steps, extract_small, run_once, sealed_bytes
+from tar_factories import write_packed
 
+from linprobe import extract_features
+from linprobe.errors import ExtractError
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.pixels.preprocess import preprocess
 from linprobe_extract.run.ranks import Ranks, Turns
@@ -80,3 +84,42 @@ def test_another_model_under_the_same_name_is_another_encoder(
     run_once(changed, data, tmp_path / "features")
 
     assert len(FeatureStore(tmp_path / "features").encoders()) == 2
+
+
+def test_a_loaded_encoder_and_its_name_give_the_same_bytes(
+    model: SmallModel, encoder: Encoder, data: Path, tmp_path: Path
+) -> None:
+    loaded = extract_features(encoder, data, tmp_path / "loaded", batch_size=4)
+    named = extract_small(model, data, tmp_path / "named")
+
+    assert [split.n for split in loaded.sealed] == [3, 16]
+    assert loaded.encoder.encoder_id == named.encoder.encoder_id
+    assert sealed_bytes(tmp_path / "loaded") == sealed_bytes(tmp_path / "named")
+    assert extract_features(encoder, data, tmp_path / "loaded").run is None
+
+
+def test_settings_that_a_loaded_encoder_cannot_take_are_refused(
+    encoder: Encoder, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ExtractError, match="has its weights"):
+        extract_features(encoder, data, tmp_path / "f", precision="bf16")
+
+    assert not (tmp_path / "f").exists()
+
+
+def test_a_watch_sees_images_where_their_number_is_known_and_else_shards(
+    encoder: Encoder, data: Path, tmp_path: Path
+) -> None:
+    by_shard, by_image = Steps(), Steps()
+    packed = write_packed(tmp_path / "packed", metric="top1")
+
+    run_once(encoder, data, tmp_path / "a", watch=by_shard)
+    run_once(encoder, packed, tmp_path / "b", watch=by_image)
+
+    assert (by_shard.seen[-1].done, by_shard.seen[-1].total, by_shard.seen[-1].unit) == (
+        4, 4, "shards",
+    )  # fmt: skip
+    assert (by_image.seen[-1].done, by_image.seen[-1].total, by_image.seen[-1].unit) == (
+        6, 6, "images",
+    )  # fmt: skip
+    assert "images/s, limit: " in by_image.seen[0].detail

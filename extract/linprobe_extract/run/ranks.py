@@ -127,7 +127,7 @@ def stop_on_signals() -> Iterator[Stop]:
     """
     stop = Stop()
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
         stop.exit_code = 128 + number
         stop.event.set()
         for key, previous in before.items():

@@ -201,26 +201,13 @@ def _run_json(run: RunReport) -> JsonValue:
 
 def forecast_text(forecast: Forecast) -> str:
     """What is left to do, for a person."""
-    images = "unknown" if forecast.n_images is None else str(forecast.n_images)
-    size = "unknown" if forecast.n_bytes is None else f"about {human_bytes(forecast.n_bytes)}"
+    images = "unknown" if forecast.images is None else str(forecast.images)
+    size = "unknown" if forecast.bytes is None else f"about {human_bytes(forecast.bytes)}"
     return "\n".join(
         (
             f"encoder  {forecast.folder}  ({forecast.precision})",
-            f"done     {forecast.n_shards_done} shards; {forecast.n_sealed} splits sealed",
-            f"to do    {forecast.n_shards} shards, {images} images",
+            f"done     {forecast.shards_done} shards; {forecast.splits_sealed} splits sealed",
+            f"to do    {forecast.shards} shards, {images} images",
             f"on disk  {size} more",
         )
     )
-
-
-def forecast_json(forecast: Forecast) -> JsonValue:
-    """What is left to do, as one JSON object."""
-    return {
-        "encoder_id": forecast.encoder_id,
-        "precision": forecast.precision,
-        "splits_sealed": forecast.n_sealed,
-        "shards_done": forecast.n_shards_done,
-        "shards": forecast.n_shards,
-        "images": forecast.n_images,
-        "bytes": forecast.n_bytes,
-    }

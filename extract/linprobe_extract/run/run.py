@@ -70,11 +70,11 @@ class Extraction:
         if isinstance(encoder, EncoderChoice):
             import torch
 
-            from linprobe_extract.encoders.load import load
+            from linprobe_extract.encoders.encoder import load_encoder
 
             # The precision, and with it the id, is that of the device.
             device = encoder.device if torch.cuda.is_available() else "cpu"
-            encoder = load(replace(encoder, device=device))
+            encoder = load_encoder(replace(encoder, device=device))
         work = replace(work, stored=self._stored(encoder.spec.encoder_id))
         folder = folder_named(ENCODER_PREFIX, encoder.names.slug, encoder.spec.encoder_id)
         return forecast(work, encoder.spec, folder)
@@ -105,13 +105,14 @@ class Extraction:
     def _encode(
         self, work: Work, ranks: Ranks, watch: Watch, *, until_signal: bool
     ) -> ExtractReport:
-        from linprobe_extract.encoders.load import load, register
+        from linprobe_extract.encoders.encoder import load_encoder
+        from linprobe_extract.encoders.register import register
         from linprobe_extract.run.encode import Run
 
         encoder = self.encoder
         if isinstance(encoder, EncoderChoice):
             watch(Progress(0, None, "images", detail=f"loading {encoder.model}"))
-            encoder = load(encoder, local_rank=ranks.local_rank)
+            encoder = load_encoder(encoder, local_rank=ranks.local_rank)
         on_cpu = encoder.device.type == "cpu"
         batch_size = self.batch_size or encoder.batch_size
         stored = register(encoder, self.store, batch_size=batch_size)
@@ -208,7 +209,7 @@ def extract_features(
     Parameters
     ----------
     model : name of a model (``"ViT-B/16"``, ``"ViT-B-16:laion2b_s34b_b88k"``, ``"timm:NAME"``,
-        ...), or an encoder that is loaded, whose identity is its ``spec``.
+        ...), which ``weights`` to ``storage_dtype`` say how to load; or a loaded encoder.
     data : folder of ``<split>/*.tar`` or its URL, or the name of a known dataset, which is packed
         into ``data/NAME`` when it is not there; None with ``shards``.
     store : folder of the feature store; made when it is not there.
@@ -232,9 +233,6 @@ def extract_features(
         they cannot be decoded or have no label.
     watch : sees the run as it goes, from any thread.
 
-        ``weights`` to ``storage_dtype`` say how a named model is loaded, and are of no use with an
-        encoder that is loaded already.
-
     Returns
     -------
     The encoder in the store, the splits that are sealed, and what this call did for them; its
@@ -247,12 +245,14 @@ def extract_features(
     LinprobeError : the model cannot be loaded or gives other features than it gave before, the
         dataset cannot be packed, the store cannot be written to.
     """
-    encoder: EncoderChoice | Encoder
-    if isinstance(model, str):
-        checkpoint = None if weights is None else Path(weights)
-        encoder = EncoderChoice(model, checkpoint, device, precision, preprocess, storage_dtype)
-    else:
-        encoder = model
+    checkpoint = None if weights is None else Path(weights)
+    model_name = model if isinstance(model, str) else ""
+    choice = EncoderChoice(model_name, checkpoint, device, precision, preprocess, storage_dtype)
+    if not isinstance(model, str) and choice != EncoderChoice(""):
+        raise ExtractError(
+            "a loaded encoder has its weights, device, precision, preprocessing and dtype already",
+            hint="leave these arguments out, or give the name of the model",
+        )
     is_alone = ranks_from_environment().world_size == 1
     plan = plan_dataset(
         data_folder(None if data is None else str(data), may_pack=is_alone),
@@ -261,9 +261,9 @@ def extract_features(
         label_source=label_source,
         classes_file=None if classes is None else Path(classes),
     )
-    extraction = Extraction(
+    encoder = choice if isinstance(model, str) else model
+    report = Extraction(
         encoder, plan, Path(store), tuple(splits), batch_size, threads, max_skipped
-    )
-    report = extraction.run(watch)
+    ).run(watch)
     report.check()
     return report

@@ -192,16 +192,16 @@ class Forecast:
     """64 hex digits."""
     precision: str
     """Arithmetic of the forward pass, which is part of the id: bf16 on most GPUs, fp32 on a CPU."""
-    n_sealed: int
+    splits_sealed: int
     """Splits that are complete."""
-    n_shards_done: int
+    shards_done: int
     """Shards that are in the store already."""
-    n_shards: int
+    shards: int
     """Shards still to encode."""
-    n_images: int | None
+    images: int | None
     """Images still to encode; None when shards would have to be read to know."""
-    n_bytes: int | None
-    """What they will take on disk, in bytes; None likewise."""
+    bytes: int | None
+    """What they will take on disk; None likewise."""
 
 
 def forecast(work: Work, spec: EncoderSpec, folder: str) -> Forecast:
@@ -221,12 +221,12 @@ def forecast(work: Work, spec: EncoderSpec, folder: str) -> Forecast:
         folder=folder,
         encoder_id=spec.encoder_id,
         precision=spec.precision,
-        n_sealed=len(work.sealed),
-        n_shards_done=work.n_done,
-        n_shards=len(work.todo),
-        n_images=n_images,
+        splits_sealed=len(work.sealed),
+        shards_done=work.n_done,
+        shards=len(work.todo),
+        images=n_images,
         # A part and the sealed split hold each row once.
-        n_bytes=None if n_images is None else 2 * n_images * row_bytes,
+        bytes=None if n_images is None else 2 * n_images * row_bytes,
     )
 
 
