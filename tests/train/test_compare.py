@@ -192,13 +192,25 @@ def test_nothing_to_compare_and_unknown_names_are_told_with_what_there_is(tmp_pa
         command("compare", tmp_path)
 
 
-@pytest.mark.parametrize("verb", ["compare", "predict"])
-def test_an_unknown_format_is_wrong_usage_and_the_known_ones_are_named(verb: str) -> None:
-    done = CliRunner().invoke(app, [verb, "--format", "pdf"])
+@pytest.mark.parametrize(
+    ("verb", "option", "known"),
+    [
+        ("compare", "--format", "csv"),
+        ("predict", "--format", "csv"),
+        ("probe", "--solver", "sklearn"),
+    ],
+)
+def test_an_unknown_choice_is_wrong_usage_and_the_known_ones_are_named(
+    verb: str, option: str, known: str
+) -> None:
+    done = CliRunner().invoke(app, [verb, option, "adam"])
 
     assert done.exit_code == 2
-    assert "'pdf' is not one of" in done.stderr
-    assert "'csv'" in done.stderr
+    assert "'adam' is not one of" in done.stderr
+    assert f"'{known}'" in done.stderr
+
+
+def test_every_format_of_a_comparison_can_be_asked_for() -> None:
     assert get_args(CompareFormat) == tuple(FORMATS)
 
 

@@ -32,7 +32,6 @@ from linprobe_train.tasks import probe as run
         (["--protocol", "clip-paper"], OptionError, "pre_projection"),
         (["--metric", "top7"], OptionError, "mean_per_class"),
         (["--metric", "map"], OptionError, "'map' does not exist for these labels"),
-        (["--solver", "adam"], OptionError, "'adam'"),
         (["--memory", "much"], OptionError, "'much'"),
         (["--memory", "1kB"], OptionError, "1 kB"),
         (["--threads", "0"], OptionError, "--threads 0"),

@@ -1,7 +1,7 @@
 """Fitting probes on rows: preparation, class weights, missing classes, the choice of solver."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,20 +24,6 @@ from linprobe_train.solver.problem import make_problem
 from linprobe_train.solver.rows import Rows
 
 SolverName = Literal["linprobe", "sklearn"]
-
-
-def solver_named(name: str) -> SolverName:
-    """Look a solver up.
-
-    Raises
-    ------
-    OptionError : no such solver.
-    """
-    for known in get_args(SolverName):
-        if name == known:
-            return cast("SolverName", known)
-    known_names = ", ".join(get_args(SolverName))
-    raise OptionError(f"no solver {name!r}; known: {known_names}", hint="--solver linprobe")
 
 
 @dataclass(frozen=True)
