@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 import pytest
 from result_factories import CLASSES, command, probed, some_splits
-from train_factories import SplitData
+from train_factories import SplitData, stored_dataset
 from typer.testing import CliRunner
 
 from linprobe.door import app
@@ -212,3 +212,19 @@ def test_an_unknown_choice_is_wrong_usage_and_the_known_ones_are_named(
 
 def test_every_format_of_a_comparison_can_be_asked_for() -> None:
     assert get_args(CompareFormat) == tuple(FORMATS)
+
+
+def test_a_metric_in_which_less_is_better_is_compared_as_such(tmp_path: Path) -> None:
+    for model, noise in (("good", 1.0), ("bad", 4.0)):
+        splits = some_splits(noise=noise)
+        stored_dataset(tmp_path / "features", splits, classes=CLASSES, model=model, metric="nll")
+    where = ["--out", tmp_path / "results", "--store", tmp_path / "features"]
+    command("probe", "--all", *where, "--C", "1", "--joblib-backend", "sequential")
+    best, worst = json.loads(command("compare", *where, "--json"))["comparisons"][0]["standings"]
+
+    assert (best["encoder"], worst["encoder"]) == ("good", "bad")
+    assert 0 < best["value"] < worst["value"]
+    assert worst["difference"] > 0
+    text = command("compare", *where)
+    assert "negative log likelihood in nats" in text
+    assert f"{best['value']:.4f}" in text

@@ -16,7 +16,7 @@ import msgspec
 
 from linprobe.disk import STAGING_PREFIX, Staging, is_abandoned
 from linprobe.errors import ResultError, StoreError
-from linprobe.records import digest_json, encode, parse, plain
+from linprobe.records import digest_json, encode, parse, plain, read_bytes
 from linprobe_train.protocol.protocols import Protocol
 from linprobe_train.protocol.search import SplitUse, Sweep
 from linprobe_train.scores.metrics import Score
@@ -192,7 +192,8 @@ class Answers(Generic[R]):
             return None
         hint = f"remove {folder} and run it again"
         place = f"{path} is not a result of this version"
-        return parse(self.kind, path.read_bytes(), place, error=ResultError, hint=hint)
+        data = read_bytes(path, error=ResultError, hint=hint)
+        return parse(self.kind, data, place, error=ResultError, hint=hint)
 
     def prepare(self) -> None:
         """Check that results can be written, and remove what killed runs left behind.

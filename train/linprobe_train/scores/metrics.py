@@ -114,6 +114,11 @@ def unit_of(name: str) -> str:
     return "" if metric is None else metric.unit
 
 
+def scale_of(name: str) -> float:
+    """What a metric's value is multiplied by for people: 100 for shares, else 1."""
+    return 100.0 if unit_of(name) == "%" else 1.0
+
+
 @cache
 def all_metrics() -> Mapping[str, Metric]:
     """Metrics by name, in the order of a result: ours, then those of installed packages."""
