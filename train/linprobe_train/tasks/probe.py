@@ -106,11 +106,10 @@ def probe(
         watch(Progress(0, None, "values of C", line=line))
         return stored
     answers.prepare()
-    wall, cpu = time.perf_counter(), time.process_time()
+    started = time.perf_counter(), time.process_time()
     chosen = _search(splits, recipe, question, watch)
     test = splits.open_test()
-    p = chosen.probe.probabilities(test)
-    rows = predictions_of(p, test.labels, list(splits.test.keys))
+    rows = predictions_of(chosen.probe.probabilities(test), test.labels, list(splits.test.keys))
     result = ProbeResult(
         question=question,
         dataset=dataset,
@@ -125,12 +124,7 @@ def probe(
         fit=chosen.fit,
         scores=scores_of(rows, test.n_classes, question.seed),
         warnings=_warnings(splits, question, chosen, test.labels),
-        environment=Environment(
-            {name: version(name) for name in ("linprobe", "numpy", "scipy", "scikit-learn")},
-            recipe.settings.threads,
-            time.perf_counter() - wall,
-            time.process_time() - cpu,
-        ),
+        environment=_environment(recipe, *started),
         facts=_facts(splits),
     )
 
@@ -138,6 +132,13 @@ def probe(
         _write_files(folder, result, chosen, rows, splits.encoder.spec)
 
     return answers.put(result, *names, write_files=write_files)
+
+
+def _environment(recipe: Recipe, wall: float, cpu: float) -> Environment:
+    """What made a result that was begun at these times."""
+    versions = {name: version(name) for name in ("linprobe", "numpy", "scipy", "scikit-learn")}
+    seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+    return Environment(versions, recipe.settings.threads, seconds, cpu_seconds)
 
 
 def _search(splits: StoredSplits, recipe: Recipe, question: Question, watch: Watch) -> Search:
