@@ -27,7 +27,7 @@ from linprobe_train.results.answers import (
     Question,
 )
 from linprobe_train.results.probe_file import ProbeCard, save_probe
-from linprobe_train.scores.metrics import scores_of
+from linprobe_train.scores.metrics import scores_of, undefined
 from linprobe_train.scores.predictions import Predictions, predictions_of, save_predictions
 from linprobe_train.solver.fit import FitSettings, plan_fit
 from linprobe_train.solver.passes import crew_of
@@ -110,6 +110,9 @@ def probe(
     chosen = _search(splits, recipe, question, watch)
     test = splits.open_test()
     rows = predictions_of(chosen.probe.probabilities(test), test.labels, list(splits.test.keys))
+    scores = scores_of(rows, test.n_classes, question.seed)
+    if question.metric not in {score.name for score in scores}:
+        raise undefined(question.metric, test.n)
     result = ProbeResult(
         question=question,
         dataset=dataset,
@@ -122,7 +125,7 @@ def probe(
         C=chosen.fit.C,
         sweep=chosen.sweep,
         fit=chosen.fit,
-        scores=scores_of(rows, test.n_classes, question.seed),
+        scores=scores,
         warnings=_warnings(splits, question, chosen, test.labels),
         environment=_environment(recipe, *started),
         facts=_facts(splits),
