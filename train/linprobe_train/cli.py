@@ -250,10 +250,10 @@ def predict(
         request = ImageRequest(encoder, saved.card.encoder, weights, device, tuple(images))
         blocks = task.predict_images(saved, request, top, skipped)
     elif features is not None:
-        blocks = task.predict_array(saved, task.load_array(features), top)
+        blocks = task.predict_rows(saved, task.load_array(features), top)
     else:
         dataset = task.stored_encoder_of(saved, store, model).dataset(data or saved.card.dataset)
-        blocks = task.predict_split(saved, dataset.split(split), top)
+        blocks = task.predict_rows(saved, dataset.split(split), top)
     if as_json:
         emit_json(predictions_json(blocks, saved.classes, skipped))
     else:
