@@ -170,12 +170,7 @@ class Answers(Generic[R]):
         return self.out / f"{safe}--{digest_of(question)[:12]}"
 
     def get(self, question: Asked, *names: str) -> Answer[R] | None:
-        """The stored answer, or None where there is none.
-
-        Raises
-        ------
-        ResultError : there is one, but not of this version.
-        """
+        """The stored answer, or None where there is none; see :meth:`read`."""
         folder = self.folder(question, *names)
         result = self.read(folder)
         return None if result is None else Answer(result, folder, fresh=False)
@@ -238,12 +233,7 @@ def digest_of(question: Asked) -> str:
 
 
 def read_result(folder: Path) -> ProbeResult | None:
-    """The result of a probe in a folder, or None where there is none.
-
-    Raises
-    ------
-    ResultError : there is one, but not of this version.
-    """
+    """The result of a probe in a folder, or None where there is none; see :class:`Answers`."""
     return Answers(folder.parent, ProbeResult).read(folder)
 
 

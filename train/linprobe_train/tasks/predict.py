@@ -143,12 +143,7 @@ def _matrix_name(arrays: Mapping[str, NDArray[np.generic]]) -> str:
 
 
 def check_top(top: int, classes: int) -> int:
-    """Refuse a number of classes below 1; more than there are means all.
-
-    Raises
-    ------
-    OptionError : it is below 1.
-    """
+    """Refuse a number of classes below 1 (``OptionError``); more than there are means all."""
     if top < 1:
         raise OptionError(f"--top {top}; expected at least 1", hint="--top 5")
     return min(top, classes)

@@ -60,12 +60,7 @@ class Recipe:
             raise OptionError(f"--cv {self.folds} {clash}", hint="--cv 5 without --C, or --C alone")
 
     def question(self, splits: StoredSplits) -> Question:
-        """Everything that the result on these splits depends on.
-
-        Raises
-        ------
-        OptionError : the labels do not have the metric.
-        """
+        """Everything that the result on these splits depends on."""
         return Question(
             *splits.identity,
             protocol=self.protocol,
