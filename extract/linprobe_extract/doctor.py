@@ -10,9 +10,8 @@ import torch
 
 from linprobe.machine import available_cores, memory_limit
 from linprobe.terminal import human_bytes
-from linprobe_extract.encoders.encoder import BATCH_SIZE
+from linprobe_extract.encoders.encoder import BATCH_SIZE, load_untrained
 from linprobe_extract.encoders.family import EncoderChoice
-from linprobe_extract.encoders.load import load_untrained
 
 _TIMED_SECONDS = 3.0
 

@@ -243,22 +243,11 @@ def copy(
     """Copy sealed splits between stores."""
     copies = []
     for copied in copy_store(source, target, encoder=encoder, dataset=dataset, pack=pack):
-        note(f"{copied.outcome}: {copied.source.folder}  {human_bytes(copied.bytes)}")
+        note(f"{copied.outcome}: {copied.folder}  {human_bytes(copied.bytes)}")
         copies.append(copied)
-    if not as_json:
-        n_new = sum(item.outcome == "copied" for item in copies)
-        total = human_bytes(sum(item.bytes for item in copies))
-        emit(f"{n_new} splits copied ({total}), {len(copies) - n_new} there already: {target}")
+    if as_json:
+        emit_json({"source": source, "target": target, "splits": plain(copies)})
         return
-    splits = [
-        {
-            "encoder_id": copied.source.encoder.spec.encoder_id,
-            "dataset_id": copied.source.dataset.spec.dataset_id,
-            "split": copied.source.name,
-            "digest": copied.source.marker.commit.digest,
-            "outcome": copied.outcome,
-            "bytes": copied.bytes,
-        }
-        for copied in copies
-    ]
-    emit_json({"source": source, "target": target, "splits": plain(splits)})
+    n_new = sum(item.outcome == "copied" for item in copies)
+    total = human_bytes(sum(item.bytes for item in copies))
+    emit(f"{n_new} splits copied ({total}), {len(copies) - n_new} there already: {target}")

@@ -4,6 +4,7 @@ The train stage predicts on images; the extract stage encodes them; neither impo
 encodes images announces itself as an entry point of the group :data:`GROUP`, and is found here.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -74,5 +75,5 @@ def find_image_features() -> ImageFeatures:
             missing = error.name or str(error)
     raise LinprobeError(
         f"encoding images needs {missing}, which is not installed here",
-        hint="pip install 'linprobe[extract]', or predict on stored features",
+        hint=f"{sys.executable} -m pip install 'linprobe[extract]', or predict on stored features",
     )

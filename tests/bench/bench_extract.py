@@ -32,7 +32,7 @@ from linprobe.machine import available_cores, keep_freed_memory
 from linprobe.terminal import ignore
 from linprobe_extract.encoders.device import Collect, launcher
 from linprobe_extract.encoders.encoder import Encoder
-from linprobe_extract.encoders.load import register
+from linprobe_extract.encoders.register import register
 from linprobe_extract.run.encode import Run
 from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
 from linprobe_extract.run.ranks import Ranks, Turns

@@ -28,19 +28,20 @@ def data(rows: int, queries: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def ours(bank: np.ndarray, test: np.ndarray, labels: np.ndarray) -> list[float]:
     """Accuracy at k = 10, 20, 100, 200 by one search."""
     from linprobe_train.solver.rows import rows_of_array
-    from linprobe_train.tasks.knn import KnnOptions, knn_scores
+    from linprobe_train.tasks.knn import Votes, knn_scores
 
     first = rows_of_array(bank, labels[: len(bank)], CLASSES)
     second = rows_of_array(test, labels[len(bank) :], CLASSES)
-    found = knn_scores(first, second, KnnOptions(threads=2))
-    return [one.score("top1").value for one in found]
+    results = knn_scores(first, second, Votes(), threads=2)
+    return [scores.score("top1").value for scores in results]
 
 
 def theirs(bank: np.ndarray, test: np.ndarray, labels: np.ndarray) -> list[float]:
     """The same by scikit-learn: one brute-force search, then the same votes."""
     from sklearn.neighbors import NearestNeighbors
 
-    from linprobe_train.tasks.knn import Neighbours, ranking, votes
+    from linprobe_train.tasks.knn import ranking, votes
+    from linprobe_train.tasks.neighbours import Neighbours
 
     search = NearestNeighbors(n_neighbors=K, algorithm="brute", metric="sqeuclidean").fit(bank)
     distance, rows = search.kneighbors(test)
@@ -72,22 +73,23 @@ def measure(side: str, rows: int, queries: int) -> None:
 
 def main(rows: int = 50_000, queries: int = 50_000, repeats: int = 1) -> None:
     """Run both sides in turn and print the table."""
-    found: dict[str, list[dict[str, float]]] = {"linprobe": [], "scikit-learn": []}
+    runs_of: dict[str, list[dict[str, float]]] = {"linprobe": [], "scikit-learn": []}
     for _ in range(repeats):
-        for side, runs in found.items():
+        for side, runs in runs_of.items():
             words = [sys.executable, __file__, "--child", side, str(rows), str(queries)]
             done = subprocess.run(words, capture_output=True, text=True, check=True)
             runs.append(json.loads(done.stdout))
     print(f"{queries} queries against {rows} x {DIM}, k up to {K}, 2 threads, {repeats} runs")
     print(f"{'':14}{'wall s':>9}{'cpu s':>9}{'MB more':>9}  top-1 at k = 10, 20, 100, 200")
     medians = {}
-    for side, runs in found.items():
+    for side, runs in runs_of.items():
         medians[side] = {
             name: float(np.median([run[name] for run in runs])) for name in ("wall", "cpu", "MB")
         }
-        one = medians[side]
+        typical = medians[side]
         print(
-            f"{side:14}{one['wall']:9.1f}{one['cpu']:9.1f}{one['MB']:9.0f}  {runs[0]['accuracy']}"
+            f"{side:14}{typical['wall']:9.1f}{typical['cpu']:9.1f}{typical['MB']:9.0f}  "
+            f"{runs[0]['accuracy']}"
         )
     ratios = [
         medians["linprobe"][x] / max(medians["scikit-learn"][x], 1) for x in ("wall", "cpu", "MB")

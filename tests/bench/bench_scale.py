@@ -162,10 +162,10 @@ def threads(repeats: int) -> None:
                     evaluate(problem, V, crew)
                 wall[count].append((time.perf_counter() - begin) / 3)
                 cores[count].append((time.process_time() - used) / wall[count][-1] / 3)
-    one, two = median(wall[1]), median(wall[2])
-    print(f"a pass over {n} x {d} x {k}: {one:.3f} s with 1 thread, {two:.3f} s with 2, wall:")
+    alone, both = median(wall[1]), median(wall[2])
+    print(f"a pass over {n} x {d} x {k}: {alone:.3f} s with 1 thread, {both:.3f} s with 2, wall:")
     print(
-        f"{one / two:.2f} times as fast; it was given {median(cores[1]):.2f} and "
+        f"{alone / both:.2f} times as fast; it was given {median(cores[1]):.2f} and "
         f"{median(cores[2]):.2f} cores (below 1.9 of 2, others had them)"
     )
 
@@ -188,16 +188,16 @@ def synthetic() -> None:
         print(f"| linprobe | {seconds:.1f} | {solver.passes} | {values} |", flush=True)
         X = Preparation(True).apply(features).astype(np.float64)
         for tol in (1e-4, 1e-6):
-            begin, passes, found = time.process_time(), 0, []
+            begin, passes, fits = time.process_time(), 0, []
             for C in Cs:
                 model = LogisticRegression(C=C, tol=tol, max_iter=10_000).fit(X, labels)
                 passes += int(model.n_iter_[0])
                 V = problem.axes.into(model.coef_, model.intercept_)
-                found.append((V, C, float((model.coef_**2).sum())))
+                fits.append((V, C, float((model.coef_**2).sum())))
             seconds = time.process_time() - begin
             values = " ".join(
                 f"{evaluate(problem, V, crew, 'float64').loss + ridge / (2 * C * n):.9g}"
-                for V, C, ridge in found
+                for V, C, ridge in fits
             )
             print(
                 f"| scikit-learn f64 tol {tol:g} | {seconds:.1f} | {passes} | {values} |",

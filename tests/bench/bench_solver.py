@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from linprobe_train.protocol.protocols import HalvingGrid, next_values
-from linprobe_train.protocol.search import SearchSettings, search, stratified_tenth
+from linprobe_train.protocol.protocols import HALVING
+from linprobe_train.protocol.search import search, stratified_tenth
 from linprobe_train.solver.fit import FitSettings
 from linprobe_train.solver.lbfgs import Tolerance
 from linprobe_train.solver.passes import Crew, crew_of, evaluate
@@ -129,7 +129,7 @@ def compare(data: ClipSet, repeats: int, crew: Crew) -> None:
 
 
 @dataclass(frozen=True)
-class Found:
+class Result:
     """A whole search."""
 
     seconds: float
@@ -142,24 +142,23 @@ class Found:
     """Accuracy on rows never used."""
 
 
-def our_search(data: ClipSet, train: Rows, val: Rows, crew: Crew) -> Found:
+def our_search(data: ClipSet, train: Rows, val: Rows, crew: Crew) -> Result:
     """The A.3 search with refit, ours."""
     begin = time.process_time()
-    how = SearchSettings(HalvingGrid(), "top1")
-    found = search(train, val, how, FitSettings(normalize=True), crew)
+    chosen = search(train, val, HALVING, FitSettings(normalize=True), crew)
     seconds = time.process_time() - begin
     rest = rows_of_array(data.held_out, data.held_out_labels, data.n_classes)
-    right = found.probe.probabilities(rest).argmax(1) == data.held_out_labels
-    best = max(point.score for point in found.sweep.points) if found.sweep else 0.0
-    return Found(seconds, found.fit.C, best, float(right.mean()))
+    right = chosen.probe.probabilities(rest).argmax(1) == data.held_out_labels
+    best = max(point.score for point in chosen.sweep.points) if chosen.sweep else 0.0
+    return Result(seconds, chosen.fit.C, best, float(right.mean()))
 
 
-def scikit_search(data: ClipSet, keep: NDArray[np.bool_], tol: float) -> Found:
+def scikit_search(data: ClipSet, keep: NDArray[np.bool_], tol: float) -> Result:
     """The A.3 search with refit by scikit-learn, at most 1,000 iterations as in the paper."""
     begin = time.process_time()
     X, y = Preparation(True).apply(data.features).astype(np.float64), data.labels
     scores: dict[float, float] = {}
-    while wanted := next_values(HalvingGrid(), scores):
+    while wanted := HALVING.next_values(scores):
         for C in wanted:
             model = LogisticRegression(C=C, tol=tol, max_iter=1000).fit(X[keep], y[keep])
             scores[C] = float(model.score(X[~keep], y[~keep]))
@@ -167,14 +166,14 @@ def scikit_search(data: ClipSet, keep: NDArray[np.bool_], tol: float) -> Found:
     model = LogisticRegression(C=best, tol=tol, max_iter=1000).fit(X, y)
     seconds = time.process_time() - begin
     held = Preparation(True).apply(data.held_out)
-    return Found(seconds, best, scores[best], float(model.score(held, data.held_out_labels)))
+    return Result(seconds, best, scores[best], float(model.score(held, data.held_out_labels)))
 
 
 def compare_searches(data: ClipSet, crew: Crew) -> None:
     """Print the table of one set; one run each, as a search by scikit-learn takes minutes."""
     fifth = stratified_tenth(data.labels, 0) | stratified_tenth(data.labels, 1)
     rows = rows_of_array(data.features, data.labels, data.n_classes)
-    found = {
+    results = {
         "linprobe": our_search(data, rows.select(~fifth), rows.select(fifth), crew),
         "sklearn f64 default": scikit_search(data, ~fifth, 1e-4),
         "sklearn f64 tol 1e-6": scikit_search(data, ~fifth, 1e-6),
@@ -183,11 +182,11 @@ def compare_searches(data: ClipSet, crew: Crew) -> None:
         f"\n# {data.name}: the A.3 search, 15 values of C, and the refit; val is {fifth.sum()} rows"
     )
     print("| solver | CPU s | times ours | C | val % | held out % |\n|---|---|---|---|---|---|")
-    for name, one in found.items():
-        ratio = one.seconds / found["linprobe"].seconds
+    for name, result in results.items():
+        ratio = result.seconds / results["linprobe"].seconds
         print(
-            f"| {name} | {one.seconds:.2f} | {ratio:.1f} | {one.C:.4g} | {100 * one.val:.2f} "
-            f"| {100 * one.held_out:.2f} |"
+            f"| {name} | {result.seconds:.2f} | {ratio:.1f} | {result.C:.4g} "
+            f"| {100 * result.val:.2f} | {100 * result.held_out:.2f} |"
         )
 
 

@@ -51,6 +51,13 @@ def test_what_is_written_is_read_back() -> None:
     assert parse(Tree, canonical_json(plain(OAK)), "here") == OAK
 
 
+def test_a_field_that_was_left_out_is_written_with_its_default() -> None:
+    leaf = parse(Leaf, b'{"name":"a","size":1}', "here")
+
+    assert plain(leaf) == {"name": "a", "size": 1, "share": None}
+    assert plain((leaf,)) == plain([Leaf("a", 1)])
+
+
 @given(VALUES)
 def test_canonical_json_is_one_byte_string_for_a_value_and_keeps_it(value: JsonValue) -> None:
     text = canonical_json(value)

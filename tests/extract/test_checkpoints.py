@@ -91,6 +91,7 @@ def test_a_local_folder_is_loaded_as_open_clip_writes_it(tmp_path: Path) -> None
     ("change", "message"),
     [
         (lambda c: {"width": 3}, "is not a model configuration of open_clip"),
+        (lambda c: [c], "is not a model configuration of open_clip"),
         (lambda c: c | {"vision_cfg": {"depth": 3}}, "cannot build this model: .*depth"),
         (
             lambda c: c | {"vision_cfg": c["vision_cfg"] | {"image_size": [32, 64]}},
@@ -99,7 +100,7 @@ def test_a_local_folder_is_loaded_as_open_clip_writes_it(tmp_path: Path) -> None
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_refused(
-    tmp_path: Path, change: Callable[[dict[str, object]], dict[str, object]], message: str
+    tmp_path: Path, change: Callable[[dict[str, object]], object], message: str
 ) -> None:
     model = make_model(tmp_path, "vit")
     config = tmp_path / "changed.json"

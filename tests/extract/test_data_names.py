@@ -40,3 +40,8 @@ def test_a_dry_run_packs_nothing(tmp_path: Path) -> None:
         data_folder("digits", may_pack=False, root=tmp_path)
 
     assert not list(tmp_path.iterdir())
+
+
+def test_another_name_of_a_known_dataset_is_the_same_folder(tmp_path: Path) -> None:
+    with pytest.raises(ExtractError, match=r"flowers102 is not packed in .*flowers102 yet"):
+        data_folder("Flowers", may_pack=False, root=tmp_path)

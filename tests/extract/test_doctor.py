@@ -9,9 +9,8 @@ from encoder_factories import load_small, make_model
 
 from linprobe.errors import LinprobeError
 from linprobe_extract import cli, doctor
-from linprobe_extract.encoders.encoder import BATCH_SIZE
+from linprobe_extract.encoders.encoder import BATCH_SIZE, load_untrained
 from linprobe_extract.encoders.family import EncoderChoice
-from linprobe_extract.encoders.load import load_untrained
 
 
 @pytest.mark.parametrize("kind", ["vit-quickgelu", "resnet", "siglip"])

@@ -16,9 +16,8 @@ from tar_factories import write_dataset
 from linprobe.errors import LinprobeError
 from linprobe_extract.encoders import demo, family, open_clip_names
 from linprobe_extract.encoders import timm as timm_family
-from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.encoder import Encoder, load_untrained
 from linprobe_extract.encoders.family import EncoderChoice, Family, families, resolve_model
-from linprobe_extract.encoders.load import load_untrained
 from linprobe_extract.encoders.weights import digest_weights
 
 OURS: Mapping[str, Family] = {"demo": demo, "timm": timm_family, "open_clip": open_clip_names}

@@ -164,6 +164,8 @@ def test_a_choice_keeps_order_and_takes_all_where_there_are_fewer() -> None:
         (("cat", "dog", "cat "), "2 classes with one name: 'cat', 'cat '"),
         (("caf\u00e9", "cafe\u0301"), "2 classes with one name"),
         (("cat", "d\nog"), "line break"),
+        (("cat", "dog\n"), "line break"),
+        (("\ufeffcat", "dog"), "byte order mark"),
         (("cat", " "), "is empty"),
     ],
 )

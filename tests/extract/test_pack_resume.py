@@ -158,3 +158,32 @@ def test_as_many_threads_pack_as_there_are_cores_to_use(tmp_path: Path) -> None:
     done = subprocess.run(command, check=True, capture_output=True, text=True)  # our own script
 
     assert done.stdout == "1\n"
+
+
+@pytest.mark.parametrize("method", ["publish", "drop"])
+def test_a_kill_while_another_dataset_is_replaced_is_mended_by_the_next_run(
+    tmp_path: Path, method: str
+) -> None:
+    """SIGKILL just before the new dataset shows, and just after."""
+    source = folder_source(tmp_path)
+    pack(source, tmp_path / "whole", SMALL)
+    pack(source, tmp_path / "out", replace(SMALL, seed=1))
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from linprobe.disk import Staging\n"
+        "from linprobe_extract.pack.listing import PackOptions\n"
+        "from linprobe_extract.pack.pack import pack\n"
+        f"Staging.{method} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "options = PackOptions(shard_samples=2, jobs=1, overwrite=True)\n"
+        "pack(sys.argv[1], Path(sys.argv[2]), options)\n"
+    )
+    command = [sys.executable, "-c", script, source, str(tmp_path / "out")]
+
+    killed = subprocess.run(command, check=False)  # our own script
+    report = pack(source, tmp_path / "out", SMALL)
+
+    assert killed.returncode == -9
+    assert report.n_packed == 0
+    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pets", "whole"]

@@ -14,7 +14,7 @@ from encoder_factories import SmallModel
 from linprobe import extract_features
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_extract.encoders.encoder import Encoder
-from linprobe_extract.encoders.load import register
+from linprobe_extract.encoders.register import register
 from linprobe_extract.run.encode import Run
 from linprobe_extract.run.ranks import Ranks, Turns
 from linprobe_extract.run.report import ExtractReport, RunReport

@@ -199,6 +199,7 @@ def made_block(
 
 def capture_results(place: Place) -> Texts:
     """The files of every result; of arrays the names, shapes and types."""
+    pytest.importorskip("matplotlib", reason="the plot of few-shot results needs the extra report")
     texts = {}
     for root in (place.folder / "results", place.folder / "companions"):
         files = sorted(path for path in root.rglob("*.*") if path.name != "report.html")
@@ -233,7 +234,7 @@ def capture_printed(place: Place) -> Texts:
 
 def capture_report(place: Place) -> Texts:
     """The visible text of two reports; what a run took and was made with is blanked."""
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="needs the extra report")
     texts = {}
     for name in ("toy-16--flora--default", "toy-tags--tags--default"):
         (folder,) = (place.folder / "results").glob(f"{name}--*")

@@ -1,5 +1,6 @@
 """A copy is the same store, byte for byte, or nothing that opens."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from store_factories import encoder_of, encoder_spec
 from store_factories import sealed_split as make_split
 
 from linprobe.errors import IntegrityError, MismatchError, NotFoundError, StoreError
-from linprobe.records import canonical_json, digest_json, read_json
+from linprobe.records import canonical_json, digest_json
 from linprobe_store.care.copy import copy_store
 from linprobe_store.care.packed import pack_split, unpack_split
 from linprobe_store.care.verify import verify_store
@@ -185,23 +186,34 @@ def test_damage_in_the_source_is_not_copied(
     sent.clear()
 
 
-def test_a_packed_split_of_other_rows_is_not_unpacked(tmp_path: Path) -> None:
-    """Even when it is whole in itself: what is unpacked must be what was committed."""
+@pytest.mark.parametrize(
+    ("forge", "told"),
+    [
+        (lambda chunk: chunk, "labels/c/0: expected crc32c"),
+        (lambda chunk: b"no chunk of blosc", "labels: cannot be unpacked"),
+        (lambda chunk: chunk[:40], "labels: cannot be unpacked"),
+        (lambda chunk: b"", "labels: cannot be unpacked"),
+    ],
+)
+def test_a_packed_split_of_other_rows_is_not_unpacked(
+    tmp_path: Path, forge: Callable[[bytes], bytes], told: str
+) -> None:
+    """Even when it is signed and whole in itself: what is unpacked must be what was committed."""
     split, _ = make_split(tmp_path / "other", (30,), encoder_spec(4, 3))
-    (tmp_path / "packed").mkdir()
-    pack_split(split, tmp_path / "packed")
-    good = dict(read_json(tmp_path / "packed" / "PACKED.json").fields)
-    name = "data.zarr/labels/c/0"
-    zarr.open_array(tmp_path / "packed" / "data.zarr" / "labels", mode="r+")[:] = np.ones(30, int)
-    digest = digest_file(tmp_path / "packed" / name, strong=True)
-    table = read_json(tmp_path / "packed" / "PACKED.json").object("files").fields
-    del good["digest"]
-    forged = {**good, "files": {**table, name: asdict(digest)}}
-    data = canonical_json({**forged, "digest": digest_json(forged)})
-    (tmp_path / "packed" / "PACKED.json").write_bytes(data)
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    pack_split(split, packed)
+    zarr.open_array(packed / "data.zarr" / "labels", mode="r+")[:] = np.ones(30, int)
+    chunk = packed / "data.zarr/labels/c/0"
+    chunk.write_bytes(forge(chunk.read_bytes()))
+    fields = json.loads((packed / "PACKED.json").read_bytes())
+    del fields["digest"]
+    fields["files"]["data.zarr/labels/c/0"] = asdict(digest_file(chunk, strong=True))
+    data = canonical_json({**fields, "digest": digest_json(fields)})
+    (packed / "PACKED.json").write_bytes(data)
 
-    with pytest.raises(IntegrityError, match="labels/c/0: expected crc32c"):
-        unpack_split(tmp_path / "packed", tmp_path / "unpacked")
+    with pytest.raises(IntegrityError, match=told):
+        unpack_split(packed, tmp_path / "unpacked")
 
 
 def test_other_content_under_the_same_ids_is_told(source: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A folder that is not the store asked for is refused; a read-only one is still read."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ from store_factories import (
 )
 
 from linprobe.errors import IntegrityError, MismatchError, NotFoundError, StoreError
+from linprobe.records import canonical_json, digest_json
 from linprobe_store.format.spec import DatasetNames
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
@@ -75,10 +77,8 @@ def test_a_split_of_another_dataset_or_encoder_is_refused(whole: Split, victim: 
 
 
 def test_a_path_that_leaves_the_unit_is_refused(whole: Split, victim: Path) -> None:
-    from linprobe.records import canonical_json, digest_json, read_json
-
     path = victim / whole.path.relative_to(root_of(whole)) / "COMMIT.json"
-    fields = dict(read_json(path).fields)
+    fields = json.loads(path.read_bytes())
     del fields["digest"]
     fields["files"] = {"../x": {"bytes": 1, "crc32c": "0", "sha256": None}}
     path.write_bytes(canonical_json({**fields, "digest": digest_json(fields)}))

@@ -236,7 +236,9 @@ def test_a_plot_is_well_formed_and_has_a_dot_for_every_number_of_shots(
     points: list[tuple[float, float]], name: str
 ) -> None:
     scores = [ShotScore(2**i, mean, sd, ()) for i, (mean, sd) in enumerate(points)]
-    question = FewshotQuestion("", "", (), "embedding", tuple(s.shots for s in scores), 2, 0, "")
+    question = FewshotQuestion(
+        "", "", (), "embedding", tuple(s.shots for s in scores), 2, 0, "fewshot-1"
+    )
     use = SplitUse("test", 9)
     result = FewshotResult(
         question, "<a> & $b", name, 4, "top1", "val", use, tuple(scores), (), 0.0

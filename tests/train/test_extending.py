@@ -21,7 +21,7 @@ def error_rate(rows):
     wrong = ~rows.hits()
     return lambda w: float(w @ wrong / w.sum())
 
-ERROR = Metric("error", "error rate", "one label", error_rate, better="lower")
+ERROR = Metric("error", "error rate", "single-label", error_rate, better="lower")
 """
 
 PROTOCOL = """

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from train_factories import SplitData, features, stored_dataset
 from linprobe.door import main
 from linprobe.errors import OptionError
 from linprobe.names import IMAGE_EXTENSIONS
+from linprobe_train.results.answers import Facts
 from linprobe_train.scores.metrics import ECE_BINS
 from linprobe_train.show import plots
 from linprobe_train.show.facts import report_facts
@@ -36,18 +38,18 @@ class Elements(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
         if tag not in self.VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -59,9 +61,9 @@ def many_classes(k: int) -> dict[str, SplitData]:
 
 
 def test_the_facts_are_those_of_scikit_learn(tmp_path: Path) -> None:
-    one = probed(tmp_path, "one", some_splits(noise=3))
-    rows = one.predictions()
-    facts = report_facts(one.result, rows)
+    collected = probed(tmp_path, "one", some_splits(noise=3))
+    rows = collected.predictions()
+    facts = report_facts(collected.result, rows)
     assert facts.confusion is not None
     right = rows.top[:, 0] == rows.labels
 
@@ -85,35 +87,35 @@ def test_multi_label_rows_have_precision_by_class_and_no_confusion(tmp_path: Pat
     hot = np.eye(4, dtype=np.uint8)[y]
     hot[:, 1] |= X[:, 0] > 0.5
     splits = {"train": SplitData(X[:80], hot[:80]), "test": SplitData(X[80:], hot[80:])}
-    one = probed(tmp_path, "one", splits, classes=("a", "b", "c", "d"))
-    rows = one.predictions()
-    facts = report_facts(one.result, rows)
+    collected = probed(tmp_path, "one", splits, classes=("a", "b", "c", "d"))
+    rows = collected.predictions()
+    facts = report_facts(collected.result, rows)
 
     assert facts.confusion is None
     assert [c.name for c in sorted(facts.classes, key=lambda c: c.name)] == ["a", "b", "c"]
-    for found in facts.classes:
-        j = "abcd".index(found.name)
+    for score in facts.classes:
+        j = "abcd".index(score.name)
         expected = average_precision_score(hot[80:, j], rows.label_probability[:, j])
-        assert found.value == pytest.approx(expected)
-    assert "Average precision by class" in report_html(one, NOWHERE)
+        assert score.value == pytest.approx(expected)
+    assert "Average precision by class" in report_html(collected, NOWHERE)
 
 
 @pytest.mark.parametrize("k", [2, 6, 150])
 def test_the_page_is_whole_and_asks_nothing_of_the_network(tmp_path: Path, k: int) -> None:
     classes = tuple(f"<class & {i}> </script>" for i in range(k))
-    one = probed(tmp_path, "one", many_classes(k), classes=classes)
-    text = report_html(one, NOWHERE)
+    collected = probed(tmp_path, "one", many_classes(k), classes=classes)
+    text = report_html(collected, NOWHERE)
     page = Elements(text)
 
     assert page.open == []
-    for _, attributes in page.found:
+    for _, attributes in page.elements:
         for name in ("src", "href", "xlink:href", "data", "srcset"):
             assert (attributes.get(name) or "#").startswith(("data:", "#"))
     assert "url(http" not in text
     assert "@import" not in text
-    tags = [tag for tag, _ in page.found]
+    tags = [tag for tag, _ in page.elements]
     assert tags.count("script") == (2 if k > 40 else 0)
-    assert f"{100 * one.result.headline.value:.2f} %" in text
+    assert f"{100 * collected.result.headline.value:.2f} %" in text
     assert "prefers-color-scheme: dark" in text
     assert "@media print" in text
     assert 'name="viewport"' in text
@@ -121,18 +123,18 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(tmp_path: Path, k: in
 
 
 def test_a_thousand_classes_stay_readable_and_small(tmp_path: Path) -> None:
-    one = probed(tmp_path, "one", many_classes(1000), classes=tuple(map(str, range(1000))))
-    text = report_html(one, NOWHERE)
-    facts = report_facts(one.result, one.predictions())
+    collected = probed(tmp_path, "one", many_classes(1000), classes=tuple(map(str, range(1000))))
+    text = report_html(collected, NOWHERE)
+    facts = report_facts(collected.result, collected.predictions())
     assert facts.confusion is not None
-    found = re.search(r'id="confusion">(.*?)</script>', text, re.DOTALL)
-    assert found is not None
-    cells = json.loads(found[1])["counts"]
+    script = re.search(r'id="confusion">(.*?)</script>', text, re.DOTALL)
+    assert script is not None
+    cells = json.loads(script[1])["counts"]
 
     for i, line in cells.items():
         for j, n in line.items():
             assert facts.confusion.counts[int(i), int(j)] == n
-    assert sum(n for line in cells.values() for n in line.values()) == one.result.test.n
+    assert sum(n for line in cells.values() for n in line.values()) == collected.result.test.n
     assert "<details>" in text
     assert len(text) < 1_000_000
     assert "taken for" in text
@@ -167,16 +169,16 @@ def test_the_curve_and_the_pictures_are_in_the_page(tmp_path: Path) -> None:
 
 
 def test_a_report_is_the_same_each_time(tmp_path: Path) -> None:
-    one = probed(tmp_path, "one", some_splits())
-    assert report_html(one, NOWHERE) == report_html(one, NOWHERE)
+    collected = probed(tmp_path, "one", some_splits())
+    assert report_html(collected, NOWHERE) == report_html(collected, NOWHERE)
 
 
 def test_a_store_that_changed_since_is_told_at_the_top(tmp_path: Path) -> None:
-    one = probed(tmp_path, "one", some_splits())
-    path = one.folder / "result.json"
-    found = json.loads(path.read_text())
-    found["question"]["splits"][1][1] = "f" * 64
-    path.write_text(json.dumps(found))
+    collected = probed(tmp_path, "one", some_splits())
+    path = collected.folder / "result.json"
+    stored = json.loads(path.read_text())
+    stored["question"]["splits"][1][1] = "f" * 64
+    path.write_text(json.dumps(stored))
     where: list[str | Path] = ["--store", tmp_path / "features", "--out", tmp_path / "results"]
     text = Path(command("report", *where).strip()).read_text()
 
@@ -190,22 +192,22 @@ def test_without_its_libraries_a_report_names_the_extra(
     capsys: pytest.CaptureFixture[str],
     library: str,
 ) -> None:
-    one = probed(tmp_path, "one", some_splits())
+    collected = probed(tmp_path, "one", some_splits())
     monkeypatch.setitem(sys.modules, library, None)
-    monkeypatch.setattr(sys, "argv", ["linprobe", "report", str(one.folder)])
+    monkeypatch.setattr(sys, "argv", ["linprobe", "report", str(collected.folder)])
     with pytest.raises(SystemExit) as ended:
         main()
 
     assert ended.value.code == 1
-    told = capsys.readouterr().err
-    assert f"this needs the package {library}" in told
-    assert "linprobe[report]" in told
-    assert not (one.folder / "report.html").exists()
+    printed = capsys.readouterr().err
+    assert f"this needs the package {library}" in printed
+    assert "linprobe[report]" in printed
+    assert not (collected.folder / "report.html").exists()
 
 
 def test_a_template_of_ones_own_adds_a_section_and_is_escaped(tmp_path: Path) -> None:
     classes = tuple(f"<{name}>" for name in CLASSES)
-    one = probed(tmp_path, "one", some_splits(), classes=classes)
+    collected = probed(tmp_path, "one", some_splits(), classes=classes)
     template = tmp_path / "mine.html.j2"
     template.write_text(
         '{% extends "report.html.j2" %}{% block more %}<section><h2>Mine</h2>'
@@ -217,7 +219,7 @@ def test_a_template_of_ones_own_adds_a_section_and_is_escaped(tmp_path: Path) ->
     assert "<h2>Mine</h2>&lt;ant&gt;: 120 rows</section>" in text
     assert Elements(text).open == []
     assert "<h2>Provenance</h2>" in text
-    without = report_html(one, NOWHERE)
+    without = report_html(collected, NOWHERE)
     assert text.replace("<section><h2>Mine</h2>&lt;ant&gt;: 120 rows</section>", "") == without
 
 
@@ -225,12 +227,12 @@ def test_a_template_of_ones_own_adds_a_section_and_is_escaped(tmp_path: Path) ->
 def test_a_template_that_cannot_be_filled_is_refused_by_name(
     tmp_path: Path, words: str | None
 ) -> None:
-    one = probed(tmp_path, "one", some_splits())
+    collected = probed(tmp_path, "one", some_splits())
     template = tmp_path / "mine.html.j2"
     if words is not None:
         template.write_text(words)
     with pytest.raises(OptionError, match="cannot be filled"):
-        report_html(one, Places(None, None, template))
+        report_html(collected, Places(None, None, template))
 
 
 def test_images_of_every_type_that_is_packed_are_shown(tmp_path: Path) -> None:
@@ -239,3 +241,25 @@ def test_images_of_every_type_that_is_packed_are_shown(tmp_path: Path) -> None:
     keys = [f"a{i}" for i in range(len(members))]
 
     assert sorted(plots.thumbnails(tmp_path, "test", keys)) == sorted(keys)
+
+
+@pytest.mark.parametrize(
+    ("facts", "lines"),
+    [
+        (Facts("cls", "top1"), ["top-1, the dataset&#39;s own metric", "cls"]),
+        (Facts("cls", None), ["top-1, as the dataset declares none"]),
+        (Facts("cls", "macro_f1"), ["asked for; the dataset&#39;s own metric is macro F1"]),
+        (
+            Facts("cls", "top1", {"test": {"no label": 1}, "train": {"no image": 1, "cut": 2}}),
+            ["<td>skipped</td>", "test: 1 no label; train: 1 no image, 2 cut"],
+        ),
+    ],
+)
+def test_what_the_store_knew_of_the_data_is_told(
+    tmp_path: Path, facts: Facts, lines: list[str]
+) -> None:
+    collected = probed(tmp_path, "one", some_splits())
+    text = report_html(replace(collected, result=replace(collected.result, facts=facts)), NOWHERE)
+
+    assert all(line in text for line in lines)
+    assert ("<td>skipped</td>" in text) == bool(facts.skipped)

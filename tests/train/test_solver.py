@@ -23,8 +23,8 @@ Float64 = NDArray[np.float64]
 
 @pytest.fixture
 def crew() -> Iterator[Crew]:
-    with crew_of(1) as one:
-        yield one
+    with crew_of(1) as workers:
+        yield workers
 
 
 def plain_problem(rows: Rows, *, resident: bool = True, weights: Float64 | None = None) -> Problem:
@@ -116,7 +116,7 @@ def test_the_gradient_is_the_derivative_of_the_loss(k: int, resident: bool, crew
     problem = plain_problem(make_rows(70, 5, k), resident=resident)
     rng = np.random.default_rng(0)
     V = rng.standard_normal((problem.targets.columns, 6))
-    found = evaluate(problem, V, crew, "float64").gradient
+    gradient = evaluate(problem, V, crew, "float64").gradient
     step = 1e-6
     for index in np.ndindex(V.shape):
         e = np.zeros_like(V)
@@ -124,7 +124,7 @@ def test_the_gradient_is_the_derivative_of_the_loss(k: int, resident: bool, crew
         ahead = evaluate(problem, V + e, crew, "float64").loss
         behind = evaluate(problem, V - e, crew, "float64").loss
 
-        assert found[index] == pytest.approx((ahead - behind) / (2 * step), abs=2e-8)
+        assert gradient[index] == pytest.approx((ahead - behind) / (2 * step), abs=2e-8)
 
 
 def test_streamed_and_resident_rows_have_the_same_loss_and_gradient(crew: Crew) -> None:
@@ -156,14 +156,14 @@ def test_a_pilot_smaller_than_the_rows_steers_to_the_same_optimum(
 @pytest.mark.parametrize("resident", [True, False])
 def test_the_result_does_not_depend_on_the_number_of_threads(resident: bool) -> None:
     rows = make_rows(5000, 8, 3)
-    found: list[tuple[FitReport, Float64]] = []
+    fits: list[tuple[FitReport, Float64]] = []
     for threads in (1, 3):
         with crew_of(threads) as crew:
             path = PathSolver(plain_problem(rows, resident=resident), crew)
-            found.append((path.fit(10.0, Tolerance()), path.solution(10.0)[0]))
+            fits.append((path.fit(10.0, Tolerance()), path.solution(10.0)[0]))
 
-    assert found[0][0] == found[1][0]
-    assert np.array_equal(found[0][1], found[1][1])
+    assert fits[0][0] == fits[1][0]
+    assert np.array_equal(fits[0][1], fits[1][1])
 
 
 def test_warm_and_cold_starts_agree(crew: Crew) -> None:
@@ -224,11 +224,11 @@ def test_at_tiny_C_the_direction_of_W_is_right_though_F_hardly_moves(crew: Crew)
     rows = make_rows(300, 12, 5)
     path = PathSolver(plain_problem(rows), crew)
     path.fit(1e-6, Tolerance(gap=5e-4, decrement=1e-4))
-    found, expected = path.solution(1e-6)[0], oracle(rows, 1e-6)[0]
+    coef, expected = path.solution(1e-6)[0], oracle(rows, 1e-6)[0]
 
-    cosine = (found * expected).sum() / np.linalg.norm(found) / np.linalg.norm(expected)
+    cosine = (coef * expected).sum() / np.linalg.norm(coef) / np.linalg.norm(expected)
     assert cosine > 0.999
-    assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(expected), rel=0.03)
+    assert np.linalg.norm(coef) == pytest.approx(np.linalg.norm(expected), rel=0.03)
 
 
 def test_long_jumps_up_are_bridged_every_half_decade_where_the_ridge_counts(crew: Crew) -> None:

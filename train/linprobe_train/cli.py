@@ -10,14 +10,12 @@ import typer
 
 from linprobe.machine import Device
 from linprobe.options import FEATURES, RESULTS, JsonOption, OutOption, StoreOption
-from linprobe.terminal import Progress, emit, emit_json, lines_only, note, watching
+from linprobe.terminal import emit, emit_json, lines_only, note, watching
 from linprobe_train.protocol.protocols import parse_grid, protocol_named, protocols_help
 
 if TYPE_CHECKING:
     from linprobe_train.protocol.protocols import Protocol
     from linprobe_train.solver.fit import FitSettings
-    from linprobe_train.tasks.probe import Recipe
-    from linprobe_train.tasks.probe_all import Pool
 
 CompareFormat = Literal["text", "markdown", "csv", "html"]
 PredictFormat = Literal["table", "csv", "jsonl"]
@@ -68,21 +66,33 @@ def probe(
     as_json: JsonOption = False,
 ) -> None:
     """Choose C on val, fit on train and val, score on test."""
+    from linprobe.records import plain
+    from linprobe_train.protocol.splits import find_splits
+    from linprobe_train.show.text import answer_text, answers_json, outcomes_text
     from linprobe_train.tasks.probe import Recipe
+    from linprobe_train.tasks.probe import probe as probe_splits
+    from linprobe_train.tasks.probe_all import Pool, check_outcomes, list_tasks, probe_all
 
     named = protocol_named(protocol).changed(
         tap=tap, normalize=normalize, standardize=standardize, grid=parse_grid(c_value, grid)
     )
     settings = _settings(named, solver, memory, threads, balanced=balanced)
-    recipe = Recipe(named, settings, metric, cv, seed)
-    datasets = tuple(data or ())
-    if not every:
-        _probe_each(store, model, datasets, recipe, out, as_json=as_json)
-        return
-    from linprobe_train.tasks.probe_all import Pool
-
-    pool = Pool(jobs, backend, threads, settings.memory_bytes)
-    _probe_all(store, model, datasets, recipe, out, pool, as_json=as_json)
+    recipe, datasets = Recipe(named, settings, metric, cv, seed), tuple(data or ())
+    with watching("probing") as watch:
+        if every:
+            pool = Pool(jobs, backend, threads, settings.memory_bytes)
+            tasks = list_tasks(store, model, datasets)
+            outcomes = probe_all(store, tasks, recipe, out, pool, watch)
+        else:
+            opened = find_splits(store, model, datasets, named.tap)
+            answers = [probe_splits(splits, recipe, out, watch) for splits in opened]
+    if every:
+        emit_json({"probes": plain(outcomes)}) if as_json else emit(outcomes_text(outcomes))
+        check_outcomes(outcomes)
+    elif as_json:
+        emit_json(answers_json(answers))
+    else:
+        emit("\n".join(answer_text(answer, store) for answer in answers))
 
 
 def _settings(
@@ -100,60 +110,6 @@ def _settings(
         threads=thread_count(threads),
         memory_bytes=None if memory is None else parse_bytes(memory),
     )
-
-
-def _probe_each(
-    store: Path,
-    model: str | None,
-    data: tuple[str, ...],
-    recipe: "Recipe",
-    out: Path,
-    *,
-    as_json: bool,
-) -> None:
-    """One encoder, its datasets in turn; all splits are opened before the first fit."""
-    from linprobe_train.protocol.splits import find_splits
-    from linprobe_train.show.text import answer_text, answers_json
-    from linprobe_train.tasks.probe import probe as probe_splits
-
-    answers = []
-    for splits in find_splits(store, model, data, recipe.protocol.tap):
-        name, encoder = splits.dataset.name, splits.encoder.names.model
-        note(f"probing {name} with {encoder} ({recipe.protocol.name})")
-        with watching(name) as watch:
-            answers.append(probe_splits(splits, recipe, out, watch))
-        if not answers[-1].fresh:
-            note(f"nothing to do: {answers[-1].folder} answers this question")
-    if as_json:
-        emit_json(answers_json(answers))
-    else:
-        emit("\n".join(answer_text(answer, store) for answer in answers))
-
-
-def _probe_all(
-    store: Path,
-    model: str | None,
-    data: tuple[str, ...],
-    recipe: "Recipe",
-    out: Path,
-    pool: "Pool",
-    *,
-    as_json: bool,
-) -> None:
-    from linprobe.records import plain
-    from linprobe_train.show.text import outcome_text, outcomes_text
-    from linprobe_train.tasks.probe_all import check_outcomes, list_tasks, probe_all
-
-    tasks = list_tasks(store, model, data)
-    outcomes = []
-    with watching("probing") as watch:
-        for outcome in probe_all(store, tasks, recipe, out, pool, watch):
-            outcomes.append(outcome)
-            line = f"  [{len(outcomes)}/{len(tasks)}] {outcome_text(outcome)}"
-            watch(Progress(len(outcomes), len(tasks), "probes", line=line))
-    outcomes.sort(key=lambda outcome: tasks.index(outcome.task))
-    emit_json({"probes": plain(outcomes)}) if as_json else emit(outcomes_text(outcomes))
-    check_outcomes(outcomes)
 
 
 def knn(

@@ -1,14 +1,30 @@
-"""The encoder: a frozen tower with its preprocessing. It knows no library of models."""
+"""The encoder: a frozen tower with its preprocessing. It knows no library of models.
+
+A family loads the tower (:mod:`linprobe_extract.encoders.family`); here its preprocessing is
+proved and it is put on a device.
+"""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
-from linprobe.machine import Device
-from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath
-from linprobe_store.format.spec import EncoderNames, EncoderSpec, PreprocessSpec, StorageDtype
+from linprobe.errors import LinprobeError
+from linprobe.machine import Device, available_cores, keep_freed_memory
+from linprobe.terminal import command
+from linprobe_extract.encoders.family import (
+    EncoderChoice,
+    Precision,
+    PreprocessPath,
+    families,
+    resolve_model,
+)
+from linprobe_extract.pixels.canary import check_preprocess, with_canary
+from linprobe_extract.pixels.preprocess import FAST_INTERPOLATIONS
+from linprobe_store.format.spec import EncoderNames, EncoderSpec, PreprocessSpec, StorageDtype, Tap
 
 BATCH_SIZE = {"cuda": 256, "cpu": 16}
 """Images a batch by kind of device: enough to fill it, small enough for its memory."""
@@ -98,10 +114,10 @@ class Encoder:
             The model is unknown or cannot be loaded, the device is not there, the preprocessing
             differs from the model's own, or the tower gives no finite feature vectors.
         """
-        from linprobe_extract.encoders.load import load
-
         checkpoint = None if weights is None else Path(weights)
-        return load(EncoderChoice(model, checkpoint, device, precision, preprocess, storage_dtype))
+        return load_encoder(
+            EncoderChoice(model, checkpoint, device, precision, preprocess, storage_dtype)
+        )
 
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
@@ -134,6 +150,118 @@ class Encoder:
             scale = 1 / (255 * self._std)
             return torch.addcmul(-self._mean / self._std, pixels, scale).to(torch.bfloat16)
         return pixels.float().div_(255).sub_(self._mean).div_(self._std)
+
+
+def load_encoder(choice: EncoderChoice, *, local_rank: int = 0) -> Encoder:
+    """Load a model, prove its preprocessing, and put it on this process's device.
+
+    Parameters
+    ----------
+    choice : which encoder, and how.
+    local_rank : number of this process among those of the machine, which share its GPUs.
+
+    Raises
+    ------
+    LinprobeError : the model is unknown or cannot be loaded, the device is not there, the
+        preprocessing differs from the model's own, or the tower gives no finite feature vectors.
+    """
+    ref = resolve_model(choice.model, weights=choice.weights)
+    device = _device(choice.device, local_rank)
+    tower = families()[ref.family].load(ref)
+    pixels = replace(tower.preprocess, path=choice.preprocess)
+    if pixels.path == "fast" and pixels.interpolation not in FAST_INTERPOLATIONS:
+        raise LinprobeError(
+            f"the fast path cannot resize with {pixels.interpolation}", hint="--preprocess exact"
+        )
+    check_preprocess(pixels, tower.reference)
+    precision = _precision(choice.precision, device)
+    # cuDNN would round the operands of fp32 convolutions to TF32's 10 bits of mantissa.
+    torch.backends.cudnn.allow_tf32 = False
+    taps = _cast(tower.taps.eval(), precision).to(device)
+    spec = EncoderSpec(
+        architecture=tower.architecture,
+        config=tower.config,
+        activation=tower.activation,
+        weights_sha256=tower.weights_sha256,
+        taps=_measure(taps, pixels.image_size, precision),
+        preprocess=with_canary(pixels),
+        precision=precision,
+        storage_dtype=choice.storage_dtype,
+    )
+    return Encoder(spec, ref.names, taps)
+
+
+def load_untrained(choice: EncoderChoice) -> tuple[nn.Module, int]:
+    """Build a model's tower with random weights on a device, in the precision chosen.
+
+    Returns
+    -------
+    The tower, from normalised pixels (b, 3, s, s) to features by tap; and s.
+
+    Raises
+    ------
+    LinprobeError : the model is unknown or cannot be built, or the device is not there.
+    """
+    ref = resolve_model(choice.model, weights=choice.weights)
+    device = _device(choice.device)
+    taps, side = families()[ref.family].untrained(ref)
+    return _cast(taps, _precision(choice.precision, device)).to(device), side
+
+
+def _device(wanted: Device, local_rank: int = 0) -> torch.device:
+    """Choose and check this process's device, and set torch up for it."""
+    n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cuda" and not n_devices:
+        raise LinprobeError(
+            f"device cuda asked for; torch {torch.__version__} sees 0 CUDA devices",
+            hint=f"--device cpu, or {command('doctor')}",
+        )
+    keep_freed_memory()
+    if wanted == "cpu" or not n_devices:
+        # Sums over more threads round otherwise: every process of a run takes the same number,
+        # whatever torchrun sets, so that their number changes no bit.
+        torch.set_num_threads(available_cores())
+        return torch.device("cpu")
+    # A scheduler that gives each process a GPU of its own shows it as the first.
+    return torch.device("cuda", local_rank % n_devices)
+
+
+def _precision(asked: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """Resolve ``auto``: Ampere (compute capability 8.0) was the first to multiply in bf16."""
+    if asked != "auto":
+        return asked
+    fast = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+    return "bf16" if fast else "fp32"
+
+
+def _cast(taps: nn.Module, precision: str) -> nn.Module:
+    """Cast the weights once; batch norm keeps its statistics in float32."""
+    if precision == "bf16":
+        taps.to(torch.bfloat16)
+        for module in taps.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the common base
+                module.float()
+    return taps
+
+
+def _measure(taps: nn.Module, side: int, precision: str) -> tuple[Tap, ...]:
+    """Encode one gray image: the dimensions of the taps, and proof that the weights work."""
+    parameter = next(taps.parameters())
+    ramp = torch.linspace(-1, 1, side * side, device=parameter.device).view(1, 1, side, side)
+    with torch.inference_mode():
+        features = taps(ramp.repeat(1, 3, 1, 1).to(parameter.dtype))
+    for name, feature in features.items():
+        if feature.ndim != 2:
+            raise LinprobeError(
+                f"the {name} of one image has the shape {tuple(feature.shape)}, expected (1, d)",
+                hint="linprobe takes towers that pool to one vector",
+            )
+        if not bool(feature.isfinite().all()):
+            raise LinprobeError(
+                f"the {name} of a gray ramp has infinities or NaN, in {precision}",
+                hint="is the checkpoint whole, and --model its architecture? try --precision fp32",
+            )
+    return tuple(Tap(name, feature.shape[1]) for name, feature in features.items())
 
 
 def _channels(values: tuple[float, float, float], device: torch.device) -> torch.Tensor:

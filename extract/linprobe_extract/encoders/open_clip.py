@@ -132,7 +132,7 @@ def _from_json(path: Path) -> _Config:
             f"cannot read the model configuration {path}: {error}",
             hint="a local-dir: folder holds open_clip_config.json and one checkpoint",
         ) from error
-    model = content.get("model_cfg", content)
+    model = content.get("model_cfg", content) if isinstance(content, dict) else {}
     if not {"embed_dim", "vision_cfg"} <= model.keys():
         raise LinprobeError(
             f"{path} is not a model configuration of open_clip: no embed_dim and vision_cfg",

@@ -61,7 +61,14 @@ def pack(source: str, out: Path, options: PackOptions, watch: Watch = ignore) ->
     Parameters
     ----------
     source : ``digits``, ``imagefolder:DIR``, ``csv:FILE``, ``torchvision:NAME[:key=value,...]``,
-        ``hf:NAME``, or the slug of a known dataset.
+        ``hf:NAME``, what another package adds, or the name of a known dataset.
+    out : the folder of the dataset; its parents are made.
+    options : how to pack.
+    watch : sees samples as they are done, those of an earlier run included.
+
+    Returns
+    -------
+    What was done, with the card. Where ``out`` holds the same already, nothing is.
 
     Raises
     ------
@@ -105,6 +112,7 @@ def _nothing_to_do(out: Path, card: DatasetCard, started: float) -> PackReport:
             f"{out}: {len(damaged)} shards are gone or have another size: {first_few(damaged)}",
             hint="pack it again with --overwrite",
         )
+    Workspace(out).clear(card.plan)
     n_kept = sum(len(split.shards) for split in card.splits.values())
     return PackReport(out, card, False, 0, n_kept, time.monotonic() - started)
 

@@ -13,11 +13,11 @@ packed again. What is under ``NAME`` itself is therefore always a whole dataset.
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from linprobe.disk import STAGING_PREFIX, Staging, write_atomic
-from linprobe.errors import PackError
+from linprobe.errors import PackError, StoreError
 from linprobe.records import encode, read
 from linprobe_extract.pack.plan import PlannedShard
 from linprobe_extract.pack.shard import ShardRecord
@@ -101,10 +101,23 @@ class Workspace:
             )
         replaced.discard()
 
+    def clear(self, plan_digest: str) -> None:
+        """Remove what a run of this plan left when it was killed after showing its dataset."""
+        if self.folder.exists() and self._earlier_plan() in (None, plan_digest):
+            with (
+                suppress(StoreError),  # another process packs here, or it cannot be removed
+                Staging(self.out.parent, resume_as=self._name) as staging,
+            ):
+                staging.drop()
+
+    def _earlier_plan(self) -> str | None:
+        """Digest of the plan that the folder belongs to; None where it belongs to none yet."""
+        plan_file = self.folder / "plan"
+        return plan_file.read_text() if plan_file.exists() else None
+
     def _claim(self, plan_digest: str, *, restart: bool) -> None:
         """Make the folder this plan's: keep its own earlier work, refuse another plan's."""
-        plan_file = self.folder / "plan"
-        earlier = plan_file.read_text() if plan_file.exists() else None
+        earlier = self._earlier_plan()
         if earlier not in (None, plan_digest) and not restart:
             raise PackError(
                 f"{self.folder} holds the unfinished packing of another source or of other options",
@@ -118,7 +131,7 @@ class Workspace:
             shutil.rmtree(leftover, ignore_errors=True)
         for half in self.folder.glob("*/.*"):
             half.unlink()
-        write_atomic(plan_file, plan_digest.encode())
+        write_atomic(self.folder / "plan", plan_digest.encode())
 
     def _record_path(self, split: str, index: int) -> Path:
         """Where the record of a shard lies."""

@@ -26,6 +26,9 @@ MAX_DRIFT = 4
 """Gray levels by which ``fast`` may differ from ``exact``: their resize kernels round differently
 (1 or 2 levels as a rule, 4 the largest of 150 random JPEGs), a wrong kernel is off by tens."""
 
+_ALLOWED: tuple[tuple[Literal["exact", "fast"], int], ...] = (("exact", 0), ("fast", MAX_DRIFT))
+_PROBES = ((500, 375, "RGB"), (333, 640, "RGB"), (120, 90, "RGB"), (300, 200, "L"))
+
 ReferenceTransform: TypeAlias = Callable[[Image.Image], NDArray[np.uint8]]
 """The model's own transform up to its uint8 RGB pixels (s, s, 3)."""
 
@@ -60,42 +63,30 @@ def check_preprocess(spec: PreprocessSpec, reference: ReferenceTransform) -> Non
     LinprobeError : ``exact`` is not bit-equal to ``reference``, or ``fast`` is further than
         :data:`MAX_DRIFT` from it, on one of the built-in images.
     """
-    images = canary_images() + _probe_jpegs()
-    for data in images:
+    for data in canary_images() + _probe_jpegs():
         expected = reference(Image.open(io.BytesIO(data))).transpose(2, 0, 1)
-        for path in _paths(spec):
-            drift = _difference(_pixels(replace(spec, path=path), data), expected)
-            allowed = MAX_DRIFT if path == "fast" else 0
+        # Exact always: it takes whatever fast cannot.
+        for path, allowed in _ALLOWED if spec.path == "fast" else _ALLOWED[:1]:
+            ours = _pixels(replace(spec, path=path), data)
+            drift = int(np.abs(ours.astype(np.int16) - expected.astype(np.int16)).max())
             if drift > allowed:
+                versions = "constraints.txt lists the tested versions of pillow and torchvision"
                 raise LinprobeError(
                     f"the {path} preprocessing is up to {drift} gray levels away from the model's "
                     f"own transform on a built-in image; {allowed} are allowed",
-                    hint="--preprocess exact"
-                    if path == "fast"
-                    else "report the versions of "
-                    "pillow and torchvision; constraints.txt lists the tested ones",
+                    hint="--preprocess exact" if path == "fast" else versions,
                 )
-
-
-def _paths(spec: PreprocessSpec) -> tuple[Literal["exact", "fast"], ...]:
-    """The path in use, and ``exact`` always: it takes whatever ``fast`` cannot."""
-    return ("exact", "fast") if spec.path == "fast" else ("exact",)
 
 
 def _probe_jpegs() -> tuple[bytes, ...]:
     """JPEGs of several sizes and kinds, made now: only compared, so any encoder will do."""
-    made = []
-    for width, height, gray in (
-        (500, 375, False),
-        (333, 640, False),
-        (120, 90, False),
-        (300, 200, True),
-    ):
+    images = []
+    for width, height, mode in _PROBES:
         y, x = np.mgrid[0:height, 0:width]
         texture = [(x * y // 7) % 256, (x * 3 + y * 5) % 256, ((x - 60) ** 2 + y * y) // 97 % 256]
         image = Image.fromarray(np.stack(texture, axis=-1).astype(np.uint8))
-        made.append(_encode(image.convert("L") if gray else image, "JPEG"))
-    return tuple(made)
+        images.append(_encode(image.convert(mode), "JPEG"))
+    return tuple(images)
 
 
 def _encode(image: Image.Image, format_name: str) -> bytes:
@@ -115,8 +106,3 @@ def _pixels(spec: PreprocessSpec, data: bytes) -> NDArray[np.uint8]:
             hint="reinstall pillow and simplejpeg; constraints.txt lists the tested versions",
         )
     return out
-
-
-def _difference(ours: NDArray[np.uint8], theirs: NDArray[np.uint8]) -> int:
-    """Largest absolute difference in gray levels."""
-    return int(np.abs(ours.astype(np.int16) - theirs.astype(np.int16)).max())

@@ -34,7 +34,7 @@ class JpegHeader:
 
 
 class DamagedJpegError(ValueError):
-    """Raised when the strict decoder refuses a JPEG that a tolerant one may still read."""
+    """A JPEG that the strict decoder refuses, and a tolerant one may still read."""
 
 
 def read_header(data: bytes) -> JpegHeader:

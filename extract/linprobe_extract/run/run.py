@@ -70,11 +70,11 @@ class Extraction:
         if isinstance(encoder, EncoderChoice):
             import torch
 
-            from linprobe_extract.encoders.load import load
+            from linprobe_extract.encoders.encoder import load_encoder
 
             # The precision, and with it the id, is that of the device.
             device = encoder.device if torch.cuda.is_available() else "cpu"
-            encoder = load(replace(encoder, device=device))
+            encoder = load_encoder(replace(encoder, device=device))
         work = replace(work, stored=self._stored(encoder.spec.encoder_id))
         folder = folder_named(ENCODER_PREFIX, encoder.names.slug, encoder.spec.encoder_id)
         return forecast(work, encoder.spec, folder)
@@ -105,13 +105,14 @@ class Extraction:
     def _encode(
         self, work: Work, ranks: Ranks, watch: Watch, *, until_signal: bool
     ) -> ExtractReport:
-        from linprobe_extract.encoders.load import load, register
+        from linprobe_extract.encoders.encoder import load_encoder
+        from linprobe_extract.encoders.register import register
         from linprobe_extract.run.encode import Run
 
         encoder = self.encoder
         if isinstance(encoder, EncoderChoice):
             watch(Progress(0, None, "images", detail=f"loading {encoder.model}"))
-            encoder = load(encoder, local_rank=ranks.local_rank)
+            encoder = load_encoder(encoder, local_rank=ranks.local_rank)
         on_cpu = encoder.device.type == "cpu"
         batch_size = self.batch_size or encoder.batch_size
         stored = register(encoder, self.store, batch_size=batch_size)

@@ -73,11 +73,12 @@ def map_member(path: Path, member: str, folder: Path) -> ArrayFile:
     NotFoundError : no such file, or no such array in it.
     MismatchError : not a zip file, a damaged one, or what :func:`map_array` refuses.
     """
-    names = member_names(path)
-    if member not in names:
-        raise NotFoundError(f"{path}: no array {member!r}", hint=f"it has: {', '.join(names)}")
     with _open_zip(path) as archive:
-        unzipped = Path(archive.extract(f"{member}.npy", folder))
+        try:
+            unzipped = Path(archive.extract(f"{member}.npy", folder))
+        except KeyError:
+            names = ", ".join(name.removesuffix(".npy") for name in archive.namelist())
+            raise NotFoundError(f"{path}: no array {member!r}", hint=f"it has: {names}") from None
     return map_array(unzipped, f"{path}:{member}")
 
 

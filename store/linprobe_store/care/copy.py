@@ -29,7 +29,6 @@ from linprobe_store.format.layout import (
     PROVENANCE_FILE,
     SETS_FOLDER,
 )
-from linprobe_store.handles.dataset import is_packed_split
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.lookup import folder_digits
 from linprobe_store.handles.store import FeatureStore, check_format_line
@@ -45,8 +44,16 @@ Outcome = Literal["copied", "there already"]
 class CopiedSplit:
     """What happened to one split."""
 
-    source: SourceSplit
-    """The split."""
+    encoder_id: str
+    """Encoder, 64 hex digits."""
+    dataset_id: str
+    """Dataset, 64 hex digits."""
+    split: str
+    """``train``, ``val`` or ``test``."""
+    digest: str
+    """Sha256 of its commit, 64 hex digits."""
+    folder: str
+    """Its folder in the source."""
     outcome: Outcome
     """Whether anything had to be done."""
     bytes: int
@@ -83,7 +90,15 @@ def copy_store(
                 moved = _send(split, place, pack=pack)
             else:
                 moved = _receive(split, FeatureStore(place.local), pack=pack)
-        yield CopiedSplit(split, "there already" if moved is None else "copied", moved or 0)
+        yield CopiedSplit(
+            encoder_id=split.encoder.spec.encoder_id,
+            dataset_id=split.dataset.spec.dataset_id,
+            split=split.name,
+            digest=split.marker.commit.digest,
+            folder=split.folder,
+            outcome="there already" if moved is None else "copied",
+            bytes=moved or 0,
+        )
 
 
 def _receive(split: SourceSplit, store: FeatureStore, *, pack: bool) -> int | None:

@@ -7,7 +7,7 @@ of the weights is for our own: other features under the same name are another en
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -111,7 +111,8 @@ def import_files(
         for source in sources:
             _check_source(source, sources)
         digests = {source.name: _digest(source.features) for source in sources}
-        spec = _encoder_spec(f"imported:{encoder_name}", tap, sources[0], storage_dtype, digests)
+        spec = _encoder_spec(f"imported:{encoder_name}", tap, sources[0].features, digests)
+        spec = replace(spec, storage_dtype=storage_dtype or spec.storage_dtype)
         dataset = _dataset_spec(sources, digests, _class_names(classes, sources))
         names = EncoderNames(encoder_name, slugify(encoder_name))
         encoder = store.register_encoder(spec, names)
@@ -140,7 +141,7 @@ def _open_split(text: str, unzipped: Path) -> _Source:
     path, chosen = Path(stem + extension), members.removeprefix(":").split(",")
     held = member_names(path)
     if not members:
-        chosen = [_first_of(candidates, held, path) for candidates in (_FEATURES, _LABELS)]
+        chosen = [_first_of(names, held, path) for names in (_FEATURES, _LABELS)]
     elif len(chosen) != 2:
         raise MismatchError(f"--split {text!r}: expected FEATURES,LABELS", hint=_HINT)
     features, labels = (map_member(path, member, unzipped / name) for member in chosen)
@@ -149,12 +150,12 @@ def _open_split(text: str, unzipped: Path) -> _Source:
     return _Source(name, features, labels, keys, classes)
 
 
-def _first_of(candidates: Sequence[str], held: Sequence[str], path: Path) -> str:
-    for candidate in candidates:
-        if candidate in held:
-            return candidate
+def _first_of(names: Sequence[str], held: Sequence[str], path: Path) -> str:
+    for name in names:
+        if name in held:
+            return name
     raise NotFoundError(
-        f"{path}: no array called {' or '.join(candidates)}; it has {', '.join(held)}", hint=_HINT
+        f"{path}: no array called {' or '.join(names)}; it has {', '.join(held)}", hint=_HINT
     )
 
 
@@ -217,23 +218,17 @@ def _digest(array: ArrayFile) -> str:
 
 
 def _encoder_spec(
-    architecture: str,
-    tap: str,
-    source: _Source,
-    storage_dtype: StorageDtype | None,
-    digests: Mapping[str, str],
+    architecture: str, tap: str, features: ArrayFile, digests: Mapping[str, str]
 ) -> EncoderSpec:
-    features = source.features.values
-    own: StorageDtype = "float16" if features.dtype.itemsize == 2 else "float32"
     return EncoderSpec(
         architecture=architecture,
         config={},
         activation="unknown",
         weights_sha256=digest_json(digests),
-        taps=(Tap(tap, features.shape[1]),),
+        taps=(Tap(tap, features.values.shape[1]),),
         preprocess=None,
         precision="unknown",
-        storage_dtype=storage_dtype or own,
+        storage_dtype="float16" if features.values.dtype.itemsize == 2 else "float32",
     )
 
 

@@ -109,7 +109,7 @@ def parse_packed(data: bytes, place: str) -> PackedCommit:
     MismatchError : written in another version of the format.
     """
     packed = parse_signed(PackedCommit, data, place)
-    check_digest(packed.commit, f"{place}: commit")
+    check_digest(plain(packed.commit), f"{place}: commit")
     wanted = {name for name in packed.commit.files if name.endswith(_METADATA)}
     if lost := sorted(wanted - set(packed.metadata)):
         raise IntegrityError(f"{place}: expected the metadata {first_few(lost)}", hint=REPAIR)

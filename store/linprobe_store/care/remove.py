@@ -40,10 +40,7 @@ def find_leftovers(
 ) -> tuple[Leftover, ...]:
     """Staging folders of writers that are gone, temporary files, and links to nothing.
 
-    Parameters
-    ----------
-    min_age_s : seconds without a change before anything counts as left over.
-    foreign_age_s : the same for a staging folder of another host, whose lock cannot be seen.
+    The ages are seconds without a change, the second for what another host may be writing.
     """
     return tuple(
         leftover
@@ -53,12 +50,7 @@ def find_leftovers(
 
 
 def find_damaged(store: FeatureStore, *, deep: bool) -> tuple[Leftover, ...]:
-    """Damaged parts and splits; never an encoder or dataset, nor what another version wrote.
-
-    Parameters
-    ----------
-    deep : as :func:`verify_store` takes it.
-    """
+    """Damaged parts and splits; never an encoder or dataset, nor what another version wrote."""
     return tuple(
         Leftover(report.path, folder_bytes(report.path), report.problem or "")
         for report in verify_store(store, deep=deep)
@@ -87,12 +79,6 @@ def find_removal(
     encoder: StoredEncoder, *, dataset: str | None, split: str | None, parts: bool
 ) -> Path:
     """The folder of an encoder, or of one of its datasets, of a split, or of all its parts.
-
-    Parameters
-    ----------
-    dataset : by name or id; None means the encoder, or its only dataset where ``split`` is given.
-    split : of that dataset; None means the dataset.
-    parts : the folder of the parts, whatever the others say.
 
     Raises
     ------

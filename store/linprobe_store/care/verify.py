@@ -36,13 +36,13 @@ class UnitReport:
     """What the folder holds."""
     path: Path
     """The folder."""
-    rows: int
+    rows: int = 0
     """Number of samples; 0 for encoders and datasets."""
-    bytes: int
+    bytes: int = 0
     """Bytes of its files; 0 for encoders and datasets."""
-    problem: str | None
+    problem: str | None = None
     """What is wrong with it, or None."""
-    is_damaged: bool
+    is_damaged: bool = False
     """Whether its bytes are not what was committed. Not so for a unit of another version or
     encoder, nor for one that may not be read: those have a problem and are not damaged."""
 
@@ -128,7 +128,7 @@ def _report(kind: UnitKind, path: Path, check: Callable[[Path], UnitContents | N
         contents = check(path)
     except StoreError as error:
         is_damaged = isinstance(error, IntegrityError)
-        return UnitReport(kind, path, 0, 0, error.message, is_damaged)
+        return UnitReport(kind, path, problem=error.message, is_damaged=is_damaged)
     if contents is None:
-        return UnitReport(kind, path, 0, 0, None, is_damaged=False)
-    return UnitReport(kind, path, contents.rows, contents.n_bytes, None, is_damaged=False)
+        return UnitReport(kind, path)
+    return UnitReport(kind, path, contents.rows, contents.n_bytes)

@@ -136,26 +136,26 @@ def parse_signed(kind: type[Record], data: bytes, place: str) -> Record:
     IntegrityError : damaged, or of another kind.
     MismatchError : written in another version of the format.
     """
-    head = parse(dict[str, object], data, place)
-    if isinstance(name := head.get("format"), str) and "version" in head:
-        check_version(name, head["version"], place)
+    fields = cast("dict[str, JsonValue]", parse(dict[str, object], data, place))
+    if isinstance(name := fields.get("format"), str) and "version" in fields:
+        check_version(name, fields["version"], place)
     record = parse(kind, data, place)
-    check_digest(record, place)
+    check_digest(fields, place)
     return record
 
 
-def check_digest(record: Signed, place: str) -> None:
-    """Check a signed record against its own digest.
+def check_digest(fields: JsonValue, place: str) -> None:
+    """Check the fields of a signed record against their own digest.
 
     Raises
     ------
     IntegrityError : naming both digests.
     """
-    body = cast("dict[str, JsonValue]", plain(record))
-    del body["digest"]
-    if (digest := digest_json(body)) != record.digest:
+    body = dict(cast("Mapping[str, JsonValue]", fields))
+    expected, digest = str(body.pop("digest")), digest_json(body)
+    if digest != expected:
         raise IntegrityError(
-            f"{place}: expected digest {record.digest[:12]}, found {digest[:12]}", hint=REPAIR
+            f"{place}: expected digest {expected[:12]}, found {digest[:12]}", hint=REPAIR
         )
 
 

@@ -44,10 +44,9 @@ from linprobe_store.handles.split import Split
 from linprobe_store.handles.witness import (
     Provenance,
     append_provenance,
-    compare_canary,
+    check_canary,
     read_canary,
     read_provenance,
-    write_canary,
 )
 
 
@@ -152,7 +151,11 @@ class StoredEncoder:
         return tuple(self.open_dataset(folder) for folder in folders)
 
     def dataset(self, query: str | None = None) -> StoredDataset:
-        """A dataset by its name or the beginning of its id; None means the only one.
+        """A dataset by its name or the beginning of its id.
+
+        Parameters
+        ----------
+        query : None means the only dataset of the encoder.
 
         Raises
         ------
@@ -238,11 +241,7 @@ class StoredEncoder:
         ------
         MismatchError : other taps or shapes, or a lower cosine.
         """
-        stored = read_canary(self.path)
-        if stored is None and write_canary(self.path, features):
-            return
-        stored = stored or read_canary(self.path) or {}
-        compare_canary(stored, features, min_cosine=min_cosine, place=self.path)
+        check_canary(self.path, features, min_cosine)
 
 
 def open_encoder(folder: Path) -> StoredEncoder:

@@ -41,32 +41,28 @@ def read_canary(encoder_path: Path) -> Mapping[str, FeatureArray] | None:
         raise IntegrityError(f"{folder / _FILE}: {error}", hint=REPAIR) from error
 
 
-def write_canary(encoder_path: Path, features: Mapping[str, FeatureArray]) -> bool:
-    """Store canary features; False if another machine was first."""
-    with told_as_store_error(encoder_path), Staging(encoder_path) as staging:
-        # The keys are taps, never one of savez's own parameters: those are not valid tap names.
-        np.savez(staging.path / _FILE, **dict(features))  # type: ignore[arg-type]
-        return staging.publish(encoder_path / CANARY_FOLDER)
-
-
-def compare_canary(
-    stored: Mapping[str, FeatureArray],
-    features: Mapping[str, FeatureArray],
-    *,
-    min_cosine: float,
-    place: Path,
+def check_canary(
+    encoder_path: Path, features: Mapping[str, FeatureArray], min_cosine: float
 ) -> None:
-    """Compare canary features row by row.
+    """Compare canary features (m, d) by tap with the stored ones; where none are, store them.
 
     Raises
     ------
-    MismatchError : other taps or shapes, or a cosine below ``min_cosine``.
+    MismatchError : other taps or shapes, or a row whose cosine is below ``min_cosine``.
     """
+    stored = read_canary(encoder_path)
+    if stored is None:
+        with told_as_store_error(encoder_path), Staging(encoder_path) as staging:
+            # The keys are taps, never one of savez's own parameters: those are no valid tap names.
+            np.savez(staging.path / _FILE, **dict(features))  # type: ignore[arg-type]
+            if staging.publish(encoder_path / CANARY_FOLDER):
+                return
+        stored = read_canary(encoder_path) or {}  # another machine was first
     expected = {tap: x.shape for tap, x in stored.items()}
     given = {tap: x.shape for tap, x in features.items()}
     if expected != given:
         raise MismatchError(
-            f"{place}: expected canary features {expected}, found {given}",
+            f"{encoder_path}: expected canary features {expected}, found {given}",
             hint="the same encoder gives the same shapes: compare the versions in provenance.jsonl",
         )
     for tap, reference in stored.items():
@@ -74,7 +70,7 @@ def compare_canary(
         worst = int(cosines.argmin()) if len(cosines) else 0
         if len(cosines) and not cosines[worst] >= min_cosine:
             raise MismatchError(
-                f"{place}: canary image {worst}, {tap}: expected a cosine of at least "
+                f"{encoder_path}: canary image {worst}, {tap}: expected a cosine of at least "
                 f"{min_cosine} with the stored features, found {cosines[worst]:.6f}",
                 hint="this machine computes other features for the same encoder: compare the "
                 "library versions in provenance.jsonl, or extract into another store",

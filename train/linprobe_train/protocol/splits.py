@@ -54,9 +54,11 @@ class StoredSplits:
         """Rows of the test split. Called once, after the final fit."""
         return self.rows(self.test)
 
-    def digests(self) -> tuple[tuple[str, str], ...]:
-        """Name and digest of every split used, sorted by name."""
-        return tuple(sorted((split.name, split.digest) for split in self.all))
+    @property
+    def identity(self) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+        """Ids of the encoder and the dataset; name and digest of every split used, sorted."""
+        splits = tuple(sorted((split.name, split.digest) for split in self.all))
+        return self.encoder.encoder_id, self.dataset.dataset_id, splits
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:

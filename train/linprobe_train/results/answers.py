@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
+import msgspec
+
 from linprobe.disk import STAGING_PREFIX, Staging, is_abandoned
 from linprobe.errors import ResultError, StoreError
 from linprobe.records import digest_json, encode, parse, plain
@@ -26,9 +28,8 @@ MIN_AGE_S, FOREIGN_AGE_S = 10.0, 86_400.0
 """Staging folders younger than this are another run's: on this host, and on a shared disk."""
 
 
-@dataclass(frozen=True)
-class Question:
-    """Everything a result depends on; its digest names the folder."""
+class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What every question depends on. JSON leaves out what is at its default."""
 
     encoder_id: str
     """64 hex digits."""
@@ -36,6 +37,11 @@ class Question:
     """64 hex digits."""
     splits: tuple[tuple[str, str], ...]
     """Name and digest of every split used, sorted."""
+
+
+class Question(Asked, frozen=True):
+    """Everything the result of a probe depends on; its digest names the folder."""
+
     protocol: Protocol
     """How C is chosen and what the features go through."""
     metric: str
@@ -48,7 +54,7 @@ class Question:
     """``linprobe`` or ``sklearn``."""
     seed: int
     """Of the val cut, the folds and the bootstrap."""
-    format: Literal[1] = FORMAT
+    format: Literal[1]
     """Version of the result."""
 
 
@@ -124,10 +130,10 @@ class ProbeResult:
 
 
 class Answered(typing.Protocol):
-    """A result that knows its question: dataclasses of what JSON holds."""
+    """A result that knows its question."""
 
     @property
-    def question(self) -> object:
+    def question(self) -> Asked:
         """Everything the result depends on."""
 
 
@@ -157,13 +163,13 @@ class Answers(Generic[R]):
     file: str = "result.json"
     """What each is written into."""
 
-    def folder(self, question: object, *names: str) -> Path:
+    def folder(self, question: Asked, *names: str) -> Path:
         """Where an answer lies: readable names, then 12 digits of the question's digest."""
         readable = "--".join(names).lower()
         safe = "".join(c if c.isalnum() or c in "-._" else "-" for c in readable)
         return self.out / f"{safe}--{digest_of(question)[:12]}"
 
-    def get(self, question: object, *names: str) -> Answer[R] | None:
+    def get(self, question: Asked, *names: str) -> Answer[R] | None:
         """The stored answer, or None where there is none.
 
         Raises
@@ -225,7 +231,7 @@ class Answers(Generic[R]):
         return Answer(result, folder, fresh=True)
 
 
-def digest_of(question: object) -> str:
+def digest_of(question: Asked) -> str:
     """Sha256 over all that a question says, 64 hex digits."""
     return digest_json(plain(question))
 

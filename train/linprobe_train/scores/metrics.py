@@ -9,7 +9,7 @@ the entry-point group ``linprobe.metrics``, whose entries name :class:`Metric` o
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
@@ -29,7 +29,7 @@ from linprobe_train.scores.predictions import TOP, Predictions, predictions_of
 from linprobe_train.scores.ranking import average_precision, eleven_point, mean_over_classes
 from linprobe_train.solver.preparation import Float64
 
-Labels = Literal["one label", "two classes", "over five classes", "several labels"]
+Labels = Literal["single-label", "two classes", "over 5 classes", "multi-label"]
 """Labels that a metric exists for: single-label rows of any, two or many classes; multi-label."""
 
 ECE_BINS = 15
@@ -65,9 +65,9 @@ class Metric:
 
     def exists_for(self, k: int, *, multi_label: bool) -> bool:
         """Whether labels of k classes have it."""
-        if multi_label or self.needs == "several labels":
-            return multi_label and self.needs == "several labels"
-        return {"two classes": k == 2, "over five classes": k > TOP}.get(self.needs, True)
+        if multi_label or self.needs == "multi-label":
+            return multi_label and self.needs == "multi-label"
+        return {"two classes": k == 2, "over 5 classes": k > TOP}.get(self.needs, True)
 
     def interval_of(self, i: int, replicates: Replicates, n: int) -> Interval:
         """95 % interval of statistic i of ``replicates``, which are of this metric on n rows."""
@@ -181,24 +181,15 @@ def scores_of(
     )
 
 
-def top1(rows: Predictions) -> Statistic:
-    """Share of rows whose most probable class is the label."""
-    return _share(rows, 1)
-
-
-def top5(rows: Predictions) -> Statistic:
-    """Share of rows whose label is among the five most probable classes."""
-    return _share(rows, 5)
-
-
-def _share(rows: Predictions, count: int) -> Statistic:
+def top_share(count: int, rows: Predictions) -> Statistic:
+    """Share of rows whose label is among the ``count`` most probable classes."""
     hit = rows.hits(count).astype(np.float64)
     return lambda w: float(w @ hit / w.sum())
 
 
 def mean_top1_top5(rows: Predictions) -> Statistic:
     """Mean of top-1 and top-5: what the Kinetics benchmarks report."""
-    first, fifth = top1(rows), top5(rows)
+    first, fifth = top_share(1, rows), top_share(5, rows)
     return lambda w: (first(w) + fifth(w)) / 2
 
 
@@ -261,26 +252,16 @@ def roc_auc(rows: Predictions) -> Statistic:
     return value
 
 
-def mean_ap(rows: Predictions) -> Statistic:
-    """Mean over the classes that some row has of the average precision, scikit-learn's."""
-    return mean_over_classes(average_precision, rows.label_probability, rows.labels)
-
-
-def mean_ap_11_point(rows: Predictions) -> Statistic:
-    """Mean over the classes that some row has of the 11-point average precision of VOC2007."""
-    return mean_over_classes(eleven_point, rows.label_probability, rows.labels)
-
-
 METRICS = (
-    Metric("top1", "top-1", "one label", top1, interval="wilson"),
-    Metric("mean_per_class", "mean per class", "one label", mean_per_class),
-    Metric("macro_f1", "macro F1", "one label", macro_f1),
-    Metric("nll", "negative log likelihood", "one label", nll, unit="nats", better="lower"),
-    Metric("ece", "ECE", "one label", ece, better="lower"),
+    Metric("top1", "top-1", "single-label", partial(top_share, 1), interval="wilson"),
+    Metric("mean_per_class", "mean per class", "single-label", mean_per_class),
+    Metric("macro_f1", "macro F1", "single-label", macro_f1),
+    Metric("nll", "negative log likelihood", "single-label", nll, unit="nats", better="lower"),
+    Metric("ece", "ECE", "single-label", ece, better="lower"),
     Metric("roc_auc", "ROC AUC", "two classes", roc_auc, top=2),
-    Metric("top5", "top-5", "over five classes", top5, top=5, interval="wilson"),
-    Metric("mean_top1_top5", "mean of top-1 and top-5", "over five classes", mean_top1_top5, top=5),
-    Metric("map", "mAP", "several labels", mean_ap),
-    Metric("map_11_point", "11-point mAP", "several labels", mean_ap_11_point),
+    Metric("top5", "top-5", "over 5 classes", partial(top_share, 5), top=5, interval="wilson"),
+    Metric("mean_top1_top5", "mean of top-1 and top-5", "over 5 classes", mean_top1_top5, top=5),
+    Metric("map", "mAP", "multi-label", partial(mean_over_classes, average_precision)),
+    Metric("map_11_point", "11-point mAP", "multi-label", partial(mean_over_classes, eleven_point)),
 )
 """Ours; results list scores in this order."""

@@ -4,7 +4,7 @@ n rows, k classes, t = min(5, k) classes kept for each row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,13 +48,7 @@ class Predictions:
 
     def take(self, rows: NDArray[np.intp]) -> "Predictions":
         """The rows at these positions, in their order."""
-        return Predictions(
-            self.keys[rows],
-            self.labels[rows],
-            self.top[rows],
-            self.probability[rows],
-            self.label_probability[rows],
-        )
+        return Predictions(*(array[rows] for array in vars(self).values()))
 
 
 def predictions_of(
@@ -87,23 +81,15 @@ def best_classes(p: Float64, count: int) -> NDArray[np.int64]:
 
 def save_predictions(path: Path, predictions: Predictions) -> None:
     """Write them as one ``.npz``, probabilities in float32."""
-    np.savez(
-        path,
-        keys=predictions.keys,
-        labels=predictions.labels,
-        top=predictions.top,
+    kept = replace(
+        predictions,
         probability=predictions.probability.astype(np.float32),
         label_probability=predictions.label_probability.astype(np.float32),
     )
+    np.savez(path, **vars(kept))
 
 
 def load_predictions(path: Path) -> Predictions:
     """Read them back."""
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-        return Predictions(
-            arrays["keys"],
-            arrays["labels"],
-            arrays["top"],
-            arrays["probability"],
-            arrays["label_probability"],
-        )
+        return Predictions(*(arrays[field.name] for field in fields(Predictions)))

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe_store.format.spec import LabelArray
 from linprobe_train.scores.intervals import Statistic, Weights
-from linprobe_train.scores.predictions import Probabilities
+from linprobe_train.scores.predictions import Predictions
 from linprobe_train.solver.preparation import Float64
 
 RECALLS = np.linspace(0, 1, 11)
@@ -67,11 +66,10 @@ def eleven_point(ranking: Ranking, weights: Weights) -> float:
     return float(best[places].mean())
 
 
-def mean_over_classes(
-    score: Callable[[Ranking, Weights], float], p: Probabilities, labels: LabelArray
-) -> Statistic:
-    """Mean of a score over the classes that some row has; p and labels (n, k)."""
-    rankings = [rank(p[:, j].astype(np.float64), labels[:, j] == 1) for j in range(p.shape[1])]
+def mean_over_classes(score: Callable[[Ranking, Weights], float], rows: Predictions) -> Statistic:
+    """Mean of a score over the classes that some row has."""
+    p, labels = rows.label_probability.astype(np.float64), rows.labels
+    rankings = [rank(p[:, j], labels[:, j] == 1) for j in range(p.shape[1])]
 
     def value(weights: Weights) -> float:
         scores = np.array([score(ranking, weights) for ranking in rankings])

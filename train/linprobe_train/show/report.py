@@ -15,7 +15,7 @@ from linprobe_train.results.collect import Collected, facts_of, stored_dataset_o
 from linprobe_train.scores.metrics import title_of
 from linprobe_train.show.facts import report_facts
 from linprobe_train.show.plots import calibration_svg, curve_svg, heat_uri, thumbnails
-from linprobe_train.show.text import score_cells
+from linprobe_train.show.text import metric_source, score_cells
 
 FEW = 40
 """Classes that are all shown at once; of more, a map of the confusion and the lowest classes."""
@@ -138,12 +138,19 @@ def protocol_sentence(result: ProbeResult) -> str:
 def _provenance(collected: Collected, store: Path | None) -> Mapping[str, str]:
     """Ids, versions, time, and the extraction where the store is at hand."""
     result, question = collected.result, collected.result.question
-    made = result.environment
+    made, facts = result.environment, result.facts
+    skipped = (
+        f"{split}: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        for split, reasons in facts.skipped.items()
+    )
     lines = {
         "result": collected.folder.name,
         "encoder": f"{result.encoder}, {question.encoder_id}",
         "dataset": f"{result.dataset}, {question.dataset_id}",
         **{f"{name} rows": digest for name, digest in question.splits},
+        "labels": facts.label_source,
+        "skipped": "; ".join(skipped),
+        "metric": f"{title_of(question.metric)}, {metric_source(result)}",
         "final fit": f"{result.fit.iterations} iterations, {result.fit.passes} passes, stopped by "
         f"{result.fit.stop}, gap at most {result.fit.bound:.1e}",
         "seed": str(question.seed),
@@ -157,4 +164,4 @@ def _provenance(collected: Collected, store: Path | None) -> Mapping[str, str]:
         lines["features"] = f"{spec.architecture}, {spec.precision}, stored as {spec.storage_dtype}"
         if runs := dataset.provenance():
             lines["extracted"] = f"{runs[-1].time} on {runs[-1].device}"
-    return lines
+    return {name: text for name, text in lines.items() if text}

@@ -34,6 +34,18 @@ def score_text(score: Score) -> str:
     return " ".join(score_cells(score))
 
 
+def metric_source(result: ProbeResult) -> str:
+    """Who chose the metric that C is chosen by: the dataset, a person, or nobody."""
+    declared = result.facts.declared_metric
+    if not result.facts.label_source:  # a result from before these facts were recorded
+        return "the headline metric"
+    if declared is None:
+        return "as the dataset declares none"
+    if declared == result.question.metric:
+        return "the dataset's own metric"
+    return f"asked for; the dataset's own metric is {title_of(declared)}"
+
+
 def _lines(*facts: tuple[str, object]) -> list[str]:
     """Facts by name; those that share a name follow one another."""
     return [f"{name:<9} {value}" for name, value in facts]
@@ -44,7 +56,7 @@ def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
     result, protocol = answer.result, answer.result.question.protocol
     names = {score.name for score in result.scores}
     first = result.score("top1") if "top1" in names else result.headline
-    own = f"{score_text(result.headline)}, the dataset's own metric"
+    own = f"{score_text(result.headline)}, {metric_source(result)}"
     asked = (result.encoder, result.dataset, protocol.tap, protocol.name)
     paper = published(*asked, result.headline.name)
     how = f"best on {result.held_out.source}" if result.sweep else "as given"
@@ -130,17 +142,9 @@ def _asked(result: KnnResult | FewshotResult) -> list[tuple[str, str]]:
     ]
 
 
-def outcome_text(outcome: Outcome) -> str:
-    """What became of one of many probes, in a line."""
-    name = f"{outcome.task.encoder} on {outcome.task.dataset}"
-    if outcome.value is None:
-        return f"failed: {name}: {outcome.problem}"
-    state = "" if outcome.fresh else " (was there)"
-    return f"{name}: {title_of(outcome.metric)} {value_text(outcome.metric, outcome.value)}{state}"
-
-
 def outcomes_text(outcomes: Sequence[Outcome]) -> str:
-    """A table of many probes, then counts."""
+    """A table of many probes, what failed, then counts."""
+    header = ("encoder", "dataset", "metric", "value", "C", "state")
     rows = [
         (
             outcome.task.encoder,
@@ -148,16 +152,19 @@ def outcomes_text(outcomes: Sequence[Outcome]) -> str:
             title_of(outcome.metric) if outcome.metric else "-",
             "-" if outcome.value is None else value_text(outcome.metric, outcome.value),
             "-" if outcome.C is None else f"{outcome.C:.4g}",
-            "failed" if outcome.problem else "done" if outcome.fresh else "was there",
+            outcome.state,
         )
         for outcome in outcomes
     ]
-    table = text_table(("encoder", "dataset", "metric", "value", "C", "state"), rows, "<<<>><")
-    failed = [outcome_text(outcome) for outcome in outcomes if outcome.problem]
-    fresh = sum(outcome.fresh for outcome in outcomes)
-    there = len(outcomes) - fresh - len(failed)
-    counts = f"{fresh} probed, {there} were there, {len(failed)} failed"
-    return "\n".join([table, *failed, counts])
+    failed = [
+        f"failed: {outcome.task.encoder} on {outcome.task.dataset}: {outcome.problem}"
+        for outcome in outcomes
+        if outcome.problem
+    ]
+    states = [outcome.state for outcome in outcomes]
+    done, there = states.count("done"), states.count("was there")
+    counts = f"{done} probed, {there} were there, {len(failed)} failed"
+    return "\n".join([text_table(header, rows, "<<<>><"), *failed, counts])
 
 
 def value_text(metric: str, value: float) -> str:

@@ -9,8 +9,8 @@ alone, so that s shots mean s labels a class for the weights.
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +19,7 @@ from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_train.protocol.protocols import HALVING
 from linprobe_train.protocol.search import SplitUse, Trial, run_sweep
 from linprobe_train.protocol.splits import StoredSplits
-from linprobe_train.results.answers import Answer, Answers
+from linprobe_train.results.answers import Answer, Answers, Asked
 from linprobe_train.scores.metrics import score_value
 from linprobe_train.solver.fit import FitSettings, make_trainer
 from linprobe_train.solver.lbfgs import Tolerance
@@ -28,15 +28,9 @@ from linprobe_train.solver.rows import Rows
 from linprobe_train.tasks.draws import HELD_OUT, Draw, Draws, draw_rows
 
 
-class FewshotQuestion(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Everything a few-shot result depends on; JSON leaves out the usual metric."""
+class FewshotQuestion(Asked, frozen=True):
+    """Everything a few-shot result depends on."""
 
-    encoder_id: str
-    """64 hex digits."""
-    dataset_id: str
-    """64 hex digits."""
-    splits: tuple[tuple[str, str], ...]
-    """Name and digest of every split used, sorted."""
     tap: str
     """Which features; they are L2-normalised."""
     shots: tuple[int, ...]
@@ -45,8 +39,8 @@ class FewshotQuestion(msgspec.Struct, frozen=True, omit_defaults=True):
     """Draws."""
     seed: int
     """Of the draws."""
-    kind: str
-    """What is asked, and its version: ``fewshot-1``."""
+    kind: Literal["fewshot-1"]
+    """What is asked, and its version."""
     metric: str = "top1"
     """What the results are in."""
 
@@ -131,9 +125,7 @@ def fewshot(
             hint=f"{command('probe')} gives mAP",
         )
     question = FewshotQuestion(
-        splits.encoder.encoder_id,
-        splits.dataset.dataset_id,
-        splits.digests(),
+        *splits.identity,
         splits.tap,
         draws.shots,
         draws.repeats,

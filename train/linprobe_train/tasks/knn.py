@@ -10,6 +10,7 @@ probe is fitted on.
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.protocol.search import SplitUse
 from linprobe_train.protocol.splits import StoredSplits
-from linprobe_train.results.answers import Answer, Answers
+from linprobe_train.results.answers import Answer, Answers, Asked
 from linprobe_train.scores.metrics import Score, score_names, scores_of
 from linprobe_train.scores.predictions import TOP, Predictions, best_classes
 from linprobe_train.solver.passes import crew_of
@@ -52,25 +53,18 @@ class Votes:
             raise OptionError(f"T = {self.temperature}; expected more than 0", hint="--T 0.07")
 
 
-@dataclass(frozen=True)
-class KnnQuestion:
+class KnnQuestion(Asked, frozen=True):
     """Everything a k-NN result depends on."""
 
-    encoder_id: str
-    """64 hex digits."""
-    dataset_id: str
-    """64 hex digits."""
-    splits: tuple[tuple[str, str], ...]
-    """Name and digest of every split used, sorted."""
     tap: str
-    """Which features."""
+    """Which features; they are L2-normalised."""
     k: tuple[int, ...]
     """Numbers of neighbours, ascending."""
     temperature: float
     """T of the weights exp(cosine / T)."""
     seed: int
     """Of the bootstrap."""
-    kind: str = "knn-1"
+    kind: Literal["knn-1"]
     """What is asked, and its version."""
 
 
@@ -131,15 +125,7 @@ def knn(
     DataError : rows have several labels, or no direction.
     ResultError : the result cannot be written.
     """
-    question = KnnQuestion(
-        splits.encoder.encoder_id,
-        splits.dataset.dataset_id,
-        splits.digests(),
-        splits.tap,
-        how.k,
-        how.temperature,
-        seed,
-    )
+    question = KnnQuestion(*splits.identity, splits.tap, how.k, how.temperature, seed, "knn-1")
     answers = Answers(out, KnnResult, "knn.json")
     names = splits.encoder.names.slug, splits.dataset.name, "knn"
     stored = answers.get(question, *names)

@@ -18,6 +18,7 @@ from linprobe_train.protocol.protocols import Protocol
 from linprobe_train.protocol.search import Search, SplitUse, search
 from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import (
+    FORMAT,
     Answer,
     Answers,
     Environment,
@@ -66,15 +67,14 @@ class Recipe:
         OptionError : the labels do not have the metric.
         """
         return Question(
-            encoder_id=splits.encoder.encoder_id,
-            dataset_id=splits.dataset.dataset_id,
-            splits=splits.digests(),
+            *splits.identity,
             protocol=self.protocol,
             metric=splits.metric(self.metric),
             folds=self.folds,
             balanced=self.settings.balanced,
             solver=self.settings.solver,
             seed=self.seed,
+            format=FORMAT,
         )
 
 
@@ -96,9 +96,14 @@ def probe(
     """
     question = recipe.question(splits)
     answers = Answers(out, ProbeResult)
-    names = splits.encoder.names.slug, splits.dataset.name, question.protocol.name
+    encoder, dataset, protocol = splits.encoder.names, splits.dataset.name, question.protocol.name
+    names = encoder.slug, dataset, protocol
+    line = f"probing {dataset} with {encoder.model} ({protocol})"
+    watch(Progress(0, None, "values of C", line=line))
     stored = answers.get(question, *names)
     if stored is not None:
+        line = f"nothing to do: {stored.folder} answers this question"
+        watch(Progress(0, None, "values of C", line=line))
         return stored
     answers.prepare()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -108,8 +113,8 @@ def probe(
     rows = predictions_of(p, test.labels, list(splits.test.keys))
     result = ProbeResult(
         question=question,
-        dataset=splits.dataset.name,
-        encoder=splits.encoder.names.model,
+        dataset=dataset,
+        encoder=encoder.model,
         dim=test.dim,
         classes=tuple(splits.train.classes),
         fitted_on=chosen.fitted_on,

@@ -77,6 +77,11 @@ class Outcome:
     problem: str | None
     """What went wrong."""
 
+    @property
+    def state(self) -> str:
+        """In a word or two."""
+        return "failed" if self.problem else "done" if self.fresh else "was there"
+
 
 def list_tasks(store: Path, model: str | None, data: tuple[str, ...]) -> tuple[Task, ...]:
     """All encoders and datasets of a store, or those that are named.
@@ -115,8 +120,8 @@ def probe_all(
     out: Path,
     pool: Pool,
     watch: Watch = ignore,
-) -> Iterator[Outcome]:
-    """Probe every task, giving outcomes as they come.
+) -> tuple[Outcome, ...]:
+    """Probe every task; outcomes in the order of the tasks.
 
     Raises
     ------
@@ -127,10 +132,17 @@ def probe_all(
     store, out = store.resolve(), out.resolve()
     line = f"{len(tasks)} probes, {jobs} at once with {each.settings.threads} threads each"
     watch(Progress(0, len(tasks), "probes", line=line))
+    outcomes: dict[Task, Outcome] = {}
     with _backend(pool, jobs):
-        yield from Parallel(return_as="generator_unordered")(
+        runs = Parallel(return_as="generator_unordered")(
             delayed(run_task)(store, task, each, out) for task in tasks
         )
+        for outcome in runs:
+            outcomes[outcome.task] = outcome
+            line = f"  [{len(outcomes)}/{len(tasks)}] {outcome.task.encoder} on "
+            line += f"{outcome.task.dataset}: {outcome.state}"
+            watch(Progress(len(outcomes), len(tasks), "probes", line=line))
+    return tuple(outcomes[task] for task in tasks)
 
 
 def run_task(store: Path, task: Task, recipe: Recipe, out: Path) -> Outcome:
