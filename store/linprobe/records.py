@@ -7,12 +7,9 @@ and refused by place and field where it differs: another type, a missing field, 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path, PurePath
-from typing import (
-    Annotated,
-    TypeAlias,
-    TypeVar,
-)
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 

@@ -1,9 +1,6 @@
 """The solver and the search on plain arrays and stored splits."""
 
 import doctest
-import subprocess
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -224,24 +221,6 @@ def test_a_fit_that_does_not_converge_says_so() -> None:
     _, report = fit_probe(X, y, C=1e4, settings=PLAIN, tolerance=Tolerance(max_iter=3))
 
     assert not report.converged
-
-
-def test_the_package_loads_nothing_heavy_until_asked() -> None:
-    code = (
-        "import sys, linprobe; before = {'numpy', 'sklearn'} & set(sys.modules); "
-        "linprobe.LinearProbe; print(before, 'sklearn' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-
-    assert done.stdout.strip() == "set() True"
-
-
-def test_every_public_name_is_there() -> None:
-    for name in linprobe.__all__:
-        if name not in ("Encoder", "extract_features") or find_spec("torch") is not None:
-            assert getattr(linprobe, name) is not None
-    with pytest.raises(AttributeError, match="nothing"):
-        _ = linprobe.nothing
 
 
 @pytest.mark.parametrize(
