@@ -129,6 +129,7 @@ def test_the_grid_averages_only_what_is_complete(tmp_path: Path) -> None:
 
 
 def test_every_format_holds_the_same_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("jinja2", reason="needs the extra report")
     probed(tmp_path, "good", some_splits())
     probed(tmp_path, "bad|<b>", some_splits(noise=4.0))
     where: list[str | Path] = [
