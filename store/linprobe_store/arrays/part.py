@@ -124,13 +124,9 @@ class PartWriter:
             )
         with told_as_store_error(self._staging.path):
             contents = self._unit.close({"kind": "part", "encoder_id": self._spec.encoder_id})
-            own = {
-                "shard": self.shard,
-                "skipped": skipped,
-                "batch_size": batch_size,
-                "labelling": labelling,
-            }
-            (self._staging.path / COMMIT_FILE).write_bytes(sign("part", contents, own))
+            own = {"shard": self.shard, "skipped": skipped}
+            run = {"batch_size": batch_size, "labelling": labelling}
+            (self._staging.path / COMMIT_FILE).write_bytes(sign("part", contents, own, run))
         final = part_path(self._encoder_path, self.shard)
         self._staging.publish(final)
         self._staging.discard()

@@ -32,7 +32,7 @@ from linprobe_store.format.spec import (
     ShardFingerprint,
     parse_spec,
 )
-from linprobe_store.handles.dataset import StoredDataset, open_dataset
+from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.lookup import (
     check_full_id,
     choose,
@@ -109,23 +109,17 @@ class StoredEncoder:
         return PartWriter(self.path, self.spec, shard)
 
     def seal(
-        self,
-        dataset: DatasetSpec,
-        split: str,
-        *,
-        names: DatasetNames,
+        self, dataset: DatasetSpec, split: str, *, names: DatasetNames,
         read_labels: ReadLabels | None = None,
-    ) -> Split:
+    ) -> Split:  # fmt: skip
         """Seal the parts of a split, in shard-list order; opens it if that is done already.
 
         Parameters
         ----------
         dataset : the dataset, whose shards say which parts and in which order.
-        split : ``train``, ``val`` or ``test``; one of the splits of ``dataset``.
-        names : what people call the dataset, and its headline metric; as
-            :meth:`register_dataset` takes them.
-        read_labels : gives the labels of each part, where those in it were read in another way
-            than the dataset says.
+        split : one of its splits, such as ``train``.
+        names : as in :meth:`register_dataset`.
+        read_labels : gives the labels of a part that were read in another way.
 
         Returns
         -------
@@ -175,13 +169,11 @@ class StoredEncoder:
 
         Parameters
         ----------
-        spec : the dataset.
         names : what people call it, and its headline metric.
 
         Returns
         -------
-        The dataset in the store. The first name and the first metric given to an id stay: where
-        its ``names`` are not those given, it was there already under others.
+        The dataset in the store, with the first name and the first metric given to its id.
 
         Raises
         ------
@@ -207,7 +199,10 @@ class StoredEncoder:
         ------
         IntegrityError : its spec is missing, damaged, or not what the folder's name says.
         """
-        return open_dataset(folder, self.spec, self.names)
+        file = folder / DATASET_FILE
+        spec = parse_spec(DatasetSpec, read_bytes(file), str(file), folder_digits(folder))
+        names = read(DatasetNames, folder / NAMES_FILE)
+        return StoredDataset(self.spec, self.names, spec, names, folder)
 
     def record_provenance(self, entry: Provenance) -> None:
         """Append a run to ``provenance.jsonl``."""
@@ -234,8 +229,8 @@ class StoredEncoder:
         Parameters
         ----------
         features : canary features (m, d) by tap, in the storage dtype.
-        min_cosine : 0.9999 is far above what another model, activation or preprocessing gives,
-            and below what another GPU or batch size gives.
+        min_cosine : 0.9999 is above what another model, activation or preprocessing gives, and
+            below what another GPU or batch size gives.
 
         Raises
         ------
