@@ -7,7 +7,7 @@ compares the disk with the intention and not with itself.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from linprobe.errors import REPAIR, IntegrityError, unreadable
 from linprobe.records import NonNegative
-
-Buffer: TypeAlias = "bytes | NDArray[np.generic]"
 
 
 @dataclass(frozen=True)
@@ -39,12 +37,13 @@ class FileHasher:
         self._crc = 0
         self._sha256 = hashlib.sha256() if strong else None
 
-    def update(self, data: Buffer) -> None:
-        """Take in bytes or a C-contiguous array."""
-        self._size += len(data) if isinstance(data, bytes) else data.nbytes
+    def update(self, data: bytes | NDArray[np.generic]) -> None:
+        """Take in bytes or a C-contiguous array; google-crc32c refuses their memoryviews."""
+        view = memoryview(data) if isinstance(data, bytes) else data.data
+        self._size += view.nbytes
         self._crc = google_crc32c.extend(self._crc, data)
         if self._sha256 is not None:
-            self._sha256.update(data if isinstance(data, bytes) else data.data)
+            self._sha256.update(view)
 
     def digest(self) -> FileDigest:
         """Digest of everything taken in so far."""
