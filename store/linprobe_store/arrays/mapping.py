@@ -67,10 +67,8 @@ class MappedArray:
 def map_array(folder: Path) -> MappedArray:
     """Map a Zarr v3 array in the layout of the store, whoever wrote it.
 
-    Raises
-    ------
-    IntegrityError : a file is missing, of another size, or its shard index is damaged.
-    StoreError : valid Zarr that cannot be mapped (compressed, rows out of order, ...).
+    Raises an IntegrityError where a file is missing or damaged, and a StoreError for valid Zarr
+    that cannot be mapped: compressed, rows out of order, ...
     """
     metadata = folder / "zarr.json"
     geometry = parse_geometry(read_bytes(metadata), str(metadata))

@@ -52,21 +52,7 @@ class SealTarget:
 
 
 def seal_parts(target: SealTarget, encoder_path: Path, read_labels: ReadLabels | None) -> None:
-    """Write a sealed split from its parts, every byte of which is verified first.
-
-    Parameters
-    ----------
-    target : the split.
-    encoder_path : folder of the encoder, which holds the parts.
-    read_labels : gives other labels than those in the parts.
-
-    Raises
-    ------
-    NotFoundError : the dataset has no such split, or parts are missing; names the source tars.
-    IntegrityError : a part is damaged.
-    MismatchError : labels read in different ways or out of range, or parts of another encoder.
-    StoreError : a key comes twice, or the disk refuses.
-    """
+    """Write a sealed split from its parts, every byte verified; see ``StoredEncoder.seal``."""
     parts = _find_parts(target, encoder_path)
     ways = sorted({part.labelling for part in parts})
     if len(ways) > 1 and read_labels is None:
@@ -131,10 +117,8 @@ def write_split(
 ) -> None:
     """Write a sealed split and make it visible by one rename; harmless if another one was first.
 
-    Raises
-    ------
-    MismatchError : labels out of range, or rows that do not add up to those of ``parts``.
-    StoreError : a key comes twice, a value cannot be stored, or the disk refuses.
+    Raises a MismatchError where labels are out of range or rows do not add up to those of
+    ``parts``, and a StoreError where a key comes twice, a value cannot be stored or the disk fails.
     """
     place = f"split {target.split!r}"
     with told_as_store_error(target.path), Staging(target.path.parent) as staging:

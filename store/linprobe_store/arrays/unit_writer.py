@@ -35,14 +35,9 @@ _CHECK_ROWS = 256
 
 
 class UnitWriter:
-    """Writer of one unit's arrays into a staging folder.
+    """Writer of one unit's arrays into a staging folder, of blocks with the taps of ``spec``.
 
-    Parameters
-    ----------
-    folder : where ``data.zarr`` is made.
-    spec : encoder, whose taps and storage dtype every block must have.
-    source : what the rows come from, for messages.
-    strong : whether files get a sha256 beside their crc32c.
+    Messages name the ``source`` of the rows; ``strong`` adds a sha256 to the crc32c of each file.
     """
 
     def __init__(self, folder: Path, spec: EncoderSpec, source: str, *, strong: bool) -> None:
@@ -68,13 +63,7 @@ class UnitWriter:
         return self._offsets.rows - 1
 
     def append(self, block: FeatureBlock) -> None:
-        """Check a block and write it.
-
-        Raises
-        ------
-        MismatchError : taps, dims, dtype or lengths are not those of the encoder's spec.
-        StoreError : a value is not finite, or a row is all zero; names the key.
-        """
+        """Check a block and write it; raises as ``PartWriter.append`` does."""
         self._check_shapes(block)
         for tap, features in block.features.items():
             _check_values(features, block.keys, f"{self._source}: {tap}")

@@ -74,11 +74,9 @@ def digest_file(path: Path, *, strong: bool) -> FileDigest:
 
 
 def check_size(path: Path, n_bytes: int) -> None:
-    """Check that a file is there with ``n_bytes``: a map of a shorter one would kill the process.
+    """Refuse, by an IntegrityError, a file that is missing or of another size.
 
-    Raises
-    ------
-    IntegrityError : the file is missing, or shorter or longer than committed.
+    A map of a shorter one would kill the process.
     """
     try:
         size = path.stat().st_size
@@ -89,13 +87,7 @@ def check_size(path: Path, n_bytes: int) -> None:
 
 
 def check_content(path: Path, expected: FileDigest, *, strong: bool = False) -> None:
-    """Check every byte of a file against its crc32c, and its sha256 where ``strong``.
-
-    Raises
-    ------
-    IntegrityError : the file is missing, of another size, or of other content.
-    StoreError : the file cannot be read.
-    """
+    """Refuse, by an IntegrityError, a file of other content; its sha256 counts where ``strong``."""
     check_size(path, expected.bytes)
     try:
         actual = digest_file(path, strong=strong and expected.sha256 is not None)

@@ -185,14 +185,10 @@ def check_origin(unit: Path, *pairs: tuple[str, object, object]) -> None:
 def check_files(
     unit: Path, files: Mapping[str, FileDigest], level: Literal["open", "deep"]
 ) -> None:
-    """Check a unit against its file table.
+    """Check a unit against its file table, or raise an IntegrityError that names the file.
 
     ``open``: every file is there at its exact size, and the metadata has its exact content;
     ``deep``: every byte of every file.
-
-    Raises
-    ------
-    IntegrityError : naming the file, what was expected and what was found.
     """
     for name, expected in files.items():
         if level == "deep" or name.endswith("zarr.json"):

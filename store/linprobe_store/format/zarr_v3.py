@@ -1,11 +1,9 @@
 """Zarr v3 metadata of our arrays, and where their rows lie in their files: pure, no I/O.
 
-There is one layout. The grid splits axis 0 only; a file is one shard: inner chunks of rows, back
-to back in row order and uncompressed, the last one padded, then an index of the chunks and its
-crc32c. So the rows of a file are plain numbers from its first byte on, which can be mapped.
-
-Sources: the Zarr v3 core specification and its ``sharding-indexed`` codec. That codec promises
-no order of the inner chunks, so a reader proves the order from the index (:func:`check_index`).
+The grid splits axis 0 only; a file is one shard: inner chunks of rows, back to back in row order
+and uncompressed, the last one padded, then an index of the chunks and its crc32c. So the rows of
+a file can be mapped from its first byte on. Sources: the Zarr v3 core specification and its
+``sharding-indexed`` codec, which promises no order of the chunks: a reader proves it by the index.
 """
 
 import math
@@ -18,8 +16,6 @@ import numpy as np
 from linprobe.errors import REPAIR, IntegrityError, StoreError
 from linprobe.records import JsonValue, canonical_json, parse
 from linprobe.terminal import command
-
-_TYPES = ("float16", "float32", "int64", "uint8")
 
 
 @dataclass(frozen=True)
@@ -125,11 +121,7 @@ def group_json(attributes: JsonValue) -> bytes:
 def parse_geometry(data: bytes, place: str) -> ArrayGeometry:
     """Geometry of an array from its ``zarr.json``, whoever wrote it.
 
-    Raises
-    ------
-    IntegrityError : the metadata is no JSON object.
-    StoreError : the array has another layout than ours (compressed, big-endian, chunked along
-        another axis, ...), and cannot be mapped.
+    Raises a StoreError where its layout is not ours: compressed, big-endian, ...
     """
     metadata = parse(dict[str, Any], data, place)
     try:
@@ -143,7 +135,7 @@ def parse_geometry(data: bytes, place: str) -> ArrayGeometry:
         codecs = str(metadata.get("codecs"))[:120]
         raise _unmappable(place, f"expected sharding_indexed, found codecs {codecs}") from None
     other = [name for name, value in expected.items() if metadata.get(name) != value]
-    if dtype.name not in _TYPES:
+    if dtype.name not in ("float16", "float32", "int64", "uint8"):
         other.append("data_type")
     if metadata.get("storage_transformers"):
         other.append("storage_transformers")

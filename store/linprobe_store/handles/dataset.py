@@ -57,15 +57,11 @@ class StoredDataset:
         return tuple(sorted(name for name in names if not name.startswith((STAGING_PREFIX, "."))))
 
     def split(self, name: str) -> Split:
-        """Open and verify a sealed split, in milliseconds.
+        """Open and verify a sealed split, in milliseconds: its features are mapped and not read.
 
         Parameters
         ----------
         name : ``train``, ``val`` or ``test``.
-
-        Returns
-        -------
-        The split, with its features mapped and not read.
 
         Raises
         ------

@@ -38,11 +38,7 @@ def make_folder(
 
     A hidden link ``.<prefix><digits>`` to the folder is made first. Links are exclusive, so
     racing writers that know the same id under different names agree on one folder.
-
-    Parameters
-    ----------
-    name : what people call it; gives the slug between the prefix and the digits of the id.
-    files : dataclasses to write into a new folder as canonical JSON, by file name.
+    ``files`` are the dataclasses to write into it as canonical JSON, by file name.
     """
     digits = short_id(full_id)
     for folder in list_folders(parent, prefix):
@@ -90,15 +86,8 @@ def choose(
 ) -> Entry:
     """The one entry that a query means: a name in full, or the beginning of an id.
 
-    Parameters
-    ----------
-    query : None means the only entry.
-    names : of an entry, its id first.
-
-    Raises
-    ------
-    NotFoundError : nothing matches; lists what is there.
-    StoreError : several match; lists them.
+    ``names`` gives the id of an entry and its names; a query of None means the only entry. Raises
+    a NotFoundError or a StoreError that lists what there is, where none or several match.
     """
     matches = [entry for entry in entries if query is None or query in names(entry)]
     if not matches and query is not None and len(query) >= MIN_PREFIX:

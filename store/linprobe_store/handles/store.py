@@ -78,11 +78,7 @@ class FeatureStore:
         Parameters
         ----------
         spec : what the features are a function of.
-        names : what people call it.
-
-        Returns
-        -------
-        The encoder in the store; where it was there already, under the names it has there.
+        names : what people call it; the first names given to an id stay.
 
         Raises
         ------
@@ -99,16 +95,12 @@ class FeatureStore:
         return stored
 
     def split(self, split: str, *, encoder: str | None = None, dataset: str | None = None) -> Split:
-        """Open and verify a sealed split.
+        """Open and verify a sealed split; its features are mapped and not read.
 
         Parameters
         ----------
         split : ``train``, ``val`` or ``test``.
         encoder, dataset : as in :meth:`encoder` and ``StoredEncoder.dataset``.
-
-        Returns
-        -------
-        The split, with its features mapped and not read.
 
         Raises
         ------
