@@ -35,13 +35,11 @@ class UnitWriter:
         self._source = source
         self._strong = strong
         self._folder = folder
-        self._features = {
-            tap.name: self._writer(
-                layout.FEATURES_PREFIX + tap.name, spec.storage_dtype, (tap.dim,), "NaN",
-                f"{tap.name}_feature",
-            )
-            for tap in spec.taps
-        }  # fmt: skip
+        self._features: dict[str, RowWriter] = {}
+        for tap in spec.taps:
+            name, axis = layout.FEATURES_PREFIX + tap.name, f"{tap.name}_feature"
+            rows = self._writer(name, spec.storage_dtype, (tap.dim,), "NaN", axis)
+            self._features[tap.name] = rows
         self._offsets = self._writer(layout.KEYS_OFFSETS, "int64", (), -1, "key_edge")
         self._bytes = self._writer(layout.KEYS_BYTES, "uint8", (), 0, "key_byte")
         self._labels: RowWriter | None = None
@@ -90,14 +88,8 @@ class UnitWriter:
         group = group_json({"linprobe": {**layout.FORMAT_FIELDS, **attributes}})
         (self._folder / layout.DATA_FOLDER / "zarr.json").write_bytes(group)
         files[f"{layout.DATA_FOLDER}/zarr.json"] = digest_bytes(group, strong=self._strong)
-        return UnitContents(
-            files=files,
-            encoder_id=self._spec.encoder_id,
-            rows=self.rows,
-            taps=self._spec.taps,
-            dtype=self._spec.storage_dtype,
-            n_label_columns=next(iter(labels.layout.row_shape), None),
-        )
+        spec, width = self._spec, next(iter(labels.layout.row_shape), None)
+        return UnitContents(files, spec.encoder_id, self.rows, spec.taps, spec.storage_dtype, width)
 
     def abandon(self) -> None:
         """Close the open files of a unit that will not be published."""

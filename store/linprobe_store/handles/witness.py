@@ -32,7 +32,7 @@ def read_canary(encoder_path: Path) -> Mapping[str, FeatureArray] | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {tap: arrays[tap] for tap in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise IntegrityError(f"{path}: {error}", hint=REPAIR) from error
 
 
@@ -91,13 +91,9 @@ def append_provenance(encoder_path: Path, entry: Provenance) -> None:
     line = canonical_json(plain(entry)) + b"\n"
     if path.exists() and not path.read_bytes().endswith(b"\n"):
         line = b"\n" + line  # ends the line that a crash cut short
-    with told_as_store_error(path):
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            os.write(fd, line)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    with told_as_store_error(path), path.open("ab", buffering=0) as file:
+        file.write(line)
+        os.fsync(file.fileno())
 
 
 def merge_provenance(encoder_path: Path, lines: bytes) -> None:
