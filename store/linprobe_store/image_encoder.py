@@ -5,18 +5,18 @@ encodes images announces itself as an entry point of the group :data:`GROUP`, an
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TypeAlias, cast
 
 from linprobe.errors import LinprobeError
 from linprobe.machine import Device
 from linprobe_store.format.spec import EncoderSpec, FeatureArray, SkippedSample
 
 GROUP = "linprobe.image_features"
-"""Entry points of this group are of type :class:`ImageFeatures`."""
+"""Entry points of this group are of type :data:`ImageFeatures`."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,9 @@ class ImageRows:
     """The others, with the reason of each."""
 
 
-class ImageFeatures(Protocol):
-    """Encodes images in batches."""
-
-    def __call__(self, request: ImageRequest) -> Iterator[ImageRows]:
-        """Encode the images of a request.
-
-        Raises
-        ------
-        LinprobeError : the encoder that loads is not the one asked for (names both), a path is not
-            there, or no image is found.
-        """
+ImageFeatures: TypeAlias = Callable[[ImageRequest], Iterator[ImageRows]]
+"""Encodes images in batches. Raises LinprobeError where the encoder that loads is not the one asked
+for (names both), a path is not there, or no image is found."""
 
 
 def find_image_features() -> ImageFeatures:

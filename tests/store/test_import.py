@@ -28,14 +28,8 @@ def do_import(
     metric: str | None = None,
     classes: Path | None = None,
 ) -> tuple[Split, ...]:
-    return import_files(
-        FeatureStore(store),
-        splits,
-        encoder_name=name,
-        dataset_name=dataset,
-        metric=metric,
-        classes=classes,
-    )
+    names = DatasetNames(dataset, metric)
+    return import_files(FeatureStore(store), splits, name, names, classes=classes)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -92,7 +86,7 @@ def test_importing_again_does_nothing_and_other_bytes_are_another_encoder(tmp_pa
         ({"x": np.full((4, 2), 1e300), "y": np.arange(4)}, "infinity"),
         ({"x": np.zeros((4, 2)), "y": np.arange(4)}, "all zeros"),
         ({"x": np.ones((4, 2), order="F"), "y": np.arange(4)}, "Fortran"),
-        ({"a": np.ones((4, 2)), "y": np.arange(4)}, "no array called features"),
+        ({"a": np.ones((4, 2)), "y": np.arange(4)}, "no array 'features' or 'x'"),
         ({"x": np.ones((4, 2)), "y": np.arange(4), "keys": np.array(list("abca"))}, "keys come"),
     ],
 )

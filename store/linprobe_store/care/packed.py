@@ -27,17 +27,14 @@ from linprobe_store.format.commit import (
     parse_signed,
     sign,
 )
-from linprobe_store.format.layout import (
-    COMMIT_FILE,
-    DATA_FOLDER,
-    PACKED_FILE,
-)
+from linprobe_store.format.layout import COMMIT_FILE, DATA_FOLDER, PACKED_FILE
 from linprobe_store.format.zarr_v3 import ArrayGeometry, parse_geometry
 from linprobe_store.handles.split import Split
 
-CHUNK_BYTES = 8 << 20
+_CHUNK_BYTES = 8 << 20
 """Bytes of a chunk before compression: large enough for the codec, small enough to resume."""
 _METADATA = "zarr.json"
+_GROUP = f"{DATA_FOLDER}/{_METADATA}"
 
 
 @dataclass(frozen=True)
@@ -53,27 +50,15 @@ class PackedCommit(Signed):
 
 
 def pack_split(split: Split, folder: Path) -> None:
-    """Write a sealed split into ``folder`` in its packed form; every byte is verified first.
-
-    Raises
-    ------
-    IntegrityError : the split is damaged.
-    """
+    """Write a sealed split into ``folder`` in its packed form; IntegrityError if it is damaged."""
     check_files(split.path, split.commit.files, "deep")
     for mapped in split.arrays.all():
         _pack_array(mapped, folder / mapped.folder.relative_to(split.path))
-    metadata = {
-        name: (split.path / name).read_text(encoding="utf-8")
-        for name in split.commit.files
-        if name.endswith(_METADATA)
-    }
-    group = f"{DATA_FOLDER}/{_METADATA}"
-    (folder / group).write_text(metadata[group], encoding="utf-8")
-    files = {
-        path.relative_to(folder).as_posix(): digest_file(path, strong=True)
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    names = _metadata_files(split.commit)
+    metadata = {name: (split.path / name).read_text(encoding="utf-8") for name in names}
+    (folder / _GROUP).write_text(metadata[_GROUP], encoding="utf-8")
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    files = {path.relative_to(folder).as_posix(): digest_file(path, strong=True) for path in paths}
     fields = {"files": files, "commit": split.commit, "metadata": metadata}
     (folder / PACKED_FILE).write_bytes(sign("packed", fields))
 
@@ -88,13 +73,12 @@ def unpack_split(packed: Path, folder: Path) -> None:
     marker = packed / PACKED_FILE
     signed = parse_packed(read_bytes(marker), str(marker))
     check_files(packed, signed.files, "deep")
-    for name in signed.commit.files:
-        if name.endswith(_METADATA):
-            text = signed.metadata[name].encode()
-            if name != f"{DATA_FOLDER}/{_METADATA}":
-                geometry = parse_geometry(text, f"{marker}: {name}")
-                _unpack_array((packed / name).parent, (folder / name).parent, geometry)
-            (folder / name).write_bytes(text)
+    for name in _metadata_files(signed.commit):
+        text = signed.metadata[name].encode()
+        if name != _GROUP:
+            geometry = parse_geometry(text, f"{marker}: {name}")
+            _unpack_array((packed / name).parent, (folder / name).parent, geometry)
+        (folder / name).write_bytes(text)
     for name, expected in signed.commit.files.items():
         check_content(folder / name, expected, strong=True)
     (folder / COMMIT_FILE).write_bytes(canonical_json(plain(signed.commit)))
@@ -110,10 +94,13 @@ def parse_packed(data: bytes, place: str) -> PackedCommit:
     """
     packed = parse_signed(PackedCommit, data, place)
     check_digest(plain(packed.commit), f"{place}: commit")
-    wanted = {name for name in packed.commit.files if name.endswith(_METADATA)}
-    if lost := sorted(wanted - set(packed.metadata)):
+    if lost := sorted(set(_metadata_files(packed.commit)) - set(packed.metadata)):
         raise IntegrityError(f"{place}: expected the metadata {first_few(lost)}", hint=REPAIR)
     return packed
+
+
+def _metadata_files(commit: SplitCommit) -> list[str]:
+    return [name for name in commit.files if name.endswith(_METADATA)]
 
 
 def _pack_array(mapped: MappedArray, folder: Path) -> None:
@@ -123,14 +110,13 @@ def _pack_array(mapped: MappedArray, folder: Path) -> None:
 
     sealed = zarr.open_array(mapped.folder, mode="r")
     shape = mapped.geometry.shape
-    rows = max(1, min(CHUNK_BYTES // mapped.geometry.row_bytes, shape[0]))
-    codec = BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.bitshuffle)
+    rows = max(1, min(_CHUNK_BYTES // mapped.geometry.row_bytes, shape[0]))
     packed = zarr.create_array(
         folder,
         shape=shape,
         dtype=mapped.geometry.dtype,
         chunks=(rows, *shape[1:]),
-        compressors=codec,
+        compressors=BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.bitshuffle),
         fill_value=sealed.fill_value,
         dimension_names=read(dict[str, Any], mapped.folder / _METADATA)["dimension_names"],
         config={"write_empty_chunks": True},
@@ -149,7 +135,7 @@ def _unpack_array(packed: Path, folder: Path, geometry: ArrayGeometry) -> None:
     try:
         array = zarr.open_array(packed, mode="r")
         layout = RowLayout(
-            dtype=geometry.dtype,
+            geometry.dtype,
             row_shape=geometry.shape[1:],
             inner_rows=geometry.inner_rows,
             fill="NaN" if geometry.dtype.kind == "f" else int(array.fill_value),

@@ -1,8 +1,9 @@
 """The sealed splits of a store at any place, found through its small files alone."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from posixpath import join
 from typing import Generic, TypeVar
 
 from linprobe.disk import STAGING_PREFIX
@@ -11,19 +12,9 @@ from linprobe.records import parse
 from linprobe.terminal import command
 from linprobe_store.care.packed import parse_packed
 from linprobe_store.care.place import Place
+from linprobe_store.format import layout
 from linprobe_store.format.checksums import FileDigest
 from linprobe_store.format.commit import SplitCommit, parse_signed
-from linprobe_store.format.layout import (
-    COMMIT_FILE,
-    DATASET_FILE,
-    DATASET_PREFIX,
-    ENCODER_FILE,
-    ENCODER_PREFIX,
-    FORMAT_FILE,
-    NAMES_FILE,
-    PACKED_FILE,
-    SETS_FOLDER,
-)
 from linprobe_store.format.spec import (
     DatasetNames,
     DatasetSpec,
@@ -54,7 +45,7 @@ class Marker:
     @property
     def is_packed(self) -> bool:
         """Whether the split is packed."""
-        return self.name == PACKED_FILE
+        return self.name == layout.PACKED_FILE
 
 
 @dataclass(frozen=True)
@@ -86,97 +77,76 @@ class SourceSplit:
     marker: Marker
     """What says that it is complete."""
 
-    def packed_in(self, folder: Path) -> "SourceSplit":
-        """The same split in the packed form that lies in a local ``folder``."""
-        place = Place(str(folder))
-        return replace(self, place=place, folder="", marker=_read_marker(place, "", PACKED_FILE))
 
-
-def list_splits(
-    place: Place, encoder: str | None = None, dataset: str | None = None
-) -> tuple[SourceSplit, ...]:
-    """Sealed and packed splits of a store.
-
-    Parameters
-    ----------
-    encoder, dataset : by name or id; None means all.
+def list_splits(place: Place, encoder: str | None, dataset: str | None) -> tuple[SourceSplit, ...]:
+    """Sealed and packed splits of a store; of an encoder and a dataset, by name or id, or of all.
 
     Raises
     ------
     NotFoundError : not a store, or nothing matches.
-    IntegrityError : a spec or commit is damaged.
-    MismatchError : the store is of another version of the format.
+    IntegrityError : a spec or commit is damaged; MismatchError : it is of another version.
     """
-    line = place.read(FORMAT_FILE).decode(errors="replace")
-    check_format_line(line, f"{place.label}/{FORMAT_FILE}")
-    encoders = tuple(_folders(place, "", ENCODER_FILE, EncoderSpec, EncoderNames))
+    check_format(place)
+    encoders = [*_folders(place, "", layout.ENCODER_FILE, EncoderSpec, EncoderNames)]
     if encoder is not None:
-        chosen = choose(
-            encoders,
-            encoder,
-            what="encoder",
-            place=place.label,
-            names=lambda e: (e.spec.encoder_id, e.names.slug, e.names.model),
-        )
-        encoders = (chosen,)
-    splits = tuple(split for folder in encoders for split in _splits(place, folder, dataset))
+
+        def names(entry: SourceFolder[EncoderSpec, EncoderNames]) -> tuple[str, ...]:
+            return entry.spec.encoder_id, entry.names.slug, entry.names.model
+
+        encoders = [choose(encoders, encoder, what="encoder", place=place.label, names=names)]
+    splits = []
+    for source in encoders:
+        sets = f"{source.path}/{layout.SETS_FOLDER}"
+        for stored in _folders(place, sets, layout.DATASET_FILE, DatasetSpec, DatasetNames):
+            is_named = dataset in (None, stored.names.name)
+            is_wanted = is_named or stored.spec.dataset_id.startswith(str(dataset))
+            for name in place.folders(stored.path) if is_wanted else ():
+                if not name.startswith((STAGING_PREFIX, ".")):
+                    folder = f"{stored.path}/{name}"
+                    marker = read_marker(place, folder)
+                    splits.append(SourceSplit(place, source, stored, name, folder, marker))
     if not splits:
         raise NotFoundError(
             f"{place.label}: no sealed split{f' of dataset {dataset!r}' if dataset else ''}",
             hint=f"'{command('store ls', store=place.label)}' lists a local store",
         )
-    return splits
+    return tuple(splits)
 
 
-def find_marker(place: Place, folder: str) -> Marker | None:
-    """The marker of a complete split, sealed before packed; None where there is neither.
-
-    Raises
-    ------
-    IntegrityError : it is damaged.
-    """
-    for name in (COMMIT_FILE, PACKED_FILE):
-        if place.size(f"{folder}/{name}") is not None:
-            return _read_marker(place, folder, name)
-    return None
+def check_format(place: Place) -> None:
+    """Check that a store of our version is there; raises as :func:`list_splits` does."""
+    line = place.read(layout.FORMAT_FILE).decode(errors="replace")
+    check_format_line(line, f"{place.label}/{layout.FORMAT_FILE}")
 
 
-def _read_marker(place: Place, folder: str, name: str) -> Marker:
-    path = f"{folder}/{name}".lstrip("/")
-    data, label = place.read(path), f"{place.label}/{path}"
-    if name == PACKED_FILE:
-        packed = parse_packed(data, label)
-        return Marker(name, data, packed.commit, packed.files)
-    commit = parse_signed(SplitCommit, data, label)
-    return Marker(name, data, commit, commit.files)
+def has_marker(place: Place, folder: str) -> bool:
+    """Whether a complete split lies in a folder."""
+    names = (layout.COMMIT_FILE, layout.PACKED_FILE)
+    return any(place.size(join(folder, name)) is not None for name in names)
 
 
-def _splits(
-    place: Place, encoder: SourceFolder[EncoderSpec, EncoderNames], query: str | None
-) -> Iterator[SourceSplit]:
-    """Splits of an encoder, of the dataset with the name or id of the query, or of all."""
-    sets = f"{encoder.path}/{SETS_FOLDER}"
-    for dataset in _folders(place, sets, DATASET_FILE, DatasetSpec, DatasetNames):
-        is_wanted = query is None or query == dataset.names.name
-        if not is_wanted and not dataset.spec.dataset_id.startswith(str(query)):
-            continue
-        for split in place.folders(dataset.path):
-            if not split.startswith((STAGING_PREFIX, ".")):
-                path = f"{dataset.path}/{split}"
-                marker = find_marker(place, path) or _read_marker(place, path, COMMIT_FILE)
-                yield SourceSplit(place, encoder, dataset, split, path, marker)
+def read_marker(place: Place, folder: str) -> Marker:
+    """The marker of a complete split; NotFoundError without one, IntegrityError if damaged."""
+    sealed, packed = join(folder, layout.COMMIT_FILE), join(folder, layout.PACKED_FILE)
+    if place.size(sealed) is None and place.size(packed) is not None:
+        data = place.read(packed)
+        signed = parse_packed(data, f"{place.label}/{packed}")
+        return Marker(layout.PACKED_FILE, data, signed.commit, signed.files)
+    data = place.read(sealed)
+    commit = parse_signed(SplitCommit, data, f"{place.label}/{sealed}")
+    return Marker(layout.COMMIT_FILE, data, commit, commit.files)
 
 
 def _folders(
     place: Place, parent: str, spec_file: str, spec_kind: type[Spec], names_kind: type[Names]
 ) -> Iterator[SourceFolder[Spec, Names]]:
     """The encoders of a store, or the datasets of an encoder."""
-    prefix = ENCODER_PREFIX if spec_file == ENCODER_FILE else DATASET_PREFIX
+    prefix = layout.ENCODER_PREFIX if spec_file == layout.ENCODER_FILE else layout.DATASET_PREFIX
     for name in place.folders(parent):
         if name.startswith(prefix):
-            path = f"{parent}/{name}".lstrip("/")
-            files = f"{path}/{spec_file}", f"{path}/{NAMES_FILE}"
-            labels = [f"{place.label}/{file}" for file in files]
+            path = join(parent, name)
+            file, names_file = f"{path}/{spec_file}", f"{path}/{layout.NAMES_FILE}"
             digits = folder_digits(PurePosixPath(name))
-            spec = parse_spec(spec_kind, place.read(files[0]), labels[0], digits)
-            yield SourceFolder(path, spec, parse(names_kind, place.read(files[1]), labels[1]))
+            spec = parse_spec(spec_kind, place.read(file), f"{place.label}/{file}", digits)
+            names = parse(names_kind, place.read(names_file), f"{place.label}/{names_file}")
+            yield SourceFolder(path, spec, names)
