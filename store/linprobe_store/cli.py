@@ -198,11 +198,12 @@ def export(
 ) -> None:
     """Export a split for other programs."""
     opened = FeatureStore(store).split(split, encoder=encoder, dataset=dataset)
-    exported = export_split(opened, tap, out)
+    paths = export_split(opened, tap, out)
     if as_json:
-        emit_json(plain(exported))
+        n_bytes = sum(path.stat().st_size for path in paths)
+        emit_json(plain({"paths": paths, "rows": opened.n, "bytes": n_bytes}))
     else:
-        emit("\n".join(map(str, exported.paths)))
+        emit("\n".join(map(str, paths)))
 
 
 def copy(

@@ -174,6 +174,8 @@ def test_import_export_and_copy_from_the_command_line(cli: Cli, tmp_path: Path) 
     imported = as_json(cli(*importing, "--json"))
     text = cli(*importing)
     exported = cli("export", tmp_path / "out.npy", "--split", "test", "--store", tmp_path / "s")
+    npz = ("export", tmp_path / "out.npz", "--split", "test", "--store", tmp_path / "s")
+    told = as_json(cli(*npz, "--json"))
     packed = cli("copy", tmp_path / "s", tmp_path / "p", "--pack")
     listed = cli("ls", "--store", tmp_path / "p").out
     copied = as_json(cli("copy", tmp_path / "p", tmp_path / "b", "--json"))
@@ -182,6 +184,8 @@ def test_import_export_and_copy_from_the_command_line(cli: Cli, tmp_path: Path) 
     assert "theirs" in text.out
     assert exported.out.splitlines() == [str(tmp_path / "out.npy"), str(tmp_path / "out.csv")]
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), x)
+    assert (told["paths"], told["rows"]) == ([str(tmp_path / "out.npz")], 50)
+    assert told["bytes"] == (tmp_path / "out.npz").stat().st_size
     assert packed.out.startswith("1 splits copied")
     assert "packed" in listed
     assert copied["splits"][0]["digest"] == imported["splits"][0]["digest"]

@@ -220,10 +220,10 @@ def test_export_and_import_are_a_round_trip(tmp_path: Path, n_columns: int | Non
     write_part(encoder, fingerprint(0), block(encoder.spec, 5000, n_columns=n_columns))
     split = encoder.seal(dataset_spec([fingerprint(0)]), "train", names=DatasetNames("Pets"))
 
-    exported = export_split(split, "pre_projection", tmp_path / "out.npz")
-    (back,) = do_import(tmp_path / "b", f"train={tmp_path}/out.npz")
+    (exported,) = export_split(split, "pre_projection", tmp_path / "out.npz")
+    (back,) = do_import(tmp_path / "b", f"train={exported}")
 
-    assert exported.rows == 5000
+    assert back.n == 5000
     np.testing.assert_array_equal(back.array("embedding"), split.array("pre_projection"))
     np.testing.assert_array_equal(back.labels, split.labels)
     assert list(back.keys) == list(split.keys)

@@ -19,18 +19,12 @@ from linprobe.errors import REPAIR, IntegrityError, MismatchError, StoreError
 from linprobe.names import short_id
 from linprobe_store.care.packed import pack_split, unpack_split
 from linprobe_store.care.place import Place
-from linprobe_store.care.remote_splits import (
-    SourceSplit,
-    check_format,
-    has_marker,
-    list_splits,
-    read_marker,
-)
+from linprobe_store.care.remote_splits import SourceSplit, find_marker, list_splits, read_marker
 from linprobe_store.format import layout
 from linprobe_store.format.checksums import FileDigest, FileHasher, digest_stream
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.lookup import folder_digits
-from linprobe_store.handles.store import FeatureStore
+from linprobe_store.handles.store import FeatureStore, check_format_line
 from linprobe_store.handles.witness import merge_provenance
 
 Outcome = Literal["copied", "there already"]
@@ -93,20 +87,21 @@ def _receive(split: SourceSplit, target: Path, pack: bool) -> int | None:
     stored = encoder.register_dataset(split.dataset.spec, split.dataset.names)
     final = stored.path / split.name
     moved = None if final.exists() else _fetch(split, final, pack)
-    if not pack:
-        stored.split(split.name)  # refuses what is not whole, or packed
-    _check_digest(split, Place(str(stored.path)), split.name)
+    marker = find_marker(Place(str(final)), "") if pack else None
+    digest = marker.commit.digest if marker else stored.split(split.name).digest
+    _check_digest(split, digest, str(final))
     return moved
 
 
 def _fetch(split: SourceSplit, final: Path, pack: bool) -> int:
     """Fetch a split into a staging folder, unpack it if need be, and rename it."""
     with _in_form(split, pack) as wanted:
-        form = "packed-" if wanted.marker.is_packed else ""
-        resume_as = f"copy-{form}{split.name}-{short_id(split.marker.commit.digest)}"
+        is_packed = wanted.marker.name == layout.PACKED_FILE
+        form = f"copy-{'packed-' if is_packed else ''}{split.name}"
+        resume_as = f"{form}-{short_id(split.marker.commit.digest)}"
         with Staging(final.parent, resume_as=resume_as) as fetched:
             moved = _move(wanted, Place(str(fetched.path)), "")
-            if wanted.marker.is_packed and not pack:
+            if is_packed and not pack:
                 with Staging(final.parent) as unpacked:
                     unpack_split(fetched.path, unpacked.path)
                     unpacked.publish(final)
@@ -132,13 +127,14 @@ def _send(split: SourceSplit, target: Place, pack: bool) -> int | None:
     """Copy a split to a URL; gives the bytes moved, or None if it was there."""
     if target.size(layout.FORMAT_FILE) is None:
         target.write(layout.FORMAT_FILE, layout.FORMAT_LINE)
-    check_format(target)
+    line = target.read(layout.FORMAT_FILE).decode(errors="replace")
+    check_format_line(line, f"{target.label}/{layout.FORMAT_FILE}")
     encoder = _same_folder(target, "", split.encoder.path)
     dataset = _same_folder(target, f"{encoder}/{layout.SETS_FOLDER}", split.dataset.path)
     _send_beside(split, target, encoder, dataset)
     folder = f"{dataset}/{split.name}"
-    if has_marker(target, folder):
-        _check_digest(split, target, folder)
+    if marker := find_marker(target, folder):
+        _check_digest(split, marker.commit.digest, f"{target.label}/{folder}")
         return None
     with _in_form(split, pack) as wanted:
         return _move(wanted, target, folder)
@@ -167,13 +163,11 @@ def _send_beside(split: SourceSplit, target: Place, encoder: str, dataset: str) 
         target.write(sent, b"".join([*known, *new]))
 
 
-def _check_digest(split: SourceSplit, target: Place, folder: str) -> None:
-    """Check that the split in the target is the one of the source."""
-    expected, digest = split.marker.commit.digest, read_marker(target, folder).commit.digest
+def _check_digest(split: SourceSplit, digest: str, place: str) -> None:
+    expected = split.marker.commit.digest
     if digest != expected:
         raise MismatchError(
-            f"{target.label}/{folder}: expected digest {expected[:12]} as in the source, "
-            f"found {digest[:12]}",
+            f"{place}: expected digest {expected[:12]} as in the source, found {digest[:12]}",
             hint="the same encoder and dataset were extracted twice; remove one of the two splits",
         )
 
@@ -181,20 +175,18 @@ def _check_digest(split: SourceSplit, target: Place, folder: str) -> None:
 @contextmanager
 def _in_form(split: SourceSplit, pack: bool) -> Iterator[SourceSplit]:
     """The split as it will travel: packed now if it is to be and is not."""
-    if not pack or split.marker.is_packed:
+    if not pack or split.marker.name == layout.PACKED_FILE:
         yield split
         return
     if split.place.local is None:
-        raise StoreError(
-            f"{split.place.label}: only a local store can be packed",
-            hint="copy it to a local store first, or leave out --pack",
-        )
+        hint = "copy it to a local store first, or leave out --pack"
+        raise StoreError(f"{split.place.label}: only a local store can be packed", hint=hint)
     encoder = FeatureStore(split.place.local).encoder(split.encoder.spec.encoder_id)
     sealed = encoder.dataset(split.dataset.spec.dataset_id).split(split.name)
     with tempfile.TemporaryDirectory(prefix="linprobe-pack-") as folder:
         pack_split(sealed, Path(folder))
-        place = Place(folder)
-        yield replace(split, place=place, folder="", marker=read_marker(place, ""))
+        marker = read_marker(Place(folder), "", layout.PACKED_FILE)
+        yield replace(split, place=Place(folder), folder="", marker=marker)
 
 
 def _move(split: SourceSplit, target: Place, folder: str) -> int:

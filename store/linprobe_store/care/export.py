@@ -4,7 +4,6 @@ import csv
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -19,20 +18,8 @@ from linprobe_store.handles.split import Split
 _Blocks: TypeAlias = Iterable[NDArray[np.generic]]
 
 
-@dataclass(frozen=True)
-class Exported:
-    """Files written by an export."""
-
-    paths: tuple[Path, ...]
-    """The files; ``.npy`` comes with a ``.csv`` of keys and labels."""
-    rows: int
-    """Number of samples."""
-    bytes: int
-    """Bytes of all files."""
-
-
-def export_split(split: Split, tap: str, out: Path) -> Exported:
-    """Export the features of one tap, un-normalised, with labels and keys.
+def export_split(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
+    """Export the features of one tap, un-normalised, with labels and keys; gives the files.
 
     Parameters
     ----------
@@ -63,7 +50,7 @@ def export_split(split: Split, tap: str, out: Path) -> Exported:
         for path, final in zip(names, finals, strict=True):
             sync_path(path)
             path.rename(final)
-    return Exported(finals, split.n, sum(path.stat().st_size for path in finals))
+    return finals
 
 
 def _write_npz(split: Split, tap: str, out: Path) -> tuple[Path, ...]:

@@ -1,9 +1,8 @@
 """Packing: a sealed split as compressed Zarr for slow links, and back, bit for bit.
 
-A packed split is a folder of ``PACKED.json`` and a ``data.zarr`` with the same arrays under the
-same names, compressed by Zarr's ``blosc`` codec (zstd with bit shuffle: 6 to 9 % smaller for
-float16 features, half for float32 that hold float16 values). ``PACKED.json`` carries the commit
-of the sealed split, so that unpacking proves every file equal by its sha256.
+A packed split is ``PACKED.json`` and a ``data.zarr`` of the same arrays, compressed by Zarr's blosc
+codec (zstd with bit shuffle: 6 to 9 % smaller for float16, half for float32 that hold float16).
+``PACKED.json`` carries the commit of the sealed split, which proves every unpacked file equal.
 """
 
 from collections.abc import Mapping
@@ -66,9 +65,7 @@ def pack_split(split: Split, folder: Path) -> None:
 def unpack_split(packed: Path, folder: Path) -> None:
     """Write the sealed split that a packed one stands for into ``folder``, and prove it equal.
 
-    Raises
-    ------
-    IntegrityError : the packed files are damaged, or a file is not what was committed.
+    Raises IntegrityError where the packed files are damaged, or a file is not what was committed.
     """
     marker = packed / PACKED_FILE
     signed = parse_packed(read_bytes(marker), str(marker))
@@ -85,13 +82,7 @@ def unpack_split(packed: Path, folder: Path) -> None:
 
 
 def parse_packed(data: bytes, place: str) -> PackedCommit:
-    """Read the marker of a packed split.
-
-    Raises
-    ------
-    IntegrityError : it, or the commit in it, is damaged.
-    MismatchError : written in another version of the format.
-    """
+    """Read the marker of a packed split and the commit in it; raises as ``parse_signed`` does."""
     packed = parse_signed(PackedCommit, data, place)
     check_digest(plain(packed.commit), f"{place}: commit")
     if lost := sorted(set(_metadata_files(packed.commit)) - set(packed.metadata)):
@@ -108,7 +99,6 @@ def _pack_array(mapped: MappedArray, folder: Path) -> None:
     import zarr
     from zarr.codecs import BloscCodec, BloscShuffle
 
-    sealed = zarr.open_array(mapped.folder, mode="r")
     shape = mapped.geometry.shape
     rows = max(1, min(_CHUNK_BYTES // mapped.geometry.row_bytes, shape[0]))
     packed = zarr.create_array(
@@ -117,7 +107,7 @@ def _pack_array(mapped: MappedArray, folder: Path) -> None:
         dtype=mapped.geometry.dtype,
         chunks=(rows, *shape[1:]),
         compressors=BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.bitshuffle),
-        fill_value=sealed.fill_value,
+        fill_value=zarr.open_array(mapped.folder, mode="r").fill_value,
         dimension_names=read(dict[str, Any], mapped.folder / _METADATA)["dimension_names"],
         config={"write_empty_chunks": True},
     )
@@ -134,14 +124,9 @@ def _unpack_array(packed: Path, folder: Path, geometry: ArrayGeometry) -> None:
 
     try:
         array = zarr.open_array(packed, mode="r")
-        layout = RowLayout(
-            geometry.dtype,
-            row_shape=geometry.shape[1:],
-            inner_rows=geometry.inner_rows,
-            fill="NaN" if geometry.dtype.kind == "f" else int(array.fill_value),
-            dimensions=(),
-            max_file_bytes=geometry.file_rows * geometry.row_bytes,
-        )
+        fill = "NaN" if geometry.dtype.kind == "f" else int(array.fill_value)
+        row_shape, file_bytes = geometry.shape[1:], geometry.file_rows * geometry.row_bytes
+        layout = RowLayout(geometry.dtype, row_shape, geometry.inner_rows, fill, (), file_bytes)
         writer = RowWriter(folder, layout, strong=False)
         try:
             for start in range(0, array.shape[0], array.chunks[0]):

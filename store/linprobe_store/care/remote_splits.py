@@ -42,11 +42,6 @@ class Marker:
     files: Mapping[str, FileDigest]
     """Files of the split by path below its folder: those of the commit, or the packed ones."""
 
-    @property
-    def is_packed(self) -> bool:
-        """Whether the split is packed."""
-        return self.name == layout.PACKED_FILE
-
 
 @dataclass(frozen=True)
 class SourceFolder(Generic[Spec, Names]):
@@ -86,7 +81,8 @@ def list_splits(place: Place, encoder: str | None, dataset: str | None) -> tuple
     NotFoundError : not a store, or nothing matches.
     IntegrityError : a spec or commit is damaged; MismatchError : it is of another version.
     """
-    check_format(place)
+    line = place.read(layout.FORMAT_FILE).decode(errors="replace")
+    check_format_line(line, f"{place.label}/{layout.FORMAT_FILE}")
     encoders = [*_folders(place, "", layout.ENCODER_FILE, EncoderSpec, EncoderNames)]
     if encoder is not None:
 
@@ -103,7 +99,8 @@ def list_splits(place: Place, encoder: str | None, dataset: str | None) -> tuple
             for name in place.folders(stored.path) if is_wanted else ():
                 if not name.startswith((STAGING_PREFIX, ".")):
                     folder = f"{stored.path}/{name}"
-                    marker = read_marker(place, folder)
+                    marker = find_marker(place, folder)
+                    marker = marker or read_marker(place, folder, layout.COMMIT_FILE)
                     splits.append(SourceSplit(place, source, stored, name, folder, marker))
     if not splits:
         raise NotFoundError(
@@ -113,28 +110,23 @@ def list_splits(place: Place, encoder: str | None, dataset: str | None) -> tuple
     return tuple(splits)
 
 
-def check_format(place: Place) -> None:
-    """Check that a store of our version is there; raises as :func:`list_splits` does."""
-    line = place.read(layout.FORMAT_FILE).decode(errors="replace")
-    check_format_line(line, f"{place.label}/{layout.FORMAT_FILE}")
+def find_marker(place: Place, folder: str) -> Marker | None:
+    """The marker of a complete split, sealed before packed, or None; IntegrityError if damaged."""
+    for name in (layout.COMMIT_FILE, layout.PACKED_FILE):
+        if place.size(join(folder, name)) is not None:
+            return read_marker(place, folder, name)
+    return None
 
 
-def has_marker(place: Place, folder: str) -> bool:
-    """Whether a complete split lies in a folder."""
-    names = (layout.COMMIT_FILE, layout.PACKED_FILE)
-    return any(place.size(join(folder, name)) is not None for name in names)
-
-
-def read_marker(place: Place, folder: str) -> Marker:
-    """The marker of a complete split; NotFoundError without one, IntegrityError if damaged."""
-    sealed, packed = join(folder, layout.COMMIT_FILE), join(folder, layout.PACKED_FILE)
-    if place.size(sealed) is None and place.size(packed) is not None:
-        data = place.read(packed)
-        signed = parse_packed(data, f"{place.label}/{packed}")
-        return Marker(layout.PACKED_FILE, data, signed.commit, signed.files)
-    data = place.read(sealed)
-    commit = parse_signed(SplitCommit, data, f"{place.label}/{sealed}")
-    return Marker(layout.COMMIT_FILE, data, commit, commit.files)
+def read_marker(place: Place, folder: str, name: str) -> Marker:
+    """The marker of a split; NotFoundError where there is none, IntegrityError if damaged."""
+    path = join(folder, name)
+    data, label = place.read(path), f"{place.label}/{path}"
+    if name == layout.PACKED_FILE:
+        packed = parse_packed(data, label)
+        return Marker(name, data, packed.commit, packed.files)
+    commit = parse_signed(SplitCommit, data, label)
+    return Marker(name, data, commit, commit.files)
 
 
 def _folders(

@@ -26,15 +26,12 @@ class UnitReport:
     """What was found about one folder of a store."""
 
     kind: UnitKind
-    """What the folder holds."""
     path: Path
-    """The folder."""
     rows: int = 0
     """Number of samples; 0 for encoders and datasets."""
     bytes: int = 0
     """Bytes of its files; 0 for encoders and datasets."""
     problem: str | None = None
-    """What is wrong with it, or None."""
     is_damaged: bool = False
     """Whether its bytes are not what was committed. Not so for a unit of another version or
     encoder, nor for one that may not be read: those have a problem and are not damaged."""
@@ -56,16 +53,12 @@ def verify_store(store: FeatureStore, *, deep: bool) -> Iterator[UnitReport]:
             for path in list_folders(encoder.path / layout.PARTS_FOLDER, layout.PART_PREFIX):
                 yield _report("part", path, partial(_check_part, encoder, deep))
             for path in list_folders(encoder.path / layout.SETS_FOLDER, layout.DATASET_PREFIX):
-                yield from _verify_dataset(encoder, path, deep)
-
-
-def _verify_dataset(encoder: StoredEncoder, folder: Path, deep: bool) -> Iterator[UnitReport]:
-    report = _report("dataset", folder, encoder.open_dataset)
-    yield report
-    if report.problem is None:
-        dataset = encoder.open_dataset(folder)
-        for name in dataset.splits:
-            yield _report("split", dataset.path / name, partial(_check_split, dataset, deep))
+                report = _report("dataset", path, encoder.open_dataset)
+                yield report
+                if report.problem is None:
+                    dataset = encoder.open_dataset(path)
+                    check = partial(_check_split, dataset, deep)
+                    yield from (_report("split", path / name, check) for name in dataset.splits)
 
 
 def _report(kind: UnitKind, path: Path, check: Callable[[Path], object]) -> UnitReport:
