@@ -1,5 +1,6 @@
 """The commands ``linprobe store ...``: list, check, clean, import, export and copy stores."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,9 @@ from linprobe_store.care.copy import copy_store
 from linprobe_store.care.export import export_split
 from linprobe_store.care.importing import import_files
 from linprobe_store.care.verify import verify_store
+from linprobe_store.format.layout import PARTS_FOLDER
 from linprobe_store.format.spec import DatasetNames, StorageDtype
+from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 
@@ -115,7 +118,10 @@ def rm(
 ) -> None:
     """Remove an encoder, a dataset, a split, or the parts."""
     stored = FeatureStore(store).encoder(encoder)
-    path = remove.find_removal(stored, dataset=dataset, split=split, parts=parts)
+    path = stored.path / PARTS_FOLDER if parts else stored.path
+    if not parts and (dataset or split):
+        chosen = stored.dataset(dataset)
+        path = chosen.split_path(split) if split else chosen.path
     n_bytes = remove.folder_bytes(path)
     if not yes:
         typer.confirm(f"remove {path} ({human_bytes(n_bytes)})?", abort=True, err=True)
@@ -149,14 +155,12 @@ def import_(
 ) -> None:
     """Import features made elsewhere: .npy or .npz arrays."""
     opened = FeatureStore(store)
-    before = {encoder.encoder_id for encoder in opened.encoders()}
+    before = opened.encoders()
     names = DatasetNames(dataset, metric)
     splits = import_files(
         opened, split, encoder_name, names, tap=tap, classes=classes, storage_dtype=storage_dtype
     )
-    if splits[0].encoder_id not in before:
-        _note_namesakes(opened, splits[0])
-    _note_names_that_stay(splits[0].dataset_names, names)
+    _note_names(before, splits[0], names)
     if not as_json:
         emit(reports.imported_text(splits))
         return
@@ -165,19 +169,16 @@ def import_(
     emit_json(plain({**ids, "splits": rows}))
 
 
-def _note_namesakes(store: FeatureStore, imported: Split) -> None:
-    """Say that other features have the name of those just imported."""
-    same = [encoder for encoder in store.encoders() if encoder.names == imported.encoder_names]
-    others = [encoder.short_id for encoder in same if encoder.encoder_id != imported.encoder_id]
+def _note_names(before: Sequence[StoredEncoder], imported: Split, given: DatasetNames) -> None:
+    """Say which features had the name already, and which names a dataset keeps."""
+    own, kept = imported.encoder_names, imported.dataset_names
+    is_new = all(encoder.encoder_id != imported.encoder_id for encoder in before)
+    others = [encoder.short_id for encoder in before if is_new and encoder.names == own]
     if others:
         note(
-            f"{imported.encoder_names.model!r} is already the name of other features "
-            f"({', '.join(others)}); these are {short_id(imported.encoder_id)}"
+            f"{own.model!r} is already the name of other features ({', '.join(others)}); "
+            f"these are {short_id(imported.encoder_id)}"
         )
-
-
-def _note_names_that_stay(kept: DatasetNames, given: DatasetNames) -> None:
-    """Say that a dataset which was there keeps the name and the metric it got first."""
     if kept.name != given.name:
         note(f"these rows are in the store already as {kept.name!r}, and keep that name")
     if given.metric not in (None, kept.metric):

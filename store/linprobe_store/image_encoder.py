@@ -1,7 +1,7 @@
 """Features of image files, for a stage that must not know the one that makes them.
 
 The train stage predicts on images; the extract stage encodes them; neither imports the other. What
-encodes images announces itself as an entry point of the group :data:`GROUP`, and is found here.
+encodes images is an entry point of the group ``linprobe.image_features``, and is found here.
 """
 
 import sys
@@ -14,9 +14,6 @@ from typing import TypeAlias, cast
 from linprobe.errors import LinprobeError
 from linprobe.machine import Device
 from linprobe_store.format.spec import EncoderSpec, FeatureArray, SkippedSample
-
-GROUP = "linprobe.image_features"
-"""Entry points of this group are of type :data:`ImageFeatures`."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ def find_image_features() -> ImageFeatures:
     LinprobeError : none is installed, or a library that it needs is not; names the extra.
     """
     missing = "the extract stage"
-    for point in entry_points(group=GROUP):
+    for point in entry_points(group="linprobe.image_features"):
         try:
             return cast("ImageFeatures", point.load())
         except ImportError as error:

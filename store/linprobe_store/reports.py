@@ -127,10 +127,10 @@ def encoder_text(encoder: StoredEncoder) -> str:
         f"canary         {'none yet' if encoder.canary() is None else 'stored'}",
         f"parts          {entries[0].n_parts}",
     ]
-    if runs:
-        time, host, device = runs[-1].time, runs[-1].host, runs[-1].device
-        lines.append(f"runs           {len(runs)}, the last {time} on {host}, {device}")
-        lines.append(" " * 15 + ", ".join(f"{k} {v}" for k, v in runs[-1].versions.items()))
+    for run in runs[-1:]:
+        versions = ", ".join(f"{name} {release}" for name, release in run.versions.items())
+        lines.append(f"runs           {len(runs)}, the last {run.time} on {run.host}, {run.device}")
+        lines.append(f"               {versions}")
     for entry in entries:
         if entry.dataset_id is not None:
             lines += ["", f"dataset        {entry.dataset_name}  ({entry.dataset_id})"]
@@ -142,10 +142,9 @@ def encoder_text(encoder: StoredEncoder) -> str:
 def _split_text(split: SplitEntry) -> str:
     if split.problem:
         return f"{split.state}: {split.problem}"
-    return (
-        f"{split.rows:,} rows, {split.skipped:,} skipped, {human_bytes(split.bytes)}, "
-        f"digest {short_id(split.digest)}, {human_age(split.age_s)} old"
-    )
+    size, age = human_bytes(split.bytes), human_age(split.age_s)
+    content = f"{split.rows:,} rows, {split.skipped:,} skipped, {size}"
+    return f"{content}, digest {short_id(split.digest)}, {age} old"
 
 
 def verification_text(units: Sequence[UnitReport], root: Path) -> str:

@@ -52,6 +52,10 @@ class SplitArrays:
 def open_split(text: str, unzipped: Path) -> SplitArrays:
     """Map the arrays that a ``--split`` names; those of a ``.npz`` are unzipped first.
 
+    Parameters
+    ----------
+    text : ``NAME=FILE.npz``, ``NAME=FILE.npz:FEATURES,LABELS`` or ``NAME=FEATURES.npy,LABELS.npy``.
+
     Raises
     ------
     NotFoundError : no such file, or no such array in it.

@@ -1,9 +1,8 @@
 """Copying sealed splits between stores, local or behind URLs: verified, resumable, never half.
 
-Both ways the files of a split are moved first, each checked against the sha256 of its commit, and
-the marker that says that the split is complete is written last. A split for a local store is
-moved into a staging folder that survives an interruption, and renamed once. Parts are not copied:
-they serve the machine that extracts.
+The files of a split are moved first, each checked against the sha256 of its commit, and the marker
+that says that it is complete last. For a local store they are moved into a staging folder that
+survives an interruption, and renamed once. Parts are not copied: they serve who extracts.
 """
 
 import tempfile
@@ -22,7 +21,6 @@ from linprobe_store.care.place import Place
 from linprobe_store.care.remote_splits import SourceSplit, find_marker, list_splits, read_marker
 from linprobe_store.format import layout
 from linprobe_store.format.checksums import FileDigest, FileHasher, digest_stream
-from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.lookup import folder_digits
 from linprobe_store.handles.store import FeatureStore, check_format_line
 from linprobe_store.handles.witness import merge_provenance
@@ -81,9 +79,19 @@ def copy_store(
 
 
 def _receive(split: SourceSplit, target: Path, pack: bool) -> int | None:
-    """Copy a split into a local store; gives the bytes moved, or None if it was there."""
+    """Copy a split, and what is recorded beside its encoder, into a local store.
+
+    Gives the bytes moved, or None where the split was there.
+    """
     encoder = FeatureStore(target).register_encoder(split.encoder.spec, split.encoder.names)
-    _receive_beside(split, encoder)
+    source, own = split.place, split.encoder.path
+    canary, provenance = f"{own}/{_CANARY}", f"{own}/{layout.PROVENANCE_FILE}"
+    if encoder.canary() is None and source.size(canary) is not None:
+        with Staging(encoder.path) as staging:
+            (staging.path / Path(_CANARY).name).write_bytes(source.read(canary))
+            staging.publish(encoder.path / layout.CANARY_FOLDER)
+    if source.size(provenance) is not None:
+        merge_provenance(encoder.path, source.read(provenance))
     stored = encoder.register_dataset(split.dataset.spec, split.dataset.names)
     final = stored.path / split.name
     moved = None if final.exists() else _fetch(split, final, pack)
@@ -109,18 +117,6 @@ def _fetch(split: SourceSplit, final: Path, pack: bool) -> int:
                 fetched.publish(final)
             fetched.drop()
     return moved
-
-
-def _receive_beside(split: SourceSplit, encoder: StoredEncoder) -> None:
-    """Copy what is recorded beside an encoder: its canary features and its provenance."""
-    place, own = split.place, split.encoder.path
-    canary, provenance = f"{own}/{_CANARY}", f"{own}/{layout.PROVENANCE_FILE}"
-    if encoder.canary() is None and place.size(canary) is not None:
-        with Staging(encoder.path) as staging:
-            (staging.path / Path(_CANARY).name).write_bytes(place.read(canary))
-            staging.publish(encoder.path / layout.CANARY_FOLDER)
-    if place.size(provenance) is not None:
-        merge_provenance(encoder.path, place.read(provenance))
 
 
 def _send(split: SourceSplit, target: Place, pack: bool) -> int | None:

@@ -53,11 +53,8 @@ def import_files(
 
     Parameters
     ----------
-    splits : all splits of the dataset, each ``NAME=FILE.npz``, ``NAME=FILE.npz:FEATURES,LABELS``
-        or ``NAME=FEATURES.npy,LABELS.npy``; together they are the identity of encoder and dataset.
-        Features are (n, d) floating point; labels (n,) integers, or (n, k) of 0 and 1.
-    encoder_name : what people call the encoder.
-    names : what people call the dataset, and its headline metric; no part of its identity.
+    splits : all splits of the dataset, as :func:`open_split` takes them; together they are the
+        identity of encoder and dataset, of which names are no part.
     tap : tap that the features come from.
     classes : text file of class names by label; None takes the array ``classes`` of the first
         ``.npz``, or numbers the classes where it has none.
@@ -65,9 +62,9 @@ def import_files(
 
     Raises
     ------
+    NotFoundError : no such file or array.
     MismatchError : a split that cannot be read or comes twice, shapes or dtypes that do not fit,
         labels outside the classes, class names that cannot be told apart.
-    NotFoundError : no such file or array.
     StoreError : a value is not finite, a row is all zero, a key comes twice, the disk refuses.
     """
     if names.metric is not None and not re.fullmatch("[a-z0-9_]+", names.metric):
@@ -108,16 +105,20 @@ def _check_sources(sources: Sequence[SplitArrays]) -> None:
         raise MismatchError(f"--split {name} is given twice", hint="give each split once")
     first = sources[0].features.values
     for source in sources:
-        features, labels = source.features.values, source.labels.values
+        features, labels, place = (
+            source.features.values,
+            source.labels.values,
+            source.features.place,
+        )
         if features.dtype.kind != "f" or features.ndim != 2:
+            expected = "features (n, d) of floating point"
             raise MismatchError(
-                f"{source.features.place}: expected features (n, d) of floating point, found "
-                f"{features.shape} {features.dtype}",
+                f"{place}: expected {expected}, found {features.shape} {features.dtype}",
                 hint="one row per sample; name the array with NAME=FILE.npz:FEATURES,LABELS",
             )
         if (features.shape[1:], features.dtype) != (first.shape[1:], first.dtype):
             raise MismatchError(
-                f"{source.features.place}: expected rows {first.shape[1:]} {first.dtype} as in "
+                f"{place}: expected rows {first.shape[1:]} {first.dtype} as in "
                 f"{sources[0].name!r}, found {features.shape[1:]} {features.dtype}",
                 hint="all splits of one import come from one encoder",
             )
@@ -128,11 +129,10 @@ def _check_sources(sources: Sequence[SplitArrays]) -> None:
                 hint="number the classes from 0 and give their names with --classes",
             )
         for other in (source.labels, source.keys):
-            if other is not None and len(other.values) != source.n:
-                n_rows = len(other.values)
+            if other is not None and (n := len(other.values)) != source.n:
+                message = f"{other.place}: expected {source.n} rows as in the features, found {n}"
                 raise MismatchError(
-                    f"{other.place}: expected {source.n} rows as in the features, found {n_rows}",
-                    hint="give one label, and one key, per row of features",
+                    message, hint="give one label, and one key, per row of features"
                 )
 
 

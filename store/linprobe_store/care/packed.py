@@ -41,9 +41,7 @@ class PackedCommit(Signed):
     """The marker of a packed split: its own files, and the sealed split that they stand for."""
 
     kind: Literal["packed"]
-    """What the folder is."""
     commit: SplitCommit
-    """Commit of the sealed split."""
     metadata: Mapping[str, str]
     """Each ``zarr.json`` of the sealed split, by its path below the split's folder."""
 

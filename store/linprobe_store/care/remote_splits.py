@@ -12,21 +12,14 @@ from linprobe.records import parse
 from linprobe.terminal import command
 from linprobe_store.care.packed import parse_packed
 from linprobe_store.care.place import Place
-from linprobe_store.format import layout
+from linprobe_store.format import layout, spec
 from linprobe_store.format.checksums import FileDigest
 from linprobe_store.format.commit import SplitCommit, parse_signed
-from linprobe_store.format.spec import (
-    DatasetNames,
-    DatasetSpec,
-    EncoderNames,
-    EncoderSpec,
-    Spec,
-    parse_spec,
-)
+from linprobe_store.format.spec import Spec, parse_spec
 from linprobe_store.handles.lookup import choose, folder_digits
 from linprobe_store.handles.store import check_format_line
 
-Names = TypeVar("Names", EncoderNames, DatasetNames)
+Names = TypeVar("Names", spec.EncoderNames, spec.DatasetNames)
 
 
 @dataclass(frozen=True)
@@ -36,7 +29,6 @@ class Marker:
     name: str
     """``COMMIT.json``, or ``PACKED.json`` of a packed split."""
     data: bytes
-    """Its content."""
     commit: SplitCommit
     """Commit of the sealed split, which a packed one carries too."""
     files: Mapping[str, FileDigest]
@@ -50,9 +42,7 @@ class SourceFolder(Generic[Spec, Names]):
     path: str
     """Relative to the place."""
     spec: Spec
-    """What is hashed into its id."""
     names: Names
-    """What people call it."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +50,12 @@ class SourceSplit:
     """A sealed or packed split at some place."""
 
     place: Place
-    """Where it lies."""
-    encoder: SourceFolder[EncoderSpec, EncoderNames]
-    """Encoder that made the features."""
-    dataset: SourceFolder[DatasetSpec, DatasetNames]
-    """Dataset that it belongs to."""
+    encoder: SourceFolder[spec.EncoderSpec, spec.EncoderNames]
+    dataset: SourceFolder[spec.DatasetSpec, spec.DatasetNames]
     name: str
-    """``train``, ``val`` or ``test``."""
     folder: str
     """Its folder, relative to the place."""
     marker: Marker
-    """What says that it is complete."""
 
 
 def list_splits(place: Place, encoder: str | None, dataset: str | None) -> tuple[SourceSplit, ...]:
@@ -83,17 +68,17 @@ def list_splits(place: Place, encoder: str | None, dataset: str | None) -> tuple
     """
     line = place.read(layout.FORMAT_FILE).decode(errors="replace")
     check_format_line(line, f"{place.label}/{layout.FORMAT_FILE}")
-    encoders = [*_folders(place, "", layout.ENCODER_FILE, EncoderSpec, EncoderNames)]
+    encoders = [*_folders(place, "", spec.EncoderSpec, spec.EncoderNames)]
     if encoder is not None:
 
-        def names(entry: SourceFolder[EncoderSpec, EncoderNames]) -> tuple[str, ...]:
+        def names(entry: SourceFolder[spec.EncoderSpec, spec.EncoderNames]) -> tuple[str, ...]:
             return entry.spec.encoder_id, entry.names.slug, entry.names.model
 
         encoders = [choose(encoders, encoder, what="encoder", place=place.label, names=names)]
     splits = []
     for source in encoders:
         sets = f"{source.path}/{layout.SETS_FOLDER}"
-        for stored in _folders(place, sets, layout.DATASET_FILE, DatasetSpec, DatasetNames):
+        for stored in _folders(place, sets, spec.DatasetSpec, spec.DatasetNames):
             is_named = dataset in (None, stored.names.name)
             is_wanted = is_named or stored.spec.dataset_id.startswith(str(dataset))
             for name in place.folders(stored.path) if is_wanted else ():
@@ -130,15 +115,17 @@ def read_marker(place: Place, folder: str, name: str) -> Marker:
 
 
 def _folders(
-    place: Place, parent: str, spec_file: str, spec_kind: type[Spec], names_kind: type[Names]
+    place: Place, parent: str, spec_kind: type[Spec], names_kind: type[Names]
 ) -> Iterator[SourceFolder[Spec, Names]]:
     """The encoders of a store, or the datasets of an encoder."""
-    prefix = layout.ENCODER_PREFIX if spec_file == layout.ENCODER_FILE else layout.DATASET_PREFIX
+    prefix, spec_file = layout.DATASET_PREFIX, layout.DATASET_FILE
+    if spec_kind is spec.EncoderSpec:
+        prefix, spec_file = layout.ENCODER_PREFIX, layout.ENCODER_FILE
     for name in place.folders(parent):
         if name.startswith(prefix):
             path = join(parent, name)
             file, names_file = f"{path}/{spec_file}", f"{path}/{layout.NAMES_FILE}"
             digits = folder_digits(PurePosixPath(name))
-            spec = parse_spec(spec_kind, place.read(file), f"{place.label}/{file}", digits)
+            identity = parse_spec(spec_kind, place.read(file), f"{place.label}/{file}", digits)
             names = parse(names_kind, place.read(names_file), f"{place.label}/{names_file}")
-            yield SourceFolder(path, spec, names)
+            yield SourceFolder(path, identity, names)

@@ -11,7 +11,6 @@ from pathlib import Path
 from linprobe.disk import STAGING_PREFIX, is_abandoned, remove_unit, told_as_store_error
 from linprobe_store.care.verify import verify_store
 from linprobe_store.format.layout import DATASET_PREFIX, ENCODER_PREFIX, PARTS_FOLDER, SETS_FOLDER
-from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.lookup import remove_claim
 from linprobe_store.handles.store import FeatureStore
 
@@ -29,9 +28,7 @@ class Leftover:
     path: Path
     """The folder, file or link."""
     bytes: int
-    """Bytes of its files."""
     why: str
-    """Why it can go."""
 
 
 def find_leftovers(
@@ -74,23 +71,8 @@ def remove_leftovers(leftovers: Iterable[Leftover]) -> None:
                 remove_unit(leftover.path)
 
 
-def find_removal(
-    encoder: StoredEncoder, *, dataset: str | None, split: str | None, parts: bool
-) -> Path:
-    """The folder of an encoder, or of one of its datasets, of a split, or of all its parts.
-
-    Raises NotFoundError where there is no such dataset or split, StoreError where several match.
-    """
-    if parts:
-        return encoder.path / PARTS_FOLDER
-    if dataset is None and split is None:
-        return encoder.path
-    stored = encoder.dataset(dataset)
-    return stored.path if split is None else stored.split_path(split)
-
-
 def remove_folder(path: Path) -> None:
-    """Remove what :func:`find_removal` found; StoreError where the operating system refuses."""
+    """Remove an encoder, a dataset, a split or all parts; StoreError where the system refuses."""
     remove_unit(path)
     for prefix in (ENCODER_PREFIX, DATASET_PREFIX):
         if path.name.startswith(prefix):
