@@ -119,9 +119,9 @@ def rm(
     """Remove an encoder, a dataset, a split, or the parts."""
     stored = FeatureStore(store).encoder(encoder)
     path = stored.path / PARTS_FOLDER if parts else stored.path
-    if not parts and (dataset or split):
+    if not parts and (dataset, split) != (None, None):
         chosen = stored.dataset(dataset)
-        path = chosen.split_path(split) if split else chosen.path
+        path = chosen.path if split is None else chosen.split_path(split)
     n_bytes = remove.folder_bytes(path)
     if not yes:
         typer.confirm(f"remove {path} ({human_bytes(n_bytes)})?", abort=True, err=True)

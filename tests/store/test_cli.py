@@ -150,6 +150,10 @@ def test_rm_asks_and_removes_only_what_it_named(cli: Cli, store: Path) -> None:
     assert str(encoder.path) in refused.err
     assert encoder.path.exists()
 
+    assert cli(*base, "--dataset", "", "--yes").code == 1
+    assert cli(*base, "--split", "", "--yes").code == 1
+    assert encoder.path.exists()
+
     assert cli(*base, "--parts", "--yes").code == 0
     assert FeatureStore(store).split("train", encoder=encoder.short_id).n == 2010
     assert cli(*base, "--dataset", "Pets", "--split", "train", "--yes").code == 0
