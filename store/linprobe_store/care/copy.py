@@ -120,14 +120,26 @@ def _fetch(split: SourceSplit, final: Path, pack: bool) -> int:
 
 
 def _send(split: SourceSplit, target: Place, pack: bool) -> int | None:
-    """Copy a split to a URL; gives the bytes moved, or None if it was there."""
+    """Copy a split, and what stands beside it, to a URL; gives what :func:`_receive` gives."""
     if target.size(layout.FORMAT_FILE) is None:
         target.write(layout.FORMAT_FILE, layout.FORMAT_LINE)
     line = target.read(layout.FORMAT_FILE).decode(errors="replace")
     check_format_line(line, f"{target.label}/{layout.FORMAT_FILE}")
-    encoder = _same_folder(target, "", split.encoder.path)
+    source, own = split.place, split.encoder.path
+    encoder = _same_folder(target, "", own)
     dataset = _same_folder(target, f"{encoder}/{layout.SETS_FOLDER}", split.dataset.path)
-    _send_beside(split, target, encoder, dataset)
+    for folder, sent in ((own, encoder), (split.dataset.path, dataset)):
+        for file in (layout.ENCODER_FILE, layout.DATASET_FILE, layout.NAMES_FILE, _CANARY):
+            if (
+                target.size(f"{sent}/{file}") is None
+                and source.size(f"{folder}/{file}") is not None
+            ):
+                target.write(f"{sent}/{file}", source.read(f"{folder}/{file}"))
+    runs, sent = f"{own}/{layout.PROVENANCE_FILE}", f"{encoder}/{layout.PROVENANCE_FILE}"
+    known = target.read(sent).splitlines(keepends=True) if target.size(sent) else []
+    lines = source.read(runs).splitlines(keepends=True) if source.size(runs) else []
+    if new := [line for line in lines if line not in known]:
+        target.write(sent, b"".join([*known, *new]))
     folder = f"{dataset}/{split.name}"
     if marker := find_marker(target, folder):
         _check_digest(split, marker.commit.digest, f"{target.label}/{folder}")
@@ -143,20 +155,6 @@ def _same_folder(target: Place, parent: str, source_folder: str) -> str:
         if name[0] != "." and folder_digits(Path(name)) == folder_digits(own):
             return join(parent, name)
     return join(parent, own.name)
-
-
-def _send_beside(split: SourceSplit, target: Place, encoder: str, dataset: str) -> None:
-    """Send what stands beside a split, where it is missing; provenance is joined line by line."""
-    for own, sent in ((split.encoder.path, encoder), (split.dataset.path, dataset)):
-        for file in (layout.ENCODER_FILE, layout.DATASET_FILE, layout.NAMES_FILE, _CANARY):
-            name, target_name = f"{own}/{file}", f"{sent}/{file}"
-            if target.size(target_name) is None and split.place.size(name) is not None:
-                target.write(target_name, split.place.read(name))
-    runs, sent = (f"{folder}/{layout.PROVENANCE_FILE}" for folder in (split.encoder.path, encoder))
-    known = target.read(sent).splitlines(keepends=True) if target.size(sent) else []
-    lines = split.place.read(runs).splitlines(keepends=True) if split.place.size(runs) else []
-    if new := [line for line in lines if line not in known]:
-        target.write(sent, b"".join([*known, *new]))
 
 
 def _check_digest(split: SourceSplit, digest: str, place: str) -> None:

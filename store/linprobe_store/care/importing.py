@@ -7,7 +7,7 @@ of the weights is for our own: other features under the same name are another en
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -87,10 +87,11 @@ def import_files(
             precision="unknown",
             storage_dtype=storage_dtype or kept,
         )
-        dataset = _dataset_spec(sources, digests, _class_names(classes, sources))
+        shards = {s.name: _fingerprint(s, digests[s.name]) for s in sources}
+        split_specs = tuple(SplitSpec(name, (shards[name],)) for name in sorted(shards))
+        dataset = DatasetSpec(split_specs, "imported", _class_names(classes, sources))
         encoder = store.register_encoder(spec, EncoderNames(encoder_name, slugify(encoder_name)))
         stored = encoder.register_dataset(dataset, names)
-        shards = {split.name: split.shards[0] for split in dataset.splits}
         for source in sources:
             path, rows = stored.path / source.name, PartRows(shards[source.name], 0, source.n, {})
             if not path.exists():
@@ -160,17 +161,11 @@ def _digest(array: ArrayFile) -> str:
     return sha256.hexdigest()
 
 
-def _dataset_spec(
-    sources: Sequence[SplitArrays], digests: Mapping[str, str], classes: tuple[str, ...]
-) -> DatasetSpec:
-    """Dataset of one made-up shard per split, whose digest covers features, labels and keys."""
-    splits = []
-    for source in sorted(sources, key=lambda s: s.name):
-        keys = "numbered" if source.keys is None else _digest(source.keys)
-        content = digest_json([digests[source.name], _digest(source.labels), keys])
-        shard = ShardFingerprint(f"imported-{source.name}", source.features.values.nbytes, content)
-        splits.append(SplitSpec(source.name, (shard,)))
-    return DatasetSpec(tuple(splits), "imported", classes)
+def _fingerprint(source: SplitArrays, features_digest: str) -> ShardFingerprint:
+    """A made-up shard for a split, whose digest covers features, labels and keys."""
+    keys = "numbered" if source.keys is None else _digest(source.keys)
+    content = digest_json([features_digest, _digest(source.labels), keys])
+    return ShardFingerprint(f"imported-{source.name}", source.features.values.nbytes, content)
 
 
 def _blocks(source: SplitArrays, spec: EncoderSpec) -> Iterator[FeatureBlock]:
