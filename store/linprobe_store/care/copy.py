@@ -130,16 +130,14 @@ def _send(split: SourceSplit, target: Place, pack: bool) -> int | None:
     dataset = _same_folder(target, f"{encoder}/{layout.SETS_FOLDER}", split.dataset.path)
     for folder, sent in ((own, encoder), (split.dataset.path, dataset)):
         for file in (layout.ENCODER_FILE, layout.DATASET_FILE, layout.NAMES_FILE, _CANARY):
-            if (
-                target.size(f"{sent}/{file}") is None
-                and source.size(f"{folder}/{file}") is not None
-            ):
-                target.write(f"{sent}/{file}", source.read(f"{folder}/{file}"))
-    runs, sent = f"{own}/{layout.PROVENANCE_FILE}", f"{encoder}/{layout.PROVENANCE_FILE}"
-    known = target.read(sent).splitlines(keepends=True) if target.size(sent) else []
-    lines = source.read(runs).splitlines(keepends=True) if source.size(runs) else []
-    if new := [line for line in lines if line not in known]:
-        target.write(sent, b"".join([*known, *new]))
+            name, target_name = f"{folder}/{file}", f"{sent}/{file}"
+            if target.size(target_name) is None and source.size(name) is not None:
+                target.write(target_name, source.read(name))
+    name, target_name = f"{own}/{layout.PROVENANCE_FILE}", f"{encoder}/{layout.PROVENANCE_FILE}"
+    known = target.read(target_name).splitlines(keepends=True) if target.size(target_name) else []
+    runs = source.read(name).splitlines(keepends=True) if source.size(name) else []
+    if new := [run for run in runs if run not in known]:
+        target.write(target_name, b"".join([*known, *new]))
     folder = f"{dataset}/{split.name}"
     if marker := find_marker(target, folder):
         _check_digest(split, marker.commit.digest, f"{target.label}/{folder}")
