@@ -10,11 +10,8 @@ from linprobe_extract.pack.named import names_without_words
 from linprobe_extract.pack.pack import pack
 from linprobe_extract.shards.card import CARD_NAME
 
-DATA_ROOT = Path("data")
-"""Where known datasets are packed to."""
 
-
-def data_folder(data: str | None, *, may_pack: bool, root: Path = DATA_ROOT) -> str | None:
+def data_folder(data: str | None, *, may_pack: bool, root: Path = Path("data")) -> str | None:
     """Turn what a person calls the data into a folder or URL, packing a known dataset if need be.
 
     Parameters
@@ -30,13 +27,13 @@ def data_folder(data: str | None, *, may_pack: bool, root: Path = DATA_ROOT) -> 
     """
     if data is None or "://" in data or Path(data).is_dir():
         return data
-    known = find_known(data)
+    known, names = find_known(data), names_without_words()
     name = data if known is None else known.slug
-    if name not in names_without_words():
+    if name not in names:
         raise ExtractError(
             f"'{data}' is no folder of shards and no known dataset",
             hint=f"{command('pack', 'SOURCE', out='DIR')} makes a folder; known are "
-            f"{', '.join(names_without_words())}",
+            f"{', '.join(names)}",
         )
     folder = root / name
     if not (folder / CARD_NAME).is_file():

@@ -6,7 +6,6 @@ packing know nothing else of it.
 
 import hashlib
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +14,6 @@ from pathlib import Path, PurePosixPath
 from linprobe.benchmarks import Argument
 from linprobe.errors import PackError
 from linprobe.names import IMAGE_EXTENSIONS
-
-DEFAULT_SHARD_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class PackOptions:
     """Slug for the dataset; None for the one that the source suggests."""
     shard_samples: int | None = None
     """Most samples in a shard; None for what the source suggests (1,000)."""
-    shard_bytes: int = DEFAULT_SHARD_BYTES
+    shard_bytes: int = 256 * 2**20
     """Most bytes in a shard; a larger single image still gets one of its own."""
     seed: int = 0
     """Seed of every split rule."""
@@ -102,10 +99,11 @@ def check_listing(listing: Listing) -> None:
 
     Raises
     ------
-    PackError : fewer than two classes, two classes of one name, a class name that does not fit on
-        a line, an empty split, no train split, or labels outside the classes.
+    PackError : what :func:`check_classes` refuses, an empty split, no train split, or labels
+        outside the classes, or not exactly one where one is meant.
     """
     check_classes(listing.classes)
+    k = len(listing.classes)
     if not listing.splits.get("train"):
         raise PackError(
             f"{listing.name}: no images for the train split",
@@ -118,7 +116,17 @@ def check_listing(listing: Listing) -> None:
                 hint=f"remove the empty {split} split, or put images into it",
             )
         for sample in samples:
-            _check_labels(sample, listing)
+            if any(not 0 <= label < k for label in sample.labels):
+                raise PackError(
+                    f"{sample.name}: expected labels in 0..{k - 1}, found {sample.labels}",
+                    hint="the source names fewer classes than its labels use",
+                )
+            if not listing.is_multi_label and len(sample.labels) != 1:
+                raise PackError(
+                    f"{sample.name}: expected one label, found {len(sample.labels)}",
+                    hint="give every image one label, or pack it as multi-label with "
+                    "--label-separator",
+                )
 
 
 def check_classes(classes: Sequence[str]) -> None:
@@ -134,19 +142,19 @@ def check_classes(classes: Sequence[str]) -> None:
             f"expected at least 2 classes, found {len(classes)}: {', '.join(classes) or 'none'}",
             hint="one folder (or label) per class; see extract/DATASETS.md for the layouts",
         )
-    times = Counter(class_key(name) for name in classes)
-    for key, n_classes in times.items():
-        if n_classes > 1:
-            same = [repr(name) for name in classes if class_key(name) == key]
-            raise PackError(
-                f"{n_classes} classes with one name: {', '.join(same)}",
-                hint="rename one of them, or merge their images",
-            )
+    same_names: dict[str, list[str]] = {}
     for name in classes:
         if not name.strip() or "\ufeff" in name or len(f"{name}.".splitlines()) != 1:
             raise PackError(
                 f"class name {name!r} is empty, or has a line break or a byte order mark",
                 hint="rename the class: classnames.txt holds one class a line",
+            )
+        same_names.setdefault(class_key(name), []).append(name)
+    for same in same_names.values():
+        if len(same) > 1:
+            raise PackError(
+                f"{len(same)} classes with one name: {', '.join(map(repr, same))}",
+                hint="rename one of them, or merge their images",
             )
 
 
@@ -188,21 +196,13 @@ def file_sample(path: Path, name: str, labels: tuple[int, ...]) -> SourceSample:
         n_bytes, stamp = status.st_size, status.st_mtime_ns
     except OSError:
         n_bytes, stamp = 0, 0
-    extension = PurePosixPath(name).suffix.lower().removeprefix(".")
     # A million samples are held at once: a string each, not a Path, which is five times as large.
-    return SourceSample(
-        printable(name), labels, extension, n_bytes, stamp, partial(_read_file, str(path))
-    )
+    read = partial(_read_file, str(path))
+    return SourceSample(printable(name), labels, extension_of(name), n_bytes, stamp, read)
 
 
 def _read_file(path: str) -> bytes:
-    """All bytes of a file."""
     return Path(path).read_bytes()
-
-
-def name_under(path: Path, root: Path) -> str:
-    """The name of a file within the source ``root``."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def printable(name: str) -> str:
@@ -210,10 +210,14 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def extension_of(name: str) -> str:
+    """The extension of a file name in lower case, without the dot."""
+    return PurePosixPath(name).suffix.lower().removeprefix(".")
+
+
 def is_image_name(name: str) -> bool:
     """Whether a file of this name is taken for an image; hidden files are not."""
-    path = PurePosixPath(name)
-    return path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS and path.name[0] != "."
+    return extension_of(name) in IMAGE_EXTENSIONS and PurePosixPath(name).name[0] != "."
 
 
 def listing_digest(listing: Listing) -> str:
@@ -226,18 +230,3 @@ def listing_digest(listing: Listing) -> str:
             row = (split, sample.name, sample.labels, sample.n_bytes, sample.stamp)
             digest.update(repr(row).encode())
     return digest.hexdigest()
-
-
-def _check_labels(sample: SourceSample, listing: Listing) -> None:
-    """Refuse labels that are not classes, or not exactly one where one is meant."""
-    k = len(listing.classes)
-    if any(not 0 <= label < k for label in sample.labels):
-        raise PackError(
-            f"{sample.name}: expected labels in 0..{k - 1}, found {sample.labels}",
-            hint="the source names fewer classes than its labels use",
-        )
-    if not listing.is_multi_label and len(sample.labels) != 1:
-        raise PackError(
-            f"{sample.name}: expected one label, found {len(sample.labels)}",
-            hint="give every image one label, or pack it as multi-label with --label-separator",
-        )

@@ -17,7 +17,7 @@ from linprobe_extract.pack.listing import (
     parse_arguments,
 )
 from linprobe_extract.pack.registry import forms, sources
-from linprobe_extract.pack.sources import torchvision
+from linprobe_extract.pack.sources import csv, folder, torchvision
 from linprobe_extract.pack.splits import choose, describe_rule, split_per_class
 
 TABLE_NAME = "dataset.csv"
@@ -30,7 +30,7 @@ class NamedSource:
     request: str
     """What of the words decides which shards come out."""
     never_changes: bool
-    """Whether a finished dataset of the same words needs no new listing."""
+    """As of :class:`~linprobe_extract.pack.registry.Source`."""
     path: Path | None
     """The file or folder that is read; None where the words are no path."""
     list_samples: Callable[[PackOptions], Listing]
@@ -53,7 +53,10 @@ def named_source(text: str) -> NamedSource:
             by_hand = row.torchvision is None
             return NamedSource(text, not by_hand, None, partial(list_known, row, arguments))
     if source is None or bool(words) != (":" in source.FORM):
-        raise _unknown(text)
+        close = get_close_matches(text, names_without_words(), n=3)
+        known = f"{forms()}, or a dataset that '{command('datasets')}' lists"
+        hint = f"did you mean {' or '.join(close)}?" if close else known
+        raise PackError(f"unknown source {text!r}", hint=hint)
     return NamedSource(
         request=kind if source.IS_PATH else text,
         never_changes=source.NEVER_CHANGES,
@@ -76,14 +79,18 @@ def list_source(source: NamedSource, out: Path, options: PackOptions) -> Listing
     PackError : its files are not as they should be, or ``out`` lies among them.
     """
     root = options.root or out.with_name(f"{out.name}.source")
-    for folder in (source.path, root):
-        if folder is not None and out.resolve().is_relative_to(folder.resolve()):
+    for packed in (source.path, root):
+        if packed is not None and out.resolve().is_relative_to(packed.resolve()):
             raise PackError(
-                f"{out} lies inside {folder}, which is packed: the next run would list the shards",
+                f"{out} lies inside {packed}, which is packed: the next run would list the shards",
                 hint="choose an --out folder outside the source",
             )
     listing = source.list_samples(replace(options, root=root))
-    return replace(listing, name=dataset_slug(options.name)) if options.name else listing
+    return replace(
+        listing,
+        name=dataset_slug(options.name) if options.name else listing.name,
+        expected=listing.expected if options.check_counts else None,
+    )
 
 
 def list_known(row: KnownDataset, arguments: str, options: PackOptions) -> Listing:
@@ -107,14 +114,14 @@ def list_known(row: KnownDataset, arguments: str, options: PackOptions) -> Listi
             f"{row.slug}: expected {row.n_classes} classes, found {len(listing.classes)}",
             hint="get the files again; or pass --any-counts to pack what is there",
         )
-    splits, notes = _apply_rule(row, listing.splits, options)
+    splits, note = _split(row, listing.splits, options.seed)
     return replace(
         listing,
         name=row.slug,
         splits=splits,
         is_multi_label=row.is_multi_label,
         metric=row.metric,
-        notes=(*notes, *([row.note] if row.note else [])),
+        notes=(note, row.note) if row.note else (note,),
         expected=None if arguments else row.sizes,
     )
 
@@ -130,34 +137,22 @@ def _list_by_hand(row: KnownDataset, options: PackOptions) -> Listing:
             "(path,label,split)",
         )
     if (root / TABLE_NAME).exists():
-        return sources()["csv"].list_samples(str(root / TABLE_NAME), options)
-    listing = sources()["imagefolder"].list_samples(str(root), options)
+        return csv.list_samples(str(root / TABLE_NAME), options)
+    listing = folder.list_samples(str(root), options)
     if row.rule is None:
         return listing
     everything = [sample for samples in listing.splits.values() for sample in samples]
     return replace(listing, splits={"all": sorted(everything, key=lambda sample: sample.name)})
 
 
-def _apply_rule(
-    row: KnownDataset, splits: Mapping[str, Sequence[SourceSample]], options: PackOptions
-) -> tuple[Mapping[str, Sequence[SourceSample]], list[str]]:
-    """Make the splits that the table promises, and say how."""
+def _split(
+    row: KnownDataset, splits: Mapping[str, Sequence[SourceSample]], seed: int
+) -> tuple[Mapping[str, Sequence[SourceSample]], str]:
+    """The splits that the table promises, and how they were made."""
     if row.rule is not None and "all" in splits:
-        note = describe_rule(row.rule, options.seed)
-        return split_per_class(splits["all"], row.rule, options.seed), [note]
+        return split_per_class(splits["all"], row.rule, seed), describe_rule(row.rule, seed)
     if row.is_subset and row.sizes is not None:
-        chosen = {
-            split: choose(samples, row.sizes[split], options.seed)
-            for split, samples in splits.items()
-        }
-        return chosen, [f"{row.split}, chosen by seed {options.seed}"]
-    return splits, [f"split: {row.split}"]
-
-
-def _unknown(text: str) -> PackError:
-    """What to say of a name that nothing has."""
-    close = get_close_matches(text, names_without_words(), n=3)
-    known = f"{forms()}, or a dataset that '{command('datasets')}' lists"
-    return PackError(
-        f"unknown source {text!r}", hint=f"did you mean {' or '.join(close)}?" if close else known
-    )
+        sizes = row.sizes
+        chosen = {split: choose(samples, sizes[split], seed) for split, samples in splits.items()}
+        return chosen, f"{row.split}, chosen by seed {seed}"
+    return splits, f"split: {row.split}"

@@ -58,11 +58,6 @@ class PackPlan:
     shards: tuple[PlannedShard, ...]
     """Test first, then val, then train."""
 
-    @property
-    def n_samples(self) -> int:
-        """Samples in all shards."""
-        return sum(len(shard.samples) for shard in self.shards)
-
 
 def request_digest(source: str, options: PackOptions) -> str:
     """Sha256 over the source and the options that change what is packed.
@@ -98,10 +93,9 @@ def plan_pack(listing: Listing, request: str, options: PackOptions) -> PackPlan:
         )
     shards: list[PlannedShard] = []
     for split in ORDER:
-        samples = listing.splits.get(split, ())
         named = [
             PlannedSample(sample_key(split, row, sample.name), sample)
-            for row, sample in enumerate(samples)
+            for row, sample in enumerate(listing.splits.get(split, ()))
         ]
         parts = cut_shards(named, max_samples, options.shard_bytes)
         shards += [PlannedShard(split, index, part) for index, part in enumerate(parts)]
@@ -113,17 +107,16 @@ def cut_shards(
     samples: Sequence[PlannedSample], max_samples: int, max_bytes: int
 ) -> list[tuple[PlannedSample, ...]]:
     """Cut into consecutive shards of at most so many samples and so many bytes of tar."""
-    shards: list[tuple[PlannedSample, ...]] = []
-    current: list[PlannedSample] = []
+    shards: list[list[PlannedSample]] = []
     n_bytes = 0
     for sample in samples:
         size = tar_bytes(sample.source.n_bytes)
-        if current and (len(current) == max_samples or n_bytes + size > max_bytes):
-            shards.append(tuple(current))
-            current, n_bytes = [], 0
-        current.append(sample)
+        if not shards or len(shards[-1]) == max_samples or n_bytes + size > max_bytes:
+            shards.append([])
+            n_bytes = 0
+        shards[-1].append(sample)
         n_bytes += size
-    return [*shards, tuple(current)] if current else shards
+    return [tuple(shard) for shard in shards]
 
 
 def tar_bytes(image_bytes: int) -> int:

@@ -51,10 +51,10 @@ def sources() -> Mapping[str, Source]:
     PackError : an entry point is no source, or has the name of another.
     """
     modules = sorted(module.name for module in pkgutil.iter_modules(built_in.__path__))
-    ours = [import_module(f"{built_in.__name__}.{name}") for name in modules]
+    ours = [(name, import_module(f"{built_in.__name__}.{name}")) for name in modules]
     others = [(point.value, point.load()) for point in entry_points(group=GROUP)]
     by_name: dict[str, Source] = {}
-    for place, source in [*((module.__name__, module) for module in ours), *others]:
+    for place, source in [*ours, *others]:
         if not isinstance(source, Source):
             raise PackError(
                 f"{place} is no source: expected {', '.join(Source.__annotations__)} and "

@@ -12,12 +12,11 @@ import tarfile
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
 from linprobe.disk import atomic_file
-from linprobe_extract.pack.plan import TAR_BLOCK, PlannedSample, PlannedShard
+from linprobe_extract.pack.plan import TAR_BLOCK, PlannedShard
 from linprobe_extract.shards.card import UnreadableImage
 
 RECORD_BYTES = 20 * TAR_BLOCK
@@ -60,35 +59,6 @@ class ShardRecord:
     """Left out because no decoder could read them."""
 
 
-class _HashingFile:
-    """A file being written, with the size and sha256 of what went in."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.sha256 = hashlib.sha256()
-        self.n_bytes = 0
-
-    def write(self, content: bytes) -> None:
-        """Append ``content``."""
-        self._file.write(content)
-        self.sha256.update(content)
-        self.n_bytes += len(content)
-
-    def add_member(self, name: str, content: bytes) -> None:
-        """Append a tar member: header, content, padding."""
-        info = tarfile.TarInfo(name)
-        info.size = len(content)
-        info.mode = 0o644
-        self.write(info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict"))
-        self.write(content)
-        self.write(bytes(-len(content) % TAR_BLOCK))
-
-    def close_archive(self) -> None:
-        """Append the two zero blocks that end a tar, and fill the last record."""
-        self.write(bytes(2 * TAR_BLOCK))
-        self.write(bytes(-self.n_bytes % RECORD_BYTES))
-
-
 def write_shard(
     path: Path,
     shard: PlannedShard,
@@ -111,47 +81,57 @@ def write_shard(
     kept: list[PackedImage] = []
     dropped: list[PackedImage] = []
     unreadable: list[UnreadableImage] = []
+    digest = hashlib.sha256()
     with atomic_file(path) as file:
-        tar = _HashingFile(file)
         for sample in shard.samples:
-            image = read_image(sample)
-            if isinstance(image, str):
-                unreadable.append(UnreadableImage(shard.split, sample.source.name, image))
-            elif (packed := _packed(sample, image)).sha256 in elsewhere:
+            name, labels = sample.source.name, sample.source.labels
+            try:
+                image = sample.source.read()
+                defect = image_defect(image)
+            except OSError as error:
+                image, defect = b"", f"cannot be read: {error.strerror or error}"
+            packed = PackedImage(sample.key, name, labels, hashlib.sha256(image).hexdigest())
+            if defect is not None:
+                unreadable.append(UnreadableImage(shard.split, name, defect))
+            elif packed.sha256 in elsewhere:
                 dropped.append(packed)
             else:
                 extension = sample.source.extension or sniff_extension(image)
-                tar.add_member(f"{sample.key}.{extension}", image)
-                tar.add_member(*label_member(sample, is_multi_label=is_multi_label))
+                label = _label_member(sample.key, labels, is_multi_label=is_multi_label)
+                members = _member(f"{sample.key}.{extension}", image) + label
+                file.write(members)
+                digest.update(members)
                 kept.append(packed)
             on_sample()
-        tar.close_archive()
+        end = bytes(2 * TAR_BLOCK)
+        end += bytes(-(file.tell() + len(end)) % RECORD_BYTES)
+        file.write(end)
+        digest.update(end)
+        n_bytes = file.tell()
     return ShardRecord(
         split=shard.split,
         index=shard.index,
-        bytes=tar.n_bytes,
-        sha256=tar.sha256.hexdigest(),
+        bytes=n_bytes,
+        sha256=digest.hexdigest(),
         kept=tuple(kept),
         dropped=tuple(dropped),
         unreadable=tuple(unreadable),
     )
 
 
-def label_member(sample: PlannedSample, *, is_multi_label: bool) -> tuple[str, bytes]:
-    """Name and content of the member that holds the label: ``.cls``, or ``.json`` for several."""
-    labels = sample.source.labels
+def _label_member(key: str, labels: tuple[int, ...], *, is_multi_label: bool) -> bytes:
+    """The member that holds the label: ``.cls``, or ``.json`` for several."""
     if is_multi_label:
-        return f"{sample.key}.json", json.dumps({LABELS_FIELD: list(labels)}).encode()
-    return f"{sample.key}.cls", str(labels[0]).encode()
+        return _member(f"{key}.json", json.dumps({LABELS_FIELD: list(labels)}).encode())
+    return _member(f"{key}.cls", str(labels[0]).encode())
 
 
-def read_image(sample: PlannedSample) -> bytes | str:
-    """The bytes of an image, or in words why it cannot be used."""
-    try:
-        content = sample.source.read()
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
-    return image_defect(content) or content
+def _member(name: str, content: bytes) -> bytes:
+    """Header, content and padding of a member of a tar; its time and owner are 0."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    header = info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+    return header + content + bytes(-len(content) % TAR_BLOCK)
 
 
 def image_defect(content: bytes) -> str | None:
@@ -180,9 +160,3 @@ def sniff_extension(content: bytes) -> str:
     with Image.open(io.BytesIO(content)) as image:
         name = (image.format or "").lower()
     return {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2"}.get(name, name)
-
-
-def _packed(sample: PlannedSample, content: bytes) -> PackedImage:
-    """What is recorded of an image that can be read."""
-    digest = hashlib.sha256(content).hexdigest()
-    return PackedImage(sample.key, sample.source.name, sample.source.labels, digest)

@@ -7,7 +7,7 @@ so adding images to a class moves few of the old ones across.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from linprobe.benchmarks import PerClassRule
@@ -45,9 +45,10 @@ def split_by_options(
 def split_by_fraction(
     samples: Sequence[SourceSample], rule: FractionRule, seed: int
 ) -> Mapping[str, list[SourceSample]]:
-    """Split each class by shares, rounded; a class of one sample goes to train.
+    """Split each class by shares, rounded; every class has at least one sample in train.
 
-    Multi-label samples have no one class: they are split as a whole, not stratified.
+    A class of two or more has at least one in test, where test has a share at all. Multi-label
+    samples have no one class: they are split as a whole, not stratified.
 
     Raises
     ------
@@ -60,12 +61,14 @@ def split_by_fraction(
             hint="for example --test-fraction 0.2 --val-fraction 0.1",
         )
     chosen: dict[str, str] = {}
-    for group in _by_class(samples).values():
-        ranked = _ranked(group, seed)
-        n_test, n_val = _shares(len(ranked), rule)
-        chosen |= dict.fromkeys((s.name for s in ranked[:n_test]), "test")
-        chosen |= dict.fromkeys((s.name for s in ranked[n_test : n_test + n_val]), "val")
-    return _gather(samples, chosen, default="train")
+    for names in _ranked_classes(samples, seed).values():
+        n = len(names)
+        n_test = min(max(round(n * rule.test), 1 if rule.test else 0), n - 1)
+        n_val = min(round(n * rule.val), n - 1 - n_test)
+        chosen |= dict.fromkeys(names, "train")
+        chosen |= dict.fromkeys(names[:n_test], "test")
+        chosen |= dict.fromkeys(names[n_test : n_test + n_val], "val")
+    return _gather(samples, chosen)
 
 
 def split_per_class(
@@ -79,64 +82,50 @@ def split_per_class(
     """
     needed = rule.train + (1 if rule.test is None else rule.test)
     chosen: dict[str, str] = {}
-    for labels, group in _by_class(samples).items():
-        if len(group) < needed:
+    for labels, names in _ranked_classes(samples, seed).items():
+        if len(names) < needed:
             raise PackError(
-                f"class {labels}: expected at least {needed} images, found {len(group)}",
+                f"class {labels}: expected at least {needed} images, found {len(names)}",
                 hint="the source is not complete; get its files again",
             )
-        ranked = [sample.name for sample in _ranked(group, seed)]
-        n_test = len(ranked) - rule.train if rule.test is None else rule.test
-        chosen |= dict.fromkeys(ranked[: rule.train], "train")
-        chosen |= dict.fromkeys(ranked[rule.train : rule.train + n_test], "test")
-    return _gather(samples, chosen, default=None)
+        n_test = len(names) - rule.train if rule.test is None else rule.test
+        chosen |= dict.fromkeys(names[: rule.train], "train")
+        chosen |= dict.fromkeys(names[rule.train : rule.train + n_test], "test")
+    return _gather(samples, chosen)
 
 
 def choose(samples: Sequence[SourceSample], n: int, seed: int) -> list[SourceSample]:
     """A seeded choice of ``n`` samples (all where there are fewer), in their order."""
-    names = {sample.name for sample in _ranked(samples, seed)[:n]}
+    names = set(_ranked(samples, seed)[:n])
     return [sample for sample in samples if sample.name in names]
 
 
-def _by_class(samples: Sequence[SourceSample]) -> Mapping[tuple[int, ...], list[SourceSample]]:
-    """Samples by their one label; all together where any is multi-label."""
-    if any(len(sample.labels) != 1 for sample in samples):
-        return {(): list(samples)}
-    groups: dict[tuple[int, ...], list[SourceSample]] = defaultdict(list)
+def _ranked(samples: Iterable[SourceSample], seed: int) -> list[str]:
+    """Names in the order of the sha256 of seed and name."""
+
+    def rank(name: str) -> bytes:
+        return hashlib.sha256(f"{seed}/{name}".encode()).digest()
+
+    return sorted((sample.name for sample in samples), key=rank)
+
+
+def _ranked_classes(
+    samples: Sequence[SourceSample], seed: int
+) -> Mapping[tuple[int, ...], list[str]]:
+    """Ranked names by their one label; all together where any sample is multi-label."""
+    is_multi_label = any(len(sample.labels) != 1 for sample in samples)
+    classes: dict[tuple[int, ...], list[SourceSample]] = defaultdict(list)
     for sample in samples:
-        groups[sample.labels].append(sample)
-    return groups
-
-
-def _ranked(samples: Sequence[SourceSample], seed: int) -> list[SourceSample]:
-    """Samples in the order of the sha256 of seed and name."""
-
-    def rank(sample: SourceSample) -> bytes:
-        return hashlib.sha256(f"{seed}/{sample.name}".encode()).digest()
-
-    return sorted(samples, key=rank)
-
-
-def _shares(n: int, rule: FractionRule) -> tuple[int, int]:
-    """How many of ``n`` go to test and to val.
-
-    A class of two or more has at least one in test, where test has a share at all; every class
-    has at least one in train.
-    """
-    if n < 2:
-        return 0, 0
-    n_test = min(max(round(n * rule.test), 1 if rule.test else 0), n - 1)
-    n_val = min(round(n * rule.val), n - 1 - n_test)
-    return n_test, n_val
+        classes[() if is_multi_label else sample.labels].append(sample)
+    return {labels: _ranked(members, seed) for labels, members in classes.items()}
 
 
 def _gather(
-    samples: Sequence[SourceSample], chosen: Mapping[str, str], default: str | None
+    samples: Sequence[SourceSample], chosen: Mapping[str, str]
 ) -> Mapping[str, list[SourceSample]]:
     """The samples of each split, in their order; those with no split are left out."""
     splits: dict[str, list[SourceSample]] = {}
     for sample in samples:
-        split = chosen.get(sample.name, default)
-        if split is not None:
-            splits.setdefault(split, []).append(sample)
+        if sample.name in chosen:
+            splits.setdefault(chosen[sample.name], []).append(sample)
     return splits
