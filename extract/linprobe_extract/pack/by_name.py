@@ -6,8 +6,8 @@ from linprobe.benchmarks import find_known
 from linprobe.errors import ExtractError
 from linprobe.terminal import command, note, watching
 from linprobe_extract.pack.listing import PackOptions
-from linprobe_extract.pack.named import names_without_words
 from linprobe_extract.pack.pack import pack
+from linprobe_extract.pack.registry import names_without_words
 from linprobe_extract.shards.card import CARD_NAME
 
 

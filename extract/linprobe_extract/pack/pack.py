@@ -20,8 +20,8 @@ from linprobe.machine import available_cores
 from linprobe.names import first_few
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_extract.pack.listing import PackOptions, check_listing
-from linprobe_extract.pack.named import list_source, named_source
 from linprobe_extract.pack.plan import ORDER, PackPlan, PlannedShard, plan_pack, request_digest
+from linprobe_extract.pack.registry import list_source, named_source
 from linprobe_extract.pack.seal import check_counts, write_tree
 from linprobe_extract.pack.shard import ShardRecord, write_shard
 from linprobe_extract.pack.workspace import Workspace, check_output, has_size

@@ -24,16 +24,6 @@ KEY_NAME_LENGTH = 48
 
 
 @dataclass(frozen=True)
-class PlannedSample:
-    """One sample with the key that it will have."""
-
-    key: str
-    """Unique over the dataset, ASCII, without dots: ``train-0000017-iris_image_0243``."""
-    source: SourceSample
-    """The image and its labels."""
-
-
-@dataclass(frozen=True)
 class PlannedShard:
     """One tar to write."""
 
@@ -41,7 +31,9 @@ class PlannedShard:
     """The split it belongs to."""
     index: int
     """Its place among the shards planned for the split, from 0."""
-    samples: tuple[PlannedSample, ...]
+    first_row: int
+    """Row of its first sample in the split."""
+    samples: tuple[SourceSample, ...]
     """What goes into it, in order; at least one."""
 
 
@@ -74,7 +66,7 @@ def request_digest(source: str, options: PackOptions) -> str:
 
 
 def plan_pack(listing: Listing, request: str, options: PackOptions) -> PackPlan:
-    """Cut the listing into shards and name every sample.
+    """Cut the listing into shards.
 
     Parameters
     ----------
@@ -93,24 +85,23 @@ def plan_pack(listing: Listing, request: str, options: PackOptions) -> PackPlan:
         )
     shards: list[PlannedShard] = []
     for split in ORDER:
-        named = [
-            PlannedSample(sample_key(split, row, sample.name), sample)
-            for row, sample in enumerate(listing.splits.get(split, ()))
-        ]
-        parts = cut_shards(named, max_samples, options.shard_bytes)
-        shards += [PlannedShard(split, index, part) for index, part in enumerate(parts)]
+        first_row = 0
+        parts = cut_shards(listing.splits.get(split, ()), max_samples, options.shard_bytes)
+        for index, part in enumerate(parts):
+            shards.append(PlannedShard(split, index, first_row, part))
+            first_row += len(part)
     digest = digest_json({"request": request, "listing": listing_digest(listing)})
     return PackPlan(listing, request, digest, tuple(shards))
 
 
 def cut_shards(
-    samples: Sequence[PlannedSample], max_samples: int, max_bytes: int
-) -> list[tuple[PlannedSample, ...]]:
+    samples: Sequence[SourceSample], max_samples: int, max_bytes: int
+) -> list[tuple[SourceSample, ...]]:
     """Cut into consecutive shards of at most so many samples and so many bytes of tar."""
-    shards: list[list[PlannedSample]] = []
+    shards: list[list[SourceSample]] = []
     n_bytes = 0
     for sample in samples:
-        size = tar_bytes(sample.source.n_bytes)
+        size = tar_bytes(sample.n_bytes)
         if not shards or len(shards[-1]) == max_samples or n_bytes + size > max_bytes:
             shards.append([])
             n_bytes = 0
@@ -126,7 +117,10 @@ def tar_bytes(image_bytes: int) -> int:
 
 
 def sample_key(split: str, row: int, name: str) -> str:
-    """A unique key that still says which image it was: split, row, and the end of the name."""
+    """A unique key that still says which image it was: split, row, and the end of the name.
+
+    ASCII, without dots: ``train-0000017-iris_image_0243``.
+    """
     path = PurePosixPath(name)
     spoken = "_".join([*(part for part in path.parts[-2:-1] if part != split), path.stem])
     plain = unicodedata.normalize("NFKD", spoken).encode("ascii", "ignore").decode()

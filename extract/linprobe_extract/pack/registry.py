@@ -1,21 +1,36 @@
-"""Sources by their names: every module of ``pack.sources``, and the entry points of others.
+"""What a person's words name: a source, or a known dataset that one of the sources reads.
 
 To add a source, put a module with the names of :class:`Source` into ``pack/sources``; or, without
 a fork, name it as an entry point of the group ``linprobe.sources`` in a package of your own.
 """
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from linprobe.benchmarks import KnownDataset, find_known, known_datasets
 from linprobe.errors import PackError
+from linprobe.terminal import command
 from linprobe_extract.pack import sources as built_in
-from linprobe_extract.pack.listing import Listing, PackOptions
+from linprobe_extract.pack.listing import (
+    Listing,
+    PackOptions,
+    SourceSample,
+    dataset_slug,
+    parse_arguments,
+)
+from linprobe_extract.pack.sources import csv, folder, torchvision
+from linprobe_extract.pack.splits import choose, split_per_class
 
 GROUP = "linprobe.sources"
 """Entry points of this group are sources."""
+TABLE_NAME = "dataset.csv"
 
 
 @runtime_checkable
@@ -41,6 +56,20 @@ class Source(Protocol):
         ------
         PackError : it is not there, or not as it should be.
         """
+
+
+@dataclass(frozen=True)
+class NamedSource:
+    """A source and the words that it was given."""
+
+    request: str
+    """What of the words decides which shards come out."""
+    never_changes: bool
+    """As of :class:`Source`."""
+    path: Path | None
+    """The file or folder that is read; None where the words are no path."""
+    list_samples: Callable[[PackOptions], Listing]
+    """Lists the samples."""
 
 
 def sources() -> Mapping[str, Source]:
@@ -73,3 +102,124 @@ def sources() -> Mapping[str, Source]:
 def forms() -> str:
     """How every source is written, for help and hints."""
     return " | ".join(source.FORM for source in sources().values())
+
+
+def named_source(text: str) -> NamedSource:
+    """Find what ``text`` names, such as ``csv:flowers.csv`` or ``cifar10``.
+
+    Raises
+    ------
+    PackError : nothing of that name.
+    """
+    kind, colon, words = text.partition(":")
+    source = sources().get(kind)
+    if source is None or source.NAME == torchvision.NAME:
+        name, _, arguments = words.partition(":") if source else (kind, colon, words)
+        row = find_known(name)
+        if row is not None:
+            by_hand = row.torchvision is None
+            return NamedSource(text, not by_hand, None, partial(list_known, row, arguments))
+    if source is None or bool(words) != (":" in source.FORM):
+        close = get_close_matches(text, names_without_words(), n=3)
+        known = f"{forms()}, or a dataset that '{command('datasets')}' lists"
+        hint = f"did you mean {' or '.join(close)}?" if close else known
+        raise PackError(f"unknown source {text!r}", hint=hint)
+    return NamedSource(
+        request=kind if source.IS_PATH else text,
+        never_changes=source.NEVER_CHANGES,
+        path=Path(words).expanduser() if source.IS_PATH else None,
+        list_samples=partial(source.list_samples, words),
+    )
+
+
+def names_without_words() -> tuple[str, ...]:
+    """The names that need nothing more: sources without words, and the known datasets."""
+    alone = (source.NAME for source in sources().values() if ":" not in source.FORM)
+    return (*alone, *(row.slug for row in known_datasets()))
+
+
+def list_source(source: NamedSource, out: Path, options: PackOptions) -> Listing:
+    """List the samples of a source that is to be packed into ``out``.
+
+    Raises
+    ------
+    PackError : its files are not as they should be, or ``out`` lies among them.
+    """
+    root = options.root or out.with_name(f"{out.name}.source")
+    for packed in (source.path, root):
+        if packed is not None and out.resolve().is_relative_to(packed.resolve()):
+            raise PackError(
+                f"{out} lies inside {packed}, which is packed: the next run would list the shards",
+                hint="choose an --out folder outside the source",
+            )
+    listing = source.list_samples(replace(options, root=root))
+    return replace(
+        listing,
+        name=dataset_slug(options.name) if options.name else listing.name,
+        expected=listing.expected if options.check_counts else None,
+    )
+
+
+def list_known(row: KnownDataset, arguments: str, options: PackOptions) -> Listing:
+    """List a known dataset.
+
+    Parameters
+    ----------
+    arguments : ``key=value,...`` passed to the torchvision class, such as ``folds=3``; with any,
+        sizes are no longer expected to be those of the table.
+
+    Raises
+    ------
+    PackError : its files are not there or not as expected, or have other classes.
+    """
+    if row.torchvision is None:
+        listing = _list_by_hand(row, options)
+    else:
+        listing = torchvision.list_class(row.torchvision, parse_arguments(arguments), options)
+    if options.check_counts and len(listing.classes) != row.n_classes:
+        raise PackError(
+            f"{row.slug}: expected {row.n_classes} classes, found {len(listing.classes)}",
+            hint="get the files again; or pass --any-counts to pack what is there",
+        )
+    splits, note = _split(row, listing.splits, options.seed)
+    return replace(
+        listing,
+        name=row.slug,
+        splits=splits,
+        is_multi_label=row.is_multi_label,
+        metric=row.metric,
+        notes=(note, row.note) if row.note else (note,),
+        expected=None if arguments else row.sizes,
+    )
+
+
+def _list_by_hand(row: KnownDataset, options: PackOptions) -> Listing:
+    """List the folder or table that the user made of a dataset that nothing downloads."""
+    root = options.root or Path()
+    if not root.exists():
+        raise PackError(
+            f"{row.slug} cannot be downloaded: get {row.files}; {root} is not there",
+            hint=f"{command('pack', row.slug)} --root DIR, where DIR holds train/CLASS/IMAGE and "
+            f"test/CLASS/IMAGE{' or CLASS/IMAGE' if row.rule else ''}, or {TABLE_NAME} "
+            "(path,label,split)",
+        )
+    if (root / TABLE_NAME).exists():
+        return csv.list_samples(str(root / TABLE_NAME), options)
+    listing = folder.list_samples(str(root), options)
+    if row.rule is None:
+        return listing
+    everything = [sample for samples in listing.splits.values() for sample in samples]
+    return replace(listing, splits={"all": sorted(everything, key=lambda sample: sample.name)})
+
+
+def _split(
+    row: KnownDataset, splits: Mapping[str, Sequence[SourceSample]], seed: int
+) -> tuple[Mapping[str, Sequence[SourceSample]], str]:
+    """The splits that the table promises, and how they were made."""
+    if row.rule is not None and "all" in splits:
+        return split_per_class(splits["all"], row.rule, seed)
+    if row.is_subset and row.sizes is not None:
+        sizes = row.sizes
+        chosen = {split: choose(samples, sizes[split], seed) for split, samples in splits.items()}
+        return chosen, f"{row.split}, chosen by seed {seed}"
+    return splits, f"split: {row.split}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from linprobe.disk import atomic_file
-from linprobe_extract.pack.plan import TAR_BLOCK, PlannedShard
+from linprobe_extract.pack.plan import TAR_BLOCK, PlannedShard, sample_key
 from linprobe_extract.shards.card import UnreadableImage
 
 RECORD_BYTES = 20 * TAR_BLOCK
@@ -83,22 +83,26 @@ def write_shard(
     unreadable: list[UnreadableImage] = []
     digest = hashlib.sha256()
     with atomic_file(path) as file:
-        for sample in shard.samples:
-            name, labels = sample.source.name, sample.source.labels
+        for row, sample in enumerate(shard.samples, shard.first_row):
+            key = sample_key(shard.split, row, sample.name)
             try:
-                image = sample.source.read()
+                image = sample.read()
                 defect = image_defect(image)
             except OSError as error:
                 image, defect = b"", f"cannot be read: {error.strerror or error}"
-            packed = PackedImage(sample.key, name, labels, hashlib.sha256(image).hexdigest())
+            sha256 = hashlib.sha256(image).hexdigest()
+            packed = PackedImage(key, sample.name, sample.labels, sha256)
             if defect is not None:
-                unreadable.append(UnreadableImage(shard.split, name, defect))
-            elif packed.sha256 in elsewhere:
+                unreadable.append(UnreadableImage(shard.split, sample.name, defect))
+            elif sha256 in elsewhere:
                 dropped.append(packed)
             else:
-                extension = sample.source.extension or sniff_extension(image)
-                label = _label_member(sample.key, labels, is_multi_label=is_multi_label)
-                members = _member(f"{sample.key}.{extension}", image) + label
+                members = _member(f"{key}.{sample.extension or sniff_extension(image)}", image)
+                if is_multi_label:
+                    label = json.dumps({LABELS_FIELD: list(sample.labels)})
+                    members += _member(f"{key}.json", label.encode())
+                else:
+                    members += _member(f"{key}.cls", str(sample.labels[0]).encode())
                 file.write(members)
                 digest.update(members)
                 kept.append(packed)
@@ -117,13 +121,6 @@ def write_shard(
         dropped=tuple(dropped),
         unreadable=tuple(unreadable),
     )
-
-
-def _label_member(key: str, labels: tuple[int, ...], *, is_multi_label: bool) -> bytes:
-    """The member that holds the label: ``.cls``, or ``.json`` for several."""
-    if is_multi_label:
-        return _member(f"{key}.json", json.dumps({LABELS_FIELD: list(labels)}).encode())
-    return _member(f"{key}.cls", str(labels[0]).encode())
 
 
 def _member(name: str, content: bytes) -> bytes:

@@ -8,73 +8,48 @@ so adding images to a class moves few of the old ones across.
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from linprobe.benchmarks import PerClassRule
 from linprobe.errors import PackError
 from linprobe_extract.pack.listing import PackOptions, SourceSample
 
 
-@dataclass(frozen=True)
-class FractionRule:
-    """Stratified shares: a part of every class goes to val and to test, the rest to train."""
-
-    test: float
-    """Share of each class for test, in [0, 1)."""
-    val: float = 0.0
-    """Share of each class for val, in [0, 1); the shares sum to less than 1."""
-
-
-def describe_rule(rule: FractionRule | PerClassRule, seed: int) -> str:
-    """A rule in words, for the notes of a card."""
-    if isinstance(rule, PerClassRule):
-        test = "the rest" if rule.test is None else f"{rule.test}"
-        return f"split by seed {seed}: {rule.train} of each class train, {test} test"
-    val = f", {rule.val:.0%} val" if rule.val else ""
-    return f"split by seed {seed}, stratified: {rule.test:.0%} test{val}, the rest train"
-
-
 def split_by_options(
     samples: Sequence[SourceSample], options: PackOptions
 ) -> tuple[Mapping[str, list[SourceSample]], str]:
-    """Split a source without splits by the shares of the options; the splits and the rule."""
-    rule = FractionRule(options.test_fraction, options.val_fraction)
-    return split_by_fraction(samples, rule, options.seed), describe_rule(rule, options.seed)
+    """Split each class by the shares of the options, rounded; the splits, and the rule in words.
 
-
-def split_by_fraction(
-    samples: Sequence[SourceSample], rule: FractionRule, seed: int
-) -> Mapping[str, list[SourceSample]]:
-    """Split each class by shares, rounded; every class has at least one sample in train.
-
-    A class of two or more has at least one in test, where test has a share at all. Multi-label
-    samples have no one class: they are split as a whole, not stratified.
+    Every class has at least one sample in train; one of two or more has at least one in test,
+    where test has a share at all. Multi-label samples have no one class: they are split as a
+    whole, not stratified.
 
     Raises
     ------
     PackError : shares outside [0, 1), or summing to 1 or more.
     """
-    if min(rule.test, rule.val) < 0 or rule.test + rule.val >= 1:
+    test, val, seed = options.test_fraction, options.val_fraction, options.seed
+    if min(test, val) < 0 or test + val >= 1:
         raise PackError(
-            f"expected shares of 0 or more that sum to less than 1, found test {rule.test} and "
-            f"val {rule.val}",
+            "expected shares of 0 or more that sum to less than 1, found test "
+            f"{test} and val {val}",
             hint="for example --test-fraction 0.2 --val-fraction 0.1",
         )
     chosen: dict[str, str] = {}
     for names in _ranked_classes(samples, seed).values():
         n = len(names)
-        n_test = min(max(round(n * rule.test), 1 if rule.test else 0), n - 1)
-        n_val = min(round(n * rule.val), n - 1 - n_test)
+        n_test = min(max(round(n * test), 1 if test else 0), n - 1)
+        n_val = min(round(n * val), n - 1 - n_test)
         chosen |= dict.fromkeys(names, "train")
         chosen |= dict.fromkeys(names[:n_test], "test")
         chosen |= dict.fromkeys(names[n_test : n_test + n_val], "val")
-    return _gather(samples, chosen)
+    shares = f"{test:.0%} test, {val:.0%} val" if val else f"{test:.0%} test"
+    return _gather(samples, chosen), f"split by seed {seed}, stratified: {shares}, the rest train"
 
 
 def split_per_class(
     samples: Sequence[SourceSample], rule: PerClassRule, seed: int
-) -> Mapping[str, list[SourceSample]]:
-    """Take the same number of every class for train, then for test.
+) -> tuple[Mapping[str, list[SourceSample]], str]:
+    """Take the same number of every class for train, then for test; the splits, and the rule.
 
     Raises
     ------
@@ -91,7 +66,9 @@ def split_per_class(
         n_test = len(names) - rule.train if rule.test is None else rule.test
         chosen |= dict.fromkeys(names[: rule.train], "train")
         chosen |= dict.fromkeys(names[rule.train : rule.train + n_test], "test")
-    return _gather(samples, chosen)
+    test = "the rest" if rule.test is None else rule.test
+    note = f"split by seed {seed}: {rule.train} of each class train, {test} test"
+    return _gather(samples, chosen), note
 
 
 def choose(samples: Sequence[SourceSample], n: int, seed: int) -> list[SourceSample]:
