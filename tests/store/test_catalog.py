@@ -4,11 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from store_factories import (
-    NAMES,
-    encoder_spec,
-    register,
-)
+from store_factories import NAMES, encoder_spec, register
 
 from linprobe.errors import IntegrityError, LinprobeError, MismatchError, NotFoundError, StoreError
 from linprobe_store.format.spec import EncoderNames, Tap

@@ -8,13 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from store_factories import (
-    dataset_spec,
-    encoder_spec,
-    fingerprint,
-    root_of,
-    sealed_split,
-)
+from store_factories import dataset_spec, encoder_spec, fingerprint, root_of, sealed_split
 
 from linprobe.errors import IntegrityError, LinprobeError, StoreError
 from linprobe_store.care.verify import verify_store

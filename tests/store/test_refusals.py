@@ -6,14 +6,7 @@ from typing import cast
 
 import numpy as np
 import pytest
-from store_factories import (
-    block,
-    dataset_spec,
-    encoder_spec,
-    fingerprint,
-    register,
-    write_part,
-)
+from store_factories import block, dataset_spec, encoder_spec, fingerprint, register, write_part
 
 from linprobe.errors import MismatchError, NotFoundError, StoreError
 from linprobe_store.format.spec import (

@@ -8,11 +8,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 import pytest
-from store_factories import (
-    encoder_of,
-    encoder_spec,
-    sealed_split,
-)
+from store_factories import encoder_of, encoder_spec, sealed_split
 
 from linprobe.door import VERBS
 from linprobe_store.format.spec import (

@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_factories import (
-    block,
-    encoder_of,
-    encoder_spec,
-    fingerprint,
-    sealed_split,
-    write_part,
-)
+from store_factories import block, encoder_of, encoder_spec, fingerprint, sealed_split, write_part
 
 from linprobe.errors import IntegrityError, MismatchError, StoreError
 from linprobe.records import canonical_json, digest_json, parse, plain

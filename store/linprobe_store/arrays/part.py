@@ -2,18 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from linprobe.disk import Staging, told_as_store_error
 from linprobe.errors import MismatchError, StoreError
 from linprobe_store.arrays.unit_writer import UnitWriter
-from linprobe_store.format.commit import (
-    PartCommit,
-    check_files,
-    check_origin,
-    read_commit,
-    sign,
-)
+from linprobe_store.format.commit import PartCommit, check_files, check_origin, read_commit, sign
 from linprobe_store.format.layout import COMMIT_FILE, PARTS_FOLDER, part_folder
 from linprobe_store.format.spec import EncoderSpec, FeatureBlock, ShardFingerprint, SkippedSample
 
@@ -67,12 +60,7 @@ class PartWriter:
     def __enter__(self) -> "PartWriter":
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._unit.abandon()
         self._staging.discard()
 

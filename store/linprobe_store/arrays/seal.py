@@ -21,12 +21,7 @@ from linprobe.terminal import command
 from linprobe_store.arrays.part import find_part, part_path
 from linprobe_store.arrays.unit_maps import Keys, UnitArrays, map_unit
 from linprobe_store.arrays.unit_writer import UnitWriter
-from linprobe_store.format.commit import (
-    PartCommit,
-    PartRows,
-    check_files,
-    sign,
-)
+from linprobe_store.format.commit import PartCommit, PartRows, check_files, sign
 from linprobe_store.format.layout import COMMIT_FILE
 from linprobe_store.format.spec import (
     DatasetSpec,

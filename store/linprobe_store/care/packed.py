@@ -27,11 +27,7 @@ from linprobe_store.format.commit import (
     parse_signed,
     sign,
 )
-from linprobe_store.format.layout import (
-    COMMIT_FILE,
-    DATA_FOLDER,
-    PACKED_FILE,
-)
+from linprobe_store.format.layout import COMMIT_FILE, DATA_FOLDER, PACKED_FILE
 from linprobe_store.format.zarr_v3 import ArrayGeometry, parse_geometry
 from linprobe_store.handles.split import Split
 

@@ -14,15 +14,8 @@ from linprobe.errors import NotFoundError, StoreError
 from linprobe_store.arrays.mapping import MappedArray
 from linprobe_store.arrays.unit_maps import Keys, UnitArrays
 from linprobe_store.format.checksums import check_content
-from linprobe_store.format.commit import (
-    SplitCommit,
-)
-from linprobe_store.format.layout import (
-    DATA_FOLDER,
-    KEYS_BYTES,
-    KEYS_OFFSETS,
-    LABELS,
-)
+from linprobe_store.format.commit import SplitCommit
+from linprobe_store.format.layout import DATA_FOLDER, KEYS_BYTES, KEYS_OFFSETS, LABELS
 from linprobe_store.format.spec import (
     DatasetNames,
     DatasetSpec,
