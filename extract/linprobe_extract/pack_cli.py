@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from linprobe.benchmarks import KnownDataset, known_datasets
+from linprobe.benchmarks import known_datasets
 from linprobe.names import SPLITS, first_few
 from linprobe.options import JsonOption
 from linprobe.records import JsonValue
@@ -161,28 +161,28 @@ def _total_bytes(card: DatasetCard) -> int:
 
 def datasets(as_json: JsonOption = False) -> None:
     """List the datasets that pack knows by name."""
-    if as_json:
-        emit_json({"datasets": [row_json(row) for row in known_datasets()]})
-    else:
+    if not as_json:
         emit(datasets_table())
-
-
-def row_json(row: KnownDataset) -> JsonValue:
-    """A row of the table as one JSON object."""
-    return {
-        "name": row.slug,
-        "title": row.title,
-        "classes": row.n_classes,
-        "headline_metric": row.metric,
-        "sizes": dict(row.sizes or {}) or None,
-        "paper_sizes": dict(zip(("train", "test"), row.paper_sizes or (), strict=False)) or None,
-        "split": row.split,
-        "provider": row.provider,
-        "torchvision": row.torchvision.name if row.torchvision else None,
-        "files": row.files,
-        "citation": row.citation,
-        "note": row.note,
-    }
+        return
+    rows: list[JsonValue] = [
+        {
+            "name": row.slug,
+            "title": row.title,
+            "classes": row.n_classes,
+            "headline_metric": row.metric,
+            "sizes": row.sizes,
+            "paper_sizes": row.paper_sizes
+            and dict(zip(("train", "test"), row.paper_sizes, strict=True)),
+            "split": row.split,
+            "provider": row.provider,
+            "torchvision": row.torchvision.name if row.torchvision else None,
+            "files": row.files,
+            "citation": row.citation,
+            "note": row.note,
+        }
+        for row in known_datasets()
+    ]
+    emit_json({"datasets": rows})
 
 
 def datasets_table() -> str:

@@ -95,26 +95,16 @@ class Listing:
 
 
 def check_listing(listing: Listing) -> None:
-    """Refuse a listing that no probe could use.
-
-    Raises
-    ------
-    PackError : what :func:`check_classes` refuses, an empty split, no train split, or labels
-        outside the classes, or not exactly one where one is meant.
-    """
+    """Raise PackError where classes, splits or labels are such that no probe could use them."""
     check_classes(listing.classes)
     k = len(listing.classes)
     if not listing.splits.get("train"):
-        raise PackError(
-            f"{listing.name}: no images for the train split",
-            hint="put images under train/CLASS/, or give one folder of classes to be split",
-        )
+        hint = "put images under train/CLASS/, or give one folder of classes to be split"
+        raise PackError(f"{listing.name}: no images for the train split", hint=hint)
     for split, samples in listing.splits.items():
         if not samples:
-            raise PackError(
-                f"{listing.name}: the {split} split is empty",
-                hint=f"remove the empty {split} split, or put images into it",
-            )
+            hint = f"remove the empty {split} split, or put images into it"
+            raise PackError(f"{listing.name}: the {split} split is empty", hint=hint)
         for sample in samples:
             if any(not 0 <= label < k for label in sample.labels):
                 raise PackError(
@@ -122,21 +112,13 @@ def check_listing(listing: Listing) -> None:
                     hint="the source names fewer classes than its labels use",
                 )
             if not listing.is_multi_label and len(sample.labels) != 1:
-                raise PackError(
-                    f"{sample.name}: expected one label, found {len(sample.labels)}",
-                    hint="give every image one label, or pack it as multi-label with "
-                    "--label-separator",
-                )
+                hint = "give every image one label, or pack as multi-label with --label-separator"
+                n = len(sample.labels)
+                raise PackError(f"{sample.name}: expected one label, found {n}", hint=hint)
 
 
 def check_classes(classes: Sequence[str]) -> None:
-    """Refuse class names that cannot be told apart or stored.
-
-    Raises
-    ------
-    PackError : fewer than two, two equal after Unicode normalisation, or one that is blank or
-        holds a line break or a byte order mark.
-    """
+    """Raise PackError where class names are fewer than two, cannot be told apart, or stored."""
     if len(classes) < 2:
         raise PackError(
             f"expected at least 2 classes, found {len(classes)}: {', '.join(classes) or 'none'}",
@@ -171,19 +153,13 @@ def dataset_slug(text: str) -> str:
 
 
 def parse_arguments(text: str) -> dict[str, Argument]:
-    """Arguments of a source from ``key=value,...``; whole numbers and true/false are such.
-
-    Raises
-    ------
-    PackError : a part without ``=``.
-    """
+    """Arguments from ``key=value,...``, numbers and true/false as such; else PackError."""
     arguments: dict[str, Argument] = {}
     for part in text.split(",") if text else ():
         key, equals, value = part.partition("=")
         if not equals or not key.isidentifier():
-            raise PackError(
-                f"expected key=value, found {part!r}", hint="for example torchvision:STL10:folds=3"
-            )
+            hint = "for example torchvision:STL10:folds=3"
+            raise PackError(f"expected key=value, found {part!r}", hint=hint)
         truth: dict[str, Argument] = {"true": True, "false": False}
         arguments[key] = int(value) if value.isdecimal() else truth.get(value.lower(), value)
     return arguments

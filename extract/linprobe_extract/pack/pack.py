@@ -91,7 +91,7 @@ def pack(source: str, out: Path, options: PackOptions, watch: Watch = ignore) ->
     try:
         with told_as_store_error(out), workspace.opened(plan.digest, restart=options.overwrite):
             records, n_packed = _write_shards(workspace, plan, options, watch)
-            check_counts(listing, [image for record in records for image in record.unreadable])
+            check_counts(listing, records)
             card = write_tree(workspace, plan, source, options.seed, records)
     except StoreError as error:
         raise PackError(f"cannot write {out}: {error.message}", hint=error.hint) from error

@@ -52,13 +52,7 @@ class PackPlan:
 
 
 def request_digest(source: str, options: PackOptions) -> str:
-    """Sha256 over the source and the options that change what is packed.
-
-    Parameters
-    ----------
-    source : what of its name counts; of a folder or a table not the place, since what is in it is
-        in the listing.
-    """
+    """Sha256 over ``NamedSource.request`` and the options that change what is packed."""
     shaping = asdict(options)
     for name in ("root", "download", "check_counts", "jobs", "overwrite"):
         del shaping[name]
@@ -66,27 +60,17 @@ def request_digest(source: str, options: PackOptions) -> str:
 
 
 def plan_pack(listing: Listing, request: str, options: PackOptions) -> PackPlan:
-    """Cut the listing into shards.
-
-    Parameters
-    ----------
-    request : of :func:`request_digest`.
-
-    Raises
-    ------
-    PackError : a shard limit below 1.
-    """
-    max_samples = options.shard_samples or listing.shard_samples
-    if max_samples < 1 or options.shard_bytes < 1:
+    """Cut the listing into shards, all decided; PackError where a shard limit is below 1."""
+    max_samples, max_bytes = options.shard_samples or listing.shard_samples, options.shard_bytes
+    if max_samples < 1 or max_bytes < 1:
         raise PackError(
-            f"expected shard limits of at least 1, found {options.shard_samples} samples and "
-            f"{options.shard_bytes} bytes",
+            f"expected shard limits from 1, found {max_samples} samples and {max_bytes} bytes",
             hint="for example --shard-samples 1000 --shard-bytes 268435456",
         )
     shards: list[PlannedShard] = []
     for split in ORDER:
         first_row = 0
-        parts = cut_shards(listing.splits.get(split, ()), max_samples, options.shard_bytes)
+        parts = cut_shards(listing.splits.get(split, ()), max_samples, max_bytes)
         for index, part in enumerate(parts):
             shards.append(PlannedShard(split, index, first_row, part))
             first_row += len(part)

@@ -24,12 +24,7 @@ ZLIB_HEADER = b"\x78\x01"
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Encode gray (h, w) or RGB (h, w, 3) uint8 pixels; a function of the pixels alone.
-
-    Raises
-    ------
-    ValueError : another shape or dtype.
-    """
+    """Encode gray (h, w) or RGB (h, w, 3) uint8 pixels, by them alone; others are a ValueError."""
     if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[2:] not in ((), (3,)):
         raise ValueError(f"expected uint8 (h, w) or (h, w, 3), found {pixels.dtype} {pixels.shape}")
     height, width = pixels.shape[:2]
@@ -60,13 +55,10 @@ def _store(content: bytes) -> bytes:
 def pixel_samples(
     images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], labels: Iterable[int], names: str
 ) -> list[SourceSample]:
-    """Samples of images of one size, each encoded when it is read.
+    """Samples of n images (h, w) or (h, w, 3) uint8 of one size, each encoded when it is read.
 
-    Parameters
-    ----------
-    images : n images (h, w) or (h, w, 3), uint8; any container that gives them by position.
-    labels : n class ids.
-    names : format of the names, such as ``train/{:06d}``.
+    ``images`` is any container that gives them by position, ``labels`` are n class ids, and
+    ``names`` is the format of the names, such as ``train/{:06d}``.
     """
     n_bytes = len(encode_png(images[0])) if len(images) else 0
     return [

@@ -50,12 +50,7 @@ class Source(Protocol):
     """Whether a finished dataset of the same words needs no new listing."""
 
     def list_samples(self, words: str, options: PackOptions) -> Listing:
-        """List what ``words``, the text after the colon, name.
-
-        Raises
-        ------
-        PackError : it is not there, or not as it should be.
-        """
+        """List what ``words``, the text after the colon, name; PackError where that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +64,10 @@ class NamedSource:
     path: Path | None
     """The file or folder that is read; None where the words are no path."""
     list_samples: Callable[[PackOptions], Listing]
-    """Lists the samples."""
 
 
 def sources() -> Mapping[str, Source]:
-    """Every source by its name, our own first.
-
-    Raises
-    ------
-    PackError : an entry point is no source, or has the name of another.
-    """
+    """Every source by its name, our own first; PackError where an entry point is none."""
     modules = sorted(module.name for module in pkgutil.iter_modules(built_in.__path__))
     ours = [(name, import_module(f"{built_in.__name__}.{name}")) for name in modules]
     others = [(point.value, point.load()) for point in entry_points(group=GROUP)]
@@ -91,10 +80,8 @@ def sources() -> Mapping[str, Source]:
                 hint=f"correct the entry point {GROUP} of its package, or uninstall it",
             )
         if source.NAME in by_name:
-            raise PackError(
-                f"two sources are called {source.NAME}, one of them {place}",
-                hint=f"rename it in its package, which names the entry point {GROUP}",
-            )
+            hint = f"rename it in its package, which names the entry point {GROUP}"
+            raise PackError(f"two sources are called {source.NAME}, one of them {place}", hint=hint)
         by_name[source.NAME] = source
     return by_name
 
@@ -105,12 +92,7 @@ def forms() -> str:
 
 
 def named_source(text: str) -> NamedSource:
-    """Find what ``text`` names, such as ``csv:flowers.csv`` or ``cifar10``.
-
-    Raises
-    ------
-    PackError : nothing of that name.
-    """
+    """What ``text`` names, such as ``csv:flowers.csv`` or ``cifar10``; PackError where nothing."""
     kind, colon, words = text.partition(":")
     source = sources().get(kind)
     if source is None or source.NAME == torchvision.NAME:
@@ -139,12 +121,7 @@ def names_without_words() -> tuple[str, ...]:
 
 
 def list_source(source: NamedSource, out: Path, options: PackOptions) -> Listing:
-    """List the samples of a source that is to be packed into ``out``.
-
-    Raises
-    ------
-    PackError : its files are not as they should be, or ``out`` lies among them.
-    """
+    """List what is to be packed into ``out``; PackError also where ``out`` lies among it."""
     root = options.root or out.with_name(f"{out.name}.source")
     for packed in (source.path, root):
         if packed is not None and out.resolve().is_relative_to(packed.resolve()):
@@ -161,16 +138,10 @@ def list_source(source: NamedSource, out: Path, options: PackOptions) -> Listing
 
 
 def list_known(row: KnownDataset, arguments: str, options: PackOptions) -> Listing:
-    """List a known dataset.
+    """List a known dataset; PackError where its files or classes are not as expected.
 
-    Parameters
-    ----------
-    arguments : ``key=value,...`` passed to the torchvision class, such as ``folds=3``; with any,
-        sizes are no longer expected to be those of the table.
-
-    Raises
-    ------
-    PackError : its files are not there or not as expected, or have other classes.
+    ``arguments``, such as ``folds=3``, go to the torchvision class; with any, sizes are no longer
+    expected to be those of the table.
     """
     if row.torchvision is None:
         listing = _list_by_hand(row, options)

@@ -13,23 +13,13 @@ from linprobe_extract.pack.listing import Listing
 from linprobe_extract.pack.plan import PackPlan
 from linprobe_extract.pack.shard import LABELS_FIELD, PackedImage, ShardRecord
 from linprobe_extract.pack.workspace import Workspace
-from linprobe_extract.shards.card import (
-    DatasetCard,
-    DuplicateImage,
-    ShardCard,
-    SplitCard,
-    UnreadableImage,
-)
+from linprobe_extract.shards.card import DatasetCard, DuplicateImage, ShardCard, SplitCard
 
 
-def check_counts(listing: Listing, unreadable: Sequence[UnreadableImage] = ()) -> None:
-    """Refuse a known dataset that does not have its published sizes.
-
-    Raises
-    ------
-    PackError : a split, without what is unreadable, has another size than ``listing.expected``.
-    """
+def check_counts(listing: Listing, records: Sequence[ShardRecord] = ()) -> None:
+    """Raise PackError where what is readable of a known dataset has not its published sizes."""
     counts = Counter({split: len(samples) for split, samples in listing.splits.items()})
+    unreadable = [image for record in records for image in record.unreadable]
     counts.subtract(image.split for image in unreadable)
     if listing.expected is None or listing.expected == counts:
         return
@@ -39,10 +29,8 @@ def check_counts(listing: Listing, unreadable: Sequence[UnreadableImage] = ()) -
     )
     names = first_few(image.name for image in unreadable)
     because = f"; {len(unreadable)} unreadable: {names}" if unreadable else ""
-    raise PackError(
-        f"{listing.name}: expected {expected}, found {present}{because}",
-        hint="get the files again; or pass --any-counts to pack what is there",
-    )
+    hint = "get the files again; or pass --any-counts to pack what is there"
+    raise PackError(f"{listing.name}: expected {expected}, found {present}{because}", hint=hint)
 
 
 def write_tree(
@@ -50,15 +38,8 @@ def write_tree(
 ) -> DatasetCard:
     """Assemble the finished layout in the workspace and show it; the card is written last.
 
-    Parameters
-    ----------
-    source, seed : as given, for the card.
-    records : one for every planned shard, in the order of the plan.
-
-    Raises
-    ------
-    PackError : a split has no image left.
-    StoreError : the operating system refused.
+    ``source`` and ``seed`` are for the card; ``records`` has one for every planned shard, in the
+    order of the plan. PackError where a split has no image left.
     """
     listing = plan.listing
     splits: dict[str, SplitCard] = {}
@@ -105,7 +86,11 @@ def _write_split(workspace: Workspace, folder: Path, records: Sequence[ShardReco
     shards = []
     for number, record in enumerate(records):
         shards.append(ShardCard(f"{number}.tar", record.bytes, record.sha256, len(record.kept)))
-        workspace.place(record, folder / f"{number}.tar")
+        tar, final = workspace.tar_path(record), folder / f"{number}.tar"
+        try:  # a link keeps the tar, so that a failure from here on costs no work
+            final.hardlink_to(tar)
+        except OSError:
+            tar.rename(final)
         for image in record.kept:
             rows.writerow((image.key, image.name, " ".join(map(str, image.labels)), image.sha256))
     write_atomic(folder / "nshards.txt", f"{len(shards)}\n".encode())

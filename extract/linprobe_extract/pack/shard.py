@@ -27,16 +27,13 @@ LABELS_FIELD = "labels"
 
 @dataclass(frozen=True)
 class PackedImage:
-    """An image that was read whole and could be decoded."""
+    """An image that was read whole and could be decoded, with the sha256 of its bytes in hex."""
 
     key: str
-    """Sample key in the shard."""
     name: str
     """Name in the source."""
     labels: tuple[int, ...]
-    """Class ids."""
     sha256: str
-    """Sha256 of the image bytes, as 64 hex digits."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +45,9 @@ class ShardRecord:
     index: int
     """Its place in the plan."""
     bytes: int
-    """Size of the tar in bytes."""
+    """Size of the tar."""
     sha256: str
-    """Sha256 of the tar, as 64 hex digits."""
+    """Of the tar, as 64 hex digits."""
     kept: tuple[PackedImage, ...]
     """In the tar, in order."""
     dropped: tuple[PackedImage, ...]
@@ -67,16 +64,10 @@ def write_shard(
     elsewhere: Set[str],
     on_sample: Callable[[], None],
 ) -> ShardRecord:
-    """Write the tar of a shard; it shows as ``path`` when it is whole and synced.
+    """Write the tar of a shard; it shows as ``path`` when it is whole and synced, else StoreError.
 
-    Parameters
-    ----------
-    elsewhere : sha256 (64 hex digits) of images to leave out because another split holds them.
-    on_sample : called after each sample, from this thread.
-
-    Raises
-    ------
-    StoreError : the tar cannot be written. An image that cannot be read does not raise.
+    Images with a sha256 in ``elsewhere``, which another split holds, are left out. ``on_sample`` is
+    called after each sample, from this thread.
     """
     kept: list[PackedImage] = []
     dropped: list[PackedImage] = []

@@ -20,18 +20,13 @@ def split_by_options(
     """Split each class by the shares of the options, rounded; the splits, and the rule in words.
 
     Every class has at least one sample in train; one of two or more has at least one in test,
-    where test has a share at all. Multi-label samples have no one class: they are split as a
-    whole, not stratified.
-
-    Raises
-    ------
-    PackError : shares outside [0, 1), or summing to 1 or more.
+    where test has a share at all. Multi-label samples are split as a whole, not stratified.
+    PackError where the shares are no shares.
     """
     test, val, seed = options.test_fraction, options.val_fraction, options.seed
     if min(test, val) < 0 or test + val >= 1:
         raise PackError(
-            "expected shares of 0 or more that sum to less than 1, found test "
-            f"{test} and val {val}",
+            f"expected shares from 0 that sum to less than 1, found test {test} and val {val}",
             hint="for example --test-fraction 0.2 --val-fraction 0.1",
         )
     chosen: dict[str, str] = {}
@@ -49,12 +44,7 @@ def split_by_options(
 def split_per_class(
     samples: Sequence[SourceSample], rule: PerClassRule, seed: int
 ) -> tuple[Mapping[str, list[SourceSample]], str]:
-    """Take the same number of every class for train, then for test; the splits, and the rule.
-
-    Raises
-    ------
-    PackError : a class has too few samples.
-    """
+    """Take the same number of every class for train, then for test, or PackError; and the rule."""
     needed = rule.train + (1 if rule.test is None else rule.test)
     chosen: dict[str, str] = {}
     for labels, names in _ranked_classes(samples, seed).items():
@@ -79,11 +69,8 @@ def choose(samples: Sequence[SourceSample], n: int, seed: int) -> list[SourceSam
 
 def _ranked(samples: Iterable[SourceSample], seed: int) -> list[str]:
     """Names in the order of the sha256 of seed and name."""
-
-    def rank(name: str) -> bytes:
-        return hashlib.sha256(f"{seed}/{name}".encode()).digest()
-
-    return sorted((sample.name for sample in samples), key=rank)
+    names = (sample.name for sample in samples)
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
 
 
 def _ranked_classes(

@@ -33,14 +33,11 @@ SUN_FILES = {"train": "Training_01.txt", "test": "Testing_01.txt"}
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """One split of a class of torchvision, and where its files are."""
+    """One split (train, val, test or all) of a class of torchvision, and where its files are."""
 
     dataset: Any
-    """The object of torchvision's class."""
     root: Path
-    """Where its files are."""
     split: str
-    """``train``, ``val``, ``test`` or ``all``."""
     download: bool
     """Whether missing files may be downloaded."""
 
@@ -100,10 +97,8 @@ def read_fer(files: SplitFiles) -> list[SourceSample]:
     """FER2013: torchvision's test split is PublicTest and PrivateTest together."""
     table = files.root / "fer2013" / "fer2013.csv"
     if not table.exists():
-        raise PackError(
-            f"{table} is not there",
-            hint="of the challenge's files only fer2013.csv holds the labels of all splits",
-        )
+        hint = "of the challenge's files only fer2013.csv holds the labels of all splits"
+        raise PackError(f"{table} is not there", hint=hint)
     with table.open(newline="") as file:
         splits = [FER_SPLITS[row["Usage"]] for row in csv.DictReader(file)]
     read = [split for split in splits if (split == "train") == (files.split == "train")]
@@ -157,10 +152,8 @@ def _sun_partition(root: Path, name: str, *, download: bool) -> Path:
     try:
         download_and_extract_archive(SUN_PARTITIONS, str(root / "Partitions"))
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:
-        raise PackError(
-            f"{SUN_PARTITIONS} cannot be downloaded: {error}",
-            hint=f"get it by hand and unpack it into {root / 'Partitions'}",
-        ) from error
+        hint = f"get it by hand and unpack it into {root / 'Partitions'}"
+        raise PackError(f"{SUN_PARTITIONS} cannot be downloaded: {error}", hint=hint) from error
     return root / "Partitions" / name
 
 

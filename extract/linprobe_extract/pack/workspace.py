@@ -25,12 +25,7 @@ from linprobe_extract.shards.card import CARD_NAME
 
 
 class Workspace:
-    """The folder in which the dataset of one output folder is packed.
-
-    Parameters
-    ----------
-    out : the output folder; nothing is written into it before :meth:`publish`.
-    """
+    """The folder in which the dataset of ``out`` is packed; :meth:`publish` alone writes there."""
 
     def __init__(self, out: Path) -> None:
         self.out = out.resolve()
@@ -41,19 +36,15 @@ class Workspace:
     def opened(self, plan_digest: str, *, restart: bool) -> Iterator[None]:
         """Hold the folder for this plan; what an earlier run of the same plan did is kept.
 
-        Raises
-        ------
-        StoreError : it cannot be created, or another process packs here.
-        PackError : it holds the unfinished packing of another plan and ``restart`` is not set.
+        PackError where it holds another plan's work and ``restart`` is not set; StoreError where
+        another process packs here.
         """
         with Staging(self.out.parent, resume_as=self._name) as staging:
             earlier = self._earlier_plan()
             if earlier not in (None, plan_digest) and not restart:
                 raise PackError(
-                    f"{self.folder} holds the unfinished packing of another source or of other "
-                    "options",
-                    hint="choose another --out folder, or pass --overwrite to drop it and replace "
-                    f"{self.out}",
+                    f"{self.folder} holds unfinished packing of another source or of other options",
+                    hint=f"choose another --out, or --overwrite to drop it and replace {self.out}",
                 )
             if earlier != plan_digest:
                 for name in ("records", "tars"):
@@ -70,17 +61,6 @@ class Workspace:
         """Where the tar of a shard lies until the dataset is whole."""
         return self.folder / "tars" / f"{shard.split}-{shard.index}.tar"
 
-    def place(self, record: ShardRecord, target: Path) -> None:
-        """Put a tar into the tree under its final name.
-
-        A hard link keeps it among the finished tars too, so that a failure from here on costs no
-        work; where links cannot be made it is moved.
-        """
-        try:
-            target.hardlink_to(self.tar_path(record))
-        except OSError:
-            self.tar_path(record).rename(target)
-
     def load_record(self, shard: PlannedShard) -> ShardRecord | None:
         """What an earlier run recorded of a shard; None where it is not done."""
         path = self._record_path(shard)
@@ -95,20 +75,12 @@ class Workspace:
         write_atomic(self._record_path(record), encode(record))
 
     def publish(self, tree: Staging) -> None:
-        """Show the finished tree under its name in one rename, in place of what was there.
-
-        Raises
-        ------
-        StoreError : the operating system refused.
-        PackError : another process made a folder of that name.
-        """
+        """Show the finished tree in one rename, in place of what was there; else StoreError."""
         replaced = Staging(self.folder)
         if self.out.exists():
             replaced.take(self.out)
         if not tree.publish(self.out):
-            raise PackError(
-                f"{self.out} was made by another process meanwhile", hint="run it again"
-            )
+            raise PackError(f"another process made {self.out} meanwhile", hint="run it again")
         replaced.discard()
 
     def clear(self, plan_digest: str) -> None:
@@ -130,18 +102,11 @@ class Workspace:
 
 
 def check_output(out: Path) -> None:
-    """Refuse an output folder that holds anything but a packed dataset; an empty one is fine.
-
-    Raises
-    ------
-    PackError : ``out`` is no folder, or is neither empty nor has a card.
-    """
+    """Raise PackError unless ``out`` is a packed dataset, an empty folder or not there."""
     if out.is_dir():
         if any(out.iterdir()) and not (out / CARD_NAME).exists():
-            raise PackError(
-                f"{out} is not empty and holds no {CARD_NAME}",
-                hint="choose another --out folder; --overwrite replaces only a packed dataset",
-            )
+            hint = "choose another --out folder; --overwrite replaces only a packed dataset"
+            raise PackError(f"{out} is not empty and holds no {CARD_NAME}", hint=hint)
     elif out.exists() or out.is_symlink():
         raise PackError(f"{out} is not a folder", hint="choose another --out folder")
 

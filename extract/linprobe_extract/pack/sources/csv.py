@@ -28,7 +28,7 @@ HELP = "a table `path,label` or `path,label,split`; paths are relative to it; `.
 IS_PATH = True
 NEVER_CHANGES = False
 
-COLUMNS_HINT = "the first line names the columns: path,label or path,label,split"
+COLUMNS = "the first line names the columns: path,label or path,label,split"
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,7 @@ class _Row:
 
 
 def list_samples(words: str, options: PackOptions) -> Listing:
-    """List the images that a table names; ``.tsv`` files are split at tabs.
-
-    Raises
-    ------
-    PackError : no such table, a missing column, a row without a label, an unknown split, a file
-        that is named twice or is not there, or class names that cannot be told apart.
-    """
+    """List the images that a table names (``.tsv``: at tabs); else PackError, naming the line."""
     path = Path(words).expanduser()
     rows = _read_rows(path, options.label_separator)
     classes = _class_names(rows)
@@ -64,10 +58,8 @@ def list_samples(words: str, options: PackOptions) -> Listing:
         if not sample.n_bytes and not (path.parent / row.path).is_file()
     ]
     if lost:
-        raise PackError(
-            f"{path}: {len(lost):,} files are not there: {first_few(lost)}",
-            hint=f"paths are relative to {path.parent}",
-        )
+        hint = f"paths are relative to {path.parent}"
+        raise PackError(f"{path}: {len(lost):,} files are not there: {first_few(lost)}", hint=hint)
     splits: Mapping[str, Sequence[SourceSample]]
     if rows[0].split is None:
         splits, note = split_by_options(samples, options)
@@ -92,24 +84,23 @@ def _read_rows(path: Path, separator: str | None) -> list[_Row]:
             table = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
             columns = table.fieldnames or ()
             if not {"path", "label"} <= set(columns):
+                present = ", ".join(columns) or "nothing"
                 raise PackError(
-                    f"{path}: expected the columns path and label, found "
-                    f"{', '.join(columns) or 'nothing'}",
-                    hint=COLUMNS_HINT,
+                    f"{path}: expected the columns path and label, found {present}", hint=COLUMNS
                 )
             for cells in table:
                 row = _row_of(f"{path}, line {table.line_num}", table.line_num, cells, separator)
                 if row.path in rows:
+                    lines = f"lines {rows[row.path].line} and {row.line}"
                     raise PackError(
-                        f"{path}: {row.path} is named twice, in lines {rows[row.path].line} and "
-                        f"{row.line}",
+                        f"{path}: {row.path} is named twice, in {lines}",
                         hint="keep one row per image; for several labels see --label-separator",
                     )
                 rows[row.path] = row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PackError(f"{path} cannot be read as a table: {error}", hint=COLUMNS_HINT) from error
+        raise PackError(f"{path} cannot be read as a table: {error}", hint=COLUMNS) from error
     if not rows:
-        raise PackError(f"{path} has no rows", hint=COLUMNS_HINT)
+        raise PackError(f"{path} has no rows", hint=COLUMNS)
     return list(rows.values())
 
 
@@ -117,26 +108,20 @@ def _row_of(place: str, line: int, cells: Mapping[str, str | None], separator: s
     """One row, or what is wrong with it."""
     image, label = (cells["path"] or "").strip(), (cells["label"] or "").strip()
     if not image:
-        raise PackError(f"{place}: no path", hint=COLUMNS_HINT)
+        raise PackError(f"{place}: no path", hint=COLUMNS)
     if not is_image_name(image):
-        raise PackError(
-            f"{place}: {image} is not named like an image",
-            hint="image names end in .jpg, .png, .webp or the like",
-        )
+        hint = "image names end in .jpg, .png, .webp or the like"
+        raise PackError(f"{place}: {image} is not named like an image", hint=hint)
     names = [label] if separator is None else label.split(separator)
     labels = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
     if separator is None and not labels:
-        raise PackError(
-            f"{place}: {image} has no label",
-            hint="fill the label column; an empty cell means no label only with --label-separator",
-        )
+        hint = "fill the label column; an empty cell means no label only with --label-separator"
+        raise PackError(f"{place}: {image} has no label", hint=hint)
     written = (cells.get("split") or "").strip()
     split = split_named(written)
     if "split" in cells and split is None:
-        raise PackError(
-            f"{place}: expected split train, val or test, found {written!r}",
-            hint="fill the split column in every row, or leave the column out",
-        )
+        hint = "fill the split column in every row, or leave the column out"
+        raise PackError(f"{place}: expected split train, val or test, found {written!r}", hint=hint)
     return _Row(line, image, labels, split)
 
 

@@ -34,7 +34,7 @@ HELP = "`DIR/CLASS/IMAGE`, or `DIR/{train,val,test}/CLASS/IMAGE`"
 IS_PATH = True
 NEVER_CHANGES = False
 
-LAYOUT_HINT = "expected DIR/CLASS/IMAGE or DIR/{train,val,test}/CLASS/IMAGE"
+LAYOUT = "expected DIR/CLASS/IMAGE or DIR/{train,val,test}/CLASS/IMAGE"
 SHOWN_CLASSES = 3
 """Class names that a note of the card shows; another number would change its bytes."""
 
@@ -51,33 +51,29 @@ class _Walk:
 
 
 def list_samples(words: str, options: PackOptions) -> Listing:
-    """List the images under a folder with the class of their folder.
-
-    Raises
-    ------
-    PackError : no such folder, images outside a class folder, or folders that may be both splits
-        and classes.
-    """
+    """List the images under a folder with the class of their folder; else PackError."""
     root = Path(words).expanduser()
     if not root.is_dir():
-        raise PackError(f"{root} is not a folder", hint=LAYOUT_HINT)
+        raise PackError(f"{root} is not a folder", hint=LAYOUT)
     walk = _Walk()
     try:
         _walk_images(root, PurePosixPath(), (), walk)
     except OSError as error:
-        raise PackError(
-            f"{error.filename} cannot be read: {error.strerror}",
-            hint="make every folder readable, or move it out of the source",
-        ) from error
+        hint = "make every folder readable, or move it out of the source"
+        raise PackError(f"{error.filename} cannot be read: {error.strerror}", hint=hint) from error
     others = ", ".join(f"{count} {kind}" for kind, count in sorted(walk.others.items()))
     left_aside = f"left aside what is no image: {others}" if others else ""
     if not walk.images:
         raise PackError(
-            f"{root} holds no images; {left_aside or 'left aside nothing'}", hint=LAYOUT_HINT
+            f"{root} holds no images; {left_aside or 'left aside nothing'}", hint=LAYOUT
         )
     walk.images.sort()
     folders = _split_folders(root, walk.images)
-    class_of = {name: _class_of(root, name, 1 if folders else 0) for name in walk.images}
+    depth = 1 if folders else 0
+    for name in walk.images:
+        if name.count("/") <= depth:
+            raise PackError(f"{root / name} has no label: it is in no class folder", hint=LAYOUT)
+    class_of = {name: name.split("/")[depth] for name in walk.images}
     classes = sorted(set(class_of.values()))
     label_of = {name: label for label, name in enumerate(classes)}
     samples = [
@@ -127,13 +123,7 @@ def _walk_images(
 
 
 def _split_folders(root: Path, images: list[str]) -> Mapping[str, str]:
-    """The top folders that are splits, to the split that each holds; none where all are classes.
-
-    Raises
-    ------
-    PackError : two folders mean one split, there is no train, or some top folders look like
-        splits and others do not.
-    """
+    """The top folders that are splits, to the split each holds; none where all are classes."""
     tops = sorted({name.split("/")[0] for name in images if "/" in name})
     splits = {top: split for top in tops if (split := split_named(top))}
     if not any(name.count("/") > 1 and name.split("/")[0] in splits for name in images):
@@ -145,27 +135,13 @@ def _split_folders(root: Path, images: list[str]) -> Mapping[str, str]:
         )
     held = set(splits.values())
     if len(held) < len(splits):
-        raise PackError(
-            f"{root}: two folders for one split: {first_few(splits)}",
-            hint="keep one folder each of train, val and test",
-        )
+        hint = "keep one folder each of train, val and test"
+        raise PackError(f"{root}: two folders for one split: {first_few(splits)}", hint=hint)
     if "train" not in held:
-        raise PackError(
-            f"{root}: expected a train folder, found {first_few(splits)}", hint=LAYOUT_HINT
-        )
+        raise PackError(f"{root}: expected a train folder, found {first_few(splits)}", hint=LAYOUT)
     if held == {"train", "val"}:
         return {top: "test" if split == "val" else split for top, split in splits.items()}
     return splits
-
-
-def _class_of(root: Path, name: str, depth: int) -> str:
-    """The class folder of an image: that many folders below ``root``."""
-    parts = name.split("/")
-    if len(parts) < depth + 2:
-        raise PackError(
-            f"{root / name} has no label: it lies outside every class folder", hint=LAYOUT_HINT
-        )
-    return parts[depth]
 
 
 def _by_folder(

@@ -35,7 +35,7 @@ HELP = (
 IS_PATH = False
 NEVER_CHANGES = False
 
-COLUMNS_HINT = "name the columns: hf:NAME:image=COLUMN,label=COLUMN"
+COLUMNS = "name the columns: hf:NAME:image=COLUMN,label=COLUMN"
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,7 @@ class _Table:
 
 
 def list_samples(words: str, options: PackOptions) -> Listing:
-    """List a dataset of the hub; downloads it into the cache of ``datasets`` where needed.
-
-    Raises
-    ------
-    PackError : there is no such dataset, configuration or column, or no split has labels.
-    """
+    """List a dataset of the hub, downloaded where needed; PackError where nothing has labels."""
     name, _, text = words.partition(":")
     tables, notes = _labelled(name, parse_arguments(text))
     feature = next(iter(tables.values())).feature
@@ -92,10 +87,8 @@ def _labelled(name: str, arguments: Mapping[str, Argument]) -> tuple[dict[str, _
     try:
         hub_splits: Mapping[str, Any] = datasets.load_dataset(name, config and str(config))
     except (OSError, ValueError, RuntimeError) as error:
-        raise PackError(
-            f"hf:{name}: {str(error).strip() or repr(error)}",
-            hint="check the name and config; a private dataset needs `hf auth login` first",
-        ) from error
+        hint = "check the name and config; a private dataset needs `hf auth login` first"
+        raise PackError(f"hf:{name}: {str(error).strip() or repr(error)}", hint=hint) from error
     tables: dict[str, _Table] = {}
     notes: list[str] = []
     for hub_name, rows in hub_splits.items():
@@ -113,7 +106,7 @@ def _labelled(name: str, arguments: Mapping[str, Argument]) -> tuple[dict[str, _
         tables["test"] = tables.pop("val")
         notes.append("validation is taken for the test split: there is no labelled test")
     if not tables:
-        raise PackError(f"no labelled split among {', '.join(hub_splits)}", hint=COLUMNS_HINT)
+        raise PackError(f"no labelled split among {', '.join(hub_splits)}", hint=COLUMNS)
     return tables, notes
 
 
@@ -132,7 +125,7 @@ def _columns(features: Mapping[str, Any], arguments: Mapping[str, Argument]) -> 
         name = str(arguments[key]) if key in arguments else next(iter(columns), None)
         if name is None or name not in features:
             raise PackError(
-                f"no {key} column {name or ''} among {', '.join(features)}", hint=COLUMNS_HINT
+                f"no {key} column {name or ''} among {', '.join(features)}", hint=COLUMNS
             )
         chosen.append(name)
     return chosen

@@ -44,18 +44,11 @@ OTHER_CLASSES: Mapping[str, SplitArguments] = {
 
 
 def list_samples(words: str, options: PackOptions) -> Listing:
-    """List a class of torchvision that is no known dataset.
-
-    Raises
-    ------
-    PackError : its splits are not known here, or as :func:`list_class`.
-    """
+    """List a class of torchvision that is no known dataset; else PackError."""
     name, _, arguments = words.partition(":")
     if name not in OTHER_CLASSES:
-        raise PackError(
-            f"unknown torchvision dataset {name!r}",
-            hint=f"'{command('datasets')}' lists the known ones; also {', '.join(OTHER_CLASSES)}",
-        )
+        hint = f"'{command('datasets')}' lists the known ones; also {', '.join(OTHER_CLASSES)}"
+        raise PackError(f"unknown torchvision dataset {name!r}", hint=hint)
     source = TorchvisionSource(name, OTHER_CLASSES[name])
     listing = list_class(source, parse_arguments(arguments), options)
     return replace(listing, name=name.lower(), notes=("official split",))
@@ -66,14 +59,8 @@ def list_class(
 ) -> Listing:
     """List every split of a torchvision class; the class names are those of train.
 
-    Parameters
-    ----------
-    arguments : of the constructor, beyond those of the split.
-
-    Raises
-    ------
-    PackError : the files are not there, are damaged or cannot be downloaded, an argument is
-        wrong, or no labels come with them.
+    ``arguments`` go to its constructor, beyond those of the split. PackError where files are
+    missing or damaged, an argument is wrong, or no labels come with the images.
     """
     root = options.root or Path()
     download = options.download and source.downloads
