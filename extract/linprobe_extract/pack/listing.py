@@ -1,8 +1,4 @@
-"""What a source is before anything is read: its samples, labels, classes and splits.
-
-Every source (a folder, a table, torchvision, the hub) becomes one :class:`Listing`; planning and
-packing know nothing else of it.
-"""
+"""What every source becomes before anything is read: samples, labels, classes and splits."""
 
 import hashlib
 import unicodedata

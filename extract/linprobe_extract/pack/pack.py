@@ -1,8 +1,7 @@
 """Packing: from a source to a sealed folder of shards, resumable shard by shard.
 
-List, plan, write the missing shards (test, then val, then train, in parallel), check the counts,
-assemble the tree, write the card, rename. Nothing shows under the output name before all of it has
-worked; a second run of the same finds nothing to do.
+Nothing shows under the output name before all of it has worked; a second run of the same finds
+nothing to do.
 """
 
 import threading
@@ -35,9 +34,7 @@ class PackReport:
     """What a run of ``pack`` did."""
 
     out: Path
-    """The folder of the dataset."""
     card: DatasetCard
-    """The card in it."""
     is_new: bool
     """Whether this run put it there; False where there was nothing to do."""
     n_packed: int

@@ -1,7 +1,7 @@
-"""Which sample goes into which shard under which key: pure, decided before anything is read.
+"""Which sample goes into which shard under which key: decided before anything is read.
 
-A shard is closed by count or by an upper bound on its bytes, so what later turns out unreadable
-or dropped makes a shard smaller and moves nothing.
+A shard is closed by count or by an upper bound on its bytes: what later turns out unreadable or
+dropped makes it smaller and moves nothing.
 """
 
 import re

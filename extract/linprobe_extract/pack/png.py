@@ -1,8 +1,7 @@
 """PNG without a compressor, for sources that hold pixels and no files.
 
-Every byte follows from the pixels: the deflate stream is made of stored blocks, so the same
-pixels give the same file, and hence the same dataset id, under every version of zlib and Pillow.
-The price is size: about 1.3 times that of a compressed PNG on CIFAR-10.
+The deflate stream is made of stored blocks, so the same pixels give the same file, and the same
+dataset id, under every version of zlib and Pillow, at about 1.3 times the size on CIFAR-10.
 Format: PNG specification (third edition) sections 5 and 7; RFC 1950; RFC 1951 section 3.2.4.
 """
 

@@ -1,7 +1,7 @@
 """What a person's words name: a source, or a known dataset that one of the sources reads.
 
-To add a source, put a module with the names of :class:`Source` into ``pack/sources``; or, without
-a fork, name it as an entry point of the group ``linprobe.sources`` in a package of your own.
+A source is a module in ``pack/sources`` with the names of :class:`Source`; or, without a fork, an
+entry point of the group ``linprobe.sources`` in a package of your own.
 """
 
 import pkgutil
@@ -130,11 +130,9 @@ def list_source(source: NamedSource, out: Path, options: PackOptions) -> Listing
                 hint="choose an --out folder outside the source",
             )
     listing = source.list_samples(replace(options, root=root))
-    return replace(
-        listing,
-        name=dataset_slug(options.name) if options.name else listing.name,
-        expected=listing.expected if options.check_counts else None,
-    )
+    name = dataset_slug(options.name) if options.name else listing.name
+    expected = listing.expected if options.check_counts else None
+    return replace(listing, name=name, expected=expected)
 
 
 def list_known(row: KnownDataset, arguments: str, options: PackOptions) -> Listing:

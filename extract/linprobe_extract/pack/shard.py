@@ -1,8 +1,7 @@
 """One planned shard becomes one tar and one record of what went into it.
 
-The tar holds the image bytes as they are, each followed by its label; headers carry no time, no
-owner and no mode of the source, so the same samples give the same bytes anywhere. An image that
-cannot be decoded is kept out and recorded with the reason.
+The tar holds image bytes as they are, each followed by its label; headers carry no time, owner or
+mode of the source: the same samples give the same bytes anywhere.
 """
 
 import hashlib
@@ -103,15 +102,8 @@ def write_shard(
         file.write(end)
         digest.update(end)
         n_bytes = file.tell()
-    return ShardRecord(
-        split=shard.split,
-        index=shard.index,
-        bytes=n_bytes,
-        sha256=digest.hexdigest(),
-        kept=tuple(kept),
-        dropped=tuple(dropped),
-        unreadable=tuple(unreadable),
-    )
+    outcome = tuple(kept), tuple(dropped), tuple(unreadable)
+    return ShardRecord(shard.split, shard.index, n_bytes, digest.hexdigest(), *outcome)
 
 
 def _member(name: str, content: bytes) -> bytes:

@@ -1,8 +1,7 @@
 """Split rules for sources without an official split: seeded, and the same everywhere.
 
-A rule ranks the samples of a class by the sha256 of seed and name, not by a random generator: the
-ranking does not depend on any library's stream, on the order of listing, or on the other samples,
-so adding images to a class moves few of the old ones across.
+Ranks in a class are the sha256 of seed and name, not a random generator's: they depend on no
+library and no order of listing, and adding images moves few of the old ones across.
 """
 
 import hashlib

@@ -7,8 +7,7 @@
     tmp-NAME.pack/tars/<split>-<i>.tar      whole and synced
     tmp-NAME.pack/tmp-.../                  the finished layout, just before the rename
 
-A shard is done when its record is there and its tar has the recorded size; everything else is
-packed again. What is under ``NAME`` itself is therefore always a whole dataset.
+A shard is done when its record is there and its tar has the recorded size.
 """
 
 import shutil

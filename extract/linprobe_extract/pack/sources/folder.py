@@ -86,12 +86,9 @@ def list_samples(words: str, options: PackOptions) -> Listing:
         splits, rule = split_by_options(samples, options)
         split_notes = [rule]
     notes = [f"not followed, a loop of links: {printable(loop)}" for loop in walk.loops]
-    return Listing(
-        name=dataset_slug(root.resolve().name),
-        classes=tuple(printable(name) for name in classes),
-        splits=splits,
-        notes=(*notes, *([left_aside] if left_aside else []), *split_notes),
-    )
+    notes += [left_aside] if left_aside else []
+    name, class_names = dataset_slug(root.resolve().name), tuple(map(printable, classes))
+    return Listing(name, class_names, splits, notes=(*notes, *split_notes))
 
 
 def _walk_images(

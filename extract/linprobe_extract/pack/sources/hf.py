@@ -1,9 +1,7 @@
-"""``hf:NAME[:key=value,...]``: datasets of the Hugging Face hub, through the package ``datasets``.
+"""``hf:NAME[:key=value,...]``: the Hugging Face hub, or a local folder, through ``datasets``.
 
-NAME may also be a local folder of parquet files. Keys: ``config`` (of the dataset), ``image`` and
-``label`` (columns; by default the first column of type Image, and the first of type ClassLabel or
-else the one called ``label``). Images are never decoded: the bytes that the hub stores are those
-in the shards. Only this file imports ``datasets`` (extra ``hf``).
+The columns are those of the keys ``image`` and ``label``, or the first of type Image, and the first
+of type ClassLabel or else ``label``. The bytes that the hub stores are those in the shards.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,15 +38,12 @@ COLUMNS = "name the columns: hf:NAME:image=COLUMN,label=COLUMN"
 
 @dataclass(frozen=True)
 class _Table:
-    """One split of the hub, as a table of ``datasets``, with its two columns."""
+    """One split: a table of ``datasets``, its column of images, and type and cells of labels."""
 
     rows: Any
     image: str
-    """Name of the column of images."""
     feature: Any
-    """Type of the column of labels."""
     labels: Sequence[object]
-    """Each row's label, or list of labels."""
 
 
 def list_samples(words: str, options: PackOptions) -> Listing:
@@ -66,13 +61,8 @@ def list_samples(words: str, options: PackOptions) -> Listing:
     if set(splits) == {"train"}:
         splits, rule = split_by_options(splits["train"], options)
         notes.append(rule)
-    return Listing(
-        name=dataset_slug(name.replace("/", "-")),
-        classes=classes,
-        splits=splits,
-        is_multi_label=is_multi_label,
-        notes=tuple(notes),
-    )
+    slug = dataset_slug(name.replace("/", "-"))
+    return Listing(slug, classes, splits, is_multi_label=is_multi_label, notes=tuple(notes))
 
 
 def _labelled(name: str, arguments: Mapping[str, Argument]) -> tuple[dict[str, _Table], list[str]]:
@@ -166,9 +156,8 @@ def _read(images: Any, column: str, index: int) -> bytes:
     cell = images[index][column]
     if cell is None:
         raise OSError("no image in this row")
-    if cell["bytes"] is None:
-        return Path(cell["path"]).read_bytes()
-    return bytes(cell["bytes"])
+    stored = cell["bytes"]
+    return Path(cell["path"]).read_bytes() if stored is None else bytes(stored)
 
 
 def _values(cell: object) -> list[object]:

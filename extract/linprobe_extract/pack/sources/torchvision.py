@@ -1,9 +1,7 @@
 """``torchvision:NAME``: a class of ``torchvision.datasets``; here alone of packing is it imported.
 
-A dataset object becomes samples in one of three ways, tried in this order: a reader of its own
-(:mod:`linprobe_extract.pack.torchvision_files`), the path that the class hands to its ``loader``,
-or the rows of its ``data`` array. The first two keep the bytes of the files; an array is written
-as PNG.
+Samples come from a reader of its own (:mod:`linprobe_extract.pack.torchvision_files`), the path
+that the class hands to its ``loader``, or the rows of its ``data`` array, written as PNG.
 """
 
 import contextlib
