@@ -12,7 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tar_factories import image_bytes, labelled, tar_bytes, write_dataset
+from tar_factories import image_bytes, labelled, tar_bytes, write_dataset, write_packed
 
 from linprobe.errors import ExtractError, ShardError
 from linprobe_extract.shards.caches import FingerprintCache
@@ -398,6 +398,24 @@ def test_a_missing_shard_of_the_stated_number_is_told(tmp_path: Path) -> None:
     (folder / "train" / "1.tar").unlink()
 
     with pytest.raises(ExtractError, match="has 2 shards, expected 3"):
+        plan_dataset(str(folder))
+
+
+def test_a_packed_folder_is_what_its_card_says_or_is_refused(tmp_path: Path) -> None:
+    folder = write_packed(tmp_path / "pets", metric="mean_per_class")
+    plan = plan_dataset(str(folder), name="animals")
+    (shard,) = plan.split("train").shards
+
+    assert (plan.name, plan.metric) == ("animals", "mean_per_class")
+    assert (shard.fingerprint, shard.n_samples) == (fingerprint_shard(Shard(shard.url)), 4)
+
+    content = Path(shard.url).read_bytes()
+    Path(shard.url).write_bytes(content[:-512])
+    with pytest.raises(ExtractError, match=f"has {len(content) - 512} bytes; the dataset's card"):
+        plan_dataset(str(folder))
+
+    Path(shard.url).unlink()
+    with pytest.raises(ExtractError, match="no shards of the split 'train', which its card lists"):
         plan_dataset(str(folder))
 
 

@@ -25,7 +25,7 @@ def test_features_are_the_encoders_own_in_tar_order(
     """Image by image, in batches of another size: equal to float16's precision."""
     report = run_once(encoder, data, tmp_path / "features")
 
-    assert (report.n_shards, report.n_images, report.failed) == (4, 19, ())
+    assert (report.n_shards, report.n_images, report.failed) == (4, 19, {})
     assert [split.name for split in report.sealed] == ["test", "train"]
     for split in report.sealed:
         shards = plan_dataset(str(data)).split(split.name).shards

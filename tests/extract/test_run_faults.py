@@ -54,7 +54,7 @@ def test_too_many_skipped_fail_the_shard_by_name_and_leave_the_others(
 
     report = run_once(encoder, data, tmp_path / "features", max_skipped=0.3)
 
-    (failed,) = report.failed
+    (failed,) = report.failed.values()
     assert "1 of 3 samples" in failed.message
     assert "c (not_an_image)" in failed.message
     assert "--max-skipped" in failed.hint
@@ -71,12 +71,12 @@ def test_a_cut_shard_fails_alone_and_is_finished_once_mended(
     shard.write_bytes(whole[: len(whole) // 2])
 
     report = run_once(encoder, data, tmp_path / "features")
-    assert [failure.url for failure in report.failed] == [str(shard)]
+    assert list(report.failed) == [str(shard)]
     assert report.sealed == ()
 
     shard.write_bytes(whole)
     report = run_once(encoder, data, tmp_path / "features")
-    assert (report.n_shards, report.failed) == (1, ())
+    assert (report.n_shards, report.failed) == (1, {})
     assert sealed_bytes(tmp_path / "features") == sealed_bytes(tmp_path / "undisturbed")
 
 

@@ -121,6 +121,21 @@ def test_the_cards_metric_goes_into_the_store_and_the_report(
     assert "metric   mean_per_class" in report_text(report)
 
 
+def test_a_metric_reaches_splits_that_were_sealed_without_it(
+    model: SmallModel, tmp_path: Path
+) -> None:
+    data = write_packed(tmp_path / "pets", metric="mean_per_class")
+    sealed = extract_small(model, data, tmp_path / "f").sealed
+    names = sealed[0].path.parent / "names.json"
+    names.write_bytes(b'{"name":"pets"}')  # as stores had it before metrics were kept
+
+    again = extract_small(model, data, tmp_path / "f")
+
+    assert again.run is None
+    assert [split.metric for split in again.sealed] == ["mean_per_class"] * 2
+    assert split_of(tmp_path / "f", "train").metric == "mean_per_class"
+
+
 def test_a_dataset_extracted_again_under_another_name_says_which_name_stays(
     model: SmallModel, data: Path, tmp_path: Path
 ) -> None:

@@ -229,6 +229,7 @@ def array_table(path: Path) -> dict[str, object]:
 
 def capture_printed(place: Place) -> Texts:
     """What the commands print."""
+    pytest.importorskip("matplotlib", reason="the plot of few-shot results needs the extra report")
     return place.printed
 
 

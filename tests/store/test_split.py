@@ -176,6 +176,19 @@ def test_the_first_name_and_metric_of_a_dataset_stay_and_are_returned(tmp_path: 
     assert (split.dataset_name, split.metric) == ("Pets", "mean_per_class")
 
 
+def test_a_metric_declared_later_fills_the_gap_and_no_other(tmp_path: Path) -> None:
+    """As in a store that was filled before metrics were kept."""
+    encoder = register(tmp_path)
+    spec = dataset_spec([fingerprint(0)])
+    encoder.register_dataset(spec, DatasetNames("Pets"))
+
+    filled = encoder.register_dataset(spec, DatasetNames("Animals", "mean_per_class"))
+    again = encoder.register_dataset(spec, DatasetNames("Animals", "top1"))
+
+    assert filled.names == again.names == DatasetNames("Pets", "mean_per_class")
+    assert encoder.dataset("Pets").names == filled.names
+
+
 def test_a_dataset_without_a_declared_metric_says_so_and_older_ones_open(tmp_path: Path) -> None:
     split, _ = sealed_split(tmp_path)
     names = split.path.parent / "names.json"

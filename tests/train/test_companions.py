@@ -211,6 +211,7 @@ def test_a_class_with_too_few_rows_gives_what_it_has_and_is_named() -> None:
 
 
 def test_more_shots_are_better_and_the_summary_is_that_of_its_draws(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra report")
     stored_dataset(tmp_path / "features", some_splits(240, noise=1.0), classes=CLASSES)
     where = ["--store", str(tmp_path / "features"), "--out", str(tmp_path / "results")]
     found = json.loads(command("fewshot", *where, "--repeats", "3", "--json"))
@@ -235,6 +236,7 @@ def test_more_shots_are_better_and_the_summary_is_that_of_its_draws(tmp_path: Pa
 def test_a_plot_is_well_formed_and_has_a_dot_for_every_number_of_shots(
     points: list[tuple[float, float]], name: str
 ) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra report")
     scores = [ShotScore(2**i, mean, sd, ()) for i, (mean, sd) in enumerate(points)]
     question = FewshotQuestion(
         "", "", (), "embedding", tuple(s.shots for s in scores), 2, 0, "fewshot-1"
@@ -255,6 +257,7 @@ def test_a_plot_is_well_formed_and_has_a_dot_for_every_number_of_shots(
 def test_without_the_plotting_library_few_shots_are_answered_and_the_extra_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra report")
     stored_dataset(tmp_path / "features", some_splits(60), classes=CLASSES)
     where = ["--store", str(tmp_path / "features"), "--out", str(tmp_path / "results")]
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 import pytest
 from result_factories import CLASSES, command, probed, some_splits
-from train_factories import SplitData
+from train_factories import SplitData, stored_dataset
 from typer.testing import CliRunner
 
 from linprobe.door import app
@@ -129,6 +129,7 @@ def test_the_grid_averages_only_what_is_complete(tmp_path: Path) -> None:
 
 
 def test_every_format_holds_the_same_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("jinja2", reason="needs the extra report")
     probed(tmp_path, "good", some_splits())
     probed(tmp_path, "bad|<b>", some_splits(noise=4.0))
     where: list[str | Path] = [
@@ -192,11 +193,39 @@ def test_nothing_to_compare_and_unknown_names_are_told_with_what_there_is(tmp_pa
         command("compare", tmp_path)
 
 
-@pytest.mark.parametrize("verb", ["compare", "predict"])
-def test_an_unknown_format_is_wrong_usage_and_the_known_ones_are_named(verb: str) -> None:
-    done = CliRunner().invoke(app, [verb, "--format", "pdf"])
+@pytest.mark.parametrize(
+    ("verb", "option", "known"),
+    [
+        ("compare", "--format", "csv"),
+        ("predict", "--format", "csv"),
+        ("probe", "--solver", "sklearn"),
+    ],
+)
+def test_an_unknown_choice_is_wrong_usage_and_the_known_ones_are_named(
+    verb: str, option: str, known: str
+) -> None:
+    done = CliRunner().invoke(app, [verb, option, "adam"])
 
     assert done.exit_code == 2
-    assert "'pdf' is not one of" in done.stderr
-    assert "'csv'" in done.stderr
+    assert "'adam' is not one of" in done.stderr
+    assert f"'{known}'" in done.stderr
+
+
+def test_every_format_of_a_comparison_can_be_asked_for() -> None:
     assert get_args(CompareFormat) == tuple(FORMATS)
+
+
+def test_a_metric_in_which_less_is_better_is_compared_as_such(tmp_path: Path) -> None:
+    for model, noise in (("good", 1.0), ("bad", 4.0)):
+        splits = some_splits(noise=noise)
+        stored_dataset(tmp_path / "features", splits, classes=CLASSES, model=model, metric="nll")
+    where: list[str | Path] = ["--out", tmp_path / "results", "--store", tmp_path / "features"]
+    command("probe", "--all", *where, "--C", "1", "--joblib-backend", "sequential")
+    best, worst = json.loads(command("compare", *where, "--json"))["comparisons"][0]["standings"]
+
+    assert (best["encoder"], worst["encoder"]) == ("good", "bad")
+    assert 0 < best["value"] < worst["value"]
+    assert worst["difference"] > 0
+    text = command("compare", *where)
+    assert "negative log likelihood in nats" in text
+    assert f"{best['value']:.4f}" in text

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from train_command import CLASSES, only_folder, probe, some_splits
-from train_factories import SplitData, stored_dataset
+from train_factories import SplitData, features, stored_dataset
 
 from linprobe.disk import Staging
 from linprobe.errors import DataError, OptionError, ProbeError, ResultError
@@ -32,7 +32,6 @@ from linprobe_train.tasks import probe as run
         (["--protocol", "clip-paper"], OptionError, "pre_projection"),
         (["--metric", "top7"], OptionError, "mean_per_class"),
         (["--metric", "map"], OptionError, "'map' does not exist for these labels"),
-        (["--solver", "adam"], OptionError, "'adam'"),
         (["--memory", "much"], OptionError, "'much'"),
         (["--memory", "1kB"], OptionError, "1 kB"),
         (["--threads", "0"], OptionError, "--threads 0"),
@@ -63,6 +62,19 @@ def test_one_class_is_not_enough(tmp_path: Path) -> None:
     stored_dataset(tmp_path / "features", splits, classes=CLASSES)
     with pytest.raises(DataError, match="at least two classes"):
         probe(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_metric_without_a_value_on_a_split_is_refused_by_name(tmp_path: Path, split: str) -> None:
+    X, y = features(120, 6, 2, noise=2)
+    cuts = {"train": slice(0, 40), "val": slice(40, 80), "test": slice(80, 120)}
+    splits = {name: SplitData(X[cut], y[cut]) for name, cut in cuts.items()}
+    splits[split] = SplitData(splits[split].features, np.zeros(40, np.int64))
+    stored_dataset(tmp_path / "features", splits, classes=("no", "yes"), metric="roc_auc")
+    with pytest.raises(DataError, match="'roc_auc' has no value on 40 rows"):
+        probe(tmp_path, "--grid", "0.1,1")
+    text = probe(tmp_path, "--grid", "0.1,1", "--metric", "top1")
+    assert "ROC AUC" not in text
 
 
 def test_a_class_with_one_row_cannot_be_cut_and_is_named(tmp_path: Path) -> None:

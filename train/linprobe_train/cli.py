@@ -4,7 +4,7 @@ Imports are inside the commands, so that help costs nothing.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,10 +12,6 @@ from linprobe.machine import Device
 from linprobe.options import FEATURES, RESULTS, JsonOption, OutOption, StoreOption
 from linprobe.terminal import emit, emit_json, lines_only, note, watching
 from linprobe_train.protocol.protocols import parse_grid, protocol_named, protocols_help
-
-if TYPE_CHECKING:
-    from linprobe_train.protocol.protocols import Protocol
-    from linprobe_train.solver.fit import FitSettings
 
 CompareFormat = Literal["text", "markdown", "csv", "html"]
 PredictFormat = Literal["table", "csv", "jsonl"]
@@ -51,7 +47,9 @@ def probe(
     metric: MetricOption = None,
     cv: Annotated[int, typer.Option(help="Folds of cross-validation; 0 uses val.")] = 0,
     balanced: Annotated[bool, typer.Option("--balanced", help="Weigh classes equally.")] = False,
-    solver: Annotated[str, typer.Option(help="linprobe or sklearn.")] = "linprobe",
+    solver: Annotated[
+        Literal["linprobe", "sklearn"], typer.Option(help="Ours, or scikit-learn's.")
+    ] = "linprobe",
     memory: Annotated[str | None, typer.Option(help="Most memory to use, such as 4GB.")] = None,
     threads: ThreadsOption = None,
     seed: Annotated[int, typer.Option(help="Of the val cut and the bootstrap.")] = 0,
@@ -66,9 +64,12 @@ def probe(
     as_json: JsonOption = False,
 ) -> None:
     """Choose C on val, fit on train and val, score on test."""
+    from linprobe.machine import thread_count
     from linprobe.records import plain
     from linprobe_train.protocol.splits import find_splits
     from linprobe_train.show.text import answer_text, answers_json, outcomes_text
+    from linprobe_train.solver.fit import FitSettings
+    from linprobe_train.solver.memory import parse_bytes
     from linprobe_train.tasks.probe import Recipe
     from linprobe_train.tasks.probe import probe as probe_splits
     from linprobe_train.tasks.probe_all import Pool, check_outcomes, list_tasks, probe_all
@@ -76,7 +77,14 @@ def probe(
     named = protocol_named(protocol).changed(
         tap=tap, normalize=normalize, standardize=standardize, grid=parse_grid(c_value, grid)
     )
-    settings = _settings(named, solver, memory, threads, balanced=balanced)
+    settings = FitSettings(
+        normalize=named.normalize,
+        standardize=named.standardize,
+        balanced=balanced,
+        solver=solver,
+        threads=thread_count(threads),
+        memory_bytes=None if memory is None else parse_bytes(memory),
+    )
     recipe, datasets = Recipe(named, settings, metric, cv, seed), tuple(data or ())
     with watching("probing") as watch:
         if every:
@@ -93,23 +101,6 @@ def probe(
         emit_json(answers_json(answers))
     else:
         emit("\n".join(answer_text(answer, store) for answer in answers))
-
-
-def _settings(
-    protocol: "Protocol", solver: str, memory: str | None, threads: int | None, *, balanced: bool
-) -> "FitSettings":
-    from linprobe.machine import thread_count
-    from linprobe_train.solver.fit import FitSettings, solver_named
-    from linprobe_train.solver.memory import parse_bytes
-
-    return FitSettings(
-        normalize=protocol.normalize,
-        standardize=protocol.standardize,
-        balanced=balanced,
-        solver=solver_named(solver),
-        threads=thread_count(threads),
-        memory_bytes=None if memory is None else parse_bytes(memory),
-    )
 
 
 def knn(
@@ -259,10 +250,10 @@ def predict(
         request = ImageRequest(encoder, saved.card.encoder, weights, device, tuple(images))
         blocks = task.predict_images(saved, request, top, skipped)
     elif features is not None:
-        blocks = task.predict_array(saved, task.load_array(features), top)
+        blocks = task.predict_rows(saved, task.load_array(features), top)
     else:
         dataset = task.stored_encoder_of(saved, store, model).dataset(data or saved.card.dataset)
-        blocks = task.predict_split(saved, dataset.split(split), top)
+        blocks = task.predict_rows(saved, dataset.split(split), top)
     if as_json:
         emit_json(predictions_json(blocks, saved.classes, skipped))
     else:

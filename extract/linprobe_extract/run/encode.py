@@ -149,7 +149,7 @@ class Run:
                     if not self.work.has_part(fingerprint):
                         yield Unit(shard, source, fingerprint)
             except ShardError as error:
-                report.fail(shard.url, error)
+                report.failed[shard.url] = error
                 gauge.step(shards=1, line=_line(error))
 
 

@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 from typing import TypeVar
 
@@ -109,14 +109,11 @@ def open_turns(ranks: Ranks) -> Turns:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@dataclass
-class Stop:
-    """Whether, and by which signal, a run was asked to stop."""
+class Stop(threading.Event):
+    """Set when a run is asked to stop."""
 
-    event: threading.Event = field(default_factory=threading.Event)
-    """Set by the first signal."""
-    exit_code: int = 0
-    """0, or 128 + the signal's number, as shells have it."""
+    exit_code = 0
+    """128 + the number of the signal that set it, as shells have it, or 0."""
 
 
 @contextmanager
@@ -129,7 +126,7 @@ def stop_on_signals() -> Iterator[Stop]:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         stop.exit_code = 128 + number
-        stop.event.set()
+        stop.set()
         for key, previous in before.items():
             signal.signal(key, previous)
         note("stopping after the shards at hand; once more stops at once")

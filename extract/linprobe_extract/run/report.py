@@ -34,18 +34,6 @@ class Timings:
         return max(waits.items(), key=lambda wait: wait[1])
 
 
-@dataclass(frozen=True)
-class FailedShard:
-    """A shard that gave no part."""
-
-    url: str
-    """Which."""
-    message: str
-    """Why."""
-    hint: str
-    """What to try."""
-
-
 @dataclass
 class RunReport:
     """What one process of a run did; filled by its threads while it goes on."""
@@ -62,8 +50,8 @@ class RunReport:
     """Their samples without a row, by reason."""
     notes: Counter[str] = field(default_factory=Counter)
     """Remarks on their rows, such as ``orientation_ignored``, by count."""
-    failures: dict[str, FailedShard] = field(default_factory=dict)
-    """Shards that gave no part, by URL."""
+    failed: dict[str, LinprobeError] = field(default_factory=dict)
+    """Shards that gave no part, by URL, and why."""
     timings: Timings = field(default_factory=Timings)
     """Where the time went."""
     seconds: float = 0.0
@@ -74,15 +62,6 @@ class RunReport:
     """The chosen splits that are complete."""
     stopped: bool = False
     """Stopped by a signal before all shards were done."""
-
-    @property
-    def failed(self) -> tuple[FailedShard, ...]:
-        """Shards that gave no part."""
-        return tuple(self.failures.values())
-
-    def fail(self, url: str, error: LinprobeError) -> None:
-        """Note why a shard gives no part."""
-        self.failures[url] = FailedShard(url, error.message, error.hint)
 
 
 @dataclass(frozen=True)
@@ -108,7 +87,7 @@ class ExtractReport:
         ExtractError : with the first failure; the others are in ``run.failed``.
         """
         if self.run is not None and self.run.failed:
-            first = self.run.failed[0]
+            first = next(iter(self.run.failed.values()))
             raise ExtractError(
                 f"{len(self.run.failed)} of the shards failed and are not stored; {first.message}",
                 hint=f"{first.hint}; the same command then does only what is missing",
@@ -186,7 +165,10 @@ def _run_json(run: RunReport) -> JsonValue:
         "shards": run.n_shards,
         "shards_before": run.n_shards_before,
         "shards_missing": run.n_shards_missing,
-        "failed": [{"shard": f.url, "error": f.message, "hint": f.hint} for f in run.failed],
+        "failed": [
+            {"shard": url, "error": error.message, "hint": error.hint}
+            for url, error in run.failed.items()
+        ],
         "images": run.n_images,
         "skipped": run.skipped,
         "notes": run.notes,

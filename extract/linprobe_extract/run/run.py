@@ -128,7 +128,7 @@ class Extraction:
                 max_skipped=self.max_skipped,
                 turns=open_turns(ranks),
                 watch=watch,
-                stop=stop.event,
+                stop=stop,
             ).extract()
         return ExtractReport(stored, self.plan.name, run.sealed, run, stop.exit_code)
 

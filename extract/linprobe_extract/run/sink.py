@@ -69,7 +69,7 @@ class _Part:
 
     def close(self) -> None:
         if self.error is not None:
-            self._sink.report.fail(self._unit.shard.url, self.error)
+            self._sink.report.failed[self._unit.shard.url] = self.error
         self._scope.close()
 
 

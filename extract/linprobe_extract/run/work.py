@@ -106,7 +106,7 @@ class Work:
         return Work(self.plan, self.splits, self.stored, self.fingerprints)
 
     def seal(self) -> tuple[Split, ...]:
-        """Seal each split whose parts are all there.
+        """Seal each split whose parts are all there; declare the metric where none was.
 
         Returns
         -------
@@ -118,22 +118,27 @@ class Work:
         ExtractError : the classes have no names and the parts' labels were read in another way.
         StoreError : parts cannot be sealed: keys come twice, labels are out of range.
         """
-        sealed, stored = dict(self.sealed), self.stored
-        ready = [name for name in self.splits if name not in sealed and self._is_encoded(name)]
-        if self.todo and self.plan.classes is None:
-            ready = []  # a label of what is left may name one more class
-        if ready and stored is not None:
-            spec, names = self._spec(stored), DatasetNames(self.plan.name, self.plan.metric)
-            for name in ready:
-                sealed[name] = stored.seal(
-                    spec, name, names=names, read_labels=self._label_reader(name)
-                )
-        return tuple(sealed[name] for name in self.splits if name in sealed)
+        if self.stored is None:
+            return ()
+        names = DatasetNames(self.plan.name, self.plan.metric)
+        # Without class names, a label of what is left may name one more class.
+        is_known = self.plan.classes is not None or not self.todo
+        sealed = []
+        for name in self.splits:
+            split = self.sealed.get(name)
+            if split is None and is_known and self._is_encoded(name):
+                read_labels = self._label_reader(name)
+                split = self.stored.seal(self._spec, name, names=names, read_labels=read_labels)
+            elif split is not None and split.metric is None and names.metric is not None:
+                split = self.stored.register_dataset(split.dataset_spec, names).split(name)
+            sealed += [] if split is None else [split]
+        return tuple(sealed)
 
     def _is_encoded(self, split: str) -> bool:
         return set(self.todo).isdisjoint(self.plan.split(split).shards)
 
-    def _spec(self, stored: StoredEncoder) -> DatasetSpec:
+    @cached_property
+    def _spec(self) -> DatasetSpec:
         """The dataset by content; classes without names are called by their ids, from 0."""
         splits = tuple(
             SplitSpec(split.name, tuple(map(self.fingerprints.fingerprint, split.shards)))
@@ -142,19 +147,20 @@ class Work:
         classes = self.plan.classes
         if classes is None:
             shards = (shard for split in splits for shard in split.shards)
-            greatest = max(self._greatest_label(stored, shard) for shard in shards)
+            greatest = max(map(self._greatest_label, shards))
             classes = tuple(str(label) for label in range(greatest + 1))
         return DatasetSpec(splits, self.plan.label_source, classes)
 
-    def _greatest_label(self, stored: StoredEncoder, shard: ShardFingerprint) -> int:
-        part, labelling = stored.committed_part(shard), self.plan.labelling.identity
+    def _greatest_label(self, shard: ShardFingerprint) -> int:
+        assert self.stored is not None
+        part, labelling = self.stored.committed_part(shard), self.plan.labelling.identity
         if part is not None and part.labelling != labelling:
             raise ExtractError(
                 f"the classes of '{self.plan.name}' have no names, and the labels of "
                 f"'{shard.name}' were stored as {part.labelling}, not as {labelling}",
                 hint="name the classes in classnames.txt or with --classes FILE",
             )
-        return int(stored.part_labels(shard).max(initial=-1))
+        return int(self.stored.part_labels(shard).max(initial=-1))
 
     def _label_reader(self, split: str) -> ReadLabels:
         """Give the function that knows the labels of each part of a split.

@@ -21,7 +21,7 @@ from linprobe.names import (
     split_named,
 )
 from linprobe.terminal import command
-from linprobe_extract.shards.card import DatasetCard, load_card
+from linprobe_extract.shards.card import DatasetCard, ShardCard, load_card
 from linprobe_extract.shards.types import DatasetPlan, Shard, SplitPlan
 
 _LAYOUT_HINT = (
@@ -117,8 +117,9 @@ def _local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Sha
                 f"'{folder}' holds the split '{split}' twice, under '{alias}' and another name",
                 hint=f"keep one of them, or name the shards: --shards '{split}=path/*.tar'",
             )
-        paths = sorted(urls[alias], key=natural_key)
-        splits[split] = tuple(_local_shard(path, split, card) for path in paths)
+        listed = card.splits.get(split) if card else None
+        cards = {shard.name: shard for shard in listed.shards} if listed else {}
+        splits[split] = tuple(_listed(path, cards) for path in sorted(urls[alias], key=natural_key))
     if not splits:
         raise ExtractError(f"no shards found in '{folder}'", hint=_LAYOUT_HINT)
     _check_complete(folder, splits, card)
@@ -130,44 +131,43 @@ def _is_tar(path: Path) -> bool:
     return bool(re.fullmatch(r"[^.].*\.tar(\.(gz|bz2|xz))?", path.name)) and path.is_file()
 
 
-def _local_shard(path: str, split: str, card: DatasetCard | None) -> Shard:
-    """A shard with what the card says about it."""
-    of_split = card.splits.get(split) if card else None
-    name, size = Path(path).name, Path(path).stat().st_size
-    for listed in of_split.shards if of_split else ():
-        if listed.name == name:
-            if listed.bytes == size:
-                return Shard(path, listed.fingerprint, listed.samples)
-            raise ExtractError(
-                f"'{path}' has {size} bytes; the dataset's card says {listed.bytes}",
-                hint="copy or pack the dataset again",
-            )
-    return Shard(path)
-
-
 def _check_complete(
     folder: Path, splits: dict[str, tuple[Shard, ...]], card: DatasetCard | None
 ) -> None:
     """Compare with the splits and shard counts that the folder itself states."""
-    absent = set(card.splits if card else ()) - splits.keys()
+    hint = "copy or pack the dataset again"
+    listed = card.splits if card else {}
+    absent = listed.keys() - splits.keys()
     if absent:
         raise ExtractError(
             f"'{folder}' has no shards of the split '{min(absent)}', which its card lists",
-            hint="copy or pack the dataset again",
+            hint=hint,
         )
     for split, shards in splits.items():
         counts = Path(shards[0].url).parent / "nshards.txt"
-        if card is not None and split in card.splits:
-            expected = len(card.splits[split].shards)
+        expected = len(shards)
+        if split in listed:
+            expected = len(listed[split].shards)
         elif counts.is_file() and counts.parent != folder:
             expected = _shard_count(counts.read_bytes(), str(counts))
-        else:
-            continue
         if expected != len(shards):
             raise ExtractError(
                 f"split '{split}' of '{folder}' has {len(shards)} shards, expected {expected}",
-                hint="copy or pack the dataset again",
+                hint=hint,
             )
+
+
+def _listed(path: str, cards: dict[str, ShardCard]) -> Shard:
+    """A shard with what the dataset's card says about it."""
+    size, card = Path(path).stat().st_size, cards.get(Path(path).name)
+    if card is None:
+        return Shard(path)
+    if card.bytes != size:
+        raise ExtractError(
+            f"'{path}' has {size} bytes; the dataset's card says {card.bytes}",
+            hint="copy or pack the dataset again",
+        )
+    return Shard(path, card.fingerprint, card.samples)
 
 
 def _shard_count(data: bytes, place: str) -> int:

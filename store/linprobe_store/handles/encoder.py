@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from linprobe.disk import write_atomic
 from linprobe.errors import NotFoundError
 from linprobe.names import short_id
-from linprobe.records import read, read_bytes
+from linprobe.records import canonical_json, plain, read, read_bytes
 from linprobe.terminal import command
 from linprobe_store.arrays.part import PartWriter, find_part, part_path
 from linprobe_store.arrays.seal import ReadLabels, SealTarget, seal_parts
@@ -179,8 +180,8 @@ class StoredEncoder:
 
         Returns
         -------
-        The dataset in the store. The first names given to an id stay: where its ``names`` are
-        not those given, it was there already under others.
+        The dataset in the store. The first name and the first metric given to an id stay: where
+        its ``names`` are not those given, it was there already under others.
 
         Raises
         ------
@@ -193,6 +194,10 @@ class StoredEncoder:
         folder = make_folder(parent, DATASET_PREFIX, names.name, spec.dataset_id, files)
         stored = self.open_dataset(folder)
         check_full_id(folder, spec.dataset_id, stored.dataset_id)
+        if stored.metric is None and names.metric is not None:
+            declared = plain(DatasetNames(stored.name, names.metric))
+            write_atomic(folder / NAMES_FILE, canonical_json(declared))
+            return self.open_dataset(folder)
         return stored
 
     def open_dataset(self, folder: Path) -> StoredDataset:

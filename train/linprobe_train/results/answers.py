@@ -16,7 +16,7 @@ import msgspec
 
 from linprobe.disk import STAGING_PREFIX, Staging, is_abandoned
 from linprobe.errors import ResultError, StoreError
-from linprobe.records import digest_json, encode, parse, plain
+from linprobe.records import digest_json, encode, parse, plain, read_bytes
 from linprobe_train.protocol.protocols import Protocol
 from linprobe_train.protocol.search import SplitUse, Sweep
 from linprobe_train.scores.metrics import Score
@@ -170,12 +170,7 @@ class Answers(Generic[R]):
         return self.out / f"{safe}--{digest_of(question)[:12]}"
 
     def get(self, question: Asked, *names: str) -> Answer[R] | None:
-        """The stored answer, or None where there is none.
-
-        Raises
-        ------
-        ResultError : there is one, but not of this version.
-        """
+        """The stored answer, or None where there is none; see :meth:`read`."""
         folder = self.folder(question, *names)
         result = self.read(folder)
         return None if result is None else Answer(result, folder, fresh=False)
@@ -192,7 +187,8 @@ class Answers(Generic[R]):
             return None
         hint = f"remove {folder} and run it again"
         place = f"{path} is not a result of this version"
-        return parse(self.kind, path.read_bytes(), place, error=ResultError, hint=hint)
+        data = read_bytes(path, error=ResultError, hint=hint)
+        return parse(self.kind, data, place, error=ResultError, hint=hint)
 
     def prepare(self) -> None:
         """Check that results can be written, and remove what killed runs left behind.
@@ -237,12 +233,7 @@ def digest_of(question: Asked) -> str:
 
 
 def read_result(folder: Path) -> ProbeResult | None:
-    """The result of a probe in a folder, or None where there is none.
-
-    Raises
-    ------
-    ResultError : there is one, but not of this version.
-    """
+    """The result of a probe in a folder, or None where there is none; see :class:`Answers`."""
     return Answers(folder.parent, ProbeResult).read(folder)
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from linprobe.errors import OptionError
+from linprobe.errors import DataError, OptionError
 from linprobe.plugins import declared
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.scores.intervals import (
@@ -114,6 +114,11 @@ def unit_of(name: str) -> str:
     return "" if metric is None else metric.unit
 
 
+def scale_of(name: str) -> float:
+    """What a metric's value is multiplied by for people: 100 for shares, else 1."""
+    return 100.0 if unit_of(name) == "%" else 1.0
+
+
 @cache
 def all_metrics() -> Mapping[str, Metric]:
     """Metrics by name, in the order of a result: ours, then those of installed packages."""
@@ -154,9 +159,21 @@ def score_value(name: str, p: Float64, labels: LabelArray) -> float:
     Raises
     ------
     OptionError : no such metric, or one that these labels do not have.
+    DataError : these rows do not have it, such as an area under the curve of a single class.
     """
     metric = metric_of_labels(name, p.shape[1], multi_label=labels.ndim == 2)
-    return metric.statistic(predictions_of(p, labels, count=metric.top))(np.ones(len(p)))
+    value = metric.statistic(predictions_of(p, labels, count=metric.top))(np.ones(len(p)))
+    if np.isnan(value):
+        raise undefined(name, len(p))
+    return value
+
+
+def undefined(name: str, n: int) -> DataError:
+    """Error for rows on which a metric has no value."""
+    return DataError(
+        f"the metric {name!r} has no value on {n} rows: some class that it needs has none",
+        hint="name another with --metric, or give the split rows of every class",
+    )
 
 
 def scores_of(
@@ -169,15 +186,18 @@ def scores_of(
     rows : n >= 1 rows.
     k : classes.
     seed : of the bootstrap, whose draws of rows all metrics share.
-    names : metrics, in this order; None for every one that these labels have.
+    names : metrics, in this order; None for every one that these labels have. Those without a
+        value on these rows are left out.
     """
     if names is None:
         names = score_names(k, multi_label=rows.labels.ndim == 2)
-    metrics = [metric_named(name) for name in names]
-    replicates = resample([metric.statistic(rows) for metric in metrics], rows.n, seed)
+    ones = np.ones(rows.n)
+    prepared = [(metric, metric.statistic(rows)) for metric in map(metric_named, names)]
+    prepared = [(metric, value) for metric, value in prepared if not np.isnan(value(ones))]
+    replicates = resample([value for _, value in prepared], rows.n, seed)
     return tuple(
         Score(metric.name, float(replicates.values[i]), metric.interval_of(i, replicates, rows.n))
-        for i, metric in enumerate(metrics)
+        for i, (metric, _) in enumerate(prepared)
     )
 
 

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 
 from linprobe.records import JsonValue
 from linprobe.terminal import human_bytes, text_table
-from linprobe_train.scores.metrics import title_of
+from linprobe_train.scores.metrics import title_of, unit_of
 from linprobe_train.show.report import render
+from linprobe_train.show.text import number_text
 from linprobe_train.tasks.compare import Comparison, Standing, overview_of
 
 READING = (
@@ -105,9 +106,9 @@ def _datasets(comparisons: Sequence[Comparison]) -> list[Section]:
     header = ("result", "value", "95 %", "to the best", "95 %", "p", "dim", "features")
     return [
         Section(
-            f"{part.dataset}: {title_of(part.metric)} in per cent, {part.rows} test rows",
+            f"{part.dataset}: {_title(part.metric)}, {part.rows} test rows",
             header,
-            tuple(_cells(line) for line in part.standings),
+            tuple(_cells(line, part.metric) for line in part.standings),
             tuple(f"{line.label}: {line.published}" for line in part.standings if line.published),
             part.notes,
         )
@@ -116,7 +117,8 @@ def _datasets(comparisons: Sequence[Comparison]) -> list[Section]:
 
 
 def _overview(comparisons: Sequence[Comparison]) -> list[Section]:
-    """Where there are several datasets, all values and their averages; * marks the best."""
+    """All values of several datasets in shares, and their averages; * marks the best."""
+    comparisons = [part for part in comparisons if unit_of(part.metric) == "%"]
     if len(comparisons) < 2:
         return []
     grid = overview_of(comparisons)
@@ -124,17 +126,19 @@ def _overview(comparisons: Sequence[Comparison]) -> list[Section]:
     rows = []
     for label, values, mean in zip(grid.labels, grid.values, grid.averages, strict=True):
         marks = ["*" if x == top else "" for x, top in zip(values, best, strict=True)]
-        cells = [_percent(x) + mark for x, mark in zip(values, marks, strict=True)]
-        rows.append((label, *cells, _percent(mean)))
+        cells = [number_text("top1", x) + mark for x, mark in zip(values, marks, strict=True)]
+        rows.append((label, *cells, number_text("top1", mean)))
     return [Section("all datasets", ("result", *grid.datasets, "average"), tuple(rows))]
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"
+def _title(metric: str) -> str:
+    unit = unit_of(metric).replace("%", "per cent")
+    return f"{title_of(metric)} in {unit}" if unit else title_of(metric)
 
 
-def _cells(line: Standing) -> tuple[str, ...]:
-    apart = line.difference_interval
+def _cells(line: Standing, metric: str) -> tuple[str, ...]:
+    own, apart = line.interval, line.difference_interval
+    high = number_text(metric, apart.high, "+")
     best = apart.low == apart.high == line.difference == 0
     size = "-"
     if line.bytes is not None and line.bytes_per_image is not None:
@@ -143,10 +147,10 @@ def _cells(line: Standing) -> tuple[str, ...]:
     p = "<0.0001" if line.mcnemar is not None and line.mcnemar.p < 1e-4 else p
     return (
         line.label,
-        _percent(line.value),
-        f"[{_percent(line.interval.low)}, {_percent(line.interval.high)}]",
-        "-" if best else f"{100 * line.difference:+.2f}",
-        "-" if best else f"[{100 * apart.low:+.2f}, {100 * apart.high:+.2f}]",
+        number_text(metric, line.value),
+        f"[{number_text(metric, own.low)}, {number_text(metric, own.high)}]",
+        "-" if best else number_text(metric, line.difference, "+"),
+        "-" if best else f"[{number_text(metric, apart.low, '+')}, {high}]",
         "-" if best else p,
         str(line.dim),
         size,

@@ -18,7 +18,7 @@ import numpy as np
 from linprobe.disk import write_atomic
 from linprobe.names import IMAGE_EXTENSIONS
 from linprobe_train.protocol.search import Sweep
-from linprobe_train.scores.metrics import title_of
+from linprobe_train.scores.metrics import scale_of, title_of, unit_of
 from linprobe_train.show.facts import Calibration, Confusion
 from linprobe_train.tasks.fewshot import FewshotResult
 
@@ -39,13 +39,13 @@ THUMBNAIL = 160
 def curve_svg(sweep: Sweep, metric: str) -> str:
     """The held-out score over C, with the chosen C marked."""
     C = [point.C for point in sweep.points]
-    score = [100 * point.score for point in sweep.points]
+    score = [scale_of(sweep.metric) * point.score for point in sweep.points]
     figure, axes = _figure(7.0, 3.2)
     axes.plot(C, score, color=_ACCENT, marker="o", markersize=4)
     axes.axvline(sweep.C, color=_INK, linewidth=1, linestyle="--")
     axes.annotate(f" C = {sweep.C:.3g}", (sweep.C, min(score)), color=_INK)
-    axes.plot([sweep.C], [max(score)], color=_ACCENT, marker="o", markersize=9)
-    axes.set(xscale="log", xlabel="C", ylabel=f"held-out {metric}, %")
+    axes.plot([sweep.C], [score[C.index(sweep.C)]], color=_ACCENT, marker="o", markersize=9)
+    axes.set(xscale="log", xlabel="C", ylabel=f"held-out {metric}, {unit_of(sweep.metric)}")
     return _svg(figure, "curve", _OF_THE_PAGE)
 
 
@@ -63,14 +63,16 @@ def calibration_svg(calibration: Calibration) -> str:
 def fewshot_svg(result: FewshotResult) -> str:
     """Mean and standard deviation over the number of shots: a file of its own, on white."""
     shots = [score.shots for score in result.results]
-    mean = [100 * score.mean for score in result.results]
-    deviation = [100 * (score.deviation or 0.0) for score in result.results]
+    scale = scale_of(result.metric)
+    mean = [scale * score.mean for score in result.results]
+    deviation = [scale * (score.deviation or 0.0) for score in result.results]
     figure, axes = _figure(6.4, 4.0)
     line, *_ = axes.errorbar(shots, mean, deviation, color=_ACCENT, marker="o", capsize=3)
     line.set_gid("mean")
     axes.set_xscale("log", base=2)
     axes.set_xticks(shots, [str(n) for n in shots])
-    axes.set(xlabel="training rows of each class", ylabel=f"{title_of(result.metric)}, %")
+    axes.set(xlabel="training rows of each class")
+    axes.set_ylabel(f"{title_of(result.metric)}, {unit_of(result.metric)}")
     name = f"{result.encoder} · {result.question.tap} on {result.dataset}"
     axes.set_title(name, color=_INK, loc="left", fontsize="medium", parse_math=False)
     return _svg(figure, "fewshot", _OF_A_FILE, background="white") + "\n"

@@ -18,15 +18,22 @@ from linprobe_train.tasks.predict import Predicted
 from linprobe_train.tasks.probe_all import Outcome
 
 
+def number_text(metric: str, value: float | None, sign: str = "") -> str:
+    """A value of a metric without its unit: shares in per cent, others as they are."""
+    if value is None:
+        return "-"
+    return f"{100 * value:{sign}.2f}" if unit_of(metric) == "%" else f"{value:{sign}.4f}"
+
+
+def value_text(metric: str, value: float) -> str:
+    """A value of a metric; shares in per cent."""
+    return number_text(metric, value) + (" %" if unit_of(metric) == "%" else "")
+
+
 def score_cells(score: Score) -> tuple[str, str, str]:
     """Title, value and 95 % interval of a metric; shares in per cent."""
-    numbers = score.value, score.interval.low, score.interval.high
-    if unit_of(score.name) != "%":
-        value, low, high = (f"{x:.4f}" for x in numbers)
-    else:
-        value, low, high = (f"{100 * x:.2f}" for x in numbers)
-        value += " %"
-    return title_of(score.name), value, f"[{low}, {high}]"
+    low, high = (number_text(score.name, x) for x in (score.interval.low, score.interval.high))
+    return title_of(score.name), value_text(score.name, score.value), f"[{low}, {high}]"
 
 
 def score_text(score: Score) -> str:
@@ -120,11 +127,11 @@ def fewshot_text(answer: Answer[FewshotResult], plot: Path | None) -> str:
     header = ("shots", f"mean {title_of(result.metric)}", "sd", "lowest", "highest", "C")
     rows = []
     for scores in result.results:
-        values = [100 * draw.value for draw in scores.draws]
-        deviation = "-" if scores.deviation is None else f"{100 * scores.deviation:.2f}"
-        ends = f"{min(values):.2f}", f"{max(values):.2f}"
+        values = [draw.value for draw in scores.draws]
+        spread = (scores.deviation, min(values), max(values))
+        numbers = [number_text(result.metric, value) for value in spread]
         chosen = ", ".join(sorted({f"{draw.C:.3g}" for draw in scores.draws}, key=float))
-        rows.append((str(scores.shots), f"{100 * scores.mean:.2f} %", deviation, *ends, chosen))
+        rows.append((str(scores.shots), value_text(result.metric, scores.mean), *numbers, chosen))
     draws = f"{result.question.repeats}, nested across shots; C chosen on {result.held_out}"
     facts = _lines(*_asked(result), ("draws", draws))
     ending = _lines(
@@ -165,11 +172,6 @@ def outcomes_text(outcomes: Sequence[Outcome]) -> str:
     done, there = states.count("done"), states.count("was there")
     counts = f"{done} probed, {there} were there, {len(failed)} failed"
     return "\n".join([text_table(header, rows, "<<<>><"), *failed, counts])
-
-
-def value_text(metric: str, value: float) -> str:
-    """A value of a metric; shares in per cent."""
-    return f"{100 * value:.2f} %" if unit_of(metric) == "%" else f"{value:.4f}"
 
 
 def predicted_lines(

@@ -1,7 +1,7 @@
 """Fitting probes on rows: preparation, class weights, missing classes, the choice of solver."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,20 +24,6 @@ from linprobe_train.solver.problem import make_problem
 from linprobe_train.solver.rows import Rows
 
 SolverName = Literal["linprobe", "sklearn"]
-
-
-def solver_named(name: str) -> SolverName:
-    """Look a solver up.
-
-    Raises
-    ------
-    OptionError : no such solver.
-    """
-    for known in get_args(SolverName):
-        if name == known:
-            return cast("SolverName", known)
-    known_names = ", ".join(get_args(SolverName))
-    raise OptionError(f"no solver {name!r}; known: {known_names}", hint="--solver linprobe")
 
 
 @dataclass(frozen=True)
@@ -72,17 +58,39 @@ class FitSettings:
     memory_bytes: int | None = None
 
 
-class Trainer(Protocol):
-    """Fits one set of rows at many C."""
+class Solver(Protocol):
+    """Minimises the objective of one problem at many C."""
 
     def fit(self, C: float, tolerance: Tolerance) -> FitReport:
         """Fit at C."""
 
+    def solution(self, C: float) -> tuple[Float64, Float64]:
+        """Coef (m, d) and intercept (m,) on prepared rows of a C already fitted."""
+
+    def start_from(self, coef: Float64, intercept: Float64, C: float) -> None:
+        """Start the next fit from weights that solve C on other rows."""
+
+
+class Trainer:
+    """Fits one set of rows at many C."""
+
+    def __init__(self, solver: Solver, outline: Outline) -> None:
+        self._solver = solver
+        self._outline = outline
+
+    def fit(self, C: float, tolerance: Tolerance) -> FitReport:
+        """Fit at C."""
+        return self._solver.fit(C, tolerance)
+
     def probe(self, C: float) -> Probe:
         """Give the probe of a C already fitted."""
+        return self._outline.probe(*self._solver.solution(C))
 
     def start_from(self, probe: Probe, C: float) -> None:
-        """Start the next fit from a probe of the same classes, solved at C on other rows."""
+        """Start from the weights of a probe fitted on other rows; of other classes, not at all."""
+        weights = self._outline.weights(probe)
+        if weights is not None:
+            self._solver.start_from(*weights, C)
 
 
 def fit_rows(
@@ -129,10 +137,10 @@ def make_trainer(
     plan = plan_fit(rows, settings)
     problem = make_problem(compact, preparation, weights=weights, resident=plan.resident)
     if settings.solver == "sklearn":
-        from linprobe_train.solver.sklearn import SklearnTrainer
+        from linprobe_train.solver.sklearn import SklearnSolver
 
-        return SklearnTrainer(problem, outline, crew)
-    return OwnTrainer(PathSolver(problem, crew), outline)
+        return Trainer(SklearnSolver(problem, crew), outline)
+    return Trainer(PathSolver(problem, crew), outline)
 
 
 def plan_fit(rows: Rows, settings: FitSettings) -> MemoryPlan:
@@ -152,28 +160,6 @@ def plan_fit(rows: Rows, settings: FitSettings) -> MemoryPlan:
         limit_bytes=settings.memory_bytes or available_bytes(),
         value_bytes=np.dtype(settings.arithmetic).itemsize,
     )
-
-
-class OwnTrainer:
-    """A :class:`Trainer` on our solver."""
-
-    def __init__(self, path: PathSolver, outline: Outline) -> None:
-        self._path = path
-        self._outline = outline
-
-    def fit(self, C: float, tolerance: Tolerance) -> FitReport:
-        """Fit at C, from the nearest C fitted before."""
-        return self._path.fit(C, tolerance)
-
-    def probe(self, C: float) -> Probe:
-        """Give the probe of a C already fitted."""
-        return self._outline.probe(*self._path.solution(C))
-
-    def start_from(self, probe: Probe, C: float) -> None:
-        """Start from the weights of a probe fitted on other rows; of other classes, not at all."""
-        weights = self._outline.weights(probe)
-        if weights is not None:
-            self._path.start_from(self._path.problem.axes.into(*weights), C)
 
 
 def fitted_classes(rows: Rows) -> NDArray[np.int64]:

@@ -32,23 +32,19 @@ class PathSolver:
     """Fits one problem at many C."""
 
     def __init__(self, problem: Problem, crew: Crew) -> None:
+        self.problem = problem
         self.surface = Surface(problem, crew)
         self._solved: dict[float, Point] = {}
         self._last = math.nan
-
-    @property
-    def problem(self) -> Problem:
-        """What is fitted."""
-        return self.surface.problem
 
     @property
     def passes(self) -> int:
         """Reads of all rows so far."""
         return self.surface.passes
 
-    def start_from(self, V: Float64, C: float) -> None:
-        """Take V, (m, d + 1), as if it were the solution at C."""
-        self._solved[math.log(C)] = self.surface.at(V)
+    def start_from(self, coef: Float64, intercept: Float64, C: float) -> None:
+        """Take coef (m, d) and intercept (m,) on prepared rows for the solution at C."""
+        self._solved[math.log(C)] = self.surface.at(self.problem.axes.into(coef, intercept))
 
     def solution(self, C: float) -> tuple[Float64, Float64]:
         """Coef (m, d) and intercept (m,) on prepared rows of a C already fitted.

@@ -12,7 +12,6 @@ from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.objective import with_ridge
 from linprobe_train.solver.passes import Crew, evaluate
 from linprobe_train.solver.preparation import Float64
-from linprobe_train.solver.probe import Outline, Probe
 from linprobe_train.solver.problem import Problem
 
 TOL = 1e-6
@@ -23,12 +22,11 @@ MAX_ITER = 10_000
 """Far above what it takes; the tolerance decides."""
 
 
-class SklearnTrainer:
+class SklearnSolver:
     """Fits by scikit-learn in float64, holding all rows in memory."""
 
-    def __init__(self, problem: Problem, outline: Outline, crew: Crew) -> None:
+    def __init__(self, problem: Problem, crew: Crew) -> None:
         self._problem = problem
-        self._outline = outline
         self._crew = crew
         blocks = [problem.preparation.apply(block.read()) for block in problem.source.blocks]
         self._features = np.concatenate(blocks).astype(np.float64)
@@ -66,9 +64,9 @@ class SklearnTrainer:
         intercept = np.concatenate([column.intercept_ for column in many.estimators_])
         return coef, intercept, sum(int(column.n_iter_.max()) for column in many.estimators_)
 
-    def probe(self, C: float) -> Probe:
-        """Give the probe of a C already fitted."""
-        return self._outline.probe(*self._solved[C])
+    def solution(self, C: float) -> tuple[Float64, Float64]:
+        """Coef (m, d) and intercept (m,) on prepared rows of a C already fitted."""
+        return self._solved[C]
 
-    def start_from(self, probe: Probe, C: float) -> None:
+    def start_from(self, coef: Float64, intercept: Float64, C: float) -> None:
         """Nothing: scikit-learn starts from zero, as people use it."""

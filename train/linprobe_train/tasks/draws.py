@@ -18,12 +18,7 @@ RowNumbers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Draws:
-    """Which rows are drawn.
-
-    Raises
-    ------
-    OptionError : a number out of range.
-    """
+    """Which rows are drawn; a number out of range is an ``OptionError``."""
 
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Rows of each class, ascending."""

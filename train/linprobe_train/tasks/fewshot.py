@@ -158,7 +158,8 @@ def _make(
         for shots in question.shots:
             scores = tuple(_score(draw, shots, test, question.metric, crew) for draw in draws)
             results.append(_summary(shots, scores))
-            line = f"  {shots} shots: {100 * results[-1].mean:.2f} % over {len(scores)} draws"
+            mean = f"{question.metric} {results[-1].mean:.4f}"
+            line = f"  {shots} shots: {mean} over {len(scores)} draws"
             watch(Progress(len(results), len(question.shots), "numbers of shots", line=line))
     return FewshotResult(
         question=question,

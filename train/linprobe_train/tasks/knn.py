@@ -34,12 +34,7 @@ METRICS = ("top1", "mean_per_class", "top5")
 
 @dataclass(frozen=True)
 class Votes:
-    """How neighbours vote.
-
-    Raises
-    ------
-    OptionError : a number out of range.
-    """
+    """How neighbours vote; a number out of range is an ``OptionError``."""
 
     k: tuple[int, ...] = (10, 20, 100, 200)
     """Numbers of neighbours, ascending."""

@@ -7,7 +7,7 @@ images (:mod:`linprobe_store.image_encoder`).
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -42,24 +42,16 @@ class Predicted:
     """(b, t) their probabilities."""
 
 
-def predict_split(saved: SavedProbe, split: Split, top: int) -> Iterator[Predicted]:
-    """Classify a stored split.
+def predict_rows(saved: SavedProbe, features: Features, top: int) -> Iterator[Predicted]:
+    """Classify a stored split, or an array (n, d) whose rows are named by their numbers.
 
     Raises
     ------
-    DataError : the split is of another encoder; names both.
+    DataError : the split is of another encoder (names both), or a row cannot be classified.
     """
-    keys = iter(split.keys)
-    for p in saved.blocks(split):
-        yield _predicted(p, tuple(islice(keys, len(p))), top)
-
-
-def predict_array(saved: SavedProbe, features: Features, top: int) -> Iterator[Predicted]:
-    """Classify an array (n, d); rows are named by their numbers."""
-    start = 0
+    keys = iter(features.keys) if isinstance(features, Split) else map(str, count())
     for p in saved.blocks(features):
-        yield _predicted(p, tuple(str(start + i) for i in range(len(p))), top)
-        start += len(p)
+        yield _predicted(p, tuple(islice(keys, len(p))), top)
 
 
 def predict_images(
@@ -151,12 +143,7 @@ def _matrix_name(arrays: Mapping[str, NDArray[np.generic]]) -> str:
 
 
 def check_top(top: int, classes: int) -> int:
-    """Refuse a number of classes below 1; more than there are means all.
-
-    Raises
-    ------
-    OptionError : it is below 1.
-    """
+    """Refuse a number of classes below 1 (``OptionError``); more than there are means all."""
     if top < 1:
         raise OptionError(f"--top {top}; expected at least 1", hint="--top 5")
     return min(top, classes)

@@ -27,7 +27,7 @@ from linprobe_train.results.answers import (
     Question,
 )
 from linprobe_train.results.probe_file import ProbeCard, save_probe
-from linprobe_train.scores.metrics import scores_of
+from linprobe_train.scores.metrics import scores_of, undefined
 from linprobe_train.scores.predictions import Predictions, predictions_of, save_predictions
 from linprobe_train.solver.fit import FitSettings, plan_fit
 from linprobe_train.solver.passes import crew_of
@@ -60,12 +60,7 @@ class Recipe:
             raise OptionError(f"--cv {self.folds} {clash}", hint="--cv 5 without --C, or --C alone")
 
     def question(self, splits: StoredSplits) -> Question:
-        """Everything that the result on these splits depends on.
-
-        Raises
-        ------
-        OptionError : the labels do not have the metric.
-        """
+        """Everything that the result on these splits depends on."""
         return Question(
             *splits.identity,
             protocol=self.protocol,
@@ -106,11 +101,13 @@ def probe(
         watch(Progress(0, None, "values of C", line=line))
         return stored
     answers.prepare()
-    wall, cpu = time.perf_counter(), time.process_time()
+    started = time.perf_counter(), time.process_time()
     chosen = _search(splits, recipe, question, watch)
     test = splits.open_test()
-    p = chosen.probe.probabilities(test)
-    rows = predictions_of(p, test.labels, list(splits.test.keys))
+    rows = predictions_of(chosen.probe.probabilities(test), test.labels, list(splits.test.keys))
+    scores = scores_of(rows, test.n_classes, question.seed)
+    if question.metric not in {score.name for score in scores}:
+        raise undefined(question.metric, test.n)
     result = ProbeResult(
         question=question,
         dataset=dataset,
@@ -123,14 +120,9 @@ def probe(
         C=chosen.fit.C,
         sweep=chosen.sweep,
         fit=chosen.fit,
-        scores=scores_of(rows, test.n_classes, question.seed),
+        scores=scores,
         warnings=_warnings(splits, question, chosen, test.labels),
-        environment=Environment(
-            {name: version(name) for name in ("linprobe", "numpy", "scipy", "scikit-learn")},
-            recipe.settings.threads,
-            time.perf_counter() - wall,
-            time.process_time() - cpu,
-        ),
+        environment=_environment(recipe, *started),
         facts=_facts(splits),
     )
 
@@ -138,6 +130,13 @@ def probe(
         _write_files(folder, result, chosen, rows, splits.encoder.spec)
 
     return answers.put(result, *names, write_files=write_files)
+
+
+def _environment(recipe: Recipe, wall: float, cpu: float) -> Environment:
+    """What made a result that was begun at these times."""
+    versions = {name: version(name) for name in ("linprobe", "numpy", "scipy", "scikit-learn")}
+    seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+    return Environment(versions, recipe.settings.threads, seconds, cpu_seconds)
 
 
 def _search(splits: StoredSplits, recipe: Recipe, question: Question, watch: Watch) -> Search:

@@ -18,7 +18,6 @@ from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_store.handles.lookup import MIN_PREFIX
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.protocol.splits import open_encoder, open_splits
-from linprobe_train.scores.metrics import Score
 from linprobe_train.solver.memory import available_bytes
 from linprobe_train.tasks.probe import Recipe, probe
 
@@ -154,7 +153,7 @@ def run_task(store: Path, task: Task, recipe: Recipe, out: Path) -> Outcome:
         return _failed(task, f"{error.message} ({error.hint})")
     except Exception as error:
         return _failed(task, f"{type(error).__name__}: {error}")
-    headline: Score = answer.result.headline
+    headline = answer.result.headline
     folder = str(answer.folder)
     return Outcome(task, folder, answer.fresh, headline.name, headline.value, answer.result.C, None)
 
@@ -202,12 +201,7 @@ def _cluster(pool: Pool) -> AbstractContextManager[object]:
 
 
 def check_outcomes(outcomes: Sequence[Outcome]) -> None:
-    """Make a failed task the failure of the command, after everything has been printed.
-
-    Raises
-    ------
-    ProbeError : a task failed.
-    """
+    """Make a failed task the failure of the command (``ProbeError``), once all is printed."""
     failed = sum(outcome.problem is not None for outcome in outcomes)
     if failed:
         raise ProbeError(
