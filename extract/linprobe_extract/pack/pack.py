@@ -134,9 +134,12 @@ def _write_shards(
     def write(shard: PlannedShard) -> ShardRecord:
         record = earlier[shard.split, shard.index]
         if record is None:
-            tar, is_multi_label = workspace.tar_path(shard), plan.listing.is_multi_label
             record = write_shard(
-                tar, shard, is_multi_label=is_multi_label, elsewhere=elsewhere, on_sample=count
+                workspace.tar_path(shard),
+                shard,
+                is_multi_label=plan.listing.is_multi_label,
+                elsewhere=elsewhere,
+                on_sample=count,
             )
             workspace.save_record(record)
         return record

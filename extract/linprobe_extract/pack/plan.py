@@ -28,13 +28,12 @@ class PlannedShard:
     """One tar to write."""
 
     split: str
-    """The split it belongs to."""
     index: int
     """Its place among the shards planned for the split, from 0."""
     first_row: int
     """Row of its first sample in the split."""
     samples: tuple[SourceSample, ...]
-    """What goes into it, in order; at least one."""
+    """At least one."""
 
 
 @dataclass(frozen=True)

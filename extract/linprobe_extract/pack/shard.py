@@ -40,7 +40,6 @@ class ShardRecord:
     """What became of every sample planned for a shard: kept + dropped + unreadable = planned."""
 
     split: str
-    """The split it belongs to."""
     index: int
     """Its place in the plan."""
     bytes: int

@@ -52,9 +52,9 @@ def split_per_class(
                 f"class {labels}: expected at least {needed} images, found {len(names)}",
                 hint="the source is not complete; get its files again",
             )
-        n_test = len(names) - rule.train if rule.test is None else rule.test
+        end = None if rule.test is None else needed
         chosen |= dict.fromkeys(names[: rule.train], "train")
-        chosen |= dict.fromkeys(names[rule.train : rule.train + n_test], "test")
+        chosen |= dict.fromkeys(names[rule.train : end], "test")
     test = "the rest" if rule.test is None else rule.test
     note = f"split by seed {seed}: {rule.train} of each class train, {test} test"
     return _gather(samples, chosen), note

@@ -65,8 +65,8 @@ class Workspace:
         path = self._record_path(shard)
         if not path.exists():
             return None
-        again = f"remove {self.folder} and pack again"
-        record = read(ShardRecord, path, error=PackError, hint=again)
+        hint = f"remove {self.folder} and pack again"
+        record = read(ShardRecord, path, error=PackError, hint=hint)
         return record if has_size(self.tar_path(shard), record.bytes) else None
 
     def save_record(self, record: ShardRecord) -> None:

@@ -67,8 +67,8 @@ def list_samples(words: str, options: PackOptions) -> Listing:
         by_split = {split: [s for row, s in pairs if row.split == split] for split in SPLITS}
         splits = {split: members for split, members in by_split.items() if members}
         note = f"splits by the column of {path.name}"
-    name, has_sets = dataset_slug(path.stem), options.label_separator is not None
-    return Listing(name, classes, splits, is_multi_label=has_sets, notes=(note,))
+    is_multi_label = options.label_separator is not None
+    return Listing(dataset_slug(path.stem), classes, splits, is_multi_label, notes=(note,))
 
 
 def _read_rows(path: Path, separator: str | None) -> list[_Row]:

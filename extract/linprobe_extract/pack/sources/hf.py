@@ -68,8 +68,7 @@ def list_samples(words: str, options: PackOptions) -> Listing:
 def _labelled(name: str, arguments: Mapping[str, Argument]) -> tuple[dict[str, _Table], list[str]]:
     """The splits that can be used, by our names, and what was left aside.
 
-    The hub hides test labels as -1. Without a labelled test split, ``validation`` is the test
-    split.
+    The hub hides test labels as -1; without a labelled test split, ``validation`` is it.
     """
     import datasets
 
