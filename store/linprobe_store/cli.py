@@ -67,7 +67,7 @@ def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Read and check every byte.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every unit of a store."""
+    """Check every unit of a store; exit code 1 if one is damaged."""
     units = tuple(verify_store(FeatureStore(store), deep=deep))
     if as_json:
         emit_json({"store": str(store), "deep": deep, "units": plain(units)})
@@ -91,7 +91,7 @@ def gc(
     deep: Annotated[bool, typer.Option("--deep", help="With --damaged: check every byte.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what killed writers left behind."""
+    """Remove what killed writers left; running ones go on."""
     opened = FeatureStore(store)
     leftovers = list(remove.find_leftovers(opened))
     if damaged:
@@ -116,7 +116,7 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove an encoder, a dataset, a split, or the parts."""
+    """Remove an encoder, a dataset, a split, or the parts; asks first."""
     stored = FeatureStore(store).encoder(encoder)
     path = stored.path / PARTS_FOLDER if parts else stored.path
     if not parts and (dataset, split) != (None, None):
@@ -197,7 +197,7 @@ def export(
     tap: Annotated[str, typer.Option(help="Which features.")] = "embedding",
     as_json: JsonOption = False,
 ) -> None:
-    """Export a split for other programs."""
+    """Export a split for other programs, features not normalised."""
     opened = FeatureStore(store).split(split, encoder=encoder, dataset=dataset)
     paths = export_split(opened, tap, out)
     if as_json:
@@ -217,7 +217,7 @@ def copy(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy sealed splits between stores."""
+    """Copy sealed splits, verified; run again, it resumes."""
     copies = []
     for copied in copy_store(source, target, encoder=encoder, dataset=dataset, pack=pack):
         note(f"{copied.outcome}: {copied.folder}  {human_bytes(copied.bytes)}")
