@@ -1,10 +1,7 @@
-"""Both taps of a tower in one forward pass, without changing a bit of what it returns.
+"""Both taps of a tower in one forward pass: pixels (b, 3, s, s) to features (b, d) by tap.
 
-``embedding`` is what the library's ``encode_image`` returns; ``pre_projection`` is what enters the
-last linear map: the penultimate features of the CLIP paper (its appendix A.3 probes them).
-A tower without such a map has ``embedding`` alone.
-
-Every class here maps pixels (b, 3, s, s) to a dict of features (b, d), embedding first.
+``embedding`` is what the library's ``encode_image`` returns, bit for bit; ``pre_projection``, if
+there is such a map, what enters the last linear one (the CLIP paper's appendix A.3 probes it).
 """
 
 from typing import Any, Protocol
@@ -44,8 +41,7 @@ class ParameterTaps(nn.Module):
 
     def __init__(self, visual: nn.Module, proj: nn.Parameter) -> None:
         super().__init__()
-        self.visual = visual
-        """The tower without its ``proj``: it then returns the pooled features."""
+        self.visual = visual  # without its proj: it then returns the pooled features
         self.proj = proj
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -63,8 +59,7 @@ class LinearTaps(nn.Module):
         self._entering: torch.Tensor | None = None
         projection.register_forward_pre_hook(self._keep)
 
-    def _keep(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Remember what enters the projection."""
+    def _keep(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         self._entering = inputs[0]
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -90,15 +85,13 @@ class AttentionPool(Protocol):
 class AttentionPoolTaps(nn.Module):
     """A ResNet of the CLIP paper, whose attention pooling ends in the projection ``c_proj``.
 
-    The pooling is open_clip's ``AttentionPool2d.forward``, an attention of all positions and their
-    mean in which only the mean's row is used, opened up between attention and ``c_proj``. All rows
-    are computed, as there, so that the sums are done in the same order.
+    This is open_clip's ``AttentionPool2d.forward``, opened up before ``c_proj``. All rows are
+    computed, as there, though only the mean's is used: the sums are done in the same order.
     """
 
     def __init__(self, trunk: nn.Module, pool: AttentionPool) -> None:
         super().__init__()
-        self.trunk = trunk
-        """The tower with an identity in place of its pooling: grids (b, d, h, w)."""
+        self.trunk = trunk  # an identity in place of its pooling: it returns grids (b, d, h, w)
         self.pool = pool
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
