@@ -143,10 +143,10 @@ def load_encoder(choice: EncoderChoice, *, local_rank: int = 0) -> Encoder:
         problem = f"the fast path cannot resize with {pixels.interpolation}"
         raise LinprobeError(problem, hint="--preprocess exact")
     check_preprocess(pixels, tower.reference)
-    precision = _precision(choice.precision, device)
     # cuDNN would round the operands of fp32 convolutions to TF32's 10 bits of mantissa.
     torch.backends.cudnn.allow_tf32 = False
-    taps = _cast(tower.taps.eval(), precision).to(device)
+    taps = tower.taps.eval()
+    precision = _place(taps, device, choice.precision)
     spec = EncoderSpec(
         architecture=tower.architecture,
         config=tower.config,
@@ -170,7 +170,8 @@ def load_untrained(choice: EncoderChoice) -> tuple[nn.Module, int]:
     ref = resolve_model(choice.model, weights=choice.weights)
     device = _device(choice.device)
     taps, side = families()[ref.family].untrained(ref)
-    return _cast(taps, _precision(choice.precision, device)).to(device), side
+    _place(taps, device, choice.precision)
+    return taps, side
 
 
 def _device(wanted: Device, local_rank: int = 0) -> torch.device:
@@ -191,22 +192,19 @@ def _device(wanted: Device, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank % n_devices)
 
 
-def _precision(asked: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    """Resolve ``auto``: Ampere (compute capability 8.0) was the first to multiply in bf16."""
-    if asked != "auto":
-        return asked
-    fast = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
-    return "bf16" if fast else "fp32"
-
-
-def _cast(taps: nn.Module, precision: str) -> nn.Module:
-    """Cast the weights; batch norm keeps its statistics in float32."""
+def _place(taps: nn.Module, device: torch.device, asked: Precision) -> Literal["fp32", "bf16"]:
+    """Cast the weights and put them on the device; tell in which precision they are."""
+    # Ampere (compute capability 8.0) was the first to multiply in bf16.
+    on_gpu = device.type == "cuda"
+    fast = asked == "auto" and on_gpu and torch.cuda.get_device_capability(device)[0] >= 8
+    precision: Literal["fp32", "bf16"] = "bf16" if fast or asked == "bf16" else "fp32"
     if precision == "bf16":
         taps.to(torch.bfloat16)
         for module in taps.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the common base
-                module.float()
-    return taps
+                module.float()  # the statistics stay in float32
+    taps.to(device)
+    return precision
 
 
 def _measure(taps: nn.Module, side: int, precision: str) -> tuple[Tap, ...]:

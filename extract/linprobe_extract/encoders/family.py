@@ -16,7 +16,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -83,8 +83,8 @@ class ModelRef:
     """Checkpoint on disk in place of a download; an existing file."""
     pretrained: str | None = None
     """Tag of published weights, where the architecture alone does not tell them."""
-    rename: Callable[[Iterable[str]], Mapping[str, str]] | None = None
-    """Gives the architecture's name of every tensor of a checkpoint that calls them otherwise."""
+    rename: Callable[[Collection[str]], Mapping[str, str]] | None = None
+    """Gives the architecture's names of those tensors that a checkpoint calls otherwise."""
 
 
 class Family(Protocol):

@@ -27,7 +27,7 @@ from torchvision.transforms import Normalize, ToTensor
 from linprobe.errors import LinprobeError
 from linprobe.records import JsonValue
 from linprobe_extract.encoders.family import ModelRef
-from linprobe_extract.encoders.taps import AttentionPoolTaps, LinearTaps, ParameterTaps, PlainTaps
+from linprobe_extract.encoders.taps import AttentionPoolTaps, LinearTaps, ParameterTaps
 from linprobe_extract.encoders.tower import LoadedTower, effective_activation
 from linprobe_extract.encoders.weights import (
     digest_weights,
@@ -137,7 +137,6 @@ def _from_json(path: Path) -> _Config:
 
 
 def _find_weights(ref: ModelRef) -> Path:
-    """Find or download the checkpoint that a name stands for."""
     name = ref.architecture
     if name.startswith("local-dir:"):
         return find_checkpoint(Path(name.removeprefix("local-dir:")))
@@ -156,7 +155,7 @@ def _from_hub(name: str, filename: str | None) -> Path:
 
 
 def _load_visual(config: _Config, checkpoint: Path) -> Any:
-    """Build a vision tower and put the ``visual.*`` part of a checkpoint into it."""
+    """Build a vision tower, and put the ``visual.*`` part of a checkpoint into it."""
     state = read_checkpoint(checkpoint)
     names = [name for name in state if name.startswith("visual.")]
     if not names:
@@ -174,7 +173,6 @@ def _load_visual(config: _Config, checkpoint: Path) -> Any:
 
 
 def _build_visual(config: _Config, device: str) -> Any:
-    """Build a vision tower without weights of its own."""
     try:
         with torch.device(device):
             vision = CLIPVisionCfg(**config.model["vision_cfg"])
@@ -196,12 +194,10 @@ def _with_taps(visual: Any) -> nn.Module:
     if isinstance(visual, ModifiedResNet):
         pool, visual.attnpool = visual.attnpool, nn.Identity()
         return AttentionPoolTaps(visual, pool)
-    if isinstance(visual, TimmModel):
-        # In open_clip's head, or the trunk's own classifier.
+    last = None
+    if isinstance(visual, TimmModel):  # in open_clip's head, or the trunk's own classifier
         last = visual.head[-1] if len(visual.head) else visual.trunk.get_classifier()
-        if isinstance(last, nn.Linear):
-            return LinearTaps(visual, last)
-    return PlainTaps(visual)
+    return LinearTaps(visual, last if isinstance(last, nn.Linear) else None)
 
 
 def _stated(config: _Config) -> dict[str, JsonValue]:
@@ -218,10 +214,15 @@ def _preprocess_spec(transform: PreprocessCfg) -> PreprocessSpec:
             f"the input of this model is not square: {transform.size}",
             hint="linprobe extracts from square inputs only",
         )
+    # A configuration may give the values of the channels as one number.
+    means, stds = (
+        (values,) * 3 if isinstance(values, int | float) else values
+        for values in (transform.mean, transform.std)
+    )
     return PreprocessSpec(
         image_size=size,
-        mean=_triple(transform.mean),
-        std=_triple(transform.std),
+        mean=(float(means[0]), float(means[1]), float(means[2])),
+        std=(float(stds[0]), float(stds[1]), float(stds[2])),
         interpolation="bilinear" if transform.interpolation == "bilinear" else "bicubic",
         resize_mode=transform.resize_mode,
         fill_color=transform.fill_color,
@@ -229,12 +230,6 @@ def _preprocess_spec(transform: PreprocessCfg) -> PreprocessSpec:
         path="exact",
         canary="",
     )
-
-
-def _triple(values: Any) -> tuple[float, float, float]:
-    """Per-channel values, which a configuration may give as one number."""
-    red, green, blue = (values,) * 3 if isinstance(values, int | float) else values
-    return float(red), float(green), float(blue)
 
 
 def _reference(transform: PreprocessCfg) -> ReferenceTransform:

@@ -1,8 +1,7 @@
 """The names of open_clip's models: its family, as far as that goes without torch."""
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -101,23 +100,17 @@ def catalog() -> Mapping[str, tuple[str, ...]]:
     package = ModuleType("_linprobe_open_clip")
     package.__path__ = [str(folder)]
     sys.modules[package.__name__] = package
-    with _without("safetensors.torch", "huggingface_hub"):
-        tables = import_module(f"{package.__name__}.pretrained")
-    architectures = sorted(path.stem for path in (folder / "model_configs").glob("*.json"))
-    return {name: tuple(tables.list_pretrained_tags_by_model(name)) for name in architectures}
-
-
-@contextmanager
-def _without(*modules: str) -> Iterator[None]:
-    """Inside, these modules cannot be imported."""
-    before = {name: sys.modules[name] for name in modules if name in sys.modules}
-    sys.modules.update(dict.fromkeys(modules))  # type: ignore[arg-type]
+    spared = ("safetensors.torch", "huggingface_hub")
+    before = {name: sys.modules[name] for name in spared if name in sys.modules}
+    sys.modules.update(dict.fromkeys(spared))  # type: ignore[arg-type]
     try:
-        yield
+        tables = import_module(f"{package.__name__}.pretrained")
     finally:
-        for name in modules:
+        for name in spared:
             del sys.modules[name]
         sys.modules.update(before)
+    architectures = sorted(path.stem for path in (folder / "model_configs").glob("*.json"))
+    return {name: tuple(tables.list_pretrained_tags_by_model(name)) for name in architectures}
 
 
 def _configured(name: str, weights: Path | None) -> ModelRef:

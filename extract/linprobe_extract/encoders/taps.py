@@ -11,18 +11,6 @@ from torch import nn
 from torch.nn import functional
 
 
-class PlainTaps(nn.Module):
-    """A tower without a projection."""
-
-    def __init__(self, visual: nn.Module) -> None:
-        super().__init__()
-        self.visual = visual
-
-    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Give the one tap."""
-        return {"embedding": self.visual(pixels)}
-
-
 class PooledTaps(nn.Module):
     """A timm model, whose feature is the pooled output before its classifier."""
 
@@ -51,13 +39,14 @@ class ParameterTaps(nn.Module):
 
 
 class LinearTaps(nn.Module):
-    """A tower whose last module is a linear layer, the input of which is kept as it passes."""
+    """A tower whose last module may be a linear layer: its input is kept as it passes."""
 
-    def __init__(self, visual: nn.Module, projection: nn.Linear) -> None:
+    def __init__(self, visual: nn.Module, projection: nn.Linear | None) -> None:
         super().__init__()
         self.visual = visual
         self._entering: torch.Tensor | None = None
-        projection.register_forward_pre_hook(self._keep)
+        if projection is not None:
+            projection.register_forward_pre_hook(self._keep)
 
     def _keep(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         self._entering = inputs[0]
@@ -100,14 +89,10 @@ class AttentionPoolTaps(nn.Module):
         tokens = torch.cat([tokens.mean(dim=0, keepdim=True), tokens], dim=0)
         tokens = tokens + self.pool.positional_embedding[:, None, :].to(tokens.dtype)
         length, batch, dim = tokens.shape
-        layers = (self.pool.q_proj, self.pool.k_proj, self.pool.v_proj)
-        query, key, value = (self._heads(layer(tokens)) for layer in layers)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+        heads = []
+        for layer in (self.pool.q_proj, self.pool.k_proj, self.pool.v_proj):
+            split = layer(tokens).view(length, batch * self.pool.num_heads, -1).transpose(0, 1)
+            heads.append(split.reshape(batch, self.pool.num_heads, length, -1))
+        mixed = functional.scaled_dot_product_attention(*heads)
         rows = mixed.permute(2, 0, 1, 3).reshape(length * batch, dim)
         return {"embedding": self.pool.c_proj(rows)[:batch], "pre_projection": rows[:batch]}
-
-    def _heads(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Split (length, b, d) into (b, heads, length, d / heads)."""
-        length, batch, _ = tokens.shape
-        heads = tokens.view(length, batch * self.pool.num_heads, -1).transpose(0, 1)
-        return heads.reshape(batch, self.pool.num_heads, length, -1)
