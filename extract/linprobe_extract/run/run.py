@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from linprobe.errors import ExtractError, NotFoundError
 from linprobe.machine import Device, available_cores, decode_threads
+from linprobe.records import digest_json, plain
 from linprobe.terminal import Progress, Watch, ignore
-from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath
+from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath, libraries
 from linprobe_extract.pack.by_name import data_folder
 from linprobe_extract.run.ranks import (
     Ranks,
@@ -25,11 +26,11 @@ from linprobe_extract.run.ranks import (
 )
 from linprobe_extract.run.report import ExtractReport
 from linprobe_extract.run.work import Forecast, Work, forecast
-from linprobe_extract.shards.caches import FingerprintCache, choice_key, encoder_memo
+from linprobe_extract.shards.caches import FingerprintCache, JsonCache, file_state
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_extract.shards.types import DatasetPlan
 from linprobe_store.format.layout import ENCODER_PREFIX, folder_named
-from linprobe_store.format.spec import StorageDtype
+from linprobe_store.format.spec import KEY_VERSION, StorageDtype
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.store import FeatureStore
 
@@ -100,11 +101,6 @@ class Extraction:
         work = self._work(ranks, read_only=False)
         if work.stored is not None and not work.todo:
             return ExtractReport(work.stored, self.plan.name, work.seal(), run=None)
-        return self._encode(work, ranks, watch, until_signal=until_signal)
-
-    def _encode(
-        self, work: Work, ranks: Ranks, watch: Watch, *, until_signal: bool
-    ) -> ExtractReport:
         from linprobe_extract.encoders.encoder import load_encoder
         from linprobe_extract.encoders.register import register
         from linprobe_extract.run.encode import Run
@@ -117,7 +113,7 @@ class Extraction:
         batch_size = self.batch_size or encoder.batch_size
         stored = register(encoder, self.store, batch_size=batch_size)
         if isinstance(self.encoder, EncoderChoice):
-            encoder_memo(self.store).put(choice_key(self.encoder), stored.encoder_id)
+            _encoder_memo(self.store).put(_choice_key(self.encoder), stored.encoder_id)
         with stop_on_signals() if until_signal else nullcontext(Stop()) as stop:
             run = Run(
                 work=replace(work, stored=stored),
@@ -140,7 +136,7 @@ class Extraction:
         self._check_feasible(splits, ranks)
         self._check_writable()
         if isinstance(self.encoder, EncoderChoice):
-            encoder_id = encoder_memo(self.store).get(choice_key(self.encoder))
+            encoder_id = _encoder_memo(self.store).get(_choice_key(self.encoder))
         else:
             encoder_id = self.encoder.spec.encoder_id
         stored = None if encoder_id is None else self._stored(encoder_id)
@@ -179,6 +175,23 @@ class Extraction:
                 f"cannot write the store '{self.store}': '{folder}' is not a writable folder",
                 hint="choose another place with --store DIR",
             )
+
+
+def _encoder_memo(store: Path) -> JsonCache[str]:
+    """Encoder ids by the key of their choice: loading a tower to learn its id takes seconds."""
+    return JsonCache(store / ".cache" / "encoders.jsonl", dict[str, str])
+
+
+def _choice_key(choice: EncoderChoice) -> str:
+    """Digest the choice, the state of its files, the libraries and our own version."""
+    return digest_json(
+        {
+            "request": plain(choice),
+            "files": [file_state(choice.model), file_state(str(choice.weights or ""))],
+            "versions": libraries(),
+            "key_version": KEY_VERSION,
+        }
+    )
 
 
 def extract_features(
