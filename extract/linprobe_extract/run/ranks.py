@@ -1,10 +1,9 @@
-"""Which process encodes which shard.
+"""Which process encodes which shard, and when it stops.
 
 Alone: all of them, in order. Under torchrun: whoever is free takes the next one from a counter in
 the c10d store, so that fast ranks do more; there are no collectives and nothing to hang on. Under
 SLURM without torchrun: every n-th. A shard that a dead rank leaves is finished by the next run,
-and a shard encoded twice is committed once. After Ctrl-C or SIGTERM a process finishes the shard
-at hand and stops; a second signal stops at once.
+and a shard encoded twice is committed once.
 """
 
 import os
@@ -106,9 +105,6 @@ def open_turns(ranks: Ranks) -> Turns:
     return Turns(ranks, PrefixStore(f"linprobe/{attempt}", store).add)
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
 class Stop(threading.Event):
     """Set when a run is asked to stop."""
 
@@ -124,16 +120,18 @@ def stop_on_signals() -> Iterator[Stop]:
     """
     stop = Stop()
 
+    def restore() -> None:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
     def handle(number: int, _frame: FrameType | None) -> None:
         stop.exit_code = 128 + number
         stop.set()
-        for key, previous in before.items():
-            signal.signal(key, previous)
+        restore()
         note("stopping after the shards at hand; once more stops at once")
 
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        for key, previous in before.items():
-            signal.signal(key, previous)
+        restore()

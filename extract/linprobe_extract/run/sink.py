@@ -26,18 +26,18 @@ class _Part:
 
     def __init__(self, unit: Unit, sink: "PartSink") -> None:
         self.error: LinprobeError | None = None
-        self._unit = unit
+        self._url = unit.shard.url
         self._sink = sink
         # Recorded with each part, since another batch size gives other bits.
         self._batch_size = sink.report.batch_size
-        self._rows = 0
+        self._n_rows = 0
         self._skipped: list[SkippedSample] = []
         self._notes = Counter[str]()
         self._scope = ExitStack()
         self._writer = self._scope.enter_context(sink.encoder.part_writer(unit.fingerprint))
 
     def append(self, batch: EncodedBatch) -> None:
-        self._rows += len(batch.block.keys)
+        self._n_rows += len(batch.block.keys)
         self._skipped.extend(batch.skipped)
         self._notes.update(batch.notes)
         if batch.block.keys:
@@ -51,7 +51,7 @@ class _Part:
         if len(self._skipped) > self._sink.max_skipped * end.planned:
             worst = first_few(f"{sample.key} ({sample.reason})" for sample in self._skipped)
             raise ShardError(
-                f"{len(self._skipped)} of {end.planned} samples of '{self._unit.shard.url}' cannot "
+                f"{len(self._skipped)} of {end.planned} samples of '{self._url}' cannot "
                 f"be used, more than --max-skipped {self._sink.max_skipped:g}: {worst}",
                 hint="mend the shard, or allow more with --max-skipped",
             )
@@ -63,13 +63,13 @@ class _Part:
         )
         report = self._sink.report
         report.n_shards += 1
-        report.n_images += self._rows
+        report.n_images += self._n_rows
         report.skipped.update(sample.reason for sample in self._skipped)
         report.notes.update(self._notes)
 
     def close(self) -> None:
         if self.error is not None:
-            self._sink.report.failed[self._unit.shard.url] = self.error
+            self._sink.report.failed[self._url] = self.error
         self._scope.close()
 
 
@@ -85,11 +85,7 @@ class PartSink:
     """
 
     def __init__(
-        self,
-        encoder: StoredEncoder,
-        labelling: str,
-        max_skipped: float,
-        report: RunReport,
+        self, encoder: StoredEncoder, labelling: str, max_skipped: float, report: RunReport
     ) -> None:
         self.encoder = encoder
         self.labelling = labelling

@@ -111,11 +111,10 @@ class DatasetPlan:
         ------
         ExtractError : the dataset has no such split; names those it has.
         """
-        for split in self.splits:
-            if split.name == name:
-                return split
-        have = ", ".join(split.name for split in self.splits)
+        splits = {split.name: split for split in self.splits}
+        if name in splits:
+            return splits[name]
         raise ExtractError(
-            f"dataset '{self.name}' has no split '{name}'; it has {have}",
-            hint=f"choose with --split among: {have}",
+            f"dataset '{self.name}' has no split '{name}'; it has {', '.join(splits)}",
+            hint=f"choose with --split among: {', '.join(splits)}",
         )
