@@ -133,8 +133,7 @@ class Extraction:
         splits = self.splits or tuple(split.name for split in self.plan.splits)
         for name in splits:
             self.plan.split(name)
-        self._check_feasible(splits, ranks)
-        self._check_writable()
+        self._check(splits, ranks)
         if isinstance(self.encoder, EncoderChoice):
             encoder_id = _encoder_memo(self.store).get(_choice_key(self.encoder))
         else:
@@ -149,8 +148,8 @@ class Extraction:
         except NotFoundError:
             return None
 
-    def _check_feasible(self, splits: tuple[str, ...], ranks: Ranks) -> None:
-        """Refuse what could be encoded but not sealed."""
+    def _check(self, splits: tuple[str, ...], ranks: Ranks) -> None:
+        """Refuse before minutes of work what would fail at their end."""
         urls = [shard.url for split in self.plan.splits for shard in split.shards]
         if ranks.world_size > 1 and any(url.startswith("pipe:") for url in urls):
             raise ExtractError(
@@ -165,11 +164,7 @@ class Extraction:
                 hint="leave out --split, or name the classes with --classes FILE",
             )
 
-    def _check_writable(self) -> None:
-        """Refuse before minutes of work what would fail at their end."""
-        folder = self.store
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
+        folder = next(path for path in (self.store, *self.store.parents) if path.exists())
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             raise ExtractError(
                 f"cannot write the store '{self.store}': '{folder}' is not a writable folder",
@@ -275,8 +270,7 @@ def extract_features(
         classes_file=None if classes is None else Path(classes),
     )
     encoder = choice if isinstance(model, str) else model
-    report = Extraction(
-        encoder, plan, Path(store), tuple(splits), batch_size, threads, max_skipped
-    ).run(watch)
+    settings = Path(store), tuple(splits), batch_size, threads, max_skipped
+    report = Extraction(encoder, plan, *settings).run(watch)
     report.check()
     return report

@@ -65,12 +65,8 @@ class Work:
             and dataset.spec.label_source == self.plan.label_source
             and wanted == [(split.name, split.shards) for split in dataset.spec.splits]
         ]
-        sealed = {}
-        for name in self.splits:
-            dataset = next((dataset for dataset in datasets if name in dataset.splits), None)
-            if dataset is not None:
-                sealed[name] = dataset.split(name)
-        return sealed
+        holders = {name: [d for d in datasets if name in d.splits] for name in self.splits}
+        return {name: held[0].split(name) for name, held in holders.items() if held}
 
     @cached_property
     def todo(self) -> tuple[Shard, ...]:
@@ -126,16 +122,14 @@ class Work:
         sealed = []
         for name in self.splits:
             split = self.sealed.get(name)
-            if split is None and is_known and self._is_encoded(name):
+            is_encoded = set(self.todo).isdisjoint(self.plan.split(name).shards)
+            if split is None and is_known and is_encoded:
                 read_labels = self._label_reader(name)
                 split = self.stored.seal(self._spec, name, names=names, read_labels=read_labels)
             elif split is not None and split.metric is None and names.metric is not None:
                 split = self.stored.register_dataset(split.dataset_spec, names).split(name)
             sealed += [] if split is None else [split]
         return tuple(sealed)
-
-    def _is_encoded(self, split: str) -> bool:
-        return set(self.todo).isdisjoint(self.plan.split(split).shards)
 
     @cached_property
     def _spec(self) -> DatasetSpec:
@@ -146,9 +140,8 @@ class Work:
         )
         classes = self.plan.classes
         if classes is None:
-            shards = (shard for split in splits for shard in split.shards)
-            greatest = max(map(self._greatest_label, shards))
-            classes = tuple(str(label) for label in range(greatest + 1))
+            greatest = max(self._greatest_label(s) for split in splits for s in split.shards)
+            classes = tuple(map(str, range(greatest + 1)))
         return DatasetSpec(splits, self.plan.label_source, classes)
 
     def _greatest_label(self, shard: ShardFingerprint) -> int:
@@ -163,10 +156,9 @@ class Work:
         return int(self.stored.part_labels(shard).max(initial=-1))
 
     def _label_reader(self, split: str) -> ReadLabels:
-        """Give the function that knows the labels of each part of a split.
+        """Give what knows the labels of a split's parts, whatever dataset their tars are read as.
 
-        A part belongs to a tar, whatever dataset the tar is read as: where its labels were read
-        in another way, they are read again from the tar, and its features stay.
+        Where a part's labels were read in another way, they are read again; its features stay.
         """
         shards = {self.fingerprints.fingerprint(s): s for s in self.plan.split(split).shards}
         labelling = self.plan.labelling
@@ -211,14 +203,7 @@ class Forecast:
 
 
 def forecast(work: Work, spec: EncoderSpec, folder: str) -> Forecast:
-    """Count what is left to do, reading tar headers where no card says how many samples.
-
-    Parameters
-    ----------
-    work : of the dataset, for this encoder.
-    spec : the encoder; says how wide a row is.
-    folder : its folder in the store.
-    """
+    """Count what is left to do, reading tar headers where no card says how many samples."""
     counts = [_n_samples(shard) for shard in work.todo]
     n_images = None if None in counts else sum(count or 0 for count in counts)
     itemsize = np.dtype(spec.storage_dtype).itemsize
