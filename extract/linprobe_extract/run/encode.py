@@ -22,13 +22,7 @@ from linprobe_extract.run.work import Work
 
 
 class Gauge:
-    """How far a run is, for whoever watches: in images where their number is known, else in shards.
-
-    Parameters
-    ----------
-    work : what is left to do.
-    watch : sees each step.
-    """
+    """How far a run is: in images where their number is known, else in shards."""
 
     def __init__(self, work: Work, watch: Watch) -> None:
         self._watch = watch
@@ -55,9 +49,8 @@ class Run:
     """Everything that encoding needs; :meth:`extract` carries it out."""
 
     work: Work
-    """What is asked for and what the store has of it."""
     encoder: Encoder
-    """The loaded tower; the store knows it."""
+    """The store knows it."""
     batch_size: int
     """Images a batch, at least 1; halved when the device's memory is too small."""
     decode_threads: int
@@ -65,9 +58,7 @@ class Run:
     max_skipped: float
     """Greatest share of samples of a shard that may be skipped, in [0, 1]."""
     turns: Turns
-    """Which of several processes takes which shard."""
     watch: Watch
-    """Sees what happens."""
     stop: threading.Event
     """When set, no further shard is begun."""
 

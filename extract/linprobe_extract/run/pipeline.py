@@ -42,11 +42,9 @@ class Unit:
     """A shard to be encoded."""
 
     shard: Shard
-    """As the plan names it."""
     source: Shard
     """Where to read it: the shard itself, or a local copy while there is one."""
     fingerprint: ShardFingerprint
-    """What the bytes must be."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,6 @@ class EncodedBatch:
     """Consecutive samples of one shard with their features."""
 
     unit: Unit
-    """The shard."""
     block: FeatureBlock
     """Rows of the samples that could be decoded."""
     skipped: tuple[SkippedSample, ...]
@@ -68,7 +65,6 @@ class UnitEnd:
     """A shard has been read to its end."""
 
     unit: Unit
-    """The shard."""
     planned: int
     """Samples read; rows + skipped must come to this."""
     error: ShardError | None
@@ -92,13 +88,11 @@ class Pipeline:
     launch: Launch
     """Starts a batch on the device."""
     preprocess: PreprocessSpec
-    """How an image becomes pixels."""
     labelling: Labelling
-    """How labels are read."""
     batch_size: int
     """Images a batch, at least 1."""
     decode_threads: int
-    """Threads that decode, at least 1."""
+    """At least 1."""
     pin_memory: bool
     """Page-locked buffers, for copies to a GPU that overlap."""
     timings: Timings = field(default_factory=Timings)
@@ -116,9 +110,7 @@ class Pipeline:
     def run(self, units: Iterable[Unit]) -> Iterator[EncodedBatch | UnitEnd]:
         """Encode shards in order: each one's batches, then its end.
 
-        Raises
-        ------
-        torch.OutOfMemoryError : a batch does not fit the device.
+        Raises torch.OutOfMemoryError where a batch does not fit the device.
         """
         reader = threading.Thread(target=self._read, args=(units,), name="reader", daemon=True)
         reader.start()

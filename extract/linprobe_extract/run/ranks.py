@@ -56,9 +56,8 @@ def ranks_from_environment(environment: Mapping[str, str] = os.environ) -> Ranks
     hint = "start the processes with torchrun or srun, or unset these variables"
     for name in names:
         if not environment.get(name, "0").isdigit():
-            raise ExtractError(
-                f"environment variable {name}={environment[name]!r} is not a number", hint=hint
-            )
+            fault = f"environment variable {name}={environment[name]!r} is not a number"
+            raise ExtractError(fault, hint=hint)
     rank, world_size, local_rank, local_size = (int(environment.get(n, "0")) for n in names)
     if rank >= world_size:
         raise ExtractError(f"{names[0]}={rank} is not below {names[1]}={world_size}", hint=hint)
@@ -71,7 +70,6 @@ class Turns:
     """Shared counters of one run: who takes what, and who is last."""
 
     ranks: Ranks
-    """This process."""
     add: Callable[[str, int], int] | None
     """Atomically add to a named counter and give the new value; None without a shared store."""
 

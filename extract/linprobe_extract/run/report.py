@@ -76,12 +76,7 @@ class ExtractReport:
     """128 + the number of the signal that stopped the run, or 0."""
 
     def check(self) -> None:
-        """Refuse a run of which shards failed.
-
-        Raises
-        ------
-        ExtractError : with the first failure; the others are in ``run.failed``.
-        """
+        """Raise ExtractError with the first of the failures in ``run.failed``, if any."""
         if self.run is not None and self.run.failed:
             first = next(iter(self.run.failed.values()))
             raise ExtractError(

@@ -45,7 +45,6 @@ class Extraction:
     encoder: "EncoderChoice | Encoder"
     """Which encoder: chosen, and loaded when it is needed; or loaded already."""
     plan: DatasetPlan
-    """The dataset."""
     store: Path
     """Folder of the feature store."""
     splits: tuple[str, ...] = ()
@@ -60,9 +59,7 @@ class Extraction:
     def forecast(self) -> Forecast:
         """Count what is left to do, and write nothing; an encoder new to the store is loaded.
 
-        Raises
-        ------
-        LinprobeError : as :meth:`run`.
+        Raises LinprobeError as :meth:`run`.
         """
         work = self._work(ranks_from_environment(), read_only=True)
         if work.stored is not None:
@@ -83,14 +80,8 @@ class Extraction:
     def run(self, watch: Watch = ignore, *, until_signal: bool = False) -> ExtractReport:
         """Encode the shards that have no part yet, and seal the splits that are complete.
 
-        Parameters
-        ----------
-        watch : sees the run as it goes.
-        until_signal : on the first SIGINT or SIGTERM, finish the shards at hand and report.
-
-        Returns
-        -------
-        What the store has now; shards that failed are in its ``run.failed``.
+        With ``until_signal``, the first SIGINT or SIGTERM lets it finish the shards at hand and
+        report. Shards that failed are in the report's ``run.failed``.
 
         Raises
         ------

@@ -38,13 +38,11 @@ class Work:
     """Splits of a dataset and what a store has of them, as of when it is first asked."""
 
     plan: DatasetPlan
-    """The dataset."""
     splits: tuple[str, ...]
     """Names of the splits to extract and seal, all of the plan's or some."""
     stored: StoredEncoder | None
     """The encoder; None when the store does not have it yet."""
     fingerprints: FingerprintCache
-    """Knows what each shard's bytes are."""
 
     @property
     def shards(self) -> tuple[Shard, ...]:
@@ -102,11 +100,9 @@ class Work:
         return Work(self.plan, self.splits, self.stored, self.fingerprints)
 
     def seal(self) -> tuple[Split, ...]:
-        """Seal each split whose parts are all there; declare the metric where none was.
+        """Seal each split whose parts are all there; give all that are sealed then, in order.
 
-        Returns
-        -------
-        All splits that are sealed then, in order.
+        Declares the metric of a dataset that had none.
 
         Raises
         ------

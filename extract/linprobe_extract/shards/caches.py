@@ -29,11 +29,8 @@ T = TypeVar("T")
 class JsonCache(Generic[T]):
     """Values by key in a file of JSON lines, which may be cut, damaged or gone without loss.
 
-    Parameters
-    ----------
-    path : the file, made when first needed; processes may append to it at the same time.
-    kind : of a line: ``dict[str, T]``.
-    read_only : keep what is learnt in memory alone.
+    Made when first needed; processes may append to it at the same time. ``kind`` is that of a
+    line; with ``read_only``, what is learnt is kept in memory alone.
     """
 
     def __init__(self, path: Path, kind: type[dict[str, T]], *, read_only: bool = False) -> None:
@@ -57,9 +54,7 @@ class JsonCache(Generic[T]):
     def put(self, key: str, value: T, *, lasting: bool = True) -> None:
         """Remember a value; where it is not ``lasting``, in this process alone.
 
-        Raises
-        ------
-        StoreError : the file cannot be written.
+        Raises StoreError where the file cannot be written.
         """
         is_known = self._known.get(key) == value
         self._known[key] = value
@@ -72,13 +67,7 @@ class JsonCache(Generic[T]):
 
 
 class FingerprintCache:
-    """Shard fingerprints: from the dataset's card, from the cache, or by reading.
-
-    Parameters
-    ----------
-    store : folder of the feature store.
-    read_only : keep what is learnt in memory alone.
-    """
+    """Shard fingerprints: from the dataset's card, from the cache in a store, or by reading."""
 
     def __init__(self, store: Path, *, read_only: bool = False) -> None:
         path = store / ".cache" / "shards.jsonl"
@@ -92,9 +81,7 @@ class FingerprintCache:
     def fingerprint(self, shard: Shard) -> ShardFingerprint:
         """Give the fingerprint of a shard, reading it only when nothing else knows it.
 
-        Raises
-        ------
-        ShardError : it has to be read and cannot be.
+        Raises ShardError where it has to be read and cannot be.
         """
         return self.known(shard) or self._remember(shard, fingerprint_shard(shard))
 
@@ -102,11 +89,8 @@ class FingerprintCache:
     def fetched(self, shard: Shard) -> Iterator[tuple[Shard, ShardFingerprint]]:
         """Give a shard to read and its fingerprint; what is not a file is copied to one first.
 
-        A stream can be read but once, and its fingerprint is needed before its samples.
-
-        Raises
-        ------
-        ShardError : it cannot be read.
+        A stream can be read but once, and its fingerprint is needed before its samples. Raises
+        ShardError where it cannot be read.
         """
         if not shard.is_stream:
             yield shard, self.fingerprint(shard)

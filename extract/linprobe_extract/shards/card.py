@@ -139,21 +139,12 @@ class DatasetCard:
         return tuple(image for image in self.duplicates if image.is_leak)
 
     def save(self, folder: Path) -> None:
-        """Write ``folder/dataset.json``, durably, whole or not at all.
-
-        Raises
-        ------
-        StoreError : the disk refuses.
-        """
+        """Write ``folder/dataset.json``, durably, whole or not at all (StoreError)."""
         write_atomic(folder / CARD_NAME, encode(self))
 
 
 def load_card(folder: Path) -> DatasetCard | None:
-    """Read ``folder/dataset.json``.
-
-    Returns
-    -------
-    The card; None where there is no such file: shards that others made have none.
+    """Read ``folder/dataset.json``; None where there is none: shards that others made.
 
     Raises
     ------

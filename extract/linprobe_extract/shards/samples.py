@@ -22,13 +22,7 @@ NO_LABEL = "no_label"
 
 
 def read_samples(url: str, members: Iterable[Member], labelling: Labelling) -> Iterator[Sample]:
-    """Group members into samples, in order.
-
-    Parameters
-    ----------
-    url : the shard, for messages.
-    members : regular files in tar order.
-    labelling : where labels come from.
+    """Group the members of a shard, in tar order, into samples; ``url`` is for messages.
 
     Raises
     ------
@@ -144,9 +138,7 @@ def _expected_label(source: str) -> str:
 def label_array(labels: Sequence[Label], classes: tuple[str, ...] | None) -> LabelArray:
     """Labels as the store takes them: (n,) int64, or (n, k) uint8 for multi-label samples.
 
-    Raises
-    ------
-    ShardError : a sample has several labels and the class names are not known.
+    Raises ShardError where a sample has several labels and the class names are not known.
     """
     if not any(isinstance(label, tuple) for label in labels):
         return np.array(labels, np.int64)

@@ -72,22 +72,19 @@ class _WindowReader:
 
     def n_zeros_after(self, offset: int) -> int | None:
         """Read to the end; the number of bytes after ``offset``, or None if one is not zero."""
-        n_zeros = self._n_bytes - offset
-        rest = self._window[len(self._window) - n_zeros :] if n_zeros else b""
-        while rest or (rest := self.read(_READ_BYTES)):
+        n_ahead = self._n_bytes - offset
+        rest = self._window[-n_ahead:] if n_ahead else self.read(_READ_BYTES)
+        while rest:
             if rest.strip(b"\0"):
                 return None
-            n_zeros = self._n_bytes - offset
-            rest = b""
-        return n_zeros
+            rest = self.read(_READ_BYTES)
+        return self._n_bytes - offset
 
 
 def open_shard(shard: Shard) -> IO[bytes]:
     """Open a local file, a ``pipe:`` command, or any URL that fsspec knows, for reading once.
 
-    Raises
-    ------
-    ShardError : it cannot be opened; names the URL and the system's reason.
+    Raises ShardError with the URL and the system's reason.
     """
     try:
         if shard.url.startswith("pipe:"):
@@ -106,11 +103,8 @@ def read_members(
 ) -> Iterator[Member]:
     """Yield the regular files of a tar in order, then prove that the tar was whole.
 
-    Parameters
-    ----------
-    shard : what to read; read once, sequentially; plain or compressed by gzip, bzip2 or xz.
-    expected : the fingerprint that the bytes must have, or None to accept any.
-    place : what to call it in messages; its URL where empty.
+    It is plain or compressed by gzip, bzip2 or xz, and read once. ``expected`` is what its bytes
+    must be; ``place`` is what to call it in messages, by default its URL.
 
     Raises
     ------
@@ -173,12 +167,7 @@ def _members(place: str, plain: _WindowReader) -> Iterator[Member]:
 
 
 def fingerprint_shard(shard: Shard) -> ShardFingerprint:
-    """Read a tar once for its size and sha256.
-
-    Raises
-    ------
-    ShardError : it cannot be read.
-    """
+    """Read a tar once for its size and sha256; ShardError where it cannot be read."""
     try:
         with open_shard(shard) as stream:
             return _HashingReader(stream).fingerprint(shard.name)

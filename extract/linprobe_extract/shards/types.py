@@ -101,16 +101,11 @@ class DatasetPlan:
 
     @property
     def labelling(self) -> Labelling:
-        """How labels are read."""
+        """Label source and class names together."""
         return Labelling(self.label_source, self.classes)
 
     def split(self, name: str) -> SplitPlan:
-        """Give one split.
-
-        Raises
-        ------
-        ExtractError : the dataset has no such split; names those it has.
-        """
+        """Give one split; ExtractError names those there are."""
         splits = {split.name: split for split in self.splits}
         if name in splits:
             return splits[name]
