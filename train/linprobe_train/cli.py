@@ -118,13 +118,14 @@ def knn(
     """Classify test rows by their nearest training rows."""
     from linprobe.machine import thread_count
     from linprobe.names import parse_wholes
-    from linprobe_train.protocol.splits import open_encoder, open_splits
+    from linprobe_store.handles.store import FeatureStore
+    from linprobe_train.protocol.splits import open_splits
     from linprobe_train.show.text import answer_json, knn_text
     from linprobe_train.tasks.knn import Votes
     from linprobe_train.tasks.knn import knn as nearest_neighbours
 
     how, threads = Votes(parse_wholes("--k", k), temperature), thread_count(threads)
-    splits = open_splits(open_encoder(store, model), data, tap)
+    splits = open_splits(FeatureStore(store).encoder(model), data, tap)
     with watching("k-NN") as watch:
         answer = nearest_neighbours(splits, how, out, seed=seed, threads=threads, watch=watch)
     emit_json(answer_json(answer)) if as_json else emit(knn_text(answer))
@@ -148,14 +149,15 @@ def fewshot(
     """Train probes on few rows of each class."""
     from linprobe.machine import thread_count
     from linprobe.names import parse_wholes
-    from linprobe_train.protocol.splits import open_encoder, open_splits
+    from linprobe_store.handles.store import FeatureStore
+    from linprobe_train.protocol.splits import open_splits
     from linprobe_train.show.plots import write_fewshot_plot
     from linprobe_train.show.text import answer_json, fewshot_text
-    from linprobe_train.tasks.draws import Draws
+    from linprobe_train.tasks.fewshot import Draws
     from linprobe_train.tasks.fewshot import fewshot as few_shots
 
     draws, threads = Draws(parse_wholes("--shots", shots), repeats, seed), thread_count(threads)
-    splits = open_splits(open_encoder(store, model), data, tap)
+    splits = open_splits(FeatureStore(store).encoder(model), data, tap)
     with watching("few-shot") as watch:
         answer = few_shots(splits, draws, out, metric=metric, threads=threads, watch=watch)
     plot = write_fewshot_plot(answer.folder, answer.result)

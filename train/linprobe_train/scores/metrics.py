@@ -89,17 +89,11 @@ class Score:
 
 
 def metric_named(name: str) -> Metric:
-    """Look a metric up.
-
-    Raises
-    ------
-    OptionError : no such metric; lists those there are.
-    """
-    metric = all_metrics().get(name)
-    if metric is None:
-        known = ", ".join(all_metrics())
-        raise OptionError(f"no metric {name!r}; known: {known}", hint="--metric top1")
-    return metric
+    """Look a metric up; ``OptionError`` lists those there are."""
+    metrics = all_metrics()
+    if name not in metrics:
+        raise OptionError(f"no metric {name!r}; known: {', '.join(metrics)}", hint="--metric top1")
+    return metrics[name]
 
 
 def title_of(name: str) -> str:
@@ -132,12 +126,7 @@ def score_names(k: int, *, multi_label: bool) -> tuple[str, ...]:
 
 
 def metric_of_labels(name: str, k: int, *, multi_label: bool) -> Metric:
-    """Look up a metric that labels of k classes must have.
-
-    Raises
-    ------
-    OptionError : no such metric, or one that these labels do not have.
-    """
+    """Look up a metric; ``OptionError``: there is none, or labels of k classes do not have it."""
     metric = metric_named(name)
     if not metric.exists_for(k, multi_label=multi_label):
         known = score_names(k, multi_label=multi_label)
