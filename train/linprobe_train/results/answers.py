@@ -22,8 +22,6 @@ from linprobe_train.protocol.search import SplitUse, Sweep
 from linprobe_train.scores.metrics import Score
 from linprobe_train.solver.lbfgs import FitReport
 
-FORMAT: Literal[1] = 1
-"""Version of ``result.json``; also part of every question, so old answers are not mistaken."""
 MIN_AGE_S, FOREIGN_AGE_S = 10.0, 86_400.0
 """Staging folders younger than this are another run's: on this host, and on a shared disk."""
 
@@ -55,7 +53,7 @@ class Question(Asked, frozen=True):
     seed: int
     """Of the val cut, the folds and the bootstrap."""
     format: Literal[1]
-    """Version of the result."""
+    """Version of ``result.json``; in the question, so that old answers are not mistaken."""
 
 
 @dataclass(frozen=True)

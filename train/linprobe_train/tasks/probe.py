@@ -18,7 +18,6 @@ from linprobe_train.protocol.protocols import Protocol
 from linprobe_train.protocol.search import Search, SplitUse, search
 from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import (
-    FORMAT,
     Answer,
     Answers,
     Environment,
@@ -64,7 +63,7 @@ class Recipe:
             balanced=self.settings.balanced,
             solver=self.settings.solver,
             seed=self.seed,
-            format=FORMAT,
+            format=1,
         )
 
 
