@@ -180,16 +180,8 @@ def search(
 ) -> Search:
     """Choose C on val (cut from train where there is none), then fit on train and val.
 
-    Parameters
-    ----------
-    grid : values of C; a single one is taken without held-out rows.
-    metric : held-out score to choose C by.
-    folds : folds of cross-validation over train and val together; 0 for one held-out set.
-    seed : of the cut or the folds.
-
-    Raises
-    ------
-    DataError : rows or labels that no probe can be fitted on.
+    A grid of a single C takes no held-out rows; ``folds`` are over train and val together, 0 for
+    one held-out set. ``DataError``: rows or labels that no probe can be fitted on.
     """
     everything = train if val is None else train.join(val)
     fitted_on = SplitUse("train" if val is None else "train+val", everything.n)

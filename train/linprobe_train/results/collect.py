@@ -78,13 +78,8 @@ def collect(
 ) -> tuple[Collected, ...]:
     """Read results: all those in ``out``, or the ones whose folders are given.
 
-    Parameters
-    ----------
-    watch : sees a line for every folder of ``out`` that cannot be used.
-
-    Raises
-    ------
-    ResultError : there is none, or a folder that was given cannot be used.
+    ``watch`` sees a line for every folder of ``out`` that cannot be used. ``ResultError``: there is
+    no result, or a folder that was given cannot be used.
     """
     results: dict[Path, ProbeResult] = {}
     for folder in folders or (sorted(out.iterdir()) if out.is_dir() else ()):

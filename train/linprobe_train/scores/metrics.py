@@ -17,14 +17,7 @@ import numpy as np
 from linprobe.errors import DataError, OptionError
 from linprobe.plugins import declared
 from linprobe_store.format.spec import LabelArray
-from linprobe_train.scores.intervals import (
-    Interval,
-    Replicates,
-    Statistic,
-    Weights,
-    resample,
-    wilson,
-)
+from linprobe_train.scores.intervals import Interval, Replicates, Statistic, resample, wilson
 from linprobe_train.scores.predictions import TOP, Predictions, predictions_of
 from linprobe_train.scores.ranking import average_precision, eleven_point, mean_over_classes
 from linprobe_train.solver.preparation import Float64
@@ -138,17 +131,10 @@ def metric_of_labels(name: str, k: int, *, multi_label: bool) -> Metric:
 
 
 def score_value(name: str, p: Float64, labels: LabelArray) -> float:
-    """One metric without its interval.
+    """One metric, without its interval, of p (n, k) for labels (n,), or (n, k) multi-hot.
 
-    Parameters
-    ----------
-    p : (n, k) probabilities.
-    labels : (n,) class ids, or (n, k) multi-hot.
-
-    Raises
-    ------
-    OptionError : no such metric, or one that these labels do not have.
-    DataError : these rows do not have it, such as an area under the curve of a single class.
+    ``OptionError``: these labels do not have it; ``DataError``: these rows do not, such as an area
+    under the curve of a single class.
     """
     metric = metric_of_labels(name, p.shape[1], multi_label=labels.ndim == 2)
     value = metric.statistic(predictions_of(p, labels, count=metric.top))(np.ones(len(p)))
@@ -168,25 +154,20 @@ def undefined(name: str, n: int) -> DataError:
 def scores_of(
     rows: Predictions, k: int, seed: int, names: tuple[str, ...] | None = None
 ) -> tuple[Score, ...]:
-    """Score predictions, each metric with its 95 % interval.
+    """Score n >= 1 rows of k classes, each metric with its 95 % interval.
 
-    Parameters
-    ----------
-    rows : n >= 1 rows.
-    k : classes.
-    seed : of the bootstrap, whose draws of rows all metrics share.
-    names : metrics, in this order; None for every one that these labels have. Those without a
-        value on these rows are left out.
+    ``names`` None means every metric that these labels have; those without a value on these rows
+    are left out. All metrics share the bootstrap's draws of rows.
     """
     if names is None:
         names = score_names(k, multi_label=rows.labels.ndim == 2)
     ones = np.ones(rows.n)
-    prepared = [(metric, metric.statistic(rows)) for metric in map(metric_named, names)]
-    prepared = [(metric, value) for metric, value in prepared if not np.isnan(value(ones))]
-    replicates = resample([value for _, value in prepared], rows.n, seed)
+    prepared = {metric: metric.statistic(rows) for metric in map(metric_named, names)}
+    known = {metric: value for metric, value in prepared.items() if not np.isnan(value(ones))}
+    replicates = resample(list(known.values()), rows.n, seed)
     return tuple(
         Score(metric.name, float(replicates.values[i]), metric.interval_of(i, replicates, rows.n))
-        for i, (metric, _) in enumerate(prepared)
+        for i, metric in enumerate(known)
     )
 
 
@@ -206,7 +187,7 @@ def mean_per_class(rows: Predictions) -> Statistic:
     """Mean over the classes that have rows of the share of their rows that is right."""
     hit, labels = rows.hits(), rows.labels
 
-    def value(w: Weights) -> float:
+    def value(w: Float64) -> float:
         size = np.bincount(labels, w)
         right = np.bincount(labels, w * hit)
         return float((right[size > 0] / size[size > 0]).mean())
@@ -219,7 +200,7 @@ def macro_f1(rows: Predictions) -> Statistic:
     predicted, labels, hit = rows.top[:, 0], rows.labels, rows.hits()
     k = int(max(predicted.max(), labels.max())) + 1
 
-    def value(w: Weights) -> float:
+    def value(w: Float64) -> float:
         size = np.bincount(labels, w, k) + np.bincount(predicted, w, k)
         hits = np.bincount(labels, w * hit, k)
         return float((2 * hits[size > 0] / size[size > 0]).mean())
@@ -251,7 +232,7 @@ def roc_auc(rows: Predictions) -> Statistic:
     _, group = np.unique(score, return_inverse=True)
     positive = rows.labels == 1
 
-    def value(w: Weights) -> float:
+    def value(w: Float64) -> float:
         up = np.bincount(group, w * positive)
         down = np.bincount(group, w * ~positive)
         pairs = up.sum() * down.sum()

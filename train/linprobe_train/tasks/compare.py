@@ -108,13 +108,8 @@ def compare(
 ) -> tuple[Comparison, ...]:
     """Compare results dataset by dataset, in the order of the names.
 
-    Parameters
-    ----------
-    store : feature store, for the size of features and whether they have changed; None or a folder
-        that is not there leaves both out.
-    seed : of the bootstrap.
-    strict : whether results of one dataset name without a common test row are refused rather than
-        shown apart.
+    A ``store`` that is there adds the size of features and whether they have changed. Results of
+    one dataset name without a common test row are shown apart, or refused if ``strict``.
 
     Raises
     ------
@@ -240,15 +235,11 @@ def _standing(
 
 
 def mcnemar(first: Hits, second: Hits) -> McNemar:
-    """McNemar's test of two probes, exact for any number of rows.
+    """McNemar's test of whether two probes are right, (n,) each, exact for any number of rows.
 
     Under equality the discordant rows fall to either side like coins. McNemar 1947, "Note on the
     sampling error of the difference between correlated proportions"; the exact binomial form
     replaces his chi-square, which is off where the discordant rows are few.
-
-    Parameters
-    ----------
-    first, second : (n,) whether each probe is right about a row, rows in the same order.
     """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     fewer = float(binom.cdf(min(only_first, only_second), only_first + only_second, 0.5))

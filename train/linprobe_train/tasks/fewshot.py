@@ -165,15 +165,8 @@ def fewshot(
 ) -> Answer[FewshotResult]:
     """Give the stored few-shot result of a dataset, or make and store it.
 
-    Parameters
-    ----------
-    metric : what the results are in; None for the dataset's own.
-    threads : of a fit; the result does not depend on them.
-
-    Raises
-    ------
-    DataError : rows have several labels, or too few of any class to hold one out.
-    OptionError : the labels do not have the metric.
+    ``metric`` None means the dataset's own. ``DataError``: rows have several labels, or too few of
+    any class to hold one out; ``OptionError``: the labels do not have the metric.
     """
     if splits.train.labels.ndim == 2:
         raise DataError(

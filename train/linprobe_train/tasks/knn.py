@@ -121,16 +121,9 @@ def knn(
     threads: int = 1,
     watch: Watch = ignore,
 ) -> Answer[KnnResult]:
-    """Give the stored k-NN result of a dataset, or make and store it.
+    """Give the stored k-NN result of a dataset, or make and store it; seed is of the bootstrap.
 
-    Parameters
-    ----------
-    seed : of the bootstrap.
-    threads : over blocks of test rows; the result does not depend on them.
-
-    Raises
-    ------
-    DataError : rows have several labels, or no direction.
+    ``DataError``: rows have several labels, or no direction.
     """
     question = KnnQuestion(*splits.identity, splits.tap, how.k, how.temperature, seed, "knn-1")
     answers = Answers(out, KnnResult, "knn.json")
@@ -213,15 +206,9 @@ def with_neighbours(
     """Find the k most similar bank rows of every query exactly, and make something of them.
 
     Products of unit rows, block by block, in BLAS; per query only the best k are kept: some 40 MB a
-    thread for k = 200 and d = 512, whatever the queries and the bank.
-
-    Parameters
-    ----------
-    queries, bank : rows of the same encoder; they are L2-normalised here.
-    k : at most the rows of the bank.
-    crew : threads over blocks of queries, with BLAS held to one thread.
-    use : gets the first query of a block and the neighbours of at most 512 queries; what it gives
-        is returned in the order of the blocks.
+    thread for k = 200 and d = 512, whatever the queries and the bank. Rows are L2-normalised here;
+    k is at most the rows of the bank. ``use`` gets the first query of a block and the neighbours of
+    at most 512 queries; what it gives is returned in the order of the blocks.
     """
     unit = Preparation(normalize=True)
 

@@ -72,11 +72,8 @@ def probe(
 ) -> Answer[ProbeResult]:
     """Give the stored answer, or search, score and store one; test is opened after the final fit.
 
-    Raises
-    ------
-    DataError : rows or labels that no probe can be fitted on.
-    OptionError : the labels do not have the metric, or the memory does not suffice.
-    ResultError : the result cannot be written.
+    ``DataError``: rows or labels that no probe can be fitted on; ``OptionError``: the labels do not
+    have the metric, or the memory does not suffice; ``ResultError``: it cannot be written.
     """
     question, settings = recipe.question(splits), recipe.settings
     answers = Answers(out, ProbeResult)

@@ -154,7 +154,7 @@ def run_task(store: Path, task: Task, recipe: Recipe, out: Path) -> Outcome:
 @contextmanager
 def _backend(pool: Pool, jobs: int) -> Iterator[None]:
     try:
-        cluster = _cluster(pool)
+        cluster = _cluster() if pool.backend == CLUSTER else nullcontext()
         chosen = parallel_config(pool.backend, n_jobs=jobs)
     except (ValueError, ImportError) as error:
         raise OptionError(
@@ -165,10 +165,8 @@ def _backend(pool: Pool, jobs: int) -> Iterator[None]:
         yield
 
 
-def _cluster(pool: Pool) -> AbstractContextManager[object]:
+def _cluster() -> AbstractContextManager[object]:
     """A connection for Dask: to ``DASK_SCHEDULER_ADDRESS``, or to workers on this machine."""
-    if pool.backend != CLUSTER:
-        return nullcontext()
     from distributed import Client, default_client
 
     try:
