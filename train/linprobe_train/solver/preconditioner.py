@@ -27,8 +27,7 @@ from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 
 from linprobe_train.solver.losses import Loss, probabilities
-from linprobe_train.solver.objective import Objective
-from linprobe_train.solver.passes import Crew
+from linprobe_train.solver.passes import Crew, Objective
 from linprobe_train.solver.preparation import Float32, Float64, Real
 from linprobe_train.solver.problem import Problem
 
@@ -69,15 +68,15 @@ class Curvature:
     """(m, r) the rows they belong to."""
 
     def join(self, other: "Curvature", rank: int) -> "Curvature":
-        """The curvature of these rows and of others, keeping ``rank`` of every column."""
+        """Add other rows, keeping the ``rank`` largest of every column."""
         top = np.concatenate([self.top, other.top], axis=1)
         rows = np.concatenate([self.rows, other.rows], axis=1)
         if (surplus := top.shape[1] - rank) > 0:
             places = np.argpartition(top, surplus, axis=1)[:, surplus:]
             top = np.take_along_axis(top, places, axis=1)
             rows = np.take_along_axis(rows, places, axis=1)
-        diagonal = self.diagonal + other.diagonal
-        return Curvature(self.total + other.total, diagonal, top, rows)
+        total, diagonal = self.total + other.total, self.diagonal + other.diagonal
+        return Curvature(total, diagonal, top, rows)
 
 
 def measure_curvature(problem: Problem, V: Float64, rank: int, crew: Crew) -> Curvature:
@@ -92,7 +91,7 @@ def measure_curvature(problem: Problem, V: Float64, rank: int, crew: Crew) -> Cu
             x = features.astype(np.float32, copy=False)
             z = (x @ columns + offset).astype(np.float32, copy=False)
             q = _curvature_of(z, problem, problem.share(row, len(x)))
-            diagonal = np.zeros((m, d)) if streamed else q @ np.square(x)
+            diagonal = curvature.diagonal if streamed else q @ np.square(x)
             rows = np.broadcast_to(np.arange(row, row + len(x)), q.shape)
             block = Curvature(q.sum(axis=1, dtype=np.float64), diagonal, q, rows)
             curvature = curvature.join(block, rank)
@@ -101,7 +100,11 @@ def measure_curvature(problem: Problem, V: Float64, rank: int, crew: Crew) -> Cu
     whole, *others = crew.map(of_chunk, problem.chunks())
     for chunk in others:
         whole = whole.join(chunk, rank)
-    return replace(whole, diagonal=_pilot_diagonal(problem, V)) if streamed else whole
+    if not streamed:
+        return whole
+    z = problem.pilot @ V[:, :-1].T.astype(np.float32) + V[:, -1].astype(np.float32)
+    diagonal = _curvature_of(z, problem, problem.pilot_share) @ np.square(problem.pilot)
+    return replace(whole, diagonal=diagonal)
 
 
 def _curvature_of(z: Float32, problem: Problem, share: Float32) -> Float32:
@@ -110,13 +113,6 @@ def _curvature_of(z: Float32, problem: Problem, share: Float32) -> Float32:
     z *= 1 - z
     z *= share[:, None]
     return np.ascontiguousarray(z.T)
-
-
-def _pilot_diagonal(problem: Problem, V: Float64) -> Float32:
-    x = problem.pilot.rows
-    z = x @ V[:, :-1].T.astype(np.float32) + V[:, -1].astype(np.float32)
-    diagonal: Float32 = _curvature_of(z, problem, problem.pilot.weights) @ np.square(x)
-    return diagonal
 
 
 def rank_for(n: int, d: int, m: int) -> int:
@@ -217,20 +213,14 @@ class LiveMetric:
         self._reference = math.inf
 
     def apply(self, gradient: Float32) -> Float32:
-        """M^-1 times a gradient, (m, d + 1).
-
-        Raises
-        ------
-        RuntimeError : before :meth:`begin`.
-        """
-        if self._metric is None:
-            raise RuntimeError("begin() comes first")
+        """M^-1 times a gradient, (m, d + 1); :meth:`begin` comes first."""
+        assert self._metric is not None
         return self._metric.apply(gradient, self._crew)
 
     def begin(self, at: Objective) -> None:
         """Start a fit; the metric of the fit before serves on where l2 is near."""
         if self._metric is None or abs(math.log(at.l2 / self._l2)) > NEAR:
-            self._build(at, 0)
+            self._build(at)
         self._built, self._reference = 0, math.inf
 
     def follow(self, at: Objective, iteration: int, decrement: float) -> None:
@@ -239,8 +229,9 @@ class LiveMetric:
             self._reference = decrement
         left = iteration - self._built >= LONG and decrement < FAR * self._reference
         if iteration == SECOND_LOOK or left:
-            self._build(at, iteration)
+            self._build(at)
+            self._built, self._reference = iteration, math.inf
 
-    def _build(self, at: Objective, iteration: int) -> None:
+    def _build(self, at: Objective) -> None:
         self._metric = block_metric(self._problem, at.point.V, at.l2, self._crew)
-        self._l2, self._built, self._reference = at.l2, iteration, math.inf
+        self._l2 = at.l2
