@@ -36,11 +36,7 @@ def plan_memory(
 ) -> MemoryPlan:
     """Choose between a resident copy and streaming for n rows, d features and m logit columns.
 
-    ``value_bytes`` is the size of one prepared feature.
-
-    Raises
-    ------
-    OptionError : not even streaming fits into ``limit_bytes``.
+    ``value_bytes`` is the size of one prepared feature. OptionError : too little to stream.
     """
     sampled = min(n, PILOT_ROWS)
     pilot = (4 * d + 8 * m) * sampled
@@ -66,12 +62,7 @@ def available_bytes() -> int:
 
 
 def parse_bytes(text: str) -> int:
-    """Read a size such as ``4GB``, ``500M`` or ``800000000``.
-
-    Raises
-    ------
-    OptionError : not a positive size.
-    """
+    """Read a size such as ``4GB``, ``500M`` or ``800000000``; OptionError for anything else."""
     number = text.strip().upper().removesuffix("B")
     unit = number[-1:] if number[-1:] in UNITS else ""
     try:
