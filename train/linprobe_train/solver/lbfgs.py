@@ -25,7 +25,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from linprobe_train.solver.passes import Crew, Objective, Point, evaluate, with_ridge
-from linprobe_train.solver.preconditioner import LiveMetric
+from linprobe_train.solver.preconditioner import BlockMetric, block_metric
 from linprobe_train.solver.preparation import Arithmetic, Float32, Float64
 from linprobe_train.solver.problem import Problem
 
@@ -48,6 +48,18 @@ FLAT = 1e-11
 
 F32_NOISE = 1e-7
 """Relative change of F that float32 logits cannot resolve."""
+
+NEAR = math.log(3.2)
+"""Change of ln l2 over which a metric serves on: half a decade."""
+
+SECOND_LOOK = 8
+"""Steps after which a fit has left the place its metric was built at; 6 and 10 took more time."""
+
+LONG = 25
+"""Least steps between later builds."""
+
+FAR = 0.01
+"""Fall of the expected decrease, since the last build, that makes a later build worth it."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +173,19 @@ class Surface:
         self.problem = problem
         self.passes = 0
         self.pairs = PairMemory(problem.targets.columns * (problem.dim + 1))
-        self.metric = LiveMetric(problem, crew)
         self._crew = crew
+        self._metric: BlockMetric | None = None
+        self._metric_l2 = math.nan
+
+    def metric(self, at: Objective, *, anew: bool = False) -> BlockMetric:
+        """Build the metric; unless ``anew``, that of the fit before serves on where l2 is near.
+
+        A build costs as much as a few passes, a stale metric costs more.
+        """
+        if anew or self._metric is None or abs(math.log(at.l2 / self._metric_l2)) > NEAR:
+            self._metric = block_metric(self.problem, at.point.V, at.l2, self._crew)
+            self._metric_l2 = at.l2
+        return self._metric
 
     def at(self, V: Float64, arithmetic: Arithmetic | None = None) -> Point:
         """Read all rows once; in the arithmetic of the rows where none is given."""
@@ -184,13 +207,13 @@ class Descent:
 
     def run(self) -> StopReason:
         """Iterate until a test is met."""
-        surface = self._surface
-        surface.metric.begin(self.at)
+        surface, built, reference = self._surface, 0, math.inf
+        metric = surface.metric(self.at)
         while True:
-            direction = surface.pairs.direction(self.at.g, surface.metric.apply)
+            direction = surface.pairs.direction(self.at.g, metric.apply)
             if np.vdot(self.at.g, direction) <= 0:  # rounding cost the pairs their sign
                 surface.pairs.clear()
-                direction = surface.pairs.direction(self.at.g, surface.metric.apply)
+                direction = surface.pairs.direction(self.at.g, metric.apply)
             slope = -float(np.vdot(self.at.g, direction))
             self.decrement = -0.5 * slope
             if reason := self._reason_to_stop():
@@ -200,7 +223,12 @@ class Descent:
                     return "stalled"
                 self._arithmetic = "float64"
                 self.at = with_ridge(surface.at(self.at.point.V, "float64"), self.at.l2)
-            surface.metric.follow(self.at, self.iterations, self.decrement)
+            if self.iterations == built + 1:
+                reference = self.decrement
+            left = self.iterations - built >= LONG and self.decrement < FAR * reference
+            if self.iterations == SECOND_LOOK or left:
+                metric = surface.metric(self.at, anew=True)
+                built, reference = self.iterations, math.inf
 
     def _reason_to_stop(self) -> StopReason | None:
         # At tiny C all of F is the loss at W = 0, where a small relative gap says nothing of the
