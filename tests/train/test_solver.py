@@ -41,7 +41,7 @@ def oracle(rows: Rows, C: float, weights: Float64 | None = None) -> tuple[Float6
 def objective(problem: Problem, coef: Float64, intercept: Float64, C: float, crew: Crew) -> float:
     """F in float64."""
     V = problem.into(coef, intercept)
-    ridge = 0.5 * float((coef**2).sum()) / (C * problem.targets.total_weight)
+    ridge = 0.5 * float((coef**2).sum()) / (C * problem.total_weight)
     return evaluate(problem, V, crew, "float64").loss + ridge
 
 
@@ -114,7 +114,7 @@ def test_multi_label_columns_are_independent_binary_fits(crew: Crew) -> None:
 def test_the_gradient_is_the_derivative_of_the_loss(k: int, resident: bool, crew: Crew) -> None:
     problem = plain_problem(make_rows(70, 5, k), resident=resident)
     rng = np.random.default_rng(0)
-    V = rng.standard_normal((problem.targets.columns, 6))
+    V = rng.standard_normal((problem.m, 6))
     gradient = evaluate(problem, V, crew, "float64").gradient
     step = 1e-6
     for index in np.ndindex(V.shape):

@@ -172,7 +172,7 @@ class Surface:
     def __init__(self, problem: Problem, crew: Crew) -> None:
         self.problem = problem
         self.passes = 0
-        self.pairs = PairMemory(problem.targets.columns * (problem.dim + 1))
+        self.pairs = PairMemory(problem.m * (problem.dim + 1))
         self._crew = crew
         self._metric: BlockMetric | None = None
         self._metric_l2 = math.nan

@@ -94,7 +94,6 @@ def with_ridge(point: Point, l2: float) -> Objective:
 
 def evaluate(problem: Problem, V: Float64, crew: Crew, arithmetic: Arithmetic = "float32") -> Point:
     """Loss and gradient at V = [W | b], (m, d + 1): one read of all rows."""
-    targets = problem.targets
     columns, offset = problem.columns(V, arithmetic)
 
     def of_chunk(chunk: tuple[int, int]) -> tuple[float, Float64]:
@@ -104,11 +103,11 @@ def evaluate(problem: Problem, V: Float64, crew: Crew, arithmetic: Arithmetic = 
             z = x @ columns
             z += offset
             span = slice(row, row + len(z))
-            weights = None if targets.weights is None else targets.weights[span]
-            if targets.loss == "softmax":
-                loss += softmax_loss(z, targets.values[span].astype(np.int64, copy=False), weights)
+            weights = None if problem.weights is None else problem.weights[span]
+            if problem.loss == "softmax":
+                loss += softmax_loss(z, problem.targets[span].astype(np.int64, copy=False), weights)
             else:
-                hot = targets.values[span].astype(np.uint8, copy=False)
+                hot = problem.targets[span].astype(np.uint8, copy=False)
                 loss += sigmoid_loss(z, hot, weights)
             gradient[:, :-1] += z.T @ x
             gradient[:, -1] += z.sum(axis=0, dtype=np.float64)
@@ -120,5 +119,5 @@ def evaluate(problem: Problem, V: Float64, crew: Crew, arithmetic: Arithmetic = 
         gradient += chunk_gradient
     if problem.resident is None:
         gradient[:, :-1] = gradient[:, :-1] @ problem.rotation
-    total = targets.total_weight
+    total = problem.total_weight
     return Point(V, loss / total, gradient / total)

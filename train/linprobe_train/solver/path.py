@@ -51,7 +51,7 @@ class PathSolver:
         With softmax both have mean 0 over the columns: what columns share changes no probability.
         """
         V = self._solved[math.log(C)].V
-        if self.problem.targets.loss == "softmax":
+        if self.problem.loss == "softmax":
             V = V - V.mean(axis=0)
         return self.problem.out_of(V)
 
@@ -87,7 +87,7 @@ class PathSolver:
 
     def _start(self, x: float) -> Objective:
         if not self._solved:
-            V = np.zeros((self.problem.targets.columns, self.problem.dim + 1))
+            V = np.zeros((self.problem.m, self.problem.dim + 1))
             return with_ridge(self.surface.at(V), self._l2(x))
         # Of two equally near, the smaller C: its solution errs on the smooth side.
         order = sorted(self._solved, key=lambda known: (abs(known - x), known))
@@ -106,4 +106,4 @@ class PathSolver:
         return line if line.F < near.F else near
 
     def _l2(self, x: float) -> float:
-        return math.exp(-x) / self.problem.targets.total_weight
+        return math.exp(-x) / self.problem.total_weight

@@ -95,7 +95,7 @@ def measure_curvature(problem: Problem, V: Float64, rank: int, crew: Crew) -> Cu
 
 def _curvature_of(z: Float32, problem: Problem, share: Float32) -> Float32:
     """Turn logits (b, m) into q, (m, b)."""
-    probabilities(z, problem.targets.loss)
+    probabilities(z, problem.loss)
     z *= 1 - z
     z *= share[:, None]
     return np.ascontiguousarray(z.T)
@@ -163,7 +163,7 @@ def block_metric(problem: Problem, V: Float64, l2: float, crew: Crew) -> BlockMe
     list(crew.map(of_columns, _spans(m, 4 * crew.threads)))
     intercept = np.maximum(curvature.total, CURVATURE_FLOOR)
     inverse = (1 / diagonal).astype(np.float32)
-    return BlockMetric(inverse, tuple(factors), intercept, problem.targets.loss, crew)
+    return BlockMetric(inverse, tuple(factors), intercept, problem.loss, crew)
 
 
 def _factor(R: Float32, q: Float32, diagonal: Float32, l2: float) -> Float32:

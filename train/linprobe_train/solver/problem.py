@@ -13,12 +13,12 @@ n rows, d dimension, m logit columns: k for softmax and multi-label, 1 for two c
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe_store.format.spec import LabelArray
 from linprobe_train.solver.losses import Loss
 from linprobe_train.solver.preparation import Arithmetic, Float32, Float64, Preparation, Real
 from linprobe_train.solver.rows import BLOCK_ROWS, Rows
@@ -32,39 +32,15 @@ threads; also the most threads that help."""
 
 
 @dataclass(frozen=True)
-class Targets:
-    """Labels in the form the loss wants them."""
-
-    loss: Loss
-    """Which loss."""
-    values: NDArray[np.int64] | NDArray[np.uint8]
-    """softmax: (n,) class ids; sigmoid: (n, m) of 0 and 1."""
-    columns: int
-    """m, the number of logit columns."""
-    weights: Float64 | None
-    """(n,) row weights, all >= 0 and not all 0; None for ones."""
-
-    @property
-    def total_weight(self) -> float:
-        """S, the sum of the row weights."""
-        return float(len(self.values) if self.weights is None else self.weights.sum())
-
-
-def make_targets(labels: LabelArray, n_classes: int, weights: Float64 | None) -> Targets:
-    """Choose the loss: two classes share one logit, as in scikit-learn."""
-    if labels.ndim == 2:
-        return Targets("sigmoid", labels, n_classes, weights)
-    if n_classes == 2:
-        return Targets("sigmoid", (labels[:, None] == 1).astype(np.uint8), 1, weights)
-    return Targets("softmax", labels.astype(np.int64), n_classes, weights)
-
-
-@dataclass(frozen=True)
 class Problem:
     """Everything about the data that a fit needs; C is not part of it."""
 
-    targets: Targets
-    """Labels and weights, in row order."""
+    loss: Loss
+    """softmax; sigmoid for multi-label rows and for two classes, which share one logit."""
+    targets: NDArray[np.int64] | NDArray[np.uint8]
+    """In row order. softmax: (n,) class ids; sigmoid: (n, m) of 0 and 1."""
+    weights: Float64 | None
+    """(n,) row weights, all >= 0 and not all 0; None for ones."""
     mean: Float64
     """(d,) subtracted from prepared rows."""
     rotation: Float64
@@ -90,6 +66,16 @@ class Problem:
         """D."""
         return self.source.dim
 
+    @property
+    def m(self) -> int:
+        """Number of logit columns."""
+        return self.source.n_classes if self.loss == "softmax" else self.targets.shape[1]
+
+    @cached_property
+    def total_weight(self) -> float:
+        """S, the sum of the row weights."""
+        return float(self.n if self.weights is None else self.weights.sum())
+
     def into(self, coef: Float64, intercept: Float64) -> Float64:
         """Turn a probe on prepared rows, (m, d) and (m,), into V = [W | b], (m, d + 1)."""
         return np.column_stack([coef @ self.rotation, intercept + coef @ self.mean])
@@ -101,10 +87,9 @@ class Problem:
 
     def share(self, row: int, count: int) -> Float32:
         """What each of ``count`` rows from ``row`` on stands for in the mean, (count,)."""
-        weights, total = self.targets.weights, self.targets.total_weight
-        if weights is None:
-            return np.full(count, 1 / total, np.float32)
-        return (weights[row : row + count] / total).astype(np.float32)
+        if self.weights is None:
+            return np.full(count, 1 / self.total_weight, np.float32)
+        return (self.weights[row : row + count] / self.total_weight).astype(np.float32)
 
     def turned_rows(self, rows: NDArray[np.int64]) -> Float32:
         """Copy rows at ascending positions in the coordinates of V, (len(rows), d)."""
@@ -165,9 +150,19 @@ def make_problem(
         pilot = copy.astype(np.float32, copy=False)
     else:
         pilot = sample @ rotation.astype(np.float32)
-    targets = make_targets(rows.labels, rows.n_classes, weights)
-    share32 = share.astype(np.float32)
-    return Problem(targets, mean, rotation, pilot, share32, copy, rows, preparation)
+    two = rows.n_classes == 2 and not rows.multi_label
+    return Problem(
+        loss="sigmoid" if two or rows.multi_label else "softmax",
+        targets=(rows.labels[:, None] == 1).astype(np.uint8) if two else rows.labels,
+        weights=weights,
+        mean=mean,
+        rotation=rotation,
+        pilot=pilot,
+        pilot_share=share.astype(np.float32),
+        resident=copy,
+        source=rows,
+        preparation=preparation,
+    )
 
 
 def _resident(rows: Rows, preparation: Preparation, mean: Float64, rotation: Float64) -> Real:

@@ -39,7 +39,7 @@ class SklearnSolver:
             coef, intercept, iterations = self._run(model)
         self._solved[C] = coef, intercept
         V = self._problem.into(coef, intercept)
-        l2 = 1 / (C * self._problem.targets.total_weight)
+        l2 = 1 / (C * self._problem.total_weight)
         at = with_ridge(evaluate(self._problem, V, self._crew, "float64"), l2)
         ended = any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
         stop: StopReason = "max_iter" if ended else "estimate"
@@ -48,7 +48,7 @@ class SklearnSolver:
     def _run(self, model: LogisticRegression) -> tuple[Float64, Float64, int]:
         labels: NDArray[np.int64] | NDArray[np.uint8] = self._problem.source.labels
         if labels.ndim == 1:
-            model.fit(self._features, labels, sample_weight=self._problem.targets.weights)
+            model.fit(self._features, labels, sample_weight=self._problem.weights)
             return model.coef_, model.intercept_, int(model.n_iter_.max())
         many = OneVsRestClassifier(model).fit(self._features, labels)
         coef = np.concatenate([column.coef_ for column in many.estimators_])
