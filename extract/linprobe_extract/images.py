@@ -28,7 +28,7 @@ _Image = tuple[str, bytes | None]
 
 
 def image_rows(request: ImageRequest) -> Iterator[ImageRows]:
-    """Encode images; see :class:`linprobe_store.image_encoder.ImageFeatures`."""
+    """Encode images; see :data:`linprobe_store.image_encoder.ImageFeatures`."""
     sources = tuple(source for path in request.paths for source in find_sources(path))
     encoder = _load_the_same(request)
     threads = decode_threads(available_cores(), 1, on_cpu=encoder.device.type == "cpu")

@@ -231,7 +231,7 @@ def predict(
     out: OutOption = RESULTS,
     as_json: JsonOption = False,
 ) -> None:
-    """Classify images or features with a saved probe."""
+    """Classify images, arrays or stored features with a saved probe."""
     from linprobe.errors import OptionError
     from linprobe_store.format.spec import SkippedSample
     from linprobe_store.image_encoder import ImageRequest
