@@ -83,14 +83,13 @@ class StoredDataset:
 
     def split_path(self, name: str) -> Path:
         """Folder of a sealed split, which may be damaged; a NotFoundError where there is none."""
-        path = self.path / name
-        if name.startswith((STAGING_PREFIX, ".")) or "/" in name or not path.is_dir():
+        if name not in self.splits:
             sealed = ", ".join(self.splits) or "none"
             raise NotFoundError(
                 f"{self.path}: split {name!r} is not sealed",
                 hint=f"sealed are: {sealed}; {command('extract')} makes the rest",
             )
-        return path
+        return self.path / name
 
     def provenance(self) -> tuple[Provenance, ...]:
         """Runs that wrote features of its encoder, oldest first."""
