@@ -27,8 +27,13 @@ from torchvision.transforms import Normalize, ToTensor
 from linprobe.errors import LinprobeError
 from linprobe.records import JsonValue
 from linprobe_extract.encoders.family import ModelRef
-from linprobe_extract.encoders.taps import AttentionPoolTaps, LinearTaps, ParameterTaps
-from linprobe_extract.encoders.tower import LoadedTower, effective_activation
+from linprobe_extract.encoders.tower import (
+    AttentionPoolTaps,
+    LinearTaps,
+    LoadedTower,
+    ParameterTaps,
+    effective_activation,
+)
 from linprobe_extract.encoders.weights import (
     digest_weights,
     downloading,

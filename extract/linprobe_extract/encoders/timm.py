@@ -47,8 +47,7 @@ def load(ref: ModelRef) -> "LoadedTower":
     LinprobeError : timm does not know the name (the hint has the closest), the download failed,
         the checkpoint does not fit, or the preprocessing is none that linprobe knows.
     """
-    from linprobe_extract.encoders.taps import PooledTaps
-    from linprobe_extract.encoders.tower import LoadedTower, effective_activation
+    from linprobe_extract.encoders.tower import LoadedTower, PooledTaps, effective_activation
     from linprobe_extract.encoders.weights import (
         digest_weights,
         downloading,
@@ -84,7 +83,7 @@ def load(ref: ModelRef) -> "LoadedTower":
 
 def untrained(ref: ModelRef) -> "tuple[nn.Module, int]":
     """Build a model with random weights, and tell the side of its square input in pixels."""
-    from linprobe_extract.encoders.taps import PooledTaps
+    from linprobe_extract.encoders.tower import PooledTaps
 
     model = _create(ref).eval()
     return PooledTaps(model), int(_data_config(model)["input_size"][-1])

@@ -53,8 +53,7 @@ class Note(StrEnum):
     ORIENTATION_IGNORED = "orientation_ignored"
     """A JPEG whose EXIF asks for a rotation; used as stored, as the reference does."""
     DAMAGED_JPEG = "damaged_jpeg"
-    """Refused by the strict decoder of the fast path: Pillow, as in the reference, makes up what
-    is missing."""
+    """Refused by the fast path's decoder: Pillow, as in the reference, makes up what is missing."""
 
 
 @dataclass(frozen=True)
