@@ -75,9 +75,8 @@ def load_tower(ref: ModelRef) -> LoadedTower:
             f"{ref.names.model} was trained with quick_gelu, but this open_clip built {activation}",
             hint="constraints.txt lists the tested version of open_clip_torch",
         )
-    transform = PreprocessCfg(
-        **merge_preprocess_dict(PreprocessCfg(), {**config.preprocess, "size": visual.image_size})
-    )
+    overlay = {**config.preprocess, "size": visual.image_size}
+    transform = PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), overlay))
     return LoadedTower(
         taps=_with_taps(visual),
         architecture=f"open_clip:{type(visual).__name__}",
@@ -90,12 +89,7 @@ def load_tower(ref: ModelRef) -> LoadedTower:
 
 
 def untrained_tower(ref: ModelRef) -> tuple[nn.Module, int]:
-    """Build the tower of a model with random weights, and tell the side of its square input.
-
-    Raises
-    ------
-    LinprobeError : the configuration cannot be had or is not open_clip's.
-    """
+    """Build the tower of a model with random weights, and tell the side of its square input."""
     visual = _build_visual(_read_config(ref), "cpu").eval()
     size = visual.image_size
     return _with_taps(visual), int(size if isinstance(size, int) else size[0])
@@ -153,20 +147,18 @@ def _find_weights(ref: ModelRef) -> Path:
 
 
 def _from_hub(name: str, filename: str | None) -> Path:
-    """Fetch a file of a hub repository, from the local cache if it is there."""
     offline = "without a network, copy the repository and use --model local-dir:FOLDER"
     with downloading(f"{filename or 'the weights'} of {name}", hint=offline):
         return Path(download_pretrained_from_hf(name.removeprefix("hf-hub:"), filename=filename))
 
 
 def _load_visual(config: _Config, checkpoint: Path) -> Any:
-    """Build a vision tower, and put the ``visual.*`` part of a checkpoint into it."""
     state = read_checkpoint(checkpoint)
     names = [name for name in state if name.startswith("visual.")]
     if not names:
+        problem = f"none of its {len(state)} keys begins with visual."
         raise LinprobeError(
-            f"{checkpoint} holds no open_clip vision tower: none of its {len(state)} keys begins "
-            "with visual.",
+            f"{checkpoint} holds no open_clip vision tower: {problem}",
             hint="--weights takes a checkpoint of the whole open_clip model",
         )
     # timm computes buffers while it builds that no checkpoint holds.
@@ -219,11 +211,10 @@ def _preprocess_spec(transform: PreprocessCfg) -> PreprocessSpec:
             f"the input of this model is not square: {transform.size}",
             hint="linprobe extracts from square inputs only",
         )
+    mean, std = transform.mean, transform.std
     # A configuration may give the values of the channels as one number.
-    means, stds = (
-        (values,) * 3 if isinstance(values, int | float) else values
-        for values in (transform.mean, transform.std)
-    )
+    means = (mean,) * 3 if isinstance(mean, int | float) else mean
+    stds = (std,) * 3 if isinstance(std, int | float) else std
     return PreprocessSpec(
         image_size=size,
         mean=(float(means[0]), float(means[1]), float(means[2])),

@@ -41,8 +41,7 @@ def resolve(name: str, weights: Path | None) -> ModelRef | None:
 
     Raises
     ------
-    LinprobeError : there is no such configuration, or no such weights of the architecture (the
-        hint has the closest), or the name needs ``--weights``.
+    LinprobeError : no such configuration or tag (the hint has the closest), or no ``--weights``.
     """
     if name in OPENAI_MODELS:
         architecture = OPENAI_MODELS[name]

@@ -23,8 +23,7 @@ class LoadedTower:
     """A vision tower with its weights, on the CPU in float32, in evaluation mode."""
 
     taps: nn.Module
-    """Maps normalised pixels (b, 3, s, s) to ``dict[str, Tensor]`` of features (b, d) per tap,
-    un-normalised, in one pass; the order of the taps is fixed."""
+    """Maps normalised pixels to a dict of un-normalised features; the order of taps is fixed."""
     architecture: str
     """Library and kind, such as ``open_clip:VisionTransformer``."""
     config: Mapping[str, JsonValue]
@@ -42,9 +41,8 @@ class LoadedTower:
 def effective_activation(module: nn.Module) -> str:
     """Name the activations that a module really uses, sorted, such as ``quick_gelu``.
 
-    An open_clip architecture and its ``-quickgelu`` twin have the same weights and other features;
-    only the modules tell. Activations are the childless, parameterless modules that live in an
-    activation module of torch or timm, and open_clip's QuickGELU.
+    An open_clip architecture and its ``-quickgelu`` twin have the same weights: only the modules
+    tell. Activations are leaves without parameters out of an activation module of torch or timm.
     """
     names = set()
     for each in module.modules():
@@ -109,9 +107,7 @@ class LinearTaps(nn.Module):
         return taps
 
 
-class AttentionPool(Protocol):
-    """The parts of open_clip's ``AttentionPool2d``."""
-
+class _AttentionPool(Protocol):
     positional_embedding: torch.Tensor
     q_proj: nn.Linear
     k_proj: nn.Linear
@@ -127,7 +123,7 @@ class AttentionPoolTaps(nn.Module):
     computed, as there, though only the mean's is used: the sums are done in the same order.
     """
 
-    def __init__(self, trunk: nn.Module, pool: AttentionPool) -> None:
+    def __init__(self, trunk: nn.Module, pool: _AttentionPool) -> None:
         super().__init__()
         self.trunk = trunk  # an identity in place of its pooling: it returns grids (b, d, h, w)
         self.pool = pool
