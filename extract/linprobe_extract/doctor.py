@@ -21,7 +21,7 @@ class Check:
     """A part of the machine."""
 
     name: str
-    """Which part, in a word."""
+    """In a word."""
     state: str
     """What there is of it."""
     advice: str | None = None

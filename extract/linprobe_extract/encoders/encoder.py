@@ -177,10 +177,8 @@ def load_untrained(choice: EncoderChoice) -> tuple[nn.Module, int]:
 def _device(wanted: Device, local_rank: int = 0) -> torch.device:
     n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "cuda" and not n_devices:
-        raise LinprobeError(
-            f"device cuda asked for; torch {torch.__version__} sees 0 CUDA devices",
-            hint=f"--device cpu, or {command('doctor')}",
-        )
+        problem = f"device cuda asked for; torch {torch.__version__} sees 0 CUDA devices"
+        raise LinprobeError(problem, hint=f"--device cpu, or {command('doctor')}")
     keep_freed_memory()
     if wanted == "cpu" or not n_devices:
         # Sums over more threads round otherwise: every process takes the same number of them.

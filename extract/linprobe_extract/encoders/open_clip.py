@@ -26,22 +26,8 @@ from torchvision.transforms import Normalize, ToTensor
 
 from linprobe.errors import LinprobeError
 from linprobe.records import JsonValue
+from linprobe_extract.encoders import tower, weights
 from linprobe_extract.encoders.family import ModelRef
-from linprobe_extract.encoders.tower import (
-    AttentionPoolTaps,
-    LinearTaps,
-    LoadedTower,
-    ParameterTaps,
-    effective_activation,
-)
-from linprobe_extract.encoders.weights import (
-    digest_weights,
-    downloading,
-    find_checkpoint,
-    first_line,
-    load_weights,
-    read_checkpoint,
-)
 from linprobe_extract.pixels.canary import ReferenceTransform
 from linprobe_store.format.spec import PreprocessSpec
 
@@ -59,7 +45,7 @@ class _Config:
     """Whether the weights were trained with QuickGELU, as all of OpenAI's were."""
 
 
-def load_tower(ref: ModelRef) -> LoadedTower:
+def load_tower(ref: ModelRef) -> tower.LoadedTower:
     """Build the vision tower of an open_clip model and load its weights.
 
     Raises
@@ -69,7 +55,7 @@ def load_tower(ref: ModelRef) -> LoadedTower:
     """
     config = _read_config(ref)
     visual = _load_visual(config, ref.weights or _find_weights(ref))
-    activation = effective_activation(visual)
+    activation = tower.effective_activation(visual)
     if config.quick_gelu and isinstance(visual, VisionTransformer) and activation != "quick_gelu":
         raise LinprobeError(
             f"{ref.names.model} was trained with quick_gelu, but this open_clip built {activation}",
@@ -77,12 +63,12 @@ def load_tower(ref: ModelRef) -> LoadedTower:
         )
     overlay = {**config.preprocess, "size": visual.image_size}
     transform = PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), overlay))
-    return LoadedTower(
+    return tower.LoadedTower(
         taps=_with_taps(visual),
         architecture=f"open_clip:{type(visual).__name__}",
         config={"embed_dim": config.model["embed_dim"], "vision_cfg": _stated(config)},
         activation=activation,
-        weights_sha256=digest_weights(visual),
+        weights_sha256=weights.digest_weights(visual),
         preprocess=_preprocess_spec(transform),
         reference=_reference(transform),
     )
@@ -138,22 +124,22 @@ def _from_json(path: Path) -> _Config:
 def _find_weights(ref: ModelRef) -> Path:
     name = ref.architecture
     if name.startswith("local-dir:"):
-        return find_checkpoint(Path(name.removeprefix("local-dir:")))
+        return weights.find_checkpoint(Path(name.removeprefix("local-dir:")))
     if name.startswith("hf-hub:"):
         return _from_hub(name, None)
     tag = open_clip.get_pretrained_cfg(name, ref.pretrained)
-    with downloading(f"the weights of {ref.names.model}"):
+    with weights.downloading(f"the weights of {ref.names.model}"):
         return Path(open_clip.download_pretrained(tag))
 
 
 def _from_hub(name: str, filename: str | None) -> Path:
     offline = "without a network, copy the repository and use --model local-dir:FOLDER"
-    with downloading(f"{filename or 'the weights'} of {name}", hint=offline):
+    with weights.downloading(f"{filename or 'the weights'} of {name}", hint=offline):
         return Path(download_pretrained_from_hf(name.removeprefix("hf-hub:"), filename=filename))
 
 
 def _load_visual(config: _Config, checkpoint: Path) -> Any:
-    state = read_checkpoint(checkpoint)
+    state = weights.read_checkpoint(checkpoint)
     names = [name for name in state if name.startswith("visual.")]
     if not names:
         problem = f"none of its {len(state)} keys begins with visual."
@@ -165,7 +151,7 @@ def _load_visual(config: _Config, checkpoint: Path) -> Any:
     on_meta = not config.model["vision_cfg"].get("timm_model_name")
     visual = _build_visual(config, "meta" if on_meta else "cpu")
     part = {name.removeprefix("visual."): state[name] for name in names}
-    load_weights(visual, part, str(checkpoint))
+    weights.load_weights(visual, part, str(checkpoint))
     return visual.eval()
 
 
@@ -175,8 +161,9 @@ def _build_visual(config: _Config, device: str) -> Any:
             vision = CLIPVisionCfg(**config.model["vision_cfg"])
             visual = _build_vision_tower(config.model["embed_dim"], vision, config.quick_gelu)
     except (TypeError, ValueError, RuntimeError) as error:
+        problem = f"cannot build this model: {weights.first_line(error)}"
         raise LinprobeError(
-            f"open_clip {open_clip.__version__} cannot build this model: {first_line(error)}",
+            f"open_clip {open_clip.__version__} {problem}",
             hint="a newer open_clip_torch or timm may know it",
         ) from error
     visual.output_tokens = False  # CoCa's caption tokens are no feature
@@ -187,14 +174,14 @@ def _with_taps(visual: Any) -> nn.Module:
     """Wrap a tower by where its projection stands."""
     if isinstance(visual, VisionTransformer):
         proj, visual.proj = visual.proj, None
-        return ParameterTaps(visual, proj)
+        return tower.ParameterTaps(visual, proj)
     if isinstance(visual, ModifiedResNet):
         pool, visual.attnpool = visual.attnpool, nn.Identity()
-        return AttentionPoolTaps(visual, pool)
+        return tower.AttentionPoolTaps(visual, pool)
     last = None
     if isinstance(visual, TimmModel):  # in open_clip's head, or the trunk's own classifier
         last = visual.head[-1] if len(visual.head) else visual.trunk.get_classifier()
-    return LinearTaps(visual, last if isinstance(last, nn.Linear) else None)
+    return tower.LinearTaps(visual, last if isinstance(last, nn.Linear) else None)
 
 
 def _stated(config: _Config) -> dict[str, JsonValue]:

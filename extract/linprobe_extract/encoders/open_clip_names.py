@@ -54,10 +54,8 @@ def resolve(name: str, weights: Path | None) -> ModelRef | None:
         return None
     tags = catalog()[architecture]
     if tag and tag not in tags:
-        raise LinprobeError(
-            f"open_clip has no weights {tag!r} for {architecture}",
-            hint=closest(name, [f"{architecture}:{known}" for known in tags]),
-        )
+        hint = closest(name, [f"{architecture}:{known}" for known in tags])
+        raise LinprobeError(f"open_clip has no weights {tag!r} for {architecture}", hint=hint)
     if tag:
         called = names_of(name, f"{architecture}-{tag}")
         return ModelRef("open_clip", architecture, called, weights, tag)

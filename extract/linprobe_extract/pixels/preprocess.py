@@ -136,9 +136,8 @@ def _resize(pixels: torch.Tensor, height: int, width: int, mode: str) -> torch.T
     """Resize uint8 (1, c, h, w) as Pillow does; rows, then columns."""
     if pixels.shape[2:] == (height, width):
         return pixels
-    return functional.interpolate(
-        pixels, size=(height, width), mode=mode, antialias=True, align_corners=False
-    )
+    size = (height, width)
+    return functional.interpolate(pixels, size, mode=mode, antialias=True, align_corners=False)
 
 
 def _write_exact(spec: PreprocessSpec, data: bytes, out: torch.Tensor) -> None:
@@ -156,8 +155,8 @@ def _write_exact(spec: PreprocessSpec, data: bytes, out: torch.Tensor) -> None:
     image.info.pop("transparency", None)  # no effect on RGB, but a warning per image
     if spec.rgb_first:
         image = image.convert("RGB")
-    size, kernel = (geometry.width, geometry.height), Image.Resampling[spec.interpolation.upper()]
-    image = image.resize(size, kernel)
+    kernel = Image.Resampling[spec.interpolation.upper()]
+    image = image.resize((geometry.width, geometry.height), kernel)
     # Padded and cropped in the image's own mode, as torchvision does.
     padding = geometry.padding(spec.image_size)
     if any(padding):
