@@ -113,7 +113,7 @@ def doctor(
     model: Annotated[str, typer.Option(help="The model to time.")] = "ViT-B/16",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what this machine has and how fast it will extract."""
+    """Say what this machine has, lacks, and how fast it will extract."""
     from linprobe_extract.doctor import diagnose
 
     diagnosis = diagnose(model)

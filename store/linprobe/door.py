@@ -6,10 +6,9 @@ and completion cost nothing.
 
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -42,39 +41,60 @@ VERBS = (
     Verb("fewshot", f"{_TRAIN}:fewshot", "Train probes on few rows of each class."),
     Verb("compare", f"{_TRAIN}:compare", "Put results side by side, with paired tests."),
     Verb("report", f"{_TRAIN}:report", "Write an HTML page for each result."),
-    Verb("predict", f"{_TRAIN}:predict", "Classify images or features with a saved probe."),
+    Verb(
+        "predict",
+        f"{_TRAIN}:predict",
+        "Classify images, arrays or stored features with a saved probe.",
+    ),
     Verb("models", f"{_EXTRACT}:models", "List the models that can be named."),
     Verb("datasets", f"{_PACK}:datasets", "List the datasets that pack knows by name."),
-    Verb("doctor", f"{_EXTRACT}:doctor", "Say what this machine has and how fast it will extract."),
+    Verb(
+        "doctor",
+        f"{_EXTRACT}:doctor",
+        "Say what this machine has, lacks, and how fast it will extract.",
+    ),
     Verb("store ls", f"{_STORE}:ls", "List encoders, datasets and splits."),
     Verb(
         "store show", f"{_STORE}:show", "Show everything known about an encoder and its datasets."
     ),
-    Verb("store verify", f"{_STORE}:verify", "Check every unit of a store."),
-    Verb("store gc", f"{_STORE}:gc", "Remove what killed writers left behind."),
-    Verb("store rm", f"{_STORE}:rm", "Remove an encoder, a dataset, a split, or the parts."),
+    Verb(
+        "store verify",
+        f"{_STORE}:verify",
+        "Check every unit of a store; exit code 1 if one is damaged.",
+    ),
+    Verb("store gc", f"{_STORE}:gc", "Remove what killed writers left; running ones go on."),
+    Verb(
+        "store rm",
+        f"{_STORE}:rm",
+        "Remove an encoder, a dataset, a split, or the parts; asks first.",
+    ),
     Verb(
         "store import", f"{_STORE}:import_", "Import features made elsewhere: .npy or .npz arrays."
     ),
-    Verb("store export", f"{_STORE}:export", "Export a split for other programs."),
-    Verb("store copy", f"{_STORE}:copy", "Copy sealed splits between stores."),
+    Verb(
+        "store export",
+        f"{_STORE}:export",
+        "Export a split for other programs, features not normalised.",
+    ),
+    Verb("store copy", f"{_STORE}:copy", "Copy sealed splits, verified; run again, it resumes."),
 )
 
+_OF_EXTRACT = ("open_clip", "PIL", "simplejpeg", "timm", "torch", "torchvision", "webdataset")
 EXTRAS = {
     "datasets": "hf",
     "distributed": "cluster",
-    "jinja2": "report",
-    "matplotlib": "report",
-    "open_clip": "extract",
-    "PIL": "extract",
     "pyarrow": "parquet",
-    "simplejpeg": "extract",
-    "timm": "extract",
-    "torch": "extract",
-    "torchvision": "extract",
-    "webdataset": "extract",
+    **dict.fromkeys(("jinja2", "matplotlib"), "report"),
+    **dict.fromkeys(_OF_EXTRACT, "extract"),
 }
 """The extra that brings a package, by the name that Python imports."""
+
+
+_SETTINGS: Any = {
+    "no_args_is_help": True,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+}
 
 
 class _LazyGroup(TyperGroup):
@@ -92,19 +112,9 @@ class _LazyGroup(TyperGroup):
 
 def _loaded(verb: Verb):  # type: ignore[no-untyped-def]  # noqa: ANN202 - Typer's own class
     module, _, function = verb.home.partition(":")
-    single = _new_app()
+    single = typer.Typer(add_completion=False, **_SETTINGS)
     single.command(verb.words.split()[-1])(getattr(import_module(module), function))
     return typer.main.get_command(single)
-
-
-def _new_app(**settings: type[TyperGroup]) -> typer.Typer:
-    return typer.Typer(
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-        **settings,  # type: ignore[arg-type]
-    )
 
 
 def _print_version(wanted: bool) -> None:
@@ -115,39 +125,24 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _app() -> typer.Typer:
-    root = typer.Typer(
-        cls=_LazyGroup,
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-    )
-    store = _new_app(cls=_LazyGroup)
-
-    @root.callback()
-    def linprobe(
-        _version: Annotated[
-            bool,
-            typer.Option(
-                "--version", callback=_print_version, is_eager=True, help="Print the version."
-            ),
-        ] = False,
-    ) -> None:
-        """Measure how good a frozen encoder's features are, by linear probes."""
-
-    for verb in VERBS:
-        *group, name = verb.words.split()
-        (store if group else root).command(name, help=verb.help)(_placeholder())
-    root.add_typer(store, name="store", help="Look after feature stores.")
-    return root
+app = typer.Typer(cls=_LazyGroup, **_SETTINGS)
+_store = typer.Typer(cls=_LazyGroup, **_SETTINGS)
+for _verb in VERBS:  # what stands for a command in help and completion, until it is called
+    *_group, _name = _verb.words.split()
+    (_store if _group else app).command(_name, help=_verb.help)(lambda: None)
+app.add_typer(_store, name="store", help="Look after feature stores.")
 
 
-def _placeholder() -> Callable[[], None]:
-    """What stands for a command in help and completion."""
-    return lambda: None
-
-
-app = _app()
+@app.callback()
+def linprobe(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Measure how good a frozen encoder's features are, by linear probes."""
 
 
 def main() -> NoReturn:

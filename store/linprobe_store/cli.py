@@ -1,5 +1,6 @@
 """The commands ``linprobe store ...``: list, check, clean, import, export and copy stores."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,41 +11,33 @@ from linprobe.names import short_id
 from linprobe.options import FEATURES, JsonOption, StoreOption
 from linprobe.records import plain
 from linprobe.terminal import command, emit, emit_json, human_bytes, note
+from linprobe_store import reports
+from linprobe_store.care import remove
 from linprobe_store.care.copy import copy_store
 from linprobe_store.care.export import export_split
 from linprobe_store.care.importing import import_files
-from linprobe_store.care.inventory import list_encoder, list_store
-from linprobe_store.care.remove import (
-    find_damaged,
-    find_leftovers,
-    find_removal,
-    folder_bytes,
-    remove_folder,
-    remove_leftovers,
-)
 from linprobe_store.care.verify import verify_store
-from linprobe_store.format.spec import StorageDtype
+from linprobe_store.format.layout import PARTS_FOLDER
+from linprobe_store.format.spec import DatasetNames, StorageDtype
+from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
-from linprobe_store.reports import encoder_text, imported_text, listing_text, verification_text
 
 _ENCODER_HELP = "Model name, slug, or beginning of the id."
-EncoderOption = Annotated[str | None, typer.Option("--encoder", help=_ENCODER_HELP)]
-DatasetOption = Annotated[
-    str | None, typer.Option("--dataset", help="Name, or beginning of the id.")
-]
+EncoderOption = Annotated[str | None, typer.Option(help=_ENCODER_HELP)]
+DatasetOption = Annotated[str | None, typer.Option(help="Name, or beginning of the id.")]
 
 
 def ls(store: StoreOption = FEATURES, as_json: JsonOption = False) -> None:
     """List encoders, datasets and splits."""
-    entries = list_store(FeatureStore(store))
+    encoders = FeatureStore(store).encoders()
+    entries = [entry for encoder in encoders for entry in reports.list_encoder(encoder)]
     if as_json:
         emit_json({"store": str(store), "datasets": plain(entries)})
     elif entries:
-        emit(listing_text(entries))
+        emit(reports.listing_text(entries))
     else:
-        fill = " or ".join(f"'{command(verb)}'" for verb in ("extract", "store import"))
-        note(f"{store}: empty; fill it with {fill}")
+        note(f"{store}: empty; fill it with '{command('extract')}' or '{command('store import')}'")
 
 
 def show(
@@ -55,19 +48,18 @@ def show(
     """Show everything known about an encoder and its datasets."""
     stored = FeatureStore(store).encoder(encoder)
     if not as_json:
-        emit(encoder_text(stored))
+        emit(reports.encoder_text(stored))
         return
-    emit_json(
-        {
-            "encoder_id": stored.encoder_id,
-            "path": str(stored.path),
-            "names": plain(stored.names),
-            "spec": plain(stored.spec),
-            "has_canary": stored.canary() is not None,
-            "provenance": plain(stored.provenance()),
-            "datasets": plain([e for e in list_encoder(stored) if e.dataset_id is not None]),
-        }
-    )
+    value = {
+        "encoder_id": stored.encoder_id,
+        "path": stored.path,
+        "names": stored.names,
+        "spec": stored.spec,
+        "has_canary": stored.canary() is not None,
+        "provenance": stored.provenance(),
+        "datasets": [entry for entry in reports.list_encoder(stored) if entry.dataset_id],
+    }
+    emit_json(plain(value))
 
 
 def verify(
@@ -75,14 +67,13 @@ def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Read and check every byte.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every unit of a store."""
+    """Check every unit of a store; exit code 1 if one is damaged."""
     units = tuple(verify_store(FeatureStore(store), deep=deep))
     if as_json:
         emit_json({"store": str(store), "deep": deep, "units": plain(units)})
     else:
-        emit(verification_text(units, store))
-    problems = [unit for unit in units if unit.problem]
-    if problems:
+        emit(reports.verification_text(units, store))
+    if problems := [unit for unit in units if unit.problem]:
         clean = command("store gc", damaged=True, deep=deep, store=store)
         raise IntegrityError(
             f"{store}: {len(problems)} of {len(units)} units have a problem",
@@ -100,11 +91,13 @@ def gc(
     deep: Annotated[bool, typer.Option("--deep", help="With --damaged: check every byte.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what killed writers left behind."""
+    """Remove what killed writers left; running ones go on."""
     opened = FeatureStore(store)
-    leftovers = (*find_leftovers(opened), *(find_damaged(opened, deep=deep) if damaged else ()))
+    leftovers = list(remove.find_leftovers(opened))
+    if damaged:
+        leftovers += remove.find_damaged(opened, deep=deep)
     if not dry_run:
-        remove_leftovers(leftovers)
+        remove.remove_leftovers(leftovers)
     if as_json:
         emit_json({"store": str(store), "dry_run": dry_run, "leftovers": plain(leftovers)})
         return
@@ -118,18 +111,21 @@ def rm(
     encoder: Annotated[str, typer.Argument(help=_ENCODER_HELP)],
     store: StoreOption = FEATURES,
     dataset: DatasetOption = None,
-    split: Annotated[str | None, typer.Option("--split", help="Only this split.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split.")] = None,
     parts: Annotated[bool, typer.Option("--parts", help="Only the parts; splits stay.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove an encoder, a dataset, a split, or the parts."""
+    """Remove an encoder, a dataset, a split, or the parts; asks first."""
     stored = FeatureStore(store).encoder(encoder)
-    path = find_removal(stored, dataset=dataset, split=split, parts=parts)
-    n_bytes = folder_bytes(path)
+    path = stored.path / PARTS_FOLDER if parts else stored.path
+    if not parts and (dataset, split) != (None, None):
+        chosen = stored.dataset(dataset)
+        path = chosen.path if split is None else chosen.split_path(split)
+    n_bytes = remove.folder_bytes(path)
     if not yes:
         typer.confirm(f"remove {path} ({human_bytes(n_bytes)})?", abort=True, err=True)
-    remove_folder(path)
+    remove.remove_folder(path)
     if as_json:
         emit_json({"store": str(store), "removed": str(path), "bytes": n_bytes})
     else:
@@ -140,94 +136,75 @@ def import_(
     split: Annotated[
         list[str],
         typer.Option(
-            "--split",
             help="NAME=FILE.npz, NAME=FILE.npz:FEATURES,LABELS, or NAME=FEATURES.npy,LABELS.npy; "
-            "give all splits in one command.",
+            "give all splits in one command."
         ),
     ],
-    encoder_name: Annotated[str, typer.Option("--encoder-name", help="Name of the encoder.")],
-    dataset: Annotated[str, typer.Option("--dataset", help="Name of the dataset.")],
+    encoder_name: Annotated[str, typer.Option(help="Name of the encoder.")],
+    dataset: Annotated[str, typer.Option(help="Name of the dataset.")],
     store: StoreOption = FEATURES,
-    tap: Annotated[str, typer.Option("--tap", help="Where the features come from.")] = "embedding",
-    classes: Annotated[
-        Path | None, typer.Option("--classes", help="Class names by label, one a line.")
-    ] = None,
+    tap: Annotated[str, typer.Option(help="Where the features come from.")] = "embedding",
+    classes: Annotated[Path | None, typer.Option(help="Class names by label, one a line.")] = None,
     metric: Annotated[
-        str | None,
-        typer.Option("--metric", help="Headline metric of the dataset, such as mean_per_class."),
+        str | None, typer.Option(help="Headline metric of the dataset, such as mean_per_class.")
     ] = None,
     storage_dtype: Annotated[
-        StorageDtype | None, typer.Option("--storage-dtype", help="Default: as the files.")
+        StorageDtype | None, typer.Option(help="Default: as the files.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Import features made elsewhere: .npy or .npz arrays."""
     opened = FeatureStore(store)
-    before = {encoder.encoder_id for encoder in opened.encoders()}
+    before = opened.encoders()
+    names = DatasetNames(dataset, metric)
     splits = import_files(
-        opened,
-        split,
-        encoder_name=encoder_name,
-        dataset_name=dataset,
-        metric=metric,
-        tap=tap,
-        classes=classes,
-        storage_dtype=storage_dtype,
+        opened, split, encoder_name, names, tap=tap, classes=classes, storage_dtype=storage_dtype
     )
-    if splits[0].encoder_id not in before:
-        _note_namesakes(opened, splits[0])
-    _note_names_that_stay(splits[0], dataset, metric)
+    _note_names(before, splits[0], names)
     if not as_json:
-        emit(imported_text(splits))
+        emit(reports.imported_text(splits))
         return
     rows = [{"name": s.name, "rows": s.n, "digest": s.digest, "path": str(s.path)} for s in splits]
     ids = {"encoder_id": splits[0].encoder_id, "dataset_id": splits[0].dataset_id}
-    emit_json({**ids, "splits": plain(rows)})
+    emit_json(plain({**ids, "splits": rows}))
 
 
-def _note_namesakes(store: FeatureStore, imported: Split) -> None:
-    """Say that other features have the name of those just imported."""
-    others = [
-        encoder.short_id
-        for encoder in store.encoders()
-        if encoder.names == imported.encoder_names and encoder.encoder_id != imported.encoder_id
-    ]
+def _note_names(before: Sequence[StoredEncoder], imported: Split, given: DatasetNames) -> None:
+    """Say which features had the name already, and which names a dataset keeps."""
+    own, kept = imported.encoder_names, imported.dataset_names
+    is_new = all(encoder.encoder_id != imported.encoder_id for encoder in before)
+    others = [encoder.short_id for encoder in before if is_new and encoder.names == own]
     if others:
         note(
-            f"{imported.encoder_names.model!r} is already the name of other features "
-            f"({', '.join(others)}); these are {short_id(imported.encoder_id)}"
+            f"{own.model!r} is already the name of other features ({', '.join(others)}); "
+            f"these are {short_id(imported.encoder_id)}"
         )
-
-
-def _note_names_that_stay(imported: Split, name: str, metric: str | None) -> None:
-    """Say that a dataset which was there keeps the name and the metric it got first."""
-    kept = imported.dataset_names
-    if kept.name != name:
+    if kept.name != given.name:
         note(f"these rows are in the store already as {kept.name!r}, and keep that name")
-    if metric not in (None, kept.metric):
+    if given.metric not in (None, kept.metric):
         note(
             f"{kept.name!r} keeps the metric it was imported with ({kept.metric or 'none'}); "
-            f"score by another with '{command('probe', metric=metric)}'"
+            f"score by another with '{command('probe', metric=given.metric)}'"
         )
 
 
 def export(
     out: Annotated[Path, typer.Argument(help="File to write: .npz, .npy (and .csv), .parquet.")],
-    split: Annotated[str, typer.Option("--split", help="Split, such as train.")],
+    split: Annotated[str, typer.Option(help="Split, such as train.")],
     store: StoreOption = FEATURES,
     encoder: EncoderOption = None,
     dataset: DatasetOption = None,
-    tap: Annotated[str, typer.Option("--tap", help="Which features.")] = "embedding",
+    tap: Annotated[str, typer.Option(help="Which features.")] = "embedding",
     as_json: JsonOption = False,
 ) -> None:
-    """Export a split for other programs."""
+    """Export a split for other programs, features not normalised."""
     opened = FeatureStore(store).split(split, encoder=encoder, dataset=dataset)
-    exported = export_split(opened, tap, out)
+    paths = export_split(opened, tap, out)
     if as_json:
-        emit_json(plain(exported))
+        n_bytes = sum(path.stat().st_size for path in paths)
+        emit_json(plain({"paths": paths, "rows": opened.n, "bytes": n_bytes}))
     else:
-        for path in exported.paths:
-            emit(str(path))
+        emit("\n".join(map(str, paths)))
 
 
 def copy(
@@ -240,7 +217,7 @@ def copy(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy sealed splits between stores."""
+    """Copy sealed splits, verified; run again, it resumes."""
     copies = []
     for copied in copy_store(source, target, encoder=encoder, dataset=dataset, pack=pack):
         note(f"{copied.outcome}: {copied.folder}  {human_bytes(copied.bytes)}")

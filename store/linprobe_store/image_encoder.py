@@ -1,22 +1,19 @@
 """Features of image files, for a stage that must not know the one that makes them.
 
 The train stage predicts on images; the extract stage encodes them; neither imports the other. What
-encodes images announces itself as an entry point of the group :data:`GROUP`, and is found here.
+encodes images is an :data:`ImageFeatures` in the entry points ``linprobe.image_features``.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TypeAlias, cast
 
 from linprobe.errors import LinprobeError
 from linprobe.machine import Device
 from linprobe_store.format.spec import EncoderSpec, FeatureArray, SkippedSample
-
-GROUP = "linprobe.image_features"
-"""Entry points of this group are of type :class:`ImageFeatures`."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +44,15 @@ class ImageRows:
     """The others, with the reason of each."""
 
 
-class ImageFeatures(Protocol):
-    """Encodes images in batches."""
-
-    def __call__(self, request: ImageRequest) -> Iterator[ImageRows]:
-        """Encode the images of a request.
-
-        Raises
-        ------
-        LinprobeError : the encoder that loads is not the one asked for (names both), a path is not
-            there, or no image is found.
-        """
+ImageFeatures: TypeAlias = Callable[[ImageRequest], Iterator[ImageRows]]
+"""Encodes images in batches; a LinprobeError where the encoder that loads is not the one asked for
+(names both), a path is not there, or no image is found."""
 
 
 def find_image_features() -> ImageFeatures:
-    """Find the installed encoder of images.
-
-    Raises
-    ------
-    LinprobeError : none is installed, or a library that it needs is not; names the extra.
-    """
+    """The installed encoder of images; a LinprobeError where it, or a library of it, is missing."""
     missing = "the extract stage"
-    for point in entry_points(group=GROUP):
+    for point in entry_points(group="linprobe.image_features"):
         try:
             return cast("ImageFeatures", point.load())
         except ImportError as error:

@@ -1,41 +1,119 @@
-"""What the commands of the store print: text from the values of the library."""
+"""What the commands of the store tell: rows of a listing, and the text of every report."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from linprobe.errors import StoreError
 from linprobe.names import short_id
 from linprobe.terminal import human_age, human_bytes, text_table
-from linprobe_store.care.inventory import DatasetEntry, SplitEntry, list_encoder
 from linprobe_store.care.verify import UnitReport
+from linprobe_store.format.layout import COMMIT_FILE, PART_PREFIX, PARTS_FOLDER
+from linprobe_store.format.spec import Tap
+from linprobe_store.handles.dataset import StoredDataset, is_packed_split
 from linprobe_store.handles.encoder import StoredEncoder
+from linprobe_store.handles.lookup import list_folders
 from linprobe_store.handles.split import Split
+
+
+@dataclass(frozen=True)
+class SplitEntry:
+    """A split in a listing; of one that cannot be read, only its state and problem are known."""
+
+    name: str
+    rows: int = 0
+    bytes: int = 0
+    skipped: int = 0
+    """Samples of its source tars that have no row."""
+    digest: str = ""
+    age_s: float = 0.0
+    """Seconds since it was sealed or copied into this store."""
+    state: Literal["sealed", "packed", "damaged"] = "sealed"
+    """Only a sealed split can be read."""
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """A dataset of an encoder in a listing, or an encoder without any; ids are 64 hex digits."""
+
+    encoder_id: str
+    encoder_slug: str
+    taps: tuple[Tap, ...]
+    dtype: str
+    """Dtype of the features."""
+    n_parts: int
+    """Parts of the encoder, of this or any other dataset."""
+    dataset_id: str | None = None
+    dataset_name: str = ""
+    metric: str | None = None
+    """Headline metric that was declared for it, or None."""
+    splits: tuple[SplitEntry, ...] = ()
+
+
+def list_encoder(encoder: StoredEncoder) -> Iterator[DatasetEntry]:
+    """The datasets of an encoder; one entry without a dataset where there is none.
+
+    Raises
+    ------
+    IntegrityError : the spec of a dataset is damaged; a damaged split is listed with its problem.
+    """
+    n_parts = len(list_folders(encoder.path / PARTS_FOLDER, PART_PREFIX))
+    own = (encoder.encoder_id, encoder.names.slug, encoder.spec.taps, encoder.spec.storage_dtype)
+    datasets = encoder.datasets()
+    if not datasets:
+        yield DatasetEntry(*own, n_parts)
+    for dataset in datasets:
+        splits = tuple(_split_entry(dataset, name) for name in dataset.splits)
+        yield DatasetEntry(*own, n_parts, dataset.dataset_id, dataset.name, dataset.metric, splits)
+
+
+def _split_entry(dataset: StoredDataset, name: str) -> SplitEntry:
+    try:
+        split = dataset.split(name)
+    except StoreError as error:
+        is_packed = is_packed_split(dataset.path / name)
+        state: Literal["packed", "damaged"] = "packed" if is_packed else "damaged"
+        return SplitEntry(name, state=state, problem=error.message)
+    skipped = sum(split.skipped_by_reason.values())
+    age_s = max(0.0, time.time() - (split.path / COMMIT_FILE).stat().st_mtime)
+    return SplitEntry(name, split.n, split.commit.n_bytes, skipped, split.digest, age_s)
 
 
 def listing_text(entries: Sequence[DatasetEntry]) -> str:
     """The table of ``ls``: one line per split, and one per encoder or dataset without any."""
     header = ("encoder", "id", "dataset", "split", "rows", "dims", "dtype", "size", "age")
-    rows = [row for entry in entries for row in _listing_rows(entry)]
+    rows = []
+    for entry in entries:
+        head = (entry.encoder_slug, short_id(entry.encoder_id), entry.dataset_name or "-")
+        kind = (_dims_text(entry.taps), entry.dtype)
+        if not entry.splits:
+            rows.append((*head, f"{entry.n_parts} parts, not sealed", "-", *kind, "-", "-"))
+        for split in entry.splits:
+            if split.state == "sealed":
+                size, age = human_bytes(split.bytes), human_age(split.age_s)
+                rows.append((*head, split.name, f"{split.rows:,}", *kind, size, age))
+            else:
+                rows.append((*head, split.name, split.state, *kind, "-", "-"))
     return text_table(header, rows, "<<<<><<>>")
 
 
-def _listing_rows(entry: DatasetEntry) -> Iterator[tuple[str, ...]]:
-    head = (entry.encoder_slug, short_id(entry.encoder_id), entry.dataset_name or "-")
-    dims = ", ".join(f"{tap.name} {tap.dim}" for tap in entry.taps)
-    if not entry.splits:
-        state = f"{entry.n_parts} parts, not sealed"
-        yield (*head, state, "-", dims, entry.dtype, "-", "-")
-    for split in entry.splits:
-        if split.state != "sealed":
-            yield (*head, split.name, split.state, dims, entry.dtype, "-", "-")
-        else:
-            size, age = human_bytes(split.bytes), human_age(split.age_s)
-            yield (*head, split.name, f"{split.rows:,}", dims, entry.dtype, size, age)
+def _dims_text(taps: Sequence[Tap]) -> str:
+    return ", ".join(f"{tap.name} {tap.dim}" for tap in taps)
 
 
 def encoder_text(encoder: StoredEncoder) -> str:
     """The text of ``show``."""
-    spec = encoder.spec
+    spec, preprocess, runs = encoder.spec, encoder.spec.preprocess, encoder.provenance()
+    pixels = "unknown: features imported from elsewhere"
+    if preprocess is not None:
+        pixels = (
+            f"{preprocess.path}, {preprocess.image_size} px, {preprocess.interpolation}, "
+            f"{preprocess.resize_mode}, crop {preprocess.crop_pct:g}"
+        )
     entries = tuple(list_encoder(encoder))
     lines = [
         f"encoder        {encoder.names.model}  ({encoder.names.slug})",
@@ -43,13 +121,16 @@ def encoder_text(encoder: StoredEncoder) -> str:
         f"folder         {encoder.path}",
         f"architecture   {spec.architecture}, activation {spec.activation}",
         f"weights        sha256 {spec.weights_sha256}",
-        f"taps           {', '.join(f'{tap.name} {tap.dim}' for tap in spec.taps)}",
+        f"taps           {_dims_text(spec.taps)}",
         f"arithmetic     {spec.precision}, stored as {spec.storage_dtype}",
-        f"preprocessing  {_preprocess_text(encoder)}",
+        f"preprocessing  {pixels}",
         f"canary         {'none yet' if encoder.canary() is None else 'stored'}",
         f"parts          {entries[0].n_parts}",
-        *_run_lines(encoder),
     ]
+    for run in runs[-1:]:
+        versions = ", ".join(f"{name} {release}" for name, release in run.versions.items())
+        lines.append(f"runs           {len(runs)}, the last {run.time} on {run.host}, {run.device}")
+        lines.append(f"               {versions}")
     for entry in entries:
         if entry.dataset_id is not None:
             lines += ["", f"dataset        {entry.dataset_name}  ({entry.dataset_id})"]
@@ -58,30 +139,12 @@ def encoder_text(encoder: StoredEncoder) -> str:
     return "\n".join(lines)
 
 
-def _preprocess_text(encoder: StoredEncoder) -> str:
-    preprocess = encoder.spec.preprocess
-    if preprocess is None:
-        return "unknown: features imported from elsewhere"
-    return (
-        f"{preprocess.path}, {preprocess.image_size} px, {preprocess.interpolation}, "
-        f"{preprocess.resize_mode}, crop {preprocess.crop_pct:g}"
-    )
-
-
-def _run_lines(encoder: StoredEncoder) -> Iterator[str]:
-    runs = encoder.provenance()
-    for last in runs[-1:]:
-        yield f"runs           {len(runs)}, the last {last.time} on {last.host}, {last.device}"
-        yield " " * 15 + ", ".join(f"{name} {release}" for name, release in last.versions.items())
-
-
 def _split_text(split: SplitEntry) -> str:
     if split.problem:
         return f"{split.state}: {split.problem}"
-    return (
-        f"{split.rows:,} rows, {split.skipped:,} skipped, {human_bytes(split.bytes)}, "
-        f"digest {short_id(split.digest)}, {human_age(split.age_s)} old"
-    )
+    size, age = human_bytes(split.bytes), human_age(split.age_s)
+    content = f"{split.rows:,} rows, {split.skipped:,} skipped, {size}"
+    return f"{content}, digest {short_id(split.digest)}, {age} old"
 
 
 def verification_text(units: Sequence[UnitReport], root: Path) -> str:
@@ -89,29 +152,21 @@ def verification_text(units: Sequence[UnitReport], root: Path) -> str:
     rows = []
     for unit in units:
         if unit.problem or unit.kind == "split":
-            place = unit.path.relative_to(root).as_posix()
-            size = human_bytes(unit.bytes)
+            place, size = unit.path.relative_to(root).as_posix(), human_bytes(unit.bytes)
             rows.append((unit.kind, place, f"{unit.rows:,}", size, unit.problem or "ok"))
     table = text_table(("kind", "unit", "rows", "size", "state"), rows, "<<>><")
     sound = Counter(unit.kind for unit in units if not unit.problem)
     summary = ", ".join(f"{count} {kind}s" for kind, count in sound.items()) or "nothing"
-    total = human_bytes(sum(unit.bytes for unit in units))
-    return f"{table}\n\nsound: {summary}, {total}"
+    return f"{table}\n\nsound: {summary}, {human_bytes(sum(unit.bytes for unit in units))}"
 
 
 def imported_text(splits: Sequence[Split]) -> str:
     """The table of ``import``."""
     header = ("encoder", "dataset", "split", "rows", "dim", "classes", "digest")
-    rows = [
-        (
-            f"{split.encoder_names.slug} {short_id(split.encoder_id)}",
-            f"{split.dataset_names.name} {short_id(split.dataset_id)}",
-            split.name,
-            f"{split.n:,}",
-            str(split.taps[0].dim),
-            str(len(split.classes)),
-            short_id(split.digest),
-        )
-        for split in splits
-    ]
+    rows = []
+    for split in splits:
+        encoder = f"{split.encoder_names.slug} {short_id(split.encoder_id)}"
+        dataset = f"{split.dataset_name} {short_id(split.dataset_id)}"
+        numbers = (f"{split.n:,}", str(split.taps[0].dim), str(len(split.classes)))
+        rows.append((encoder, dataset, split.name, *numbers, short_id(split.digest)))
     return text_table(header, rows, "<<<>>><")

@@ -105,7 +105,7 @@ def do_import(folder: Path) -> Split:
     """Import the arrays."""
     arrays = f"train={folder / 'x.npy'},{folder / 'y.npy'}"
     store = FeatureStore(folder / "imported")
-    return import_files(store, [arrays], encoder_name="bench", dataset_name="imagenet-like")[0]
+    return import_files(store, [arrays], "bench", DatasetNames("imagenet-like"))[0]
 
 
 def spec(d: int) -> EncoderSpec:

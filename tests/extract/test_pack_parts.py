@@ -3,6 +3,7 @@
 import io
 import re
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -14,16 +15,11 @@ from PIL import Image
 
 from linprobe.benchmarks import PerClassRule
 from linprobe.errors import PackError
-from linprobe_extract.pack.listing import SourceSample, check_classes
-from linprobe_extract.pack.plan import PlannedSample, cut_shards, sample_key, tar_bytes
+from linprobe_extract.pack.listing import PackOptions, SourceSample, check_classes
+from linprobe_extract.pack.plan import cut_shards, sample_key, tar_bytes
 from linprobe_extract.pack.png import encode_png
 from linprobe_extract.pack.shard import image_defect, sniff_extension
-from linprobe_extract.pack.splits import (
-    FractionRule,
-    choose,
-    split_by_fraction,
-    split_per_class,
-)
+from linprobe_extract.pack.splits import choose, split_by_options, split_per_class
 
 SHAPES = st.one_of(
     st.tuples(st.integers(1, 40), st.integers(1, 40)),
@@ -33,6 +29,13 @@ SHAPES = st.one_of(
 
 def source_sample(name: str, label: int = 0, n_bytes: int = 100) -> SourceSample:
     return SourceSample(name, (label,), "png", n_bytes, 0, lambda: b"")
+
+
+def split_by_shares(
+    samples: list[SourceSample], test: float, val: float = 0.0, seed: int = 0
+) -> Mapping[str, list[SourceSample]]:
+    options = PackOptions(test_fraction=test, val_fraction=val, seed=seed)
+    return split_by_options(samples, options)[0]
 
 
 def samples_of(counts: list[int]) -> list[SourceSample]:
@@ -69,17 +72,14 @@ def test_png_refuses_other_shapes(shape: tuple[int, ...]) -> None:
 def test_shards_partition_the_samples_in_order_within_both_limits(
     sizes: list[int], max_samples: int, max_bytes: int
 ) -> None:
-    planned = [
-        PlannedSample(str(index), source_sample(str(index), n_bytes=size))
-        for index, size in enumerate(sizes)
-    ]
+    samples = [source_sample(str(index), n_bytes=size) for index, size in enumerate(sizes)]
 
-    shards = cut_shards(planned, max_samples, max_bytes)
+    shards = cut_shards(samples, max_samples, max_bytes)
 
-    assert [sample for shard in shards for sample in shard] == planned
+    assert [sample for shard in shards for sample in shard] == samples
     for shard in shards:
         assert 1 <= len(shard) <= max_samples
-        total = sum(tar_bytes(sample.source.n_bytes) for sample in shard)
+        total = sum(tar_bytes(sample.n_bytes) for sample in shard)
         assert total <= max_bytes or len(shard) == 1
 
 
@@ -107,7 +107,7 @@ def test_fractions_hold_in_every_class_and_lose_nothing(
 ) -> None:
     samples = samples_of(counts)
 
-    splits = split_by_fraction(samples, FractionRule(test, val), seed)
+    splits = split_by_shares(samples, test, val, seed)
 
     assert sorted(s.name for part in splits.values() for s in part) == sorted(
         s.name for s in samples
@@ -121,23 +121,22 @@ def test_fractions_hold_in_every_class_and_lose_nothing(
 
 def test_a_split_depends_on_the_seed_and_not_on_the_order_of_listing() -> None:
     samples = samples_of([30, 30])
-    rule = FractionRule(0.2)
-    names = {s.name for s in split_by_fraction(samples, rule, 0)["test"]}
+    names = {s.name for s in split_by_shares(samples, 0.2)["test"]}
 
-    assert {s.name for s in split_by_fraction(samples[::-1], rule, 0)["test"]} == names
-    assert {s.name for s in split_by_fraction(samples, rule, 1)["test"]} != names
+    assert {s.name for s in split_by_shares(samples[::-1], 0.2)["test"]} == names
+    assert {s.name for s in split_by_shares(samples, 0.2, seed=1)["test"]} != names
 
 
 def test_shares_that_leave_nothing_for_train_are_refused() -> None:
     with pytest.raises(PackError, match=r"test 0\.7 and val 0\.3"):
-        split_by_fraction(samples_of([5]), FractionRule(0.7, 0.3), 0)
+        split_by_shares(samples_of([5]), 0.7, 0.3)
 
 
 def test_a_fixed_number_of_every_class_is_taken_and_the_rest_is_test_or_left() -> None:
     samples = samples_of([10, 7])
 
-    rest = split_per_class(samples, PerClassRule(3, None), 0)
-    some = split_per_class(samples, PerClassRule(3, 2), 0)
+    rest, _ = split_per_class(samples, PerClassRule(3, None), 0)
+    some, _ = split_per_class(samples, PerClassRule(3, 2), 0)
 
     assert [len(rest["train"]), len(rest["test"])] == [6, 11]
     assert [len(some["train"]), len(some["test"])] == [6, 4]

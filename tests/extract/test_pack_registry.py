@@ -7,9 +7,8 @@ import pytest
 
 from linprobe.errors import PackError
 from linprobe_extract.pack.listing import PackOptions
-from linprobe_extract.pack.named import named_source
 from linprobe_extract.pack.pack import pack
-from linprobe_extract.pack.registry import forms, sources
+from linprobe_extract.pack.registry import forms, named_source, sources
 
 NOISE = '''
 """Squares of noise in two classes."""

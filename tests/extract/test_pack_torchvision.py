@@ -20,10 +20,10 @@ from torchvision_files import FILE_WRITERS
 
 from linprobe.benchmarks import KnownDataset, PerClassRule, find_known
 from linprobe.errors import PackError
-from linprobe_extract.pack import named as named_module
+from linprobe_extract.pack import registry as registry_module
 from linprobe_extract.pack.listing import Listing, PackOptions, check_listing
-from linprobe_extract.pack.named import list_known
 from linprobe_extract.pack.pack import pack
+from linprobe_extract.pack.registry import list_known
 
 WRITERS = ARRAY_WRITERS | FILE_WRITERS
 ANY = PackOptions(check_counts=False, download=False, jobs=1)
@@ -179,7 +179,7 @@ def test_an_unreadable_image_of_a_known_dataset_is_refused_by_name(
 ) -> None:
     WRITERS["dtd"](tmp_path / "root", monkeypatch)
     row = replace(row_of("dtd"), n_classes=2, sizes={"train": 2, "val": 2, "test": 2})
-    monkeypatch.setattr(named_module, "find_known", lambda name: row if name == "dtd" else None)
+    monkeypatch.setattr(registry_module, "find_known", lambda name: row if name == "dtd" else None)
     options = replace(ANY, root=tmp_path / "root", check_counts=True)
     broken = tmp_path / "root/dtd/dtd/images/woven/woven_0.jpg"
     whole = broken.read_bytes()

@@ -150,6 +150,10 @@ def test_rm_asks_and_removes_only_what_it_named(cli: Cli, store: Path) -> None:
     assert str(encoder.path) in refused.err
     assert encoder.path.exists()
 
+    assert cli(*base, "--dataset", "", "--yes").code == 1
+    assert cli(*base, "--split", "", "--yes").code == 1
+    assert encoder.path.exists()
+
     assert cli(*base, "--parts", "--yes").code == 0
     assert FeatureStore(store).split("train", encoder=encoder.short_id).n == 2010
     assert cli(*base, "--dataset", "Pets", "--split", "train", "--yes").code == 0
@@ -174,6 +178,8 @@ def test_import_export_and_copy_from_the_command_line(cli: Cli, tmp_path: Path) 
     imported = as_json(cli(*importing, "--json"))
     text = cli(*importing)
     exported = cli("export", tmp_path / "out.npy", "--split", "test", "--store", tmp_path / "s")
+    npz = ("export", tmp_path / "out.npz", "--split", "test", "--store", tmp_path / "s")
+    told = as_json(cli(*npz, "--json"))
     packed = cli("copy", tmp_path / "s", tmp_path / "p", "--pack")
     listed = cli("ls", "--store", tmp_path / "p").out
     copied = as_json(cli("copy", tmp_path / "p", tmp_path / "b", "--json"))
@@ -182,6 +188,8 @@ def test_import_export_and_copy_from_the_command_line(cli: Cli, tmp_path: Path) 
     assert "theirs" in text.out
     assert exported.out.splitlines() == [str(tmp_path / "out.npy"), str(tmp_path / "out.csv")]
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), x)
+    assert (told["paths"], told["rows"]) == ([str(tmp_path / "out.npz")], 50)
+    assert told["bytes"] == (tmp_path / "out.npz").stat().st_size
     assert packed.out.startswith("1 splits copied")
     assert "packed" in listed
     assert copied["splits"][0]["digest"] == imported["splits"][0]["digest"]

@@ -28,14 +28,8 @@ def do_import(
     metric: str | None = None,
     classes: Path | None = None,
 ) -> tuple[Split, ...]:
-    return import_files(
-        FeatureStore(store),
-        splits,
-        encoder_name=name,
-        dataset_name=dataset,
-        metric=metric,
-        classes=classes,
-    )
+    names = DatasetNames(dataset, metric)
+    return import_files(FeatureStore(store), splits, name, names, classes=classes)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -92,7 +86,7 @@ def test_importing_again_does_nothing_and_other_bytes_are_another_encoder(tmp_pa
         ({"x": np.full((4, 2), 1e300), "y": np.arange(4)}, "infinity"),
         ({"x": np.zeros((4, 2)), "y": np.arange(4)}, "all zeros"),
         ({"x": np.ones((4, 2), order="F"), "y": np.arange(4)}, "Fortran"),
-        ({"a": np.ones((4, 2)), "y": np.arange(4)}, "no array called features"),
+        ({"a": np.ones((4, 2)), "y": np.arange(4)}, "no array 'features' or 'x'"),
         ({"x": np.ones((4, 2)), "y": np.arange(4), "keys": np.array(list("abca"))}, "keys come"),
     ],
 )
@@ -226,10 +220,10 @@ def test_export_and_import_are_a_round_trip(tmp_path: Path, n_columns: int | Non
     write_part(encoder, fingerprint(0), block(encoder.spec, 5000, n_columns=n_columns))
     split = encoder.seal(dataset_spec([fingerprint(0)]), "train", names=DatasetNames("Pets"))
 
-    exported = export_split(split, "pre_projection", tmp_path / "out.npz")
-    (back,) = do_import(tmp_path / "b", f"train={tmp_path}/out.npz")
+    (exported,) = export_split(split, "pre_projection", tmp_path / "out.npz")
+    (back,) = do_import(tmp_path / "b", f"train={exported}")
 
-    assert exported.rows == 5000
+    assert back.n == 5000
     np.testing.assert_array_equal(back.array("embedding"), split.array("pre_projection"))
     np.testing.assert_array_equal(back.labels, split.labels)
     assert list(back.keys) == list(split.keys)

@@ -1,12 +1,7 @@
-"""What a source is before anything is read: its samples, labels, classes and splits.
-
-Every source (a folder, a table, torchvision, the hub) becomes one :class:`Listing`; planning and
-packing know nothing else of it.
-"""
+"""What every source becomes before anything is read: samples, labels, classes and splits."""
 
 import hashlib
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +10,6 @@ from pathlib import Path, PurePosixPath
 from linprobe.benchmarks import Argument
 from linprobe.errors import PackError
 from linprobe.names import IMAGE_EXTENSIONS
-
-DEFAULT_SHARD_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -27,7 +20,7 @@ class PackOptions:
     """Slug for the dataset; None for the one that the source suggests."""
     shard_samples: int | None = None
     """Most samples in a shard; None for what the source suggests (1,000)."""
-    shard_bytes: int = DEFAULT_SHARD_BYTES
+    shard_bytes: int = 256 * 2**20
     """Most bytes in a shard; a larger single image still gets one of its own."""
     seed: int = 0
     """Seed of every split rule."""
@@ -98,55 +91,48 @@ class Listing:
 
 
 def check_listing(listing: Listing) -> None:
-    """Refuse a listing that no probe could use.
-
-    Raises
-    ------
-    PackError : fewer than two classes, two classes of one name, a class name that does not fit on
-        a line, an empty split, no train split, or labels outside the classes.
-    """
+    """Raise PackError where classes, splits or labels are such that no probe could use them."""
     check_classes(listing.classes)
+    k = len(listing.classes)
     if not listing.splits.get("train"):
-        raise PackError(
-            f"{listing.name}: no images for the train split",
-            hint="put images under train/CLASS/, or give one folder of classes to be split",
-        )
+        hint = "put images under train/CLASS/, or give one folder of classes to be split"
+        raise PackError(f"{listing.name}: no images for the train split", hint=hint)
     for split, samples in listing.splits.items():
         if not samples:
-            raise PackError(
-                f"{listing.name}: the {split} split is empty",
-                hint=f"remove the empty {split} split, or put images into it",
-            )
+            hint = f"remove the empty {split} split, or put images into it"
+            raise PackError(f"{listing.name}: the {split} split is empty", hint=hint)
         for sample in samples:
-            _check_labels(sample, listing)
+            if any(not 0 <= label < k for label in sample.labels):
+                raise PackError(
+                    f"{sample.name}: expected labels in 0..{k - 1}, found {sample.labels}",
+                    hint="the source names fewer classes than its labels use",
+                )
+            if not listing.is_multi_label and len(sample.labels) != 1:
+                hint = "give every image one label, or pack as multi-label with --label-separator"
+                n = len(sample.labels)
+                raise PackError(f"{sample.name}: expected one label, found {n}", hint=hint)
 
 
 def check_classes(classes: Sequence[str]) -> None:
-    """Refuse class names that cannot be told apart or stored.
-
-    Raises
-    ------
-    PackError : fewer than two, two equal after Unicode normalisation, or one that is blank or
-        holds a line break or a byte order mark.
-    """
+    """Raise PackError where class names are fewer than two, cannot be told apart, or stored."""
     if len(classes) < 2:
         raise PackError(
             f"expected at least 2 classes, found {len(classes)}: {', '.join(classes) or 'none'}",
             hint="one folder (or label) per class; see extract/DATASETS.md for the layouts",
         )
-    times = Counter(class_key(name) for name in classes)
-    for key, n_classes in times.items():
-        if n_classes > 1:
-            same = [repr(name) for name in classes if class_key(name) == key]
-            raise PackError(
-                f"{n_classes} classes with one name: {', '.join(same)}",
-                hint="rename one of them, or merge their images",
-            )
+    same_names: dict[str, list[str]] = {}
     for name in classes:
         if not name.strip() or "\ufeff" in name or len(f"{name}.".splitlines()) != 1:
             raise PackError(
                 f"class name {name!r} is empty, or has a line break or a byte order mark",
                 hint="rename the class: classnames.txt holds one class a line",
+            )
+        same_names.setdefault(class_key(name), []).append(name)
+    for same in same_names.values():
+        if len(same) > 1:
+            raise PackError(
+                f"{len(same)} classes with one name: {', '.join(map(repr, same))}",
+                hint="rename one of them, or merge their images",
             )
 
 
@@ -163,19 +149,13 @@ def dataset_slug(text: str) -> str:
 
 
 def parse_arguments(text: str) -> dict[str, Argument]:
-    """Arguments of a source from ``key=value,...``; whole numbers and true/false are such.
-
-    Raises
-    ------
-    PackError : a part without ``=``.
-    """
+    """Arguments from ``key=value,...``, numbers and true/false as such; else PackError."""
     arguments: dict[str, Argument] = {}
     for part in text.split(",") if text else ():
         key, equals, value = part.partition("=")
         if not equals or not key.isidentifier():
-            raise PackError(
-                f"expected key=value, found {part!r}", hint="for example torchvision:STL10:folds=3"
-            )
+            hint = "for example torchvision:STL10:folds=3"
+            raise PackError(f"expected key=value, found {part!r}", hint=hint)
         truth: dict[str, Argument] = {"true": True, "false": False}
         arguments[key] = int(value) if value.isdecimal() else truth.get(value.lower(), value)
     return arguments
@@ -188,21 +168,13 @@ def file_sample(path: Path, name: str, labels: tuple[int, ...]) -> SourceSample:
         n_bytes, stamp = status.st_size, status.st_mtime_ns
     except OSError:
         n_bytes, stamp = 0, 0
-    extension = PurePosixPath(name).suffix.lower().removeprefix(".")
     # A million samples are held at once: a string each, not a Path, which is five times as large.
-    return SourceSample(
-        printable(name), labels, extension, n_bytes, stamp, partial(_read_file, str(path))
-    )
+    read = partial(_read_file, str(path))
+    return SourceSample(printable(name), labels, extension_of(name), n_bytes, stamp, read)
 
 
 def _read_file(path: str) -> bytes:
-    """All bytes of a file."""
     return Path(path).read_bytes()
-
-
-def name_under(path: Path, root: Path) -> str:
-    """The name of a file within the source ``root``."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
 
 def printable(name: str) -> str:
@@ -210,10 +182,14 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def extension_of(name: str) -> str:
+    """The extension of a file name in lower case, without the dot."""
+    return PurePosixPath(name).suffix.lower().removeprefix(".")
+
+
 def is_image_name(name: str) -> bool:
     """Whether a file of this name is taken for an image; hidden files are not."""
-    path = PurePosixPath(name)
-    return path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS and path.name[0] != "."
+    return extension_of(name) in IMAGE_EXTENSIONS and PurePosixPath(name).name[0] != "."
 
 
 def listing_digest(listing: Listing) -> str:
@@ -226,18 +202,3 @@ def listing_digest(listing: Listing) -> str:
             row = (split, sample.name, sample.labels, sample.n_bytes, sample.stamp)
             digest.update(repr(row).encode())
     return digest.hexdigest()
-
-
-def _check_labels(sample: SourceSample, listing: Listing) -> None:
-    """Refuse labels that are not classes, or not exactly one where one is meant."""
-    k = len(listing.classes)
-    if any(not 0 <= label < k for label in sample.labels):
-        raise PackError(
-            f"{sample.name}: expected labels in 0..{k - 1}, found {sample.labels}",
-            hint="the source names fewer classes than its labels use",
-        )
-    if not listing.is_multi_label and len(sample.labels) != 1:
-        raise PackError(
-            f"{sample.name}: expected one label, found {len(sample.labels)}",
-            hint="give every image one label, or pack it as multi-label with --label-separator",
-        )

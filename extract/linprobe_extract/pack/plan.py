@@ -1,7 +1,7 @@
-"""Which sample goes into which shard under which key: pure, decided before anything is read.
+"""Which sample goes into which shard under which key: decided before anything is read.
 
-A shard is closed by count or by an upper bound on its bytes, so what later turns out unreadable
-or dropped makes a shard smaller and moves nothing.
+A shard is closed by count or by an upper bound on its bytes: what later turns out unreadable or
+dropped makes it smaller and moves nothing.
 """
 
 import re
@@ -24,25 +24,16 @@ KEY_NAME_LENGTH = 48
 
 
 @dataclass(frozen=True)
-class PlannedSample:
-    """One sample with the key that it will have."""
-
-    key: str
-    """Unique over the dataset, ASCII, without dots: ``train-0000017-iris_image_0243``."""
-    source: SourceSample
-    """The image and its labels."""
-
-
-@dataclass(frozen=True)
 class PlannedShard:
     """One tar to write."""
 
     split: str
-    """The split it belongs to."""
     index: int
     """Its place among the shards planned for the split, from 0."""
-    samples: tuple[PlannedSample, ...]
-    """What goes into it, in order; at least one."""
+    first_row: int
+    """Row of its first sample in the split."""
+    samples: tuple[SourceSample, ...]
+    """At least one."""
 
 
 @dataclass(frozen=True)
@@ -58,20 +49,9 @@ class PackPlan:
     shards: tuple[PlannedShard, ...]
     """Test first, then val, then train."""
 
-    @property
-    def n_samples(self) -> int:
-        """Samples in all shards."""
-        return sum(len(shard.samples) for shard in self.shards)
-
 
 def request_digest(source: str, options: PackOptions) -> str:
-    """Sha256 over the source and the options that change what is packed.
-
-    Parameters
-    ----------
-    source : what of its name counts; of a folder or a table not the place, since what is in it is
-        in the listing.
-    """
+    """Sha256 over ``NamedSource.request`` and the options that change what is packed."""
     shaping = asdict(options)
     for name in ("root", "download", "check_counts", "jobs", "overwrite"):
         del shaping[name]
@@ -79,51 +59,38 @@ def request_digest(source: str, options: PackOptions) -> str:
 
 
 def plan_pack(listing: Listing, request: str, options: PackOptions) -> PackPlan:
-    """Cut the listing into shards and name every sample.
-
-    Parameters
-    ----------
-    request : of :func:`request_digest`.
-
-    Raises
-    ------
-    PackError : a shard limit below 1.
-    """
-    max_samples = options.shard_samples or listing.shard_samples
-    if max_samples < 1 or options.shard_bytes < 1:
+    """Cut the listing into shards, all decided; PackError where a shard limit is below 1."""
+    max_samples, max_bytes = options.shard_samples or listing.shard_samples, options.shard_bytes
+    if max_samples < 1 or max_bytes < 1:
         raise PackError(
-            f"expected shard limits of at least 1, found {options.shard_samples} samples and "
-            f"{options.shard_bytes} bytes",
+            f"expected shard limits from 1, found {max_samples} samples and {max_bytes} bytes",
             hint="for example --shard-samples 1000 --shard-bytes 268435456",
         )
     shards: list[PlannedShard] = []
     for split in ORDER:
-        samples = listing.splits.get(split, ())
-        named = [
-            PlannedSample(sample_key(split, row, sample.name), sample)
-            for row, sample in enumerate(samples)
-        ]
-        parts = cut_shards(named, max_samples, options.shard_bytes)
-        shards += [PlannedShard(split, index, part) for index, part in enumerate(parts)]
+        first_row = 0
+        parts = cut_shards(listing.splits.get(split, ()), max_samples, max_bytes)
+        for index, part in enumerate(parts):
+            shards.append(PlannedShard(split, index, first_row, part))
+            first_row += len(part)
     digest = digest_json({"request": request, "listing": listing_digest(listing)})
     return PackPlan(listing, request, digest, tuple(shards))
 
 
 def cut_shards(
-    samples: Sequence[PlannedSample], max_samples: int, max_bytes: int
-) -> list[tuple[PlannedSample, ...]]:
+    samples: Sequence[SourceSample], max_samples: int, max_bytes: int
+) -> list[tuple[SourceSample, ...]]:
     """Cut into consecutive shards of at most so many samples and so many bytes of tar."""
-    shards: list[tuple[PlannedSample, ...]] = []
-    current: list[PlannedSample] = []
+    shards: list[list[SourceSample]] = []
     n_bytes = 0
     for sample in samples:
-        size = tar_bytes(sample.source.n_bytes)
-        if current and (len(current) == max_samples or n_bytes + size > max_bytes):
-            shards.append(tuple(current))
-            current, n_bytes = [], 0
-        current.append(sample)
+        size = tar_bytes(sample.n_bytes)
+        if not shards or len(shards[-1]) == max_samples or n_bytes + size > max_bytes:
+            shards.append([])
+            n_bytes = 0
+        shards[-1].append(sample)
         n_bytes += size
-    return [*shards, tuple(current)] if current else shards
+    return [tuple(shard) for shard in shards]
 
 
 def tar_bytes(image_bytes: int) -> int:
@@ -133,7 +100,10 @@ def tar_bytes(image_bytes: int) -> int:
 
 
 def sample_key(split: str, row: int, name: str) -> str:
-    """A unique key that still says which image it was: split, row, and the end of the name."""
+    """A unique key that still says which image it was: split, row, and the end of the name.
+
+    ASCII, without dots: ``train-0000017-iris_image_0243``.
+    """
     path = PurePosixPath(name)
     spoken = "_".join([*(part for part in path.parts[-2:-1] if part != split), path.stem])
     plain = unicodedata.normalize("NFKD", spoken).encode("ascii", "ignore").decode()

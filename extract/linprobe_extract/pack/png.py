@@ -1,8 +1,7 @@
 """PNG without a compressor, for sources that hold pixels and no files.
 
-Every byte follows from the pixels: the deflate stream is made of stored blocks, so the same
-pixels give the same file, and hence the same dataset id, under every version of zlib and Pillow.
-The price is size: about 1.3 times that of a compressed PNG on CIFAR-10.
+The deflate stream is made of stored blocks, so the same pixels give the same file, and the same
+dataset id, under every version of zlib and Pillow, at about 1.3 times the size on CIFAR-10.
 Format: PNG specification (third edition) sections 5 and 7; RFC 1950; RFC 1951 section 3.2.4.
 """
 
@@ -24,47 +23,28 @@ ZLIB_HEADER = b"\x78\x01"
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Encode gray (h, w) or RGB (h, w, 3) uint8 pixels; a function of the pixels alone.
-
-    Raises
-    ------
-    ValueError : another shape or dtype.
-    """
-    if pixels.dtype != np.uint8 or not (
-        pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
-    ):
+    """Encode gray (h, w) or RGB (h, w, 3) uint8 pixels, by them alone; others are a ValueError."""
+    if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[2:] not in ((), (3,)):
         raise ValueError(f"expected uint8 (h, w) or (h, w, 3), found {pixels.dtype} {pixels.shape}")
     height, width = pixels.shape[:2]
     color_type = 0 if pixels.ndim == 2 else 2
     header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
-    lines = pixels.reshape(height, -1)
     no_filter = np.zeros((height, 1), np.uint8)
-    scanlines = np.concatenate([no_filter, lines], axis=1).tobytes()
-    return b"".join(
-        (
-            SIGNATURE,
-            _chunk(b"IHDR", header),
-            _chunk(b"IDAT", _store(scanlines)),
-            _chunk(b"IEND", b""),
-        )
-    )
+    scanlines = np.concatenate([no_filter, pixels.reshape(height, -1)], axis=1)
+    stored = _store(scanlines.tobytes())
+    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", stored) + _chunk(b"IEND", b"")
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
     """One PNG chunk with its length and checksum."""
-    return (
-        struct.pack(">I", len(content))
-        + kind
-        + content
-        + struct.pack(">I", zlib.crc32(kind + content))
-    )
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def _store(content: bytes) -> bytes:
     """A zlib stream of stored blocks."""
     parts = [ZLIB_HEADER]
-    starts = range(0, max(len(content), 1), STORED_LIMIT)
-    for start in starts:
+    for start in range(0, max(len(content), 1), STORED_LIMIT):
         block = content[start : start + STORED_LIMIT]
         is_last = start + STORED_LIMIT >= len(content)
         parts.append(struct.pack("<BHH", is_last, len(block), len(block) ^ 0xFFFF) + block)
@@ -74,28 +54,19 @@ def _store(content: bytes) -> bytes:
 def pixel_samples(
     images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], labels: Iterable[int], names: str
 ) -> list[SourceSample]:
-    """Samples of images of one size, each encoded when it is read.
+    """Samples of n images (h, w) or (h, w, 3) uint8 of one size, each encoded when it is read.
 
-    Parameters
-    ----------
-    images : n images (h, w) or (h, w, 3), uint8; any container that gives them by position.
-    labels : n class ids.
-    names : format of the names, such as ``train/{:06d}``.
+    ``images`` is any container that gives them by position, ``labels`` are n class ids, and
+    ``names`` is the format of the names, such as ``train/{:06d}``.
     """
     n_bytes = len(encode_png(images[0])) if len(images) else 0
     return [
         SourceSample(
-            name=names.format(index),
-            labels=(int(label),),
-            extension="png",
-            n_bytes=n_bytes,
-            stamp=0,
-            read=partial(_encode_one, images, index),
+            names.format(row), (int(label),), "png", n_bytes, 0, partial(_encode_one, images, row)
         )
-        for index, label in enumerate(labels)
+        for row, label in enumerate(labels)
     ]
 
 
-def _encode_one(images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], index: int) -> bytes:
-    """One image of a container as PNG."""
-    return encode_png(np.asarray(images[index], dtype=np.uint8))
+def _encode_one(images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], row: int) -> bytes:
+    return encode_png(np.asarray(images[row], dtype=np.uint8))

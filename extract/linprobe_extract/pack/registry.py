@@ -1,21 +1,36 @@
-"""Sources by their names: every module of ``pack.sources``, and the entry points of others.
+"""What a person's words name: a source, or a known dataset that one of the sources reads.
 
-To add a source, put a module with the names of :class:`Source` into ``pack/sources``; or, without
-a fork, name it as an entry point of the group ``linprobe.sources`` in a package of your own.
+A source is a module in ``pack/sources`` with the names of :class:`Source`; or, without a fork, an
+entry point of the group ``linprobe.sources`` in a package of your own.
 """
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from linprobe.benchmarks import KnownDataset, find_known, known_datasets
 from linprobe.errors import PackError
+from linprobe.terminal import command
 from linprobe_extract.pack import sources as built_in
-from linprobe_extract.pack.listing import Listing, PackOptions
+from linprobe_extract.pack.listing import (
+    Listing,
+    PackOptions,
+    SourceSample,
+    dataset_slug,
+    parse_arguments,
+)
+from linprobe_extract.pack.sources import csv, folder, torchvision
+from linprobe_extract.pack.splits import choose, split_per_class
 
 GROUP = "linprobe.sources"
 """Entry points of this group are sources."""
+TABLE_NAME = "dataset.csv"
 
 
 @runtime_checkable
@@ -35,26 +50,29 @@ class Source(Protocol):
     """Whether a finished dataset of the same words needs no new listing."""
 
     def list_samples(self, words: str, options: PackOptions) -> Listing:
-        """List what ``words``, the text after the colon, name.
+        """List what ``words``, the text after the colon, name; PackError where that cannot be."""
 
-        Raises
-        ------
-        PackError : it is not there, or not as it should be.
-        """
+
+@dataclass(frozen=True)
+class NamedSource:
+    """A source and the words that it was given."""
+
+    request: str
+    """What of the words decides which shards come out."""
+    never_changes: bool
+    """As of :class:`Source`."""
+    path: Path | None
+    """The file or folder that is read; None where the words are no path."""
+    list_samples: Callable[[PackOptions], Listing]
 
 
 def sources() -> Mapping[str, Source]:
-    """Every source by its name, our own first.
-
-    Raises
-    ------
-    PackError : an entry point is no source, or has the name of another.
-    """
+    """Every source by its name, our own first; PackError where an entry point is none."""
     modules = sorted(module.name for module in pkgutil.iter_modules(built_in.__path__))
-    ours = [import_module(f"{built_in.__name__}.{name}") for name in modules]
+    ours = [(name, import_module(f"{built_in.__name__}.{name}")) for name in modules]
     others = [(point.value, point.load()) for point in entry_points(group=GROUP)]
     by_name: dict[str, Source] = {}
-    for place, source in [*((module.__name__, module) for module in ours), *others]:
+    for place, source in [*ours, *others]:
         if not isinstance(source, Source):
             raise PackError(
                 f"{place} is no source: expected {', '.join(Source.__annotations__)} and "
@@ -62,10 +80,8 @@ def sources() -> Mapping[str, Source]:
                 hint=f"correct the entry point {GROUP} of its package, or uninstall it",
             )
         if source.NAME in by_name:
-            raise PackError(
-                f"two sources are called {source.NAME}, one of them {place}",
-                hint=f"rename it in its package, which names the entry point {GROUP}",
-            )
+            hint = f"rename it in its package, which names the entry point {GROUP}"
+            raise PackError(f"two sources are called {source.NAME}, one of them {place}", hint=hint)
         by_name[source.NAME] = source
     return by_name
 
@@ -73,3 +89,106 @@ def sources() -> Mapping[str, Source]:
 def forms() -> str:
     """How every source is written, for help and hints."""
     return " | ".join(source.FORM for source in sources().values())
+
+
+def named_source(text: str) -> NamedSource:
+    """What ``text`` names, such as ``csv:flowers.csv`` or ``cifar10``; PackError where nothing."""
+    kind, colon, words = text.partition(":")
+    source = sources().get(kind)
+    if source is None or source.NAME == torchvision.NAME:
+        name, _, arguments = words.partition(":") if source else (kind, colon, words)
+        row = find_known(name)
+        if row is not None:
+            by_hand = row.torchvision is None
+            return NamedSource(text, not by_hand, None, partial(list_known, row, arguments))
+    if source is None or bool(words) != (":" in source.FORM):
+        close = get_close_matches(text, names_without_words(), n=3)
+        known = f"{forms()}, or a dataset that '{command('datasets')}' lists"
+        hint = f"did you mean {' or '.join(close)}?" if close else known
+        raise PackError(f"unknown source {text!r}", hint=hint)
+    return NamedSource(
+        request=kind if source.IS_PATH else text,
+        never_changes=source.NEVER_CHANGES,
+        path=Path(words).expanduser() if source.IS_PATH else None,
+        list_samples=partial(source.list_samples, words),
+    )
+
+
+def names_without_words() -> tuple[str, ...]:
+    """The names that need nothing more: sources without words, and the known datasets."""
+    alone = (source.NAME for source in sources().values() if ":" not in source.FORM)
+    return (*alone, *(row.slug for row in known_datasets()))
+
+
+def list_source(source: NamedSource, out: Path, options: PackOptions) -> Listing:
+    """List what is to be packed into ``out``; PackError also where ``out`` lies among it."""
+    root = options.root or out.with_name(f"{out.name}.source")
+    for packed in (source.path, root):
+        if packed is not None and out.resolve().is_relative_to(packed.resolve()):
+            raise PackError(
+                f"{out} lies inside {packed}, which is packed: the next run would list the shards",
+                hint="choose an --out folder outside the source",
+            )
+    listing = source.list_samples(replace(options, root=root))
+    name = dataset_slug(options.name) if options.name else listing.name
+    expected = listing.expected if options.check_counts else None
+    return replace(listing, name=name, expected=expected)
+
+
+def list_known(row: KnownDataset, arguments: str, options: PackOptions) -> Listing:
+    """List a known dataset; PackError where its files or classes are not as expected.
+
+    ``arguments``, such as ``folds=3``, go to the torchvision class; with any, sizes are no longer
+    expected to be those of the table.
+    """
+    if row.torchvision is None:
+        listing = _list_by_hand(row, options)
+    else:
+        listing = torchvision.list_class(row.torchvision, parse_arguments(arguments), options)
+    if options.check_counts and len(listing.classes) != row.n_classes:
+        raise PackError(
+            f"{row.slug}: expected {row.n_classes} classes, found {len(listing.classes)}",
+            hint="get the files again; or pass --any-counts to pack what is there",
+        )
+    splits, note = _split(row, listing.splits, options.seed)
+    return replace(
+        listing,
+        name=row.slug,
+        splits=splits,
+        is_multi_label=row.is_multi_label,
+        metric=row.metric,
+        notes=(note, row.note) if row.note else (note,),
+        expected=None if arguments else row.sizes,
+    )
+
+
+def _list_by_hand(row: KnownDataset, options: PackOptions) -> Listing:
+    """List the folder or table that the user made of a dataset that nothing downloads."""
+    root = options.root or Path()
+    if not root.exists():
+        raise PackError(
+            f"{row.slug} cannot be downloaded: get {row.files}; {root} is not there",
+            hint=f"{command('pack', row.slug)} --root DIR, where DIR holds train/CLASS/IMAGE and "
+            f"test/CLASS/IMAGE{' or CLASS/IMAGE' if row.rule else ''}, or {TABLE_NAME} "
+            "(path,label,split)",
+        )
+    if (root / TABLE_NAME).exists():
+        return csv.list_samples(str(root / TABLE_NAME), options)
+    listing = folder.list_samples(str(root), options)
+    if row.rule is None:
+        return listing
+    everything = [sample for samples in listing.splits.values() for sample in samples]
+    return replace(listing, splits={"all": sorted(everything, key=lambda sample: sample.name)})
+
+
+def _split(
+    row: KnownDataset, splits: Mapping[str, Sequence[SourceSample]], seed: int
+) -> tuple[Mapping[str, Sequence[SourceSample]], str]:
+    """The splits that the table promises, and how they were made."""
+    if row.rule is not None and "all" in splits:
+        return split_per_class(splits["all"], row.rule, seed)
+    if row.is_subset and row.sizes is not None:
+        sizes = row.sizes
+        chosen = {split: choose(samples, sizes[split], seed) for split, samples in splits.items()}
+        return chosen, f"{row.split}, chosen by seed {seed}"
+    return splits, f"split: {row.split}"

@@ -1,8 +1,7 @@
 """One planned shard becomes one tar and one record of what went into it.
 
-The tar holds the image bytes as they are, each followed by its label; headers carry no time, no
-owner and no mode of the source, so the same samples give the same bytes anywhere. An image that
-cannot be decoded is kept out and recorded with the reason.
+The tar holds image bytes as they are, each followed by its label; headers carry no time, owner or
+mode of the source: the same samples give the same bytes anywhere.
 """
 
 import hashlib
@@ -12,12 +11,11 @@ import tarfile
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
 from linprobe.disk import atomic_file
-from linprobe_extract.pack.plan import TAR_BLOCK, PlannedSample, PlannedShard
+from linprobe_extract.pack.plan import TAR_BLOCK, PlannedShard, sample_key
 from linprobe_extract.shards.card import UnreadableImage
 
 RECORD_BYTES = 20 * TAR_BLOCK
@@ -28,16 +26,13 @@ LABELS_FIELD = "labels"
 
 @dataclass(frozen=True)
 class PackedImage:
-    """An image that was read whole and could be decoded."""
+    """An image that was read whole and could be decoded, with the sha256 of its bytes in hex."""
 
     key: str
-    """Sample key in the shard."""
     name: str
     """Name in the source."""
     labels: tuple[int, ...]
-    """Class ids."""
     sha256: str
-    """Sha256 of the image bytes, as 64 hex digits."""
 
 
 @dataclass(frozen=True)
@@ -45,48 +40,18 @@ class ShardRecord:
     """What became of every sample planned for a shard: kept + dropped + unreadable = planned."""
 
     split: str
-    """The split it belongs to."""
     index: int
     """Its place in the plan."""
     bytes: int
-    """Size of the tar in bytes."""
+    """Size of the tar."""
     sha256: str
-    """Sha256 of the tar, as 64 hex digits."""
+    """Of the tar, as 64 hex digits."""
     kept: tuple[PackedImage, ...]
     """In the tar, in order."""
     dropped: tuple[PackedImage, ...]
     """Left out because another split holds the same image."""
     unreadable: tuple[UnreadableImage, ...]
     """Left out because no decoder could read them."""
-
-
-class _HashingFile:
-    """A file being written, with the size and sha256 of what went in."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.sha256 = hashlib.sha256()
-        self.n_bytes = 0
-
-    def write(self, content: bytes) -> None:
-        """Append ``content``."""
-        self._file.write(content)
-        self.sha256.update(content)
-        self.n_bytes += len(content)
-
-    def add_member(self, name: str, content: bytes) -> None:
-        """Append a tar member: header, content, padding."""
-        info = tarfile.TarInfo(name)
-        info.size = len(content)
-        info.mode = 0o644
-        self.write(info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict"))
-        self.write(content)
-        self.write(bytes(-len(content) % TAR_BLOCK))
-
-    def close_archive(self) -> None:
-        """Append the two zero blocks that end a tar, and fill the last record."""
-        self.write(bytes(2 * TAR_BLOCK))
-        self.write(bytes(-self.n_bytes % RECORD_BYTES))
 
 
 def write_shard(
@@ -97,61 +62,55 @@ def write_shard(
     elsewhere: Set[str],
     on_sample: Callable[[], None],
 ) -> ShardRecord:
-    """Write the tar of a shard; it shows as ``path`` when it is whole and synced.
+    """Write the tar of a shard; it shows as ``path`` when it is whole and synced, else StoreError.
 
-    Parameters
-    ----------
-    elsewhere : sha256 (64 hex digits) of images to leave out because another split holds them.
-    on_sample : called after each sample, from this thread.
-
-    Raises
-    ------
-    StoreError : the tar cannot be written. An image that cannot be read does not raise.
+    Images with a sha256 in ``elsewhere``, which another split holds, are left out. ``on_sample`` is
+    called after each sample, from this thread.
     """
     kept: list[PackedImage] = []
     dropped: list[PackedImage] = []
     unreadable: list[UnreadableImage] = []
+    digest = hashlib.sha256()
     with atomic_file(path) as file:
-        tar = _HashingFile(file)
-        for sample in shard.samples:
-            image = read_image(sample)
-            if isinstance(image, str):
-                unreadable.append(UnreadableImage(shard.split, sample.source.name, image))
-            elif (packed := _packed(sample, image)).sha256 in elsewhere:
+        for row, sample in enumerate(shard.samples, shard.first_row):
+            key = sample_key(shard.split, row, sample.name)
+            try:
+                image = sample.read()
+                defect = image_defect(image)
+            except OSError as error:
+                image, defect = b"", f"cannot be read: {error.strerror or error}"
+            sha256 = hashlib.sha256(image).hexdigest()
+            packed = PackedImage(key, sample.name, sample.labels, sha256)
+            if defect is not None:
+                unreadable.append(UnreadableImage(shard.split, sample.name, defect))
+            elif sha256 in elsewhere:
                 dropped.append(packed)
             else:
-                extension = sample.source.extension or sniff_extension(image)
-                tar.add_member(f"{sample.key}.{extension}", image)
-                tar.add_member(*label_member(sample, is_multi_label=is_multi_label))
+                members = _member(f"{key}.{sample.extension or sniff_extension(image)}", image)
+                if is_multi_label:
+                    label = json.dumps({LABELS_FIELD: list(sample.labels)})
+                    members += _member(f"{key}.json", label.encode())
+                else:
+                    members += _member(f"{key}.cls", str(sample.labels[0]).encode())
+                file.write(members)
+                digest.update(members)
                 kept.append(packed)
             on_sample()
-        tar.close_archive()
-    return ShardRecord(
-        split=shard.split,
-        index=shard.index,
-        bytes=tar.n_bytes,
-        sha256=tar.sha256.hexdigest(),
-        kept=tuple(kept),
-        dropped=tuple(dropped),
-        unreadable=tuple(unreadable),
-    )
+        end = bytes(2 * TAR_BLOCK)
+        end += bytes(-(file.tell() + len(end)) % RECORD_BYTES)
+        file.write(end)
+        digest.update(end)
+        n_bytes = file.tell()
+    outcome = tuple(kept), tuple(dropped), tuple(unreadable)
+    return ShardRecord(shard.split, shard.index, n_bytes, digest.hexdigest(), *outcome)
 
 
-def label_member(sample: PlannedSample, *, is_multi_label: bool) -> tuple[str, bytes]:
-    """Name and content of the member that holds the label: ``.cls``, or ``.json`` for several."""
-    labels = sample.source.labels
-    if is_multi_label:
-        return f"{sample.key}.json", json.dumps({LABELS_FIELD: list(labels)}).encode()
-    return f"{sample.key}.cls", str(labels[0]).encode()
-
-
-def read_image(sample: PlannedSample) -> bytes | str:
-    """The bytes of an image, or in words why it cannot be used."""
-    try:
-        content = sample.source.read()
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
-    return image_defect(content) or content
+def _member(name: str, content: bytes) -> bytes:
+    """Header, content and padding of a member of a tar; its time and owner are 0."""
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    header = info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+    return header + content + bytes(-len(content) % TAR_BLOCK)
 
 
 def image_defect(content: bytes) -> str | None:
@@ -180,9 +139,3 @@ def sniff_extension(content: bytes) -> str:
     with Image.open(io.BytesIO(content)) as image:
         name = (image.format or "").lower()
     return {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2"}.get(name, name)
-
-
-def _packed(sample: PlannedSample, content: bytes) -> PackedImage:
-    """What is recorded of an image that can be read."""
-    digest = hashlib.sha256(content).hexdigest()
-    return PackedImage(sample.key, sample.source.name, sample.source.labels, digest)

@@ -13,7 +13,7 @@ import numpy as np
 
 from linprobe.errors import PackError
 from linprobe.names import first_few
-from linprobe_extract.pack.listing import SourceSample, file_sample, name_under
+from linprobe_extract.pack.listing import SourceSample, file_sample
 from linprobe_extract.pack.png import pixel_samples
 
 VOC_CLASSES = (
@@ -24,33 +24,33 @@ VOC_CLASSES = (
 """Of the VOC 2007 development kit, in its order."""
 FER_CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """Labels 0 to 6 of the challenge's description."""
-CLEVR_FEWEST = 3
-"""Objects in the emptiest scene (Johnson et al. 2017, section 3); class 0."""
-CLEVR_COUNTS = range(CLEVR_FEWEST, 11)
+FER_SPLITS = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+CLEVR_COUNTS = range(3, 11)
+"""Objects in a scene (Johnson et al. 2017, section 3); the fewest are class 0."""
 SUN_PARTITIONS = "https://vision.princeton.edu/projects/2010/SUN/download/Partitions.zip"
-SUN_FILES: Mapping[str, str] = {"train": "Training_01.txt", "test": "Testing_01.txt"}
-PCAM_FILE = "pcam/camelyonpatch_level_2_split_{split}_{part}.h5"
+SUN_FILES = {"train": "Training_01.txt", "test": "Testing_01.txt"}
 
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """One split of a class of torchvision, and where its files are."""
+    """One split (train, val, test or all) of a class of torchvision, and where its files are."""
 
     dataset: Any
-    """The object of torchvision's class."""
     root: Path
-    """Where its files are."""
     split: str
-    """``train``, ``val``, ``test`` or ``all``."""
     download: bool
     """Whether missing files may be downloaded."""
 
+    def sample(self, file: str | Path, labels: tuple[int, ...]) -> SourceSample:
+        """A file as a sample, the bytes as they are; its name is the path under the root."""
+        path = Path(file)
+        is_under = path.is_relative_to(self.root)
+        name = path.relative_to(self.root).as_posix() if is_under else path.name
+        return file_sample(path, name, labels)
+
     def samples(self, pairs: Iterable[tuple[str | Path, int]]) -> list[SourceSample]:
-        """Samples that are files with one label each, the bytes as they are."""
-        return [
-            file_sample(Path(path), name_under(Path(path), self.root), (int(label),))
-            for path, label in pairs
-        ]
+        """Files as samples with one label each."""
+        return [self.sample(path, (int(label),)) for path, label in pairs]
 
     def pairs(self) -> Iterator[tuple[Any, Any]]:
         """What the object gives by position: an image or its path, and the label."""
@@ -72,18 +72,15 @@ def read_caltech(files: SplitFiles) -> list[SourceSample]:
     """Caltech-101 with its background, which torchvision leaves out and the paper counts."""
     return files.samples(
         (path, label)
-        for label, name in enumerate(caltech_classes(files.dataset))
-        for path in sorted((_caltech_folder(files.dataset) / name).glob("*.jpg"))
+        for label, folder in enumerate(caltech_folders(files.dataset))
+        for path in sorted(folder.glob("*.jpg"))
     )
 
 
-def caltech_classes(dataset: Any) -> tuple[str, ...]:
-    """All 102 categories, sorted by folder name."""
-    return tuple(sorted(path.name for path in _caltech_folder(dataset).iterdir() if path.is_dir()))
-
-
-def _caltech_folder(dataset: Any) -> Path:
-    return Path(dataset.root) / "101_ObjectCategories"
+def caltech_folders(dataset: Any) -> list[Path]:
+    """The folders of all 102 categories, sorted by name."""
+    folders = Path(dataset.root, "101_ObjectCategories").iterdir()
+    return sorted(folder for folder in folders if folder.is_dir())
 
 
 def read_voc(files: SplitFiles) -> list[SourceSample]:
@@ -92,8 +89,7 @@ def read_voc(files: SplitFiles) -> list[SourceSample]:
     for image, annotation in zip(files.dataset.images, files.dataset.annotations, strict=True):
         names = ElementTree.parse(annotation).getroot().iterfind("object/name")
         present = {VOC_CLASSES.index((name.text or "").strip()) for name in names}
-        path = Path(image)
-        samples.append(file_sample(path, name_under(path, files.root), tuple(sorted(present))))
+        samples.append(files.sample(image, tuple(sorted(present))))
     return samples
 
 
@@ -101,19 +97,12 @@ def read_fer(files: SplitFiles) -> list[SourceSample]:
     """FER2013: torchvision's test split is PublicTest and PrivateTest together."""
     table = files.root / "fer2013" / "fer2013.csv"
     if not table.exists():
-        raise PackError(
-            f"{table} is not there",
-            hint="of the challenge's files only fer2013.csv holds the labels of all splits",
-        )
+        hint = "of the challenge's files only fer2013.csv holds the labels of all splits"
+        raise PackError(f"{table} is not there", hint=hint)
     with table.open(newline="") as file:
-        usages = [row["Usage"] for row in csv.DictReader(file)]
-    wanted = [usage for usage in usages if (usage == "Training") == (files.split == "train")]
-    meant = {"PublicTest": "val", "PrivateTest": "test", "Training": "train"}
-    pairs = [
-        pair
-        for pair, usage in zip(files.pairs(), wanted, strict=True)
-        if meant[usage] == files.split
-    ]
+        splits = [FER_SPLITS[row["Usage"]] for row in csv.DictReader(file)]
+    read = [split for split in splits if (split == "train") == (files.split == "train")]
+    pairs = [p for p, split in zip(files.pairs(), read, strict=True) if split == files.split]
     images = [np.asarray(image) for image, _ in pairs]
     return pixel_samples(images, [label for _, label in pairs], files.split + "/{:06d}")
 
@@ -123,15 +112,17 @@ def read_pcam(files: SplitFiles) -> list[SourceSample]:
     import h5py
 
     stem = "valid" if files.split == "val" else files.split
-    images = h5py.File(files.root / PCAM_FILE.format(split=stem, part="x"))["x"]
-    with h5py.File(files.root / PCAM_FILE.format(split=stem, part="y")) as labels_file:
-        labels = labels_file["y"][:].reshape(-1)
-    return pixel_samples(images, labels, files.split + "/{:06d}")
+    images, labels = (
+        h5py.File(files.root / f"pcam/camelyonpatch_level_2_split_{stem}_{part}.h5")[part]
+        for part in "xy"
+    )
+    return pixel_samples(images, labels[:].reshape(-1), files.split + "/{:06d}")
 
 
 def read_clevr(files: SplitFiles) -> list[SourceSample]:
     """CLEVR: the label is the number of objects."""
-    return files.samples((path, int(count) - CLEVR_FEWEST) for path, count in files.pairs())
+    fewest = CLEVR_COUNTS.start
+    return files.samples((path, int(count) - fewest) for path, count in files.pairs())
 
 
 def read_sun(files: SplitFiles) -> list[SourceSample]:
@@ -149,36 +140,6 @@ def read_sun(files: SplitFiles) -> list[SourceSample]:
     return files.samples((folder / name[1:], labels[name]) for name in names)
 
 
-def imagenet_classes(dataset: Any) -> tuple[str, ...]:
-    """All synonyms of each class; where two classes have the same, with the WordNet id."""
-    names = [", ".join(synonyms) for synonyms in dataset.classes]
-    times = Counter(names)
-    return tuple(
-        f"{name} ({wnid})" if times[name] > 1 else name
-        for name, wnid in zip(names, dataset.wnids, strict=True)
-    )
-
-
-SPECIAL_READERS: Mapping[str, Callable[[SplitFiles], list[SourceSample]]] = {
-    "Caltech101": read_caltech,
-    "CLEVRClassification": read_clevr,
-    "FER2013": read_fer,
-    "GTSRB": read_gtsrb,
-    "OxfordIIITPet": read_pets,
-    "PCAM": read_pcam,
-    "SUN397": read_sun,
-    "VOCDetection": read_voc,
-}
-SPECIAL_CLASSES: Mapping[str, Callable[[Any], tuple[str, ...]]] = {
-    "Caltech101": caltech_classes,
-    "CLEVRClassification": lambda _: tuple(str(count) for count in CLEVR_COUNTS),
-    "FER2013": lambda _: FER_CLASSES,
-    "ImageNet": imagenet_classes,
-    "PCAM": lambda _: ("no tumor", "tumor"),
-    "VOCDetection": lambda _: VOC_CLASSES,
-}
-
-
 def _sun_partition(root: Path, name: str, *, download: bool) -> Path:
     """Where the list of a partition is; downloaded where allowed."""
     for folder in (root, root / "SUN397", root / "Partitions"):
@@ -191,8 +152,34 @@ def _sun_partition(root: Path, name: str, *, download: bool) -> Path:
     try:
         download_and_extract_archive(SUN_PARTITIONS, str(root / "Partitions"))
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:
-        raise PackError(
-            f"{SUN_PARTITIONS} cannot be downloaded: {error}",
-            hint=f"get it by hand and unpack it into {root / 'Partitions'}",
-        ) from error
+        hint = f"get it by hand and unpack it into {root / 'Partitions'}"
+        raise PackError(f"{SUN_PARTITIONS} cannot be downloaded: {error}", hint=hint) from error
     return root / "Partitions" / name
+
+
+def imagenet_classes(dataset: Any) -> list[str]:
+    """All synonyms of each class; where two classes have the same, with the WordNet id."""
+    names = [", ".join(synonyms) for synonyms in dataset.classes]
+    times = Counter(names)
+    pairs = zip(names, dataset.wnids, strict=True)
+    return [f"{name} ({wnid})" if times[name] > 1 else name for name, wnid in pairs]
+
+
+READERS: Mapping[str, Callable[[SplitFiles], list[SourceSample]]] = {
+    "Caltech101": read_caltech,
+    "CLEVRClassification": read_clevr,
+    "FER2013": read_fer,
+    "GTSRB": read_gtsrb,
+    "OxfordIIITPet": read_pets,
+    "PCAM": read_pcam,
+    "SUN397": read_sun,
+    "VOCDetection": read_voc,
+}
+CLASS_NAMES: Mapping[str, Callable[[Any], Iterable[object]]] = {
+    "Caltech101": lambda dataset: (folder.name for folder in caltech_folders(dataset)),
+    "CLEVRClassification": lambda _: CLEVR_COUNTS,
+    "FER2013": lambda _: FER_CLASSES,
+    "ImageNet": imagenet_classes,
+    "PCAM": lambda _: ("no tumor", "tumor"),
+    "VOCDetection": lambda _: VOC_CLASSES,
+}

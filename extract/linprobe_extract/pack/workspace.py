@@ -7,8 +7,7 @@
     tmp-NAME.pack/tars/<split>-<i>.tar      whole and synced
     tmp-NAME.pack/tmp-.../                  the finished layout, just before the rename
 
-A shard is done when its record is there and its tar has the recorded size; everything else is
-packed again. What is under ``NAME`` itself is therefore always a whole dataset.
+A shard is done when its record is there and its tar has the recorded size.
 """
 
 import shutil
@@ -21,16 +20,11 @@ from linprobe.errors import PackError, StoreError
 from linprobe.records import encode, read
 from linprobe_extract.pack.plan import PlannedShard
 from linprobe_extract.pack.shard import ShardRecord
-from linprobe_extract.shards.card import CARD_NAME, DatasetCard
+from linprobe_extract.shards.card import CARD_NAME
 
 
 class Workspace:
-    """The folder in which the dataset of one output folder is packed.
-
-    Parameters
-    ----------
-    out : the output folder; nothing is written into it before :meth:`publish`.
-    """
+    """The folder in which the dataset of ``out`` is packed; :meth:`publish` alone writes there."""
 
     def __init__(self, out: Path) -> None:
         self.out = out.resolve()
@@ -41,64 +35,51 @@ class Workspace:
     def opened(self, plan_digest: str, *, restart: bool) -> Iterator[None]:
         """Hold the folder for this plan; what an earlier run of the same plan did is kept.
 
-        Raises
-        ------
-        StoreError : it cannot be created, or another process packs here.
-        PackError : it holds the unfinished packing of another plan and ``restart`` is not set.
+        PackError where it holds another plan's work and ``restart`` is not set; StoreError where
+        another process packs here.
         """
         with Staging(self.out.parent, resume_as=self._name) as staging:
-            self._claim(plan_digest, restart=restart)
+            earlier = self._earlier_plan()
+            if earlier not in (None, plan_digest) and not restart:
+                raise PackError(
+                    f"{self.folder} holds unfinished packing of another source or of other options",
+                    hint=f"choose another --out, or --overwrite to drop it and replace {self.out}",
+                )
+            if earlier != plan_digest:
+                for name in ("records", "tars"):
+                    shutil.rmtree(self.folder / name, ignore_errors=True)
+            for leftover in self.folder.glob(f"{STAGING_PREFIX}*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            for half in self.folder.glob("*/.*"):
+                half.unlink()
+            write_atomic(self.folder / "plan", plan_digest.encode())
             yield
             staging.drop()
 
-    def tree(self) -> Staging:
-        """A new folder for the finished layout."""
-        return Staging(self.folder)
-
-    def tar_path(self, split: str, index: int) -> Path:
+    def tar_path(self, shard: PlannedShard | ShardRecord) -> Path:
         """Where the tar of a shard lies until the dataset is whole."""
-        return self.folder / "tars" / f"{split}-{index}.tar"
-
-    def place(self, split: str, index: int, target: Path) -> None:
-        """Put a tar into the tree under its final name.
-
-        A hard link keeps it among the finished tars too, so that a failure from here on costs no
-        work; where links cannot be made it is moved.
-        """
-        tar = self.tar_path(split, index)
-        try:
-            target.hardlink_to(tar)
-        except OSError:
-            tar.rename(target)
+        return self.folder / "tars" / f"{shard.split}-{shard.index}.tar"
 
     def load_record(self, shard: PlannedShard) -> ShardRecord | None:
         """What an earlier run recorded of a shard; None where it is not done."""
-        path = self._record_path(shard.split, shard.index)
+        path = self._record_path(shard)
         if not path.exists():
             return None
-        again = f"remove {self.folder} and pack again"
-        record = read(ShardRecord, path, error=PackError, hint=again)
-        return record if _has_size(self.tar_path(shard.split, shard.index), record.bytes) else None
+        hint = f"remove {self.folder} and pack again"
+        record = read(ShardRecord, path, error=PackError, hint=hint)
+        return record if has_size(self.tar_path(shard), record.bytes) else None
 
     def save_record(self, record: ShardRecord) -> None:
         """Mark a shard as done; its tar is there already."""
-        write_atomic(self._record_path(record.split, record.index), encode(record))
+        write_atomic(self._record_path(record), encode(record))
 
     def publish(self, tree: Staging) -> None:
-        """Show the finished tree under its name in one rename, in place of what was there.
-
-        Raises
-        ------
-        StoreError : the operating system refused.
-        PackError : another process made a folder of that name.
-        """
+        """Show the finished tree in one rename, in place of what was there; else StoreError."""
         replaced = Staging(self.folder)
         if self.out.exists():
             replaced.take(self.out)
         if not tree.publish(self.out):
-            raise PackError(
-                f"{self.out} was made by another process meanwhile", hint="run it again"
-            )
+            raise PackError(f"another process made {self.out} meanwhile", hint="run it again")
         replaced.discard()
 
     def clear(self, plan_digest: str) -> None:
@@ -115,58 +96,21 @@ class Workspace:
         plan_file = self.folder / "plan"
         return plan_file.read_text() if plan_file.exists() else None
 
-    def _claim(self, plan_digest: str, *, restart: bool) -> None:
-        """Make the folder this plan's: keep its own earlier work, refuse another plan's."""
-        earlier = self._earlier_plan()
-        if earlier not in (None, plan_digest) and not restart:
-            raise PackError(
-                f"{self.folder} holds the unfinished packing of another source or of other options",
-                hint=f"choose another --out folder, or pass --overwrite to drop it and replace "
-                f"{self.out}",
-            )
-        if earlier != plan_digest:
-            for name in ("records", "tars"):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
-        for leftover in self.folder.glob(f"{STAGING_PREFIX}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        for half in self.folder.glob("*/.*"):
-            half.unlink()
-        write_atomic(self.folder / "plan", plan_digest.encode())
-
-    def _record_path(self, split: str, index: int) -> Path:
-        """Where the record of a shard lies."""
-        return self.folder / "records" / f"{split}-{index}.json"
+    def _record_path(self, shard: PlannedShard | ShardRecord) -> Path:
+        return self.folder / "records" / f"{shard.split}-{shard.index}.json"
 
 
 def check_output(out: Path) -> None:
-    """Refuse an output folder that holds anything but a packed dataset; an empty one is fine.
-
-    Raises
-    ------
-    PackError : ``out`` is no folder, or is neither empty nor has a card.
-    """
-    if not out.exists() and not out.is_symlink():
-        return
-    if not out.is_dir():
+    """Raise PackError unless ``out`` is a packed dataset, an empty folder or not there."""
+    if out.is_dir():
+        if any(out.iterdir()) and not (out / CARD_NAME).exists():
+            hint = "choose another --out folder; --overwrite replaces only a packed dataset"
+            raise PackError(f"{out} is not empty and holds no {CARD_NAME}", hint=hint)
+    elif out.exists() or out.is_symlink():
         raise PackError(f"{out} is not a folder", hint="choose another --out folder")
-    if any(out.iterdir()) and not (out / CARD_NAME).exists():
-        raise PackError(
-            f"{out} is not empty and holds no {CARD_NAME}",
-            hint="choose another --out folder; --overwrite replaces only a packed dataset",
-        )
 
 
-def damaged_shards(out: Path, card: DatasetCard) -> list[str]:
-    """Shards of the card whose file is gone or has another size."""
-    return [
-        f"{split}/{shard.name}"
-        for split, content in card.splits.items()
-        for shard in content.shards
-        if not _has_size(out / split / shard.name, shard.bytes)
-    ]
-
-
-def _has_size(path: Path, n_bytes: int) -> bool:
+def has_size(path: Path, n_bytes: int) -> bool:
     """Whether the file is there with that size."""
     try:
         return path.stat().st_size == n_bytes

@@ -1,9 +1,8 @@
-"""Arrays in ``.npy`` and ``.npz`` files as memory maps."""
+"""The arrays that an import names, in ``.npy`` and ``.npz`` files, as memory maps."""
 
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import MismatchError, NotFoundError
+from linprobe_store.format.layout import check_split_name
 
+_NAMES = (("features", "x", "X"), ("labels", "y"))
+"""What the arrays of features and of labels are called in a ``.npz``, unless others are named."""
+_HINT = "--split NAME=FILE.npz[:FEATURES,LABELS] or --split NAME=FEATURES.npy,LABELS.npy"
 _NOT_AN_ARRAY = "write it again with np.save or np.savez; copy it again if it was cut on the way"
 
 
@@ -25,19 +28,78 @@ class ArrayFile:
     """The array (n, ...), C-contiguous, read-only."""
 
 
-def map_array(path: Path, place: str | None = None) -> ArrayFile:
-    """Map the array in a ``.npy`` file.
+@dataclass(frozen=True)
+class SplitArrays:
+    """The arrays of one split."""
+
+    name: str
+    """``train``, ``val`` or ``test``."""
+    features: ArrayFile
+    """(n, d) floating point."""
+    labels: ArrayFile
+    """(n,) integers, or (n, k) of 0 and 1."""
+    keys: ArrayFile | None = None
+    """(n,) strings; None numbers the samples."""
+    classes: ArrayFile | None = None
+    """(k,) class names by label."""
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.features.values)
+
+
+def open_split(text: str, unzipped: Path) -> SplitArrays:
+    """Map the arrays that a ``--split`` names; those of a ``.npz`` are unzipped first.
 
     Parameters
     ----------
-    place : what messages call it; the path where it is None.
+    text : ``NAME=FILE.npz``, ``NAME=FILE.npz:FEATURES,LABELS`` or ``NAME=FEATURES.npy,LABELS.npy``.
 
     Raises
     ------
-    NotFoundError : no such file.
-    MismatchError : not an array, one of objects or in Fortran order, or the file is cut.
+    NotFoundError : no such file, or no such array in it.
+    MismatchError : another text; a file that is cut or no array; objects, or Fortran order.
     """
-    place = place or str(path)
+    name, _, rest = text.partition("=")
+    if not rest:
+        raise MismatchError(f"--split {text!r}: expected NAME=FILE", hint=_HINT)
+    check_split_name(name)
+    stem, extension, members = rest.rpartition(".npz")
+    chosen = members.removeprefix(":").split(",") if members else []
+    if chosen and len(chosen) != 2:
+        expected = "FEATURES,LABELS" if extension else "two .npy files"
+        raise MismatchError(f"--split {text!r}: expected {expected}", hint=_HINT)
+    if extension:
+        return _open_npz(name, Path(stem + extension), chosen, unzipped / name)
+    return SplitArrays(name, *(_map(Path(path), path) for path in chosen))
+
+
+def _open_npz(name: str, path: Path, chosen: Sequence[str], folder: Path) -> SplitArrays:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
+            wanted = [_first_held(n, held, path) for n in ([[m] for m in chosen] or _NAMES)]
+            extras = [n for n in (("classes",) if chosen else ("keys", "classes")) if n in held]
+            files = {n: Path(archive.extract(f"{n}.npy", folder)) for n in (*wanted, *extras)}
+    except FileNotFoundError:
+        raise NotFoundError(f"{path}: no such file", hint="check the path") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise MismatchError(f"{path}: {error}", hint=_NOT_AN_ARRAY) from None
+    maps = {n: _map(file, f"{path}:{n}") for n, file in files.items()}
+    features, labels = (maps[n] for n in wanted)
+    return SplitArrays(name, features, labels, **{n: maps[n] for n in extras})
+
+
+def _first_held(names: Sequence[str], held: Sequence[str], path: Path) -> str:
+    for name in names:
+        if name in held:
+            return name
+    wanted = " or ".join(map(repr, names))
+    raise NotFoundError(f"{path}: no array {wanted}; it has {', '.join(held)}", hint=_HINT)
+
+
+def _map(path: Path, place: str) -> ArrayFile:
     try:
         values = np.lib.format.open_memmap(path, "r")
     except FileNotFoundError:
@@ -51,43 +113,3 @@ def map_array(path: Path, place: str | None = None) -> ArrayFile:
             hint="save it as np.ascontiguousarray(array)",
         )
     return ArrayFile(place, values)
-
-
-def member_names(path: Path) -> tuple[str, ...]:
-    """Names of the arrays in a ``.npz`` file.
-
-    Raises
-    ------
-    NotFoundError : no such file.
-    MismatchError : not a zip file.
-    """
-    with _open_zip(path) as archive:
-        return tuple(n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy"))
-
-
-def map_member(path: Path, member: str, folder: Path) -> ArrayFile:
-    """Unzip an array of a ``.npz`` file into ``folder``, and map it there.
-
-    Raises
-    ------
-    NotFoundError : no such file, or no such array in it.
-    MismatchError : not a zip file, a damaged one, or what :func:`map_array` refuses.
-    """
-    with _open_zip(path) as archive:
-        try:
-            unzipped = Path(archive.extract(f"{member}.npy", folder))
-        except KeyError:
-            names = ", ".join(name.removesuffix(".npy") for name in archive.namelist())
-            raise NotFoundError(f"{path}: no array {member!r}", hint=f"it has: {names}") from None
-    return map_array(unzipped, f"{path}:{member}")
-
-
-@contextmanager
-def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except FileNotFoundError:
-        raise NotFoundError(f"{path}: no such file", hint="check the path") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise MismatchError(f"{path}: {error}", hint=_NOT_AN_ARRAY) from None

@@ -3,10 +3,9 @@
 import csv
 import json
 import zipfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +15,11 @@ from linprobe.errors import MismatchError, StoreError
 from linprobe_store.arrays.seal import BLOCK_ROWS
 from linprobe_store.handles.split import Split
 
-
-@dataclass(frozen=True)
-class Exported:
-    """Files written by an export."""
-
-    paths: tuple[Path, ...]
-    """The files; ``.npy`` comes with a ``.csv`` of keys and labels."""
-    rows: int
-    """Number of samples."""
-    bytes: int
-    """Bytes of all files."""
+_Blocks: TypeAlias = Iterable[NDArray[np.generic]]
 
 
-def export_split(split: Split, tap: str, out: Path) -> Exported:
-    """Export the features of one tap, un-normalised, with labels and keys.
+def export_split(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
+    """Export the features of one tap, un-normalised, with labels and keys; gives the files.
 
     Parameters
     ----------
@@ -49,10 +38,8 @@ def export_split(split: Split, tap: str, out: Path) -> Exported:
     writers = {".npz": _write_npz, ".npy": _write_npy, ".parquet": _write_parquet}
     writer = writers.get(out.suffix)
     if writer is None:
-        raise MismatchError(
-            f"{out}: expected one of {', '.join(writers)}, found {out.suffix!r}",
-            hint="choose one of them",
-        )
+        message = f"{out}: expected one of {', '.join(writers)}, found {out.suffix!r}"
+        raise MismatchError(message, hint="choose one of them")
     split.dim(tap)
     with told_as_store_error(out), Staging(out.parent) as staging:
         names = writer(split, tap, staging.path / out.name)
@@ -63,59 +50,46 @@ def export_split(split: Split, tap: str, out: Path) -> Exported:
         for path, final in zip(names, finals, strict=True):
             sync_path(path)
             path.rename(final)
-    n_bytes = sum(path.stat().st_size for path in finals)
-    return Exported(finals, split.n, n_bytes)
+    return finals
 
 
 def _write_npz(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
-    dtype = np.dtype(split.dtype)
-    width = max(map(len, split.keys), default=1) or 1
-    key_dtype = np.dtype(f"<U{width}")
+    text = f"<U{max(map(len, split.keys), default=1) or 1}"
+    starts = range(0, split.n, BLOCK_ROWS)
+    keys = (np.array(split.keys.between(i, i + BLOCK_ROWS), text) for i in starts)
     classes = np.array(split.classes, dtype=str)
-    arrays: list[tuple[str, tuple[int, ...], np.dtype[np.generic], Iterable[NDArray[np.generic]]]]
-    arrays = [
-        ("features", (split.n, split.dim(tap)), dtype, split.blocks(tap)),
-        ("labels", split.labels.shape, split.labels.dtype, [split.labels]),
-        ("keys", (split.n,), key_dtype, _key_blocks(split, key_dtype)),
-        ("classes", classes.shape, classes.dtype, [classes]),
-    ]
+    arrays: Mapping[str, tuple[tuple[int, ...], str, _Blocks]] = {
+        "features": ((split.n, split.dim(tap)), split.dtype, split.blocks(tap)),
+        "labels": (split.labels.shape, split.labels.dtype.str, [split.labels]),
+        "keys": ((split.n,), text, keys),
+        "classes": (classes.shape, classes.dtype.str, [classes]),
+    }
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        for name, shape, array_dtype, blocks in arrays:
+        for name, (shape, dtype, blocks) in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
-                _write_array(stream, shape, array_dtype, blocks)
+                _write_array(stream, shape, dtype, blocks)
     return (out,)
-
-
-def _write_array(
-    stream: IO[bytes],
-    shape: tuple[int, ...],
-    dtype: "np.dtype[np.generic]",
-    blocks: Iterable[NDArray[np.generic]],
-) -> None:
-    """Write an array (n, ...) in the ``.npy`` format from consecutive blocks of its rows."""
-    descr = np.lib.format.dtype_to_descr(dtype)
-    header = {"descr": descr, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_2_0(stream, header)
-    for block in blocks:
-        stream.write(np.ascontiguousarray(block, dtype).data if block.size else b"")
-
-
-def _key_blocks(split: Split, dtype: "np.dtype[np.generic]") -> Iterator[NDArray[np.generic]]:
-    for start in range(0, split.n, BLOCK_ROWS):
-        yield np.array(split.keys.between(start, min(start + BLOCK_ROWS, split.n)), dtype)
 
 
 def _write_npy(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
     with out.open("wb") as stream:
-        _write_array(stream, (split.n, split.dim(tap)), np.dtype(split.dtype), split.blocks(tap))
+        _write_array(stream, (split.n, split.dim(tap)), split.dtype, split.blocks(tap))
     table = out.with_suffix(".csv")
-    is_multi_hot = split.labels.ndim == 2
     with table.open("w", newline="", encoding="utf-8") as text:
         lines = csv.writer(text)
-        lines.writerow(["key", *(split.classes if is_multi_hot else ["label"])])
+        lines.writerow(["key", *(split.classes if split.labels.ndim == 2 else ["label"])])
         for key, label in zip(split.keys, split.labels, strict=True):
             lines.writerow([key, *np.atleast_1d(label).tolist()])
     return out, table
+
+
+def _write_array(stream: IO[bytes], shape: tuple[int, ...], dtype: str, blocks: _Blocks) -> None:
+    """Write an array (n, ...) in the ``.npy`` format from consecutive blocks of its rows."""
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_2_0(stream, header)
+    for block in blocks:
+        stream.write(np.ascontiguousarray(block, dtype).data if block.size else b"")
 
 
 def _write_parquet(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
@@ -124,26 +98,21 @@ def _write_parquet(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    is_multi_hot = split.labels.ndim == 2
-    features = pa.list_(pa.from_numpy_dtype(np.dtype(split.dtype)), split.dim(tap))
-    labels = pa.list_(pa.uint8(), split.labels.shape[1]) if is_multi_hot else pa.int64()
-    schema = pa.schema(
-        {"key": pa.string(), "label": labels, "features": features},
-        {"classes": json.dumps(split.classes, ensure_ascii=False)},
-    )
+    def column(rows: NDArray[np.generic]) -> pa.Array:
+        values = pa.array(rows.reshape(-1))
+        if rows.ndim == 2:
+            return pa.FixedSizeListArray.from_arrays(values, rows.shape[1])
+        return values
 
-    def column(rows: NDArray[np.generic], kind: pa.DataType) -> pa.Array:
-        if rows.ndim == 1:
-            return pa.array(rows, kind)
-        values = pa.array(rows.reshape(-1), kind.value_type)
-        return pa.FixedSizeListArray.from_arrays(values, type=kind)
-
+    features = column(np.empty((0, split.dim(tap)), split.dtype)).type
+    kinds = {"key": pa.string(), "label": column(split.labels[:0]).type, "features": features}
+    schema = pa.schema(kinds, {"classes": json.dumps(split.classes, ensure_ascii=False)})
     start = 0
     with pq.ParquetWriter(out, schema) as writer:
         for block in split.blocks(tap, BLOCK_ROWS):
             stop = start + len(block)
             keys = pa.array(split.keys.between(start, stop), pa.string())
-            columns = [keys, column(split.labels[start:stop], labels), column(block, features)]
+            columns = [keys, column(split.labels[start:stop]), column(block)]
             writer.write_table(pa.table(columns, schema=schema))
             start = stop
     return (out,)

@@ -1,9 +1,8 @@
 """Packing: a sealed split as compressed Zarr for slow links, and back, bit for bit.
 
-A packed split is a folder of ``PACKED.json`` and a ``data.zarr`` with the same arrays under the
-same names, compressed by Zarr's ``blosc`` codec (zstd with bit shuffle: 6 to 9 % smaller for
-float16 features, half for float32 that hold float16 values). ``PACKED.json`` carries the commit
-of the sealed split, so that unpacking proves every file equal by its sha256.
+A packed split is ``PACKED.json`` and a ``data.zarr`` of the same arrays, compressed by Zarr's blosc
+codec (zstd with bit shuffle: 6 to 9 % smaller for float16, half for float32 that hold float16).
+``PACKED.json`` carries the commit of the sealed split, which proves every unpacked file equal.
 """
 
 from collections.abc import Mapping
@@ -31,9 +30,10 @@ from linprobe_store.format.layout import COMMIT_FILE, DATA_FOLDER, PACKED_FILE
 from linprobe_store.format.zarr_v3 import ArrayGeometry, parse_geometry
 from linprobe_store.handles.split import Split
 
-CHUNK_BYTES = 8 << 20
+_CHUNK_BYTES = 8 << 20
 """Bytes of a chunk before compression: large enough for the codec, small enough to resume."""
 _METADATA = "zarr.json"
+_GROUP = f"{DATA_FOLDER}/{_METADATA}"
 
 
 @dataclass(frozen=True)
@@ -41,35 +41,21 @@ class PackedCommit(Signed):
     """The marker of a packed split: its own files, and the sealed split that they stand for."""
 
     kind: Literal["packed"]
-    """What the folder is."""
     commit: SplitCommit
-    """Commit of the sealed split."""
     metadata: Mapping[str, str]
     """Each ``zarr.json`` of the sealed split, by its path below the split's folder."""
 
 
 def pack_split(split: Split, folder: Path) -> None:
-    """Write a sealed split into ``folder`` in its packed form; every byte is verified first.
-
-    Raises
-    ------
-    IntegrityError : the split is damaged.
-    """
+    """Write a sealed split into ``folder`` in its packed form; IntegrityError if it is damaged."""
     check_files(split.path, split.commit.files, "deep")
     for mapped in split.arrays.all():
         _pack_array(mapped, folder / mapped.folder.relative_to(split.path))
-    metadata = {
-        name: (split.path / name).read_text(encoding="utf-8")
-        for name in split.commit.files
-        if name.endswith(_METADATA)
-    }
-    group = f"{DATA_FOLDER}/{_METADATA}"
-    (folder / group).write_text(metadata[group], encoding="utf-8")
-    files = {
-        path.relative_to(folder).as_posix(): digest_file(path, strong=True)
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    names = _metadata_files(split.commit)
+    metadata = {name: (split.path / name).read_text(encoding="utf-8") for name in names}
+    (folder / _GROUP).write_text(metadata[_GROUP], encoding="utf-8")
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    files = {path.relative_to(folder).as_posix(): digest_file(path, strong=True) for path in paths}
     fields = {"files": files, "commit": split.commit, "metadata": metadata}
     (folder / PACKED_FILE).write_bytes(sign("packed", fields))
 
@@ -77,39 +63,33 @@ def pack_split(split: Split, folder: Path) -> None:
 def unpack_split(packed: Path, folder: Path) -> None:
     """Write the sealed split that a packed one stands for into ``folder``, and prove it equal.
 
-    Raises
-    ------
-    IntegrityError : the packed files are damaged, or a file is not what was committed.
+    Raises IntegrityError where the packed files are damaged, or a file is not what was committed.
     """
     marker = packed / PACKED_FILE
     signed = parse_packed(read_bytes(marker), str(marker))
     check_files(packed, signed.files, "deep")
-    for name in signed.commit.files:
-        if name.endswith(_METADATA):
-            text = signed.metadata[name].encode()
-            if name != f"{DATA_FOLDER}/{_METADATA}":
-                geometry = parse_geometry(text, f"{marker}: {name}")
-                _unpack_array((packed / name).parent, (folder / name).parent, geometry)
-            (folder / name).write_bytes(text)
+    for name in _metadata_files(signed.commit):
+        text = signed.metadata[name].encode()
+        if name != _GROUP:
+            geometry = parse_geometry(text, f"{marker}: {name}")
+            _unpack_array((packed / name).parent, (folder / name).parent, geometry)
+        (folder / name).write_bytes(text)
     for name, expected in signed.commit.files.items():
         check_content(folder / name, expected, strong=True)
     (folder / COMMIT_FILE).write_bytes(canonical_json(plain(signed.commit)))
 
 
 def parse_packed(data: bytes, place: str) -> PackedCommit:
-    """Read the marker of a packed split.
-
-    Raises
-    ------
-    IntegrityError : it, or the commit in it, is damaged.
-    MismatchError : written in another version of the format.
-    """
+    """Read the marker of a packed split and the commit in it; raises as ``parse_signed`` does."""
     packed = parse_signed(PackedCommit, data, place)
     check_digest(plain(packed.commit), f"{place}: commit")
-    wanted = {name for name in packed.commit.files if name.endswith(_METADATA)}
-    if lost := sorted(wanted - set(packed.metadata)):
+    if lost := sorted(set(_metadata_files(packed.commit)) - set(packed.metadata)):
         raise IntegrityError(f"{place}: expected the metadata {first_few(lost)}", hint=REPAIR)
     return packed
+
+
+def _metadata_files(commit: SplitCommit) -> list[str]:
+    return [name for name in commit.files if name.endswith(_METADATA)]
 
 
 def _pack_array(mapped: MappedArray, folder: Path) -> None:
@@ -117,17 +97,15 @@ def _pack_array(mapped: MappedArray, folder: Path) -> None:
     import zarr
     from zarr.codecs import BloscCodec, BloscShuffle
 
-    sealed = zarr.open_array(mapped.folder, mode="r")
     shape = mapped.geometry.shape
-    rows = max(1, min(CHUNK_BYTES // mapped.geometry.row_bytes, shape[0]))
-    codec = BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.bitshuffle)
+    rows = max(1, min(_CHUNK_BYTES // mapped.geometry.row_bytes, shape[0]))
     packed = zarr.create_array(
         folder,
         shape=shape,
         dtype=mapped.geometry.dtype,
         chunks=(rows, *shape[1:]),
-        compressors=codec,
-        fill_value=sealed.fill_value,
+        compressors=BloscCodec(cname="zstd", clevel=5, shuffle=BloscShuffle.bitshuffle),
+        fill_value=zarr.open_array(mapped.folder, mode="r").fill_value,
         dimension_names=read(dict[str, Any], mapped.folder / _METADATA)["dimension_names"],
         config={"write_empty_chunks": True},
     )
@@ -144,14 +122,9 @@ def _unpack_array(packed: Path, folder: Path, geometry: ArrayGeometry) -> None:
 
     try:
         array = zarr.open_array(packed, mode="r")
-        layout = RowLayout(
-            dtype=geometry.dtype,
-            row_shape=geometry.shape[1:],
-            inner_rows=geometry.inner_rows,
-            fill="NaN" if geometry.dtype.kind == "f" else int(array.fill_value),
-            dimensions=(),
-            max_file_bytes=geometry.file_rows * geometry.row_bytes,
-        )
+        fill = "NaN" if geometry.dtype.kind == "f" else int(array.fill_value)
+        row_shape, file_bytes = geometry.shape[1:], geometry.file_rows * geometry.row_bytes
+        layout = RowLayout(geometry.dtype, row_shape, geometry.inner_rows, fill, (), file_bytes)
         writer = RowWriter(folder, layout, strong=False)
         try:
             for start in range(0, array.shape[0], array.chunks[0]):

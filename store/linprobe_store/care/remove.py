@@ -5,22 +5,20 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from linprobe.disk import STAGING_PREFIX, is_abandoned, remove_unit, told_as_store_error
 from linprobe_store.care.verify import verify_store
 from linprobe_store.format.layout import DATASET_PREFIX, ENCODER_PREFIX, PARTS_FOLDER, SETS_FOLDER
-from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.lookup import remove_claim
 from linprobe_store.handles.store import FeatureStore
 
-SETTLED_S = 60.0
-"""A staging folder that changed in the last minute is never taken for a left-over."""
+_FOLDERS = ("*", f"*/{PARTS_FOLDER}", f"*/{SETS_FOLDER}", f"*/{SETS_FOLDER}/{DATASET_PREFIX}*")
+"""Folders in which units are made: encoders, and below them."""
 _CLAIM = re.compile(rf"\.({ENCODER_PREFIX}|{DATASET_PREFIX})[0-9a-f]{{12}}$")
 _OURS = re.compile(rf"{STAGING_PREFIX}|\.[A-Za-z.]+\.[0-9a-f]{{12}}$")
 """Staging folders, and the temporary names of small files; nothing else is ever touched."""
-FOREIGN_S = 24 * 3600.0
-"""Without a change for a day, a staging folder of another host counts as a left-over."""
 
 
 @dataclass(frozen=True)
@@ -30,41 +28,39 @@ class Leftover:
     path: Path
     """The folder, file or link."""
     bytes: int
-    """Bytes of its files."""
     why: str
-    """Why it can go."""
 
 
 def find_leftovers(
-    store: FeatureStore, *, min_age_s: float = SETTLED_S, foreign_age_s: float = FOREIGN_S
+    store: FeatureStore, *, min_age_s: float = 60.0, foreign_age_s: float = 24 * 3600.0
 ) -> tuple[Leftover, ...]:
     """Staging folders of writers that are gone, temporary files, and links to nothing.
 
     The ages are seconds without a change, the second for what another host may be writing.
     """
-    return tuple(
-        leftover
-        for folder in _folders(store.root)
-        for leftover in _leftovers_in(folder, min_age_s, foreign_age_s)
-    )
+    globs = [store.root.glob(f"{ENCODER_PREFIX}{folder}") for folder in _FOLDERS]
+    folders = [folder for folder in (store.root, *chain(*globs)) if folder.is_dir()]
+    leftovers = []
+    for path in sorted(chain(*(folder.iterdir() for folder in folders))):
+        if path.is_symlink() and _CLAIM.match(path.name):
+            if not path.exists():
+                leftovers.append(Leftover(path, 0, "names a folder that is gone"))
+        elif _OURS.match(path.name) and is_abandoned(
+            path, min_age_s=min_age_s, foreign_age_s=foreign_age_s
+        ):
+            leftovers.append(Leftover(path, folder_bytes(path), "its writer is gone"))
+    return tuple(leftovers)
 
 
-def find_damaged(store: FeatureStore, *, deep: bool) -> tuple[Leftover, ...]:
+def find_damaged(store: FeatureStore, *, deep: bool) -> Iterator[Leftover]:
     """Damaged parts and splits; never an encoder or dataset, nor what another version wrote."""
-    return tuple(
-        Leftover(report.path, folder_bytes(report.path), report.problem or "")
-        for report in verify_store(store, deep=deep)
-        if report.is_damaged and report.kind in ("part", "split")
-    )
+    for unit in verify_store(store, deep=deep):
+        if unit.is_damaged and unit.kind in ("part", "split"):
+            yield Leftover(unit.path, folder_bytes(unit.path), unit.problem or "")
 
 
 def remove_leftovers(leftovers: Iterable[Leftover]) -> None:
-    """Remove left-overs and damaged units.
-
-    Raises
-    ------
-    StoreError : the operating system refused.
-    """
+    """Remove left-overs and damaged units; StoreError where the operating system refuses."""
     for leftover in leftovers:
         with told_as_store_error(leftover.path):
             if leftover.path.is_symlink() or leftover.path.is_file():
@@ -75,31 +71,8 @@ def remove_leftovers(leftovers: Iterable[Leftover]) -> None:
                 remove_unit(leftover.path)
 
 
-def find_removal(
-    encoder: StoredEncoder, *, dataset: str | None, split: str | None, parts: bool
-) -> Path:
-    """The folder of an encoder, or of one of its datasets, of a split, or of all its parts.
-
-    Raises
-    ------
-    NotFoundError : no such dataset or split.
-    StoreError : several datasets match.
-    """
-    if parts:
-        return encoder.path / PARTS_FOLDER
-    if dataset is None and split is None:
-        return encoder.path
-    stored = encoder.dataset(dataset)
-    return stored.path if split is None else stored.split_path(split)
-
-
 def remove_folder(path: Path) -> None:
-    """Remove what :func:`find_removal` found.
-
-    Raises
-    ------
-    StoreError : the operating system refused.
-    """
+    """Remove an encoder, a dataset, a split or all parts; StoreError where the system refuses."""
     remove_unit(path)
     for prefix in (ENCODER_PREFIX, DATASET_PREFIX):
         if path.name.startswith(prefix):
@@ -113,24 +86,3 @@ def folder_bytes(path: Path) -> int:
         with suppress(OSError):  # gone meanwhile
             total += 0 if file.is_dir() or file.is_symlink() else file.lstat().st_size
     return total
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    """Folders of a store in which units are made."""
-    yield root
-    for encoder in root.glob(f"{ENCODER_PREFIX}*"):
-        yield from (encoder, encoder / PARTS_FOLDER, encoder / SETS_FOLDER)
-        yield from encoder.glob(f"{SETS_FOLDER}/{DATASET_PREFIX}*")
-
-
-def _leftovers_in(folder: Path, min_age_s: float, foreign_age_s: float) -> Iterator[Leftover]:
-    if not folder.is_dir():
-        return
-    for path in sorted(folder.iterdir()):
-        if path.is_symlink() and _CLAIM.match(path.name):
-            if not path.exists():
-                yield Leftover(path, 0, "names a folder that is gone")
-        elif _OURS.match(path.name) and is_abandoned(
-            path, min_age_s=min_age_s, foreign_age_s=foreign_age_s
-        ):
-            yield Leftover(path, folder_bytes(path), "its writer is gone")

@@ -28,106 +28,96 @@ HELP = "a table `path,label` or `path,label,split`; paths are relative to it; `.
 IS_PATH = True
 NEVER_CHANGES = False
 
-COLUMNS_HINT = "the first line names the columns: path,label or path,label,split"
+COLUMNS = "the first line names the columns: path,label or path,label,split"
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One line of the table."""
+    """One line of the table: labels are class names, the split is None without such a column."""
 
     line: int
-    """Line number in the file, from 1."""
     path: str
-    """Path of the image, as written."""
     labels: tuple[str, ...]
-    """Class names."""
     split: str | None
-    """``train``, ``val`` or ``test``; None where the table has no such column."""
 
 
 def list_samples(words: str, options: PackOptions) -> Listing:
-    """List the images that a table names; ``.tsv`` files are split at tabs.
-
-    Raises
-    ------
-    PackError : no such table, a missing column, a row without a label, an unknown split, a file
-        that is named twice or is not there, or class names that cannot be told apart.
-    """
+    """List the images that a table names (``.tsv``: at tabs); else PackError, naming the line."""
     path = Path(words).expanduser()
     rows = _read_rows(path, options.label_separator)
-    _refuse_repeats(path, rows)
     classes = _class_names(rows)
     label_of = {name: label for label, name in enumerate(classes)}
     samples = [
         file_sample(path.parent / row.path, row.path, tuple(label_of[name] for name in row.labels))
         for row in rows
     ]
-    _refuse_lost(path, rows, samples)
-    is_multi_label = options.label_separator is not None
+    pairs = list(zip(rows, samples, strict=True))
+    lost = [
+        f"{row.path} (line {row.line})"
+        for row, sample in pairs
+        if not sample.n_bytes and not (path.parent / row.path).is_file()
+    ]
+    if lost:
+        hint = f"paths are relative to {path.parent}"
+        raise PackError(f"{path}: {len(lost):,} files are not there: {first_few(lost)}", hint=hint)
+    splits: Mapping[str, Sequence[SourceSample]]
     if rows[0].split is None:
         splits, note = split_by_options(samples, options)
     else:
-        splits, note = _by_column(rows, samples), f"splits by the column of {path.name}"
-    return Listing(
-        name=dataset_slug(path.stem),
-        classes=classes,
-        splits=splits,
-        is_multi_label=is_multi_label,
-        notes=(note,),
-    )
+        by_split = {split: [s for row, s in pairs if row.split == split] for split in SPLITS}
+        splits = {split: members for split, members in by_split.items() if members}
+        note = f"splits by the column of {path.name}"
+    is_multi_label = options.label_separator is not None
+    return Listing(dataset_slug(path.stem), classes, splits, is_multi_label, notes=(note,))
 
 
 def _read_rows(path: Path, separator: str | None) -> list[_Row]:
-    """Parse the table."""
+    """Parse the table; a file has one row."""
+    rows: dict[str, _Row] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-            columns = list(table.fieldnames or ())
-            missing = [name for name in ("path", "label") if name not in columns]
-            if missing:
+            columns = table.fieldnames or ()
+            if not {"path", "label"} <= set(columns):
+                present = ", ".join(columns) or "nothing"
                 raise PackError(
-                    f"{path}: expected the columns path and label, found "
-                    f"{', '.join(columns) or 'nothing'}",
-                    hint=COLUMNS_HINT,
+                    f"{path}: expected the columns path and label, found {present}", hint=COLUMNS
                 )
-            rows = [_row_of(path, table.line_num, cells, separator) for cells in table]
+            for cells in table:
+                row = _row_of(f"{path}, line {table.line_num}", table.line_num, cells, separator)
+                if row.path in rows:
+                    lines = f"lines {rows[row.path].line} and {row.line}"
+                    raise PackError(
+                        f"{path}: {row.path} is named twice, in {lines}",
+                        hint="keep one row per image; for several labels see --label-separator",
+                    )
+                rows[row.path] = row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PackError(f"{path} cannot be read as a table: {error}", hint=COLUMNS_HINT) from error
+        raise PackError(f"{path} cannot be read as a table: {error}", hint=COLUMNS) from error
     if not rows:
-        raise PackError(f"{path} has no rows", hint=COLUMNS_HINT)
-    return rows
+        raise PackError(f"{path} has no rows", hint=COLUMNS)
+    return list(rows.values())
 
 
-def _row_of(path: Path, line: int, cells: Mapping[str, str | None], separator: str | None) -> _Row:
+def _row_of(place: str, line: int, cells: Mapping[str, str | None], separator: str | None) -> _Row:
     """One row, or what is wrong with it."""
     image, label = (cells["path"] or "").strip(), (cells["label"] or "").strip()
     if not image:
-        raise PackError(f"{path}, line {line}: no path", hint=COLUMNS_HINT)
+        raise PackError(f"{place}: no path", hint=COLUMNS)
     if not is_image_name(image):
-        raise PackError(
-            f"{path}, line {line}: {image} is not named like an image",
-            hint="image names end in .jpg, .png, .webp or the like",
-        )
-    labels = (label,) if separator is None else tuple(label.split(separator))
-    labels = tuple(dict.fromkeys(name.strip() for name in labels if name.strip()))
+        hint = "image names end in .jpg, .png, .webp or the like"
+        raise PackError(f"{place}: {image} is not named like an image", hint=hint)
+    names = [label] if separator is None else label.split(separator)
+    labels = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
     if separator is None and not labels:
-        raise PackError(
-            f"{path}, line {line}: {image} has no label",
-            hint="fill the label column; an empty cell means no label only with --label-separator",
-        )
-    return _Row(line, image, labels, _split_of(path, line, cells) if "split" in cells else None)
-
-
-def _split_of(path: Path, line: int, cells: Mapping[str, str | None]) -> str:
-    """The split that a row names."""
-    written = (cells["split"] or "").strip()
+        hint = "fill the label column; an empty cell means no label only with --label-separator"
+        raise PackError(f"{place}: {image} has no label", hint=hint)
+    written = (cells.get("split") or "").strip()
     split = split_named(written)
-    if split is None:
-        raise PackError(
-            f"{path}, line {line}: expected split train, val or test, found {written!r}",
-            hint="fill the split column in every row, or leave the column out",
-        )
-    return split
+    if "split" in cells and split is None:
+        hint = "fill the split column in every row, or leave the column out"
+        raise PackError(f"{place}: expected split train, val or test, found {written!r}", hint=hint)
+    return _Row(line, image, labels, split)
 
 
 def _class_names(rows: Sequence[_Row]) -> tuple[str, ...]:
@@ -136,39 +126,3 @@ def _class_names(rows: Sequence[_Row]) -> tuple[str, ...]:
     if all(name.isascii() and name.isdigit() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names, key=lambda name: (name != class_key(name), name)))
-
-
-def _refuse_repeats(path: Path, rows: Sequence[_Row]) -> None:
-    """Refuse a file named in two rows."""
-    first: dict[str, int] = {}
-    for row in rows:
-        earlier = first.setdefault(row.path, row.line)
-        if earlier != row.line:
-            raise PackError(
-                f"{path}: {row.path} is named twice, in lines {earlier} and {row.line}",
-                hint="keep one row per image; for several labels see --label-separator",
-            )
-
-
-def _refuse_lost(path: Path, rows: Sequence[_Row], samples: Sequence[SourceSample]) -> None:
-    """Refuse rows whose file is not there."""
-    lost = [
-        f"{row.path} (line {row.line})"
-        for row, sample in zip(rows, samples, strict=True)
-        if not sample.n_bytes and not (path.parent / row.path).is_file()
-    ]
-    if lost:
-        raise PackError(
-            f"{path}: {len(lost):,} files are not there: {first_few(lost)}",
-            hint=f"paths are relative to {path.parent}",
-        )
-
-
-def _by_column(
-    rows: Sequence[_Row], samples: Sequence[SourceSample]
-) -> dict[str, list[SourceSample]]:
-    """Samples by the split that their row names."""
-    splits: dict[str, list[SourceSample]] = {}
-    for row, sample in zip(rows, samples, strict=True):
-        splits.setdefault(row.split or "train", []).append(sample)
-    return {split: splits[split] for split in SPLITS if split in splits}

@@ -1,22 +1,18 @@
 """``digits``: the handwritten digits of scikit-learn, 1,797 gray 8x8 images, without a download."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import cast
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from linprobe_extract.pack.listing import Listing, PackOptions
 from linprobe_extract.pack.png import pixel_samples
-from linprobe_extract.pack.splits import FractionRule, describe_rule, split_by_fraction
+from linprobe_extract.pack.splits import split_by_options
 
 NAME = FORM = "digits"
 HELP = "the 1,797 handwritten digits inside scikit-learn; no download"
 IS_PATH = False
 NEVER_CHANGES = True
 
-TEST_SHARE = 0.2
 SHARD_SAMPLES = 500
 """Several shards even of so small a dataset, so that a demo shows how shards are worked through."""
 GRAY_LEVELS = 16
@@ -31,16 +27,8 @@ def list_samples(words: str, options: PackOptions) -> Listing:  # it takes none
     """
     from sklearn.datasets import load_digits
 
-    load = cast(
-        "Callable[..., tuple[NDArray[np.float64], NDArray[np.int64]]]", partial(load_digits)
-    )
-    rows, labels = load(return_X_y=True)
+    rows, labels = load_digits(return_X_y=True)
     pixels = np.rint(rows.reshape(-1, 8, 8) * (255 / GRAY_LEVELS)).astype(np.uint8)
-    rule = FractionRule(test=TEST_SHARE)
-    return Listing(
-        name=NAME,
-        classes=tuple(str(digit) for digit in range(10)),
-        splits=split_by_fraction(pixel_samples(pixels, labels, "{:04d}"), rule, options.seed),
-        shard_samples=SHARD_SAMPLES,
-        notes=(describe_rule(rule, options.seed),),
-    )
+    samples = pixel_samples(pixels, labels, "{:04d}")
+    splits, note = split_by_options(samples, replace(options, test_fraction=0.2, val_fraction=0.0))
+    return Listing(NAME, tuple("0123456789"), splits, shard_samples=SHARD_SAMPLES, notes=(note,))

@@ -1,9 +1,7 @@
-"""``hf:NAME[:key=value,...]``: datasets of the Hugging Face hub, through the package ``datasets``.
+"""``hf:NAME[:key=value,...]``: the Hugging Face hub, or a local folder, through ``datasets``.
 
-NAME may also be a local folder of parquet files. Keys: ``config`` (of the dataset), ``image`` and
-``label`` (columns; by default the first column of type Image, and the first of type ClassLabel or
-else the one called ``label``). Images are never decoded: the bytes that the hub stores are those
-in the shards. Only this file imports ``datasets`` (extra ``hf``).
+The columns are those of the keys ``image`` and ``label``, or the first of type Image, and the first
+of type ClassLabel or else ``label``. The bytes that the hub stores are those in the shards.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +18,7 @@ from linprobe_extract.pack.listing import (
     PackOptions,
     SourceSample,
     dataset_slug,
+    extension_of,
     is_image_name,
     parse_arguments,
 )
@@ -34,41 +33,27 @@ HELP = (
 IS_PATH = False
 NEVER_CHANGES = False
 
-COLUMNS_HINT = "name the columns: hf:NAME:image=COLUMN,label=COLUMN"
+COLUMNS = "name the columns: hf:NAME:image=COLUMN,label=COLUMN"
 
 
 @dataclass(frozen=True)
 class _Table:
-    """One split of the hub, and its two columns."""
+    """One split: a table of ``datasets``, its column of images, and type and cells of labels."""
 
     rows: Any
-    """The table of ``datasets``."""
     image: str
-    """Name of the column of images."""
-    label: str
-    """Name of the column of labels."""
-
-    @property
-    def label_cells(self) -> Sequence[object]:
-        """Each row's label, or list of labels."""
-        cells: Sequence[object] = self.rows[self.label]
-        return cells
+    feature: Any
+    labels: Sequence[object]
 
 
 def list_samples(words: str, options: PackOptions) -> Listing:
-    """List a dataset of the hub; downloads it into the cache of ``datasets`` where needed.
-
-    Raises
-    ------
-    PackError : there is no such dataset, configuration or column, or no split has labels.
-    """
+    """List a dataset of the hub, downloaded where needed; PackError where nothing has labels."""
     name, _, text = words.partition(":")
     tables, notes = _labelled(name, parse_arguments(text))
-    first = next(iter(tables.values()))
-    feature = first.rows.features[first.label]
+    feature = next(iter(tables.values())).feature
     is_multi_label = hasattr(feature, "feature")
     names = getattr(feature.feature if is_multi_label else feature, "names", None)
-    classes = tuple(map(str, names)) if names else _values(tables.values())
+    classes = tuple(map(str, names)) if names else _classes(tables.values())
     label_of = None if names else {value: label for label, value in enumerate(classes)}
     splits: Mapping[str, list[SourceSample]] = {
         split: _samples(table, split, label_of) for split, table in tables.items()
@@ -76,20 +61,14 @@ def list_samples(words: str, options: PackOptions) -> Listing:
     if set(splits) == {"train"}:
         splits, rule = split_by_options(splits["train"], options)
         notes.append(rule)
-    return Listing(
-        name=dataset_slug(name.replace("/", "-")),
-        classes=classes,
-        splits=splits,
-        is_multi_label=is_multi_label,
-        notes=tuple(notes),
-    )
+    slug = dataset_slug(name.replace("/", "-"))
+    return Listing(slug, classes, splits, is_multi_label=is_multi_label, notes=tuple(notes))
 
 
 def _labelled(name: str, arguments: Mapping[str, Argument]) -> tuple[dict[str, _Table], list[str]]:
     """The splits that can be used, by our names, and what was left aside.
 
-    The hub hides test labels as -1. Without a labelled test split, ``validation`` is the test
-    split.
+    The hub hides test labels as -1; without a labelled test split, ``validation`` is it.
     """
     import datasets
 
@@ -97,10 +76,8 @@ def _labelled(name: str, arguments: Mapping[str, Argument]) -> tuple[dict[str, _
     try:
         hub_splits: Mapping[str, Any] = datasets.load_dataset(name, config and str(config))
     except (OSError, ValueError, RuntimeError) as error:
-        raise PackError(
-            f"hf:{name}: {str(error).strip() or repr(error)}",
-            hint="check the name and config; a private dataset needs `hf auth login` first",
-        ) from error
+        hint = "check the name and config; a private dataset needs `hf auth login` first"
+        raise PackError(f"hf:{name}: {str(error).strip() or repr(error)}", hint=hint) from error
     tables: dict[str, _Table] = {}
     notes: list[str] = []
     for hub_name, rows in hub_splits.items():
@@ -108,8 +85,9 @@ def _labelled(name: str, arguments: Mapping[str, Argument]) -> tuple[dict[str, _
         if split is None or split in tables:
             notes.append(f"left aside, not known as a split: {hub_name}")
             continue
-        table = _Table(rows, _image_column(rows, arguments), _label_column(rows, arguments))
-        if all(label == -1 for label in table.label_cells):
+        image, label = _columns(rows.features, arguments)
+        table = _Table(rows, image, rows.features[label], rows[label])
+        if all(label == -1 for label in table.labels):
             notes.append(f"left aside, its labels are hidden: {hub_name}")
         else:
             tables[split] = table
@@ -117,12 +95,36 @@ def _labelled(name: str, arguments: Mapping[str, Argument]) -> tuple[dict[str, _
         tables["test"] = tables.pop("val")
         notes.append("validation is taken for the test split: there is no labelled test")
     if not tables:
-        raise PackError(f"no labelled split among {', '.join(hub_splits)}", hint=COLUMNS_HINT)
+        raise PackError(f"no labelled split among {', '.join(hub_splits)}", hint=COLUMNS)
     return tables, notes
 
 
+def _columns(features: Mapping[str, Any], arguments: Mapping[str, Argument]) -> list[str]:
+    """The columns of images and of labels: as named, or the first of their type."""
+    import datasets
+
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    labels = [
+        name
+        for name, kind in features.items()
+        if getattr(getattr(kind, "feature", kind), "names", None) is not None
+    ]
+    chosen = []
+    for key, columns in (("image", images), ("label", [*labels, *({"label"} & set(features))])):
+        name = str(arguments[key]) if key in arguments else next(iter(columns), None)
+        if name is None or name not in features:
+            raise PackError(
+                f"no {key} column {name or ''} among {', '.join(features)}", hint=COLUMNS
+            )
+        chosen.append(name)
+    return chosen
+
+
 def _samples(table: _Table, split: str, label_of: Mapping[str, int] | None) -> list[SourceSample]:
-    """The samples of one split; image sizes come from the offsets of the Arrow column."""
+    """The samples of one split; image sizes come from the offsets of the Arrow column.
+
+    A label is an id; or, with ``label_of``, a value.
+    """
     import datasets
     import pyarrow.compute
 
@@ -131,18 +133,21 @@ def _samples(table: _Table, split: str, label_of: Mapping[str, int] | None) -> l
     stored = images.data.column(table.image)
     sizes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(stored, "bytes"))
     names = pyarrow.compute.struct_field(stored, "path")
-    rows = zip(table.label_cells, names.to_pylist(), sizes.to_pylist(), strict=True)
-    return [
-        SourceSample(
+    rows = zip(table.labels, names.to_pylist(), sizes.to_pylist(), strict=True)
+    samples = []
+    for index, (cell, name, size) in enumerate(rows):
+        values = map(str, _values(cell))
+        labels = {int(value) if label_of is None else label_of[value] for value in values}
+        sample = SourceSample(
             name=f"{split}/{index:07d}{f'-{PurePosixPath(name).name}' if name else ''}",
-            labels=_labels(cell, label_of),
-            extension=_extension(name),
+            labels=tuple(sorted(labels)),
+            extension=extension_of(name) if name and is_image_name(name) else "",
             n_bytes=int(size or 0),
             stamp=0,
             read=partial(_read, images, table.image, index),
         )
-        for index, (cell, name, size) in enumerate(rows)
-    ]
+        samples.append(sample)
+    return samples
 
 
 def _read(images: Any, column: str, index: int) -> bytes:
@@ -150,54 +155,18 @@ def _read(images: Any, column: str, index: int) -> bytes:
     cell = images[index][column]
     if cell is None:
         raise OSError("no image in this row")
-    if cell["bytes"] is None:
-        return Path(cell["path"]).read_bytes()
-    return bytes(cell["bytes"])
+    stored = cell["bytes"]
+    return Path(cell["path"]).read_bytes() if stored is None else bytes(stored)
 
 
-def _labels(cell: object, label_of: Mapping[str, int] | None) -> tuple[int, ...]:
-    """Class ids of one cell: an id or a list of ids; or, with ``label_of``, a value."""
-    values = cell if isinstance(cell, list) else [cell]
-    ids = {int(str(value)) if label_of is None else label_of[str(value)] for value in values}
-    return tuple(sorted(ids))
+def _values(cell: object) -> list[object]:
+    """The labels in a cell."""
+    return cell if isinstance(cell, list) else [cell]
 
 
-def _values(tables: Iterable[_Table]) -> tuple[str, ...]:
+def _classes(tables: Iterable[_Table]) -> tuple[str, ...]:
     """The values of a column without class names, sorted: as numbers where all are such."""
-    cells = [cell for table in tables for cell in table.label_cells]
-    values = {str(value) for c in cells for value in (c if isinstance(c, list) else [c])}
+    cells = (cell for table in tables for cell in table.labels)
+    values = {str(value) for cell in cells for value in _values(cell)}
     are_numbers = all(value.isdecimal() for value in values)
     return tuple(sorted(values, key=int) if are_numbers else sorted(values))
-
-
-def _extension(name: str | None) -> str:
-    """The extension of a stored file name, or none."""
-    return PurePosixPath(name).suffix.lower()[1:] if name and is_image_name(name) else ""
-
-
-def _image_column(rows: Any, arguments: Mapping[str, Argument]) -> str:
-    """The column of images: as named, or the first of type Image."""
-    import datasets
-
-    columns = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
-    return _column(rows, arguments, "image", columns)
-
-
-def _label_column(rows: Any, arguments: Mapping[str, Argument]) -> str:
-    """The column of labels: as named, the first of type ClassLabel, or ``label``."""
-    columns = [
-        name
-        for name, kind in rows.features.items()
-        if getattr(getattr(kind, "feature", kind), "names", None) is not None
-    ]
-    return _column(rows, arguments, "label", [*columns, *({"label"} & set(rows.features))])
-
-
-def _column(rows: Any, arguments: Mapping[str, Argument], key: str, columns: list[str]) -> str:
-    """The column named in the arguments, or the first of these."""
-    name = str(arguments[key]) if key in arguments else next(iter(columns), None)
-    if name is None or name not in rows.features:
-        raise PackError(
-            f"no {key} column {name or ''} among {', '.join(rows.features)}", hint=COLUMNS_HINT
-        )
-    return name

@@ -1,9 +1,7 @@
 """``torchvision:NAME``: a class of ``torchvision.datasets``; here alone of packing is it imported.
 
-A dataset object becomes samples in one of three ways, tried in this order: a reader of its own
-(:mod:`linprobe_extract.pack.torchvision_files`), the path that the class hands to its ``loader``,
-or the rows of its ``data`` array. The first two keep the bytes of the files; an array is written
-as PNG.
+Samples come from a reader of its own (:mod:`linprobe_extract.pack.torchvision_files`), the path
+that the class hands to its ``loader``, or the rows of its ``data`` array, written as PNG.
 """
 
 import contextlib
@@ -20,15 +18,9 @@ from numpy.typing import NDArray
 from linprobe.benchmarks import Argument, SplitArguments, TorchvisionSource
 from linprobe.errors import PackError
 from linprobe.terminal import command
-from linprobe_extract.pack.listing import (
-    Listing,
-    PackOptions,
-    SourceSample,
-    dataset_slug,
-    parse_arguments,
-)
+from linprobe_extract.pack.listing import Listing, PackOptions, SourceSample, parse_arguments
 from linprobe_extract.pack.png import pixel_samples
-from linprobe_extract.pack.torchvision_files import SPECIAL_CLASSES, SPECIAL_READERS, SplitFiles
+from linprobe_extract.pack.torchvision_files import CLASS_NAMES, READERS, SplitFiles
 
 NAME = "torchvision"
 FORM = "torchvision:NAME[:key=value,...]"
@@ -47,28 +39,17 @@ OTHER_CLASSES: Mapping[str, SplitArguments] = {
     "Imagenette": {"train": {"split": "train"}, "test": {"split": "val"}},
 }
 """Classes of torchvision whose splits are known, beyond those of the known datasets."""
-FILES_HINT = (
-    "put the files under {root} as torchvision's {name} expects them (extract/DATASETS.md), or "
-    "let it download them"
-)
 
 
 def list_samples(words: str, options: PackOptions) -> Listing:
-    """List a class of torchvision that is no known dataset.
-
-    Raises
-    ------
-    PackError : its splits are not known here, or its files are not there.
-    """
+    """List a class of torchvision that is no known dataset; else PackError."""
     name, _, arguments = words.partition(":")
     if name not in OTHER_CLASSES:
-        raise PackError(
-            f"unknown torchvision dataset {name!r}",
-            hint=f"'{command('datasets')}' lists the known ones; also {', '.join(OTHER_CLASSES)}",
-        )
+        hint = f"'{command('datasets')}' lists the known ones; also {', '.join(OTHER_CLASSES)}"
+        raise PackError(f"unknown torchvision dataset {name!r}", hint=hint)
     source = TorchvisionSource(name, OTHER_CLASSES[name])
     listing = list_class(source, parse_arguments(arguments), options)
-    return replace(listing, name=dataset_slug(name), notes=("official split",))
+    return replace(listing, name=name.lower(), notes=("official split",))
 
 
 def list_class(
@@ -76,55 +57,30 @@ def list_class(
 ) -> Listing:
     """List every split of a torchvision class; the class names are those of train.
 
-    Raises
-    ------
-    PackError : as :func:`list_split`.
+    ``arguments`` go to its constructor, beyond those of the split. PackError where files are
+    missing or damaged, an argument is wrong, or no labels come with the images.
     """
+    root = options.root or Path()
+    download = options.download and source.downloads
     classes: tuple[str, ...] = ()
     splits: dict[str, list[SourceSample]] = {}
     for split, own in source.splits.items():
-        names, splits[split] = list_split(
-            source.name,
-            {**own, **arguments},
-            options.root or Path(),
-            split=split,
-            download=options.download and source.downloads,
-        )
-        classes = classes or names
+        dataset = _open(source.name, {**own, **arguments}, root, download=download)
+        files = SplitFiles(dataset, root, split, download)
+        if source.name in READERS:
+            samples = READERS[source.name](files)
+        elif hasattr(dataset, "loader"):
+            samples = files.samples(files.pairs())
+        elif hasattr(dataset, "data"):
+            samples = _samples_of_arrays(dataset, split)
+        else:
+            raise PackError(
+                f"torchvision's {source.name} gives neither files nor arrays with one label each",
+                hint="export it as folders of images, and pack imagefolder:DIR",
+            )
+        splits[split] = samples
+        classes = classes or _class_names(source.name, dataset, samples)
     return Listing(source.name, classes, splits)
-
-
-def list_split(
-    name: str, arguments: Mapping[str, Argument], root: Path, *, split: str, download: bool
-) -> tuple[tuple[str, ...], list[SourceSample]]:
-    """Class names and samples of one split of ``torchvision.datasets.<name>``.
-
-    Parameters
-    ----------
-    arguments : of the constructor, ``root``, ``download`` and ``loader`` aside.
-    root : where the files are, or are downloaded to.
-    split : what the names of the samples begin with.
-
-    Raises
-    ------
-    PackError : the files are not there, are damaged or cannot be downloaded, an argument is
-        wrong, or no labels come with them.
-    """
-    dataset = _open(name, arguments, root, download=download)
-    files = SplitFiles(dataset, root, split, download)
-    reader = SPECIAL_READERS.get(name)
-    if reader is not None:
-        samples = reader(files)
-    elif hasattr(dataset, "loader"):
-        samples = files.samples(files.pairs())
-    elif hasattr(dataset, "data"):
-        samples = _samples_of_arrays(dataset, split)
-    else:
-        raise PackError(
-            f"torchvision's {name} gives neither files nor arrays with one label each",
-            hint="export it as folders of images, and pack imagefolder:DIR",
-        )
-    return _class_names(name, dataset, samples), samples
 
 
 def _open(name: str, arguments: Mapping[str, Argument], root: Path, *, download: bool) -> Any:
@@ -133,11 +89,9 @@ def _open(name: str, arguments: Mapping[str, Argument], root: Path, *, download:
 
     kind = getattr(torchvision.datasets, name)
     parameters = inspect.signature(kind).parameters
-    extra: dict[str, Any] = {}
-    if "download" in parameters:
-        extra["download"] = download
+    extra: dict[str, Any] = {"download": download} if "download" in parameters else {}
     if "loader" in parameters or issubclass(kind, torchvision.datasets.DatasetFolder):
-        extra["loader"] = _path_itself
+        extra["loader"] = Path  # loads nothing: a sample is its path
     try:
         root.mkdir(parents=True, exist_ok=True)
         with contextlib.redirect_stdout(sys.stderr):
@@ -145,13 +99,9 @@ def _open(name: str, arguments: Mapping[str, Argument], root: Path, *, download:
     except (RuntimeError, ValueError, OSError, TypeError, ImportError, LookupError) as error:
         raise PackError(
             f"torchvision's {name} with {dict(arguments)}: {str(error).strip() or repr(error)}",
-            hint=FILES_HINT.format(root=root, name=name),
+            hint=f"put the files under {root} as torchvision's {name} expects them "
+            "(extract/DATASETS.md), or let it download them",
         ) from error
-
-
-def _path_itself(path: object) -> Path:
-    """A loader that loads nothing: a sample is its path."""
-    return Path(str(path))
 
 
 def _samples_of_arrays(dataset: Any, split: str) -> list[SourceSample]:
@@ -165,10 +115,7 @@ def _samples_of_arrays(dataset: Any, split: str) -> list[SourceSample]:
 
 def _class_names(name: str, dataset: Any, samples: Sequence[SourceSample]) -> tuple[str, ...]:
     """Names of the classes; numbers where the class has none."""
-    if name in SPECIAL_CLASSES:
-        return SPECIAL_CLASSES[name](dataset)
-    names = getattr(dataset, "classes", None)
+    names = CLASS_NAMES[name](dataset) if name in CLASS_NAMES else getattr(dataset, "classes", None)
     if names is None:
-        k = 1 + max((label for sample in samples for label in sample.labels), default=0)
-        return tuple(map(str, range(k)))
+        names = range(1 + max((label for sample in samples for label in sample.labels), default=0))
     return tuple(map(str, names))
