@@ -239,8 +239,10 @@ def predict(
 
     if images and features:
         raise OptionError("--images and --features contradict each other", hint="pass one of them")
+    if top < 1:
+        raise OptionError(f"--top {top}; expected at least 1", hint="--top 5")
     saved = load_probe(probe or only_folder(out))
-    top = task.check_top(top, len(saved.classes))
+    top = min(top, len(saved.classes))
     skipped: list[SkippedSample] = []
     if images:
         encoder = task.encoder_of(saved, store)
