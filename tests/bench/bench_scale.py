@@ -192,7 +192,7 @@ def synthetic() -> None:
             for C in Cs:
                 model = LogisticRegression(C=C, tol=tol, max_iter=10_000).fit(X, labels)
                 passes += int(model.n_iter_[0])
-                V = problem.axes.into(model.coef_, model.intercept_)
+                V = problem.into(model.coef_, model.intercept_)
                 fits.append((V, C, float((model.coef_**2).sum())))
             seconds = time.process_time() - begin
             values = " ".join(

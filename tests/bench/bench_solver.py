@@ -78,8 +78,8 @@ def scikit_learn(data: ClipSet, tol: float, dtype: type[np.floating]) -> Run:
 
 def objective(problem: Problem, weights: Weights, C: float, crew: Crew) -> float:
     """F in float64."""
-    V = problem.axes.into(*weights)
-    ridge = 0.5 * float((weights[0] ** 2).sum()) / (C * problem.targets.total_weight)
+    V = problem.into(*weights)
+    ridge = 0.5 * float((weights[0] ** 2).sum()) / (C * problem.total_weight)
     return evaluate(problem, V, crew, "float64").loss + ridge
 
 

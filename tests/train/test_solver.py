@@ -11,8 +11,7 @@ from train_factories import features, make_rows
 
 from linprobe_train.solver import problem as problem_module
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
-from linprobe_train.solver.objective import with_ridge
-from linprobe_train.solver.passes import Crew, crew_of, evaluate
+from linprobe_train.solver.passes import Crew, crew_of, evaluate, with_ridge
 from linprobe_train.solver.path import PathSolver
 from linprobe_train.solver.preparation import Preparation
 from linprobe_train.solver.problem import Problem, make_problem
@@ -41,8 +40,8 @@ def oracle(rows: Rows, C: float, weights: Float64 | None = None) -> tuple[Float6
 
 def objective(problem: Problem, coef: Float64, intercept: Float64, C: float, crew: Crew) -> float:
     """F in float64."""
-    V = problem.axes.into(coef, intercept)
-    ridge = 0.5 * float((coef**2).sum()) / (C * problem.targets.total_weight)
+    V = problem.into(coef, intercept)
+    ridge = 0.5 * float((coef**2).sum()) / (C * problem.total_weight)
     return evaluate(problem, V, crew, "float64").loss + ridge
 
 
@@ -115,7 +114,7 @@ def test_multi_label_columns_are_independent_binary_fits(crew: Crew) -> None:
 def test_the_gradient_is_the_derivative_of_the_loss(k: int, resident: bool, crew: Crew) -> None:
     problem = plain_problem(make_rows(70, 5, k), resident=resident)
     rng = np.random.default_rng(0)
-    V = rng.standard_normal((problem.targets.columns, 6))
+    V = rng.standard_normal((problem.m, 6))
     gradient = evaluate(problem, V, crew, "float64").gradient
     step = 1e-6
     for index in np.ndindex(V.shape):
@@ -146,7 +145,7 @@ def test_a_pilot_smaller_than_the_rows_steers_to_the_same_optimum(
     problem = plain_problem(rows, resident=False)
     sampled = PathSolver(problem, crew)
 
-    assert len(problem.pilot.rows) == 300
+    assert len(problem.pilot) == 300
     for C in (0.1, 100.0):
         expected = full.fit(C, Tolerance()).objective
         assert sampled.fit(C, Tolerance()).objective == pytest.approx(expected, rel=1e-6)

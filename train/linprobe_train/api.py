@@ -1,7 +1,4 @@
-"""The solver and the search on plain arrays and on stored splits, for Python programs.
-
-n rows, d features of a row, k classes.
-"""
+"""The solver and the search on plain arrays (n, d) and on stored splits, for Python programs."""
 
 from dataclasses import replace
 
@@ -76,10 +73,8 @@ def fit_probe(
     >>> probe.coef.shape, report.converged
     ((3, 3), True)
     """
-    rows = as_rows(features, labels, tap=tap)
-    return fit_rows(
-        rows, C, settings or FitSettings(), tolerance or Tolerance(), sample_weight=sample_weight
-    )
+    rows, settings = as_rows(features, labels, tap=tap), settings or FitSettings()
+    return fit_rows(rows, C, settings, tolerance or Tolerance(), sample_weight=sample_weight)
 
 
 def sweep(
@@ -128,12 +123,15 @@ def sweep(
     >>> search.fitted_on.n, search.fit.converged
     (300, True)
     """
-    settings = replace(
-        settings or FitSettings(),
-        normalize=protocol.normalize,
-        standardize=protocol.standardize,
-    )
-    _check_same_encoder(features, val)
+    settings = settings or FitSettings()
+    settings = replace(settings, normalize=protocol.normalize, standardize=protocol.standardize)
+    if isinstance(features, Split) and isinstance(val, Split):
+        ids = short_id(features.encoder_id), short_id(val.encoder_id)
+        if features.encoder_id != val.encoder_id:
+            raise DataError(
+                f"{features.name} is of encoder {ids[0]} and {val.name} of encoder {ids[1]}",
+                hint="use splits of one encoder",
+            )
     train = as_rows(features, labels, tap=protocol.tap)
     held = None
     if val is not None:
@@ -147,12 +145,7 @@ def sweep(
 def as_rows(
     features: Features, labels: ArrayLike | None, *, tap: str, n_classes: int | None = None
 ) -> Rows:
-    """View features as rows, without a copy where they are float16 or float32.
-
-    Raises
-    ------
-    DataError : no labels for an array, other labels for a split, or wrong shapes.
-    """
+    """View features as rows, without a copy where they are float16 or float32."""
     if isinstance(features, Split):
         if labels is not None:
             raise DataError("a stored split brings its own labels", hint="leave labels out")
@@ -160,23 +153,6 @@ def as_rows(
         return rows_of_views(views, features.labels, len(features.classes))
     if labels is None:
         raise DataError("an array of features needs labels", hint="pass labels of shape (n,)")
-    ids = _labels(labels)
-    k = ids.shape[1] if ids.ndim == 2 else int(ids.max(initial=0)) + 1
-    return rows_of_array(as_matrix(features), ids, max(k, n_classes or 0))
-
-
-def _check_same_encoder(features: Features, other: Features | None) -> None:
-    if not (isinstance(features, Split) and isinstance(other, Split)):
-        return
-    ids = short_id(features.encoder_id), short_id(other.encoder_id)
-    if features.encoder_id != other.encoder_id:
-        raise DataError(
-            f"{features.name} is of encoder {ids[0]} and {other.name} of encoder {ids[1]}",
-            hint="use splits of one encoder",
-        )
-
-
-def _labels(labels: ArrayLike) -> LabelArray:
     array = np.asarray(labels)
     if array.dtype.kind not in "iub" or array.ndim not in (1, 2):
         raise DataError(
@@ -184,4 +160,6 @@ def _labels(labels: ArrayLike) -> LabelArray:
             "multi-hot matrix (n, k)",
             hint="number the classes from 0",
         )
-    return array.astype(np.int64) if array.ndim == 1 else array.astype(np.uint8)
+    ids: LabelArray = array.astype(np.int64) if array.ndim == 1 else array.astype(np.uint8)
+    k = ids.shape[1] if ids.ndim == 2 else int(ids.max(initial=0)) + 1
+    return rows_of_array(as_matrix(features), ids, max(k, n_classes or 0))

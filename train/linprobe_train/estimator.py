@@ -72,17 +72,13 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.threads = threads
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
-        """Fit on rows.
+        """Fit on rows; gives the estimator itself.
 
         Parameters
         ----------
         X : (n, d) numbers.
         y : (n,) labels of any kind.
         sample_weight : (n,) weights >= 0; None for ones.
-
-        Returns
-        -------
-        This estimator.
 
         Raises
         ------
@@ -108,23 +104,16 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             threads=self.threads,
         )
         tolerance = Tolerance(self.gap, self.gap / 50, self.max_iter)
+        labelled = rows_of_array(rows, ids, len(self.classes_))
         self.probe_, self.report_ = fit_rows(
-            rows_of_array(rows, ids, len(self.classes_)),
-            self.C,
-            settings,
-            tolerance,
-            sample_weight=weights,
+            labelled, self.C, settings, tolerance, sample_weight=weights
         )
         self.coef_, self.intercept_ = self.probe_.coef, self.probe_.intercept
         self.n_iter_ = np.array([self.report_.iterations])
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Logits of rows.
-
-        Parameters
-        ----------
-        X : (n, d) numbers.
+        """Logits of X, (n, d) numbers.
 
         Returns
         -------
@@ -139,11 +128,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return logits[:, 0] if len(self.classes_) == 2 else logits
 
     def predict(self, X: ArrayLike) -> NDArray[np.generic]:
-        """Most probable class of rows.
-
-        Parameters
-        ----------
-        X : (n, d) numbers.
+        """Most probable class of X, (n, d) numbers.
 
         Returns
         -------
@@ -159,11 +144,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return classes
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Probability of every class.
-
-        Parameters
-        ----------
-        X : (n, d) numbers.
+        """Probability of every class for X, (n, d) numbers.
 
         Returns
         -------

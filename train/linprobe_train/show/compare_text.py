@@ -9,7 +9,7 @@ from linprobe.records import JsonValue
 from linprobe.terminal import human_bytes, text_table
 from linprobe_train.scores.metrics import title_of, unit_of
 from linprobe_train.show.report import render
-from linprobe_train.show.text import number_text
+from linprobe_train.show.text import interval_text, number_text
 from linprobe_train.tasks.compare import Comparison, Standing, overview_of
 
 READING = (
@@ -39,17 +39,13 @@ class Section:
     notes: tuple[str, ...] = ()
     """What a reader must know."""
 
-    @property
-    def sides(self) -> str:
-        """How the columns are aligned, as :func:`text_table` takes it."""
-        return "<" + ">" * (len(self.header) - 1)
-
 
 def compare_text(comparisons: Sequence[Comparison]) -> str:
     """Tables for the terminal."""
     parts = []
     for part in (*_datasets(comparisons), *_overview(comparisons)):
-        parts += [part.title, text_table(part.header, part.rows, part.sides), *part.published]
+        sides = "<" + ">" * (len(part.header) - 1)
+        parts += [part.title, text_table(part.header, part.rows, sides), *part.published]
         parts += [*(f"note: {note}" for note in part.notes), ""]
     return "\n".join([*parts, READING])
 
@@ -58,7 +54,7 @@ def compare_markdown(comparisons: Sequence[Comparison]) -> str:
     """The same as Markdown."""
     parts = []
     for part in (*_datasets(comparisons), *_overview(comparisons)):
-        rule = ["---:" if side == ">" else "---" for side in part.sides]
+        rule = ["---", *["---:"] * (len(part.header) - 1)]
         parts += [f"### {part.title}", ""]
         for line in (part.header, rule, *part.rows):
             parts.append("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |")
@@ -77,10 +73,21 @@ def compare_csv(comparisons: Sequence[Comparison]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS.split(","))
-    for comparison in comparisons:
-        for line in comparison.standings:
-            dataset = comparison.dataset, comparison.metric, comparison.rows
-            writer.writerow([*dataset, *_numbers(line)])
+    for part in comparisons:
+        for line in part.standings:
+            test, own, apart = line.mcnemar, line.interval, line.difference_interval
+            paired: tuple[object, ...] = (None, None, None)
+            if test is not None:
+                paired = test.only_first, test.only_second, test.p
+            writer.writerow(
+                (
+                    *(part.dataset, part.metric, part.rows),
+                    *(line.encoder, line.tap, line.protocol, line.label, line.C),
+                    *(line.value, own.low, own.high, line.top1),
+                    *(line.difference, apart.low, apart.high, *paired),
+                    *(line.dim, line.bytes_per_image, line.bytes, line.folder),
+                )
+            )
     return out.getvalue().rstrip("\n")
 
 
@@ -104,16 +111,15 @@ FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
 def _datasets(comparisons: Sequence[Comparison]) -> list[Section]:
     """A table for every dataset."""
     header = ("result", "value", "95 %", "to the best", "95 %", "p", "dim", "features")
-    return [
-        Section(
-            f"{part.dataset}: {_title(part.metric)}, {part.rows} test rows",
-            header,
-            tuple(_cells(line, part.metric) for line in part.standings),
-            tuple(f"{line.label}: {line.published}" for line in part.standings if line.published),
-            part.notes,
-        )
-        for part in comparisons
-    ]
+    sections = []
+    for part in comparisons:
+        lines, unit = part.standings, unit_of(part.metric).replace("%", "per cent")
+        metric = title_of(part.metric) + (f" in {unit}" if unit else "")
+        title = f"{part.dataset}: {metric}, {part.rows} test rows"
+        rows = tuple(_cells(line, part.metric) for line in lines)
+        published = tuple(f"{line.label}: {line.published}" for line in lines if line.published)
+        sections.append(Section(title, header, rows, published, part.notes))
+    return sections
 
 
 def _overview(comparisons: Sequence[Comparison]) -> list[Section]:
@@ -125,45 +131,21 @@ def _overview(comparisons: Sequence[Comparison]) -> list[Section]:
     best = [max(x for x in column if x is not None) for column in zip(*grid.values, strict=True)]
     rows = []
     for label, values, mean in zip(grid.labels, grid.values, grid.averages, strict=True):
-        marks = ["*" if x == top else "" for x, top in zip(values, best, strict=True)]
-        cells = [number_text("top1", x) + mark for x, mark in zip(values, marks, strict=True)]
+        pairs = zip(values, best, strict=True)
+        cells = [number_text("top1", x) + ("*" if x == top else "") for x, top in pairs]
         rows.append((label, *cells, number_text("top1", mean)))
     return [Section("all datasets", ("result", *grid.datasets, "average"), tuple(rows))]
 
 
-def _title(metric: str) -> str:
-    unit = unit_of(metric).replace("%", "per cent")
-    return f"{title_of(metric)} in {unit}" if unit else title_of(metric)
-
-
 def _cells(line: Standing, metric: str) -> tuple[str, ...]:
-    own, apart = line.interval, line.difference_interval
-    high = number_text(metric, apart.high, "+")
-    best = apart.low == apart.high == line.difference == 0
+    apart, difference, beyond, p = line.difference_interval, "-", "-", "-"
+    if not apart.low == apart.high == line.difference == 0:
+        difference = number_text(metric, line.difference, "+")
+        beyond = interval_text(metric, apart, "+")
+        if line.mcnemar is not None:
+            p = "<0.0001" if line.mcnemar.p < 1e-4 else f"{line.mcnemar.p:.4f}"
     size = "-"
     if line.bytes is not None and line.bytes_per_image is not None:
         size = f"{human_bytes(line.bytes)} ({human_bytes(line.bytes_per_image)} each)"
-    p = "-" if line.mcnemar is None else f"{line.mcnemar.p:.4f}"
-    p = "<0.0001" if line.mcnemar is not None and line.mcnemar.p < 1e-4 else p
-    return (
-        line.label,
-        number_text(metric, line.value),
-        f"[{number_text(metric, own.low)}, {number_text(metric, own.high)}]",
-        "-" if best else number_text(metric, line.difference, "+"),
-        "-" if best else f"[{number_text(metric, apart.low, '+')}, {high}]",
-        "-" if best else p,
-        str(line.dim),
-        size,
-    )
-
-
-def _numbers(line: Standing) -> tuple[object, ...]:
-    """The columns of :data:`CSV_COLUMNS` from ``encoder`` on."""
-    test = line.mcnemar
-    return (
-        *(line.encoder, line.tap, line.protocol, line.label, line.C),
-        *(line.value, line.interval.low, line.interval.high, line.top1),
-        *(line.difference, line.difference_interval.low, line.difference_interval.high),
-        *((None, None, None) if test is None else (test.only_first, test.only_second, test.p)),
-        *(line.dim, line.bytes_per_image, line.bytes, line.folder),
-    )
+    value, interval = number_text(metric, line.value), interval_text(metric, line.interval)
+    return line.label, value, interval, difference, beyond, p, str(line.dim), size

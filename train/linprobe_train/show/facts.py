@@ -70,12 +70,9 @@ class Confusion:
         wrong = self.counts.copy()
         np.fill_diagonal(wrong, 0)
         cells = np.argwhere(wrong)
-        rows = wrong[cells[:, 0], cells[:, 1]]
-        order = np.argsort(-rows, kind="stable")[:most]
-        return [
-            Pair(i, j, int(wrong[i, j]), int(self.counts[i].sum()))
-            for i, j in cells[order].tolist()
-        ]
+        order = np.argsort(-wrong[wrong > 0], kind="stable")[:most]
+        of = self.counts.sum(axis=1).tolist()
+        return [Pair(i, j, int(wrong[i, j]), of[i]) for i, j in cells[order].tolist()]
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,7 @@ class ReportFacts:
 
 
 def report_facts(result: ProbeResult, rows: Predictions) -> ReportFacts:
-    """Compute everything: single pass over n rows, memory k^2."""
+    """Compute everything, with memory k^2."""
     names = result.classes
     if rows.labels.ndim == 2:
         wrong = np.take_along_axis(rows.labels, rows.top[:, :1], axis=1)[:, 0] == 0
@@ -129,9 +126,12 @@ def report_facts(result: ProbeResult, rows: Predictions) -> ReportFacts:
     else:
         wrong = rows.top[:, 0] != rows.labels
         calibration = _calibration(rows.probability[:, 0].astype(np.float64), ~wrong)
-        confusion = _confusion(rows, len(names))
+        k = len(names)
+        cells = np.bincount(rows.labels.astype(np.int64) * k + rows.top[:, 0], minlength=k * k)
+        confusion = Confusion(cells.reshape(k, k))
         classes = _accuracies(confusion, names)
-    return ReportFacts(classes, confusion, calibration, _mistakes(rows, wrong, names))
+    lowest_first = tuple(sorted(classes, key=lambda score: (score.value, score.name)))
+    return ReportFacts(lowest_first, confusion, calibration, _mistakes(rows, wrong, names))
 
 
 def _mistakes(
@@ -139,29 +139,16 @@ def _mistakes(
 ) -> tuple[Mistake, ...]:
     order = np.flatnonzero(wrong)
     order = order[np.argsort(-rows.probability[order, 0], kind="stable")][:MISTAKES]
-    return tuple(
-        Mistake(
-            str(rows.keys[i]),
-            _truth(rows, i, names),
-            names[int(rows.top[i, 0])],
-            float(rows.probability[i, 0]),
-        )
-        for i in order.tolist()
-    )
+    mistakes = []
+    for i in order.tolist():
+        own = np.flatnonzero(rows.labels[i]) if rows.labels.ndim == 2 else rows.labels[i : i + 1]
+        truth = ", ".join(names[j] for j in own.tolist()) or "none"
+        said, p = names[int(rows.top[i, 0])], float(rows.probability[i, 0])
+        mistakes.append(Mistake(str(rows.keys[i]), truth, said, p))
+    return tuple(mistakes)
 
 
-def _truth(rows: Predictions, i: int, names: tuple[str, ...]) -> str:
-    if rows.labels.ndim == 1:
-        return names[int(rows.labels[i])]
-    return ", ".join(names[j] for j in np.flatnonzero(rows.labels[i])) or "none"
-
-
-def _confusion(rows: Predictions, k: int) -> Confusion:
-    cells = np.asarray(rows.labels, np.int64) * k + rows.top[:, 0]
-    return Confusion(np.bincount(cells, minlength=k * k).reshape(k, k).astype(np.int64))
-
-
-def _accuracies(confusion: Confusion, names: tuple[str, ...]) -> tuple[ClassScore, ...]:
+def _accuracies(confusion: Confusion, names: tuple[str, ...]) -> list[ClassScore]:
     worst = {pair.truth: pair for pair in reversed(confusion.pairs(confusion.counts.size))}
     scores = []
     for i, n in enumerate(confusion.counts.sum(axis=1).tolist()):
@@ -169,23 +156,19 @@ def _accuracies(confusion: Confusion, names: tuple[str, ...]) -> tuple[ClassScor
             right, pair = int(confusion.counts[i, i]), worst.get(i)
             taken = f"{names[pair.said]} ({pair.rows})" if pair else ""
             scores.append(ClassScore(names[i], n, right / n, wilson(right, n), taken))
-    return _lowest_first(scores)
+    return scores
 
 
 def _precisions(
     p: Probabilities, hot: NDArray[np.integer], names: tuple[str, ...]
-) -> tuple[ClassScore, ...]:
+) -> list[ClassScore]:
     scores = []
     for j, name in enumerate(names):
         if n := int(hot[:, j].sum()):
             ranking = rank(p[:, j].astype(np.float64), hot[:, j] == 1)
             value = average_precision(ranking, np.ones(len(p)))
             scores.append(ClassScore(name, n, value, None, ""))
-    return _lowest_first(scores)
-
-
-def _lowest_first(scores: list[ClassScore]) -> tuple[ClassScore, ...]:
-    return tuple(sorted(scores, key=lambda score: (score.value, score.name)))
+    return scores
 
 
 def _calibration(confidence: Float64, right: NDArray[np.bool_]) -> Calibration:

@@ -1,7 +1,6 @@
 """Plots as SVG and pictures as data URIs; the adapter of matplotlib and Pillow.
 
-Both come with the extra ``report``. Colours of the report's plots are CSS variables, so that a plot
-follows the page from light to dark and into print.
+Colours of a page's plots are CSS variables, so that a plot follows it to dark and into print.
 """
 
 import base64
@@ -82,10 +81,9 @@ def write_fewshot_plot(folder: Path, result: FewshotResult) -> Path | None:
     """Draw ``fewshot.svg`` beside a result; None where matplotlib is not installed."""
     path = folder / "fewshot.svg"
     try:
-        svg = fewshot_svg(result)
+        write_atomic(path, fewshot_svg(result).encode())
     except ModuleNotFoundError:
         return None
-    write_atomic(path, svg.encode())
     return path
 
 
@@ -137,14 +135,8 @@ def heat_uri(confusion: Confusion) -> str:
 def thumbnails(folder: Path, split: str, keys: Collection[str]) -> Mapping[str, str]:
     """Small pictures of samples as data URIs, by key; those that are not at hand are left out.
 
-    A report goes without pictures rather than not at all: tars and images that cannot be read are
-    passed over.
-
-    Parameters
-    ----------
-    folder : holds ``<split>/*.tar`` or ``<split>*.tar``, as packed.
-    split : such as ``test``.
-    keys : sample keys: member paths up to the first dot of the basename.
+    ``folder`` holds ``<split>/*.tar`` or ``<split>*.tar``, as packed. A report goes without
+    pictures rather than not at all: tars and images that cannot be read are passed over.
     """
     uris: dict[str, str] = {}
     for path in sorted([*folder.glob(f"{split}/*.tar*"), *folder.glob(f"{split}*.tar*")]):
@@ -159,6 +151,7 @@ def thumbnails(folder: Path, split: str, keys: Collection[str]) -> Mapping[str, 
 
 
 def _images_of(path: Path, keys: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Images by key: the path of a member up to the first dot of its basename."""
     with tarfile.open(path) as shard:
         for member in shard:
             name = PurePosixPath(member.name)

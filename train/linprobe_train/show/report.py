@@ -1,7 +1,6 @@
-"""The report of one result: a single HTML file that needs nothing else.
+"""The report of one result: one HTML file, ``templates/report.html.j2`` filled with values.
 
-The page is ``templates/report.html.j2``, a block for each section; what the blocks show is computed
-here, in :mod:`.facts` and in :mod:`.plots`. The head of that template says how to add a section.
+What its blocks show is computed here, in :mod:`.facts` and in :mod:`.plots`.
 """
 
 from collections.abc import Mapping
@@ -36,14 +35,9 @@ class Places:
 
 
 def render(template: str | Path, values: Mapping[str, object]) -> str:
-    """Fill a template of ours by its name, or one of the user's, which may extend ours.
+    """Fill a template of ours by its name, or one of the user's; see :func:`write_report`.
 
     Every value is escaped but for what a template calls ``safe``.
-
-    Raises
-    ------
-    OptionError : the user's template cannot be read or filled.
-    ModuleNotFoundError : Jinja is not installed; it comes with the extra ``report``.
     """
     import jinja2
 
@@ -120,16 +114,13 @@ def protocol_sentence(result: ProbeResult) -> str:
     protocol = result.question.protocol
     steps = {"L2-normalised": protocol.normalize, "standardised": protocol.standardize}
     prepared = ", ".join(name for name, done in steps.items() if done) or "as they are"
-    chosen = f"C = {result.C:.4g} as given"
-    if result.sweep is not None:
-        chosen = (
-            f"C = {result.C:.4g} chosen among {len(result.sweep.points)} values by "
-            f"{title_of(result.sweep.metric)} on {result.held_out.source} "
-            f"({result.held_out.n} rows)"
-        )
+    sweep, held_out, how = result.sweep, result.held_out, "as given"
+    if sweep is not None:
+        how = f"chosen among {len(sweep.points)} values by {title_of(sweep.metric)}"
+        how += f" on {held_out.source} ({held_out.n} rows)"
     return (
         f"Logistic regression on the {result.dim} features of the {protocol.tap} tap"
-        f" ({prepared}), {chosen}, fitted on {result.fitted_on.source}"
+        f" ({prepared}), C = {result.C:.4g} {how}, fitted on {result.fitted_on.source}"
         f" ({result.fitted_on.n} rows), scored once on {result.test.n} test rows of"
         f" {len(result.classes)} classes; protocol {protocol.name}."
     )
@@ -138,25 +129,25 @@ def protocol_sentence(result: ProbeResult) -> str:
 def _provenance(collected: Collected, store: Path | None) -> Mapping[str, str]:
     """Ids, versions, time, and the extraction where the store is at hand."""
     result, question = collected.result, collected.result.question
-    made, facts = result.environment, result.facts
+    made, fit = result.environment, result.fit
     skipped = (
         f"{split}: " + ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-        for split, reasons in facts.skipped.items()
+        for split, reasons in result.facts.skipped.items()
     )
+    seconds = f"{made.seconds:.1f} s ({made.cpu_seconds:.1f} s of processor"
     lines = {
         "result": collected.folder.name,
         "encoder": f"{result.encoder}, {question.encoder_id}",
         "dataset": f"{result.dataset}, {question.dataset_id}",
         **{f"{name} rows": digest for name, digest in question.splits},
-        "labels": facts.label_source,
+        "labels": result.facts.label_source,
         "skipped": "; ".join(skipped),
         "metric": f"{title_of(question.metric)}, {metric_source(result)}",
-        "final fit": f"{result.fit.iterations} iterations, {result.fit.passes} passes, stopped by "
-        f"{result.fit.stop}, gap at most {result.fit.bound:.1e}",
+        "final fit": f"{fit.iterations} iterations, {fit.passes} passes, stopped by {fit.stop}, "
+        f"gap at most {fit.bound:.1e}",
         "seed": str(question.seed),
         "made with": ", ".join(f"{name} {version}" for name, version in made.versions.items()),
-        "took": f"{made.seconds:.1f} s ({made.cpu_seconds:.1f} s of processor, "
-        f"{made.threads} threads)",
+        "took": f"{seconds}, {made.threads} threads)",
     }
     dataset = stored_dataset_of(result, store)
     if dataset is not None:

@@ -11,6 +11,7 @@ from linprobe.records import JsonValue, plain
 from linprobe.terminal import command, text_table
 from linprobe_store.format.spec import SkippedSample
 from linprobe_train.results.answers import Answer, ProbeResult, R
+from linprobe_train.scores.intervals import Interval
 from linprobe_train.scores.metrics import Score, title_of, unit_of
 from linprobe_train.tasks.fewshot import FewshotResult
 from linprobe_train.tasks.knn import KnnResult
@@ -25,6 +26,12 @@ def number_text(metric: str, value: float | None, sign: str = "") -> str:
     return f"{100 * value:{sign}.2f}" if unit_of(metric) == "%" else f"{value:{sign}.4f}"
 
 
+def interval_text(metric: str, interval: Interval, sign: str = "") -> str:
+    """Both ends, as :func:`number_text` has them."""
+    low, high = (number_text(metric, x, sign) for x in (interval.low, interval.high))
+    return f"[{low}, {high}]"
+
+
 def value_text(metric: str, value: float) -> str:
     """A value of a metric; shares in per cent."""
     return number_text(metric, value) + (" %" if unit_of(metric) == "%" else "")
@@ -32,13 +39,8 @@ def value_text(metric: str, value: float) -> str:
 
 def score_cells(score: Score) -> tuple[str, str, str]:
     """Title, value and 95 % interval of a metric; shares in per cent."""
-    low, high = (number_text(score.name, x) for x in (score.interval.low, score.interval.high))
-    return title_of(score.name), value_text(score.name, score.value), f"[{low}, {high}]"
-
-
-def score_text(score: Score) -> str:
-    """One metric with its interval, shares in per cent."""
-    return " ".join(score_cells(score))
+    interval = interval_text(score.name, score.interval)
+    return title_of(score.name), value_text(score.name, score.value), interval
 
 
 def metric_source(result: ProbeResult) -> str:
@@ -63,9 +65,12 @@ def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
     result, protocol = answer.result, answer.result.question.protocol
     names = {score.name for score in result.scores}
     first = result.score("top1") if "top1" in names else result.headline
-    own = f"{score_text(result.headline)}, {metric_source(result)}"
+    own = f"{' '.join(score_cells(result.headline))}, {metric_source(result)}"
     asked = (result.encoder, result.dataset, protocol.tap, protocol.name)
     paper = published(*asked, result.headline.name)
+    # The same features by another protocol: how much of the number is the protocol's.
+    other = "dino" if protocol.name == "clip-readme" else "clip-readme"
+    again = command("probe", store=store, model=result.encoder, data=result.dataset, protocol=other)
     how = f"best on {result.held_out.source}" if result.sweep else "as given"
     fitted = f"fitted on {result.fitted_on.source}, {result.fitted_on.n} rows"
     rows = f"{len(result.classes)} classes, {result.test.n} test rows"
@@ -73,22 +78,16 @@ def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
         _lines(
             ("dataset", f"{result.dataset} ({rows})"),
             ("encoder", f"{result.encoder} ({protocol.tap}, {result.dim} features)"),
-            ("test", score_text(first)),
+            ("test", " ".join(score_cells(first))),
             *([] if first == result.headline else [("", own)]),
             *([] if paper is None else [("paper", paper.beside(result.headline.value))]),
             ("C", f"{result.C:.4g} ({how}; {protocol.name}), {fitted}"),
             *(("warning", line) for line in result.warnings),
             ("result", answer.folder),
             ("store", store),
-            ("next", _next_command(result, store)),
+            ("next", again),
         )
     )
-
-
-def _next_command(result: ProbeResult, store: Path) -> str:
-    """The same features by another protocol: how much of the number is the protocol's."""
-    other = "dino" if result.question.protocol.name == "clip-readme" else "clip-readme"
-    return command("probe", store=store, model=result.encoder, data=result.dataset, protocol=other)
 
 
 def answers_json(answers: Sequence[Answer[ProbeResult]]) -> JsonValue:
@@ -177,13 +176,7 @@ def outcomes_text(outcomes: Sequence[Outcome]) -> str:
 def predicted_lines(
     form: str, blocks: Iterable[Predicted], classes: Sequence[str], top: int
 ) -> Iterator[str]:
-    """Lines of output, as the predictions come.
-
-    Parameters
-    ----------
-    form : ``table``, ``csv`` or ``jsonl``.
-    top : classes of every row.
-    """
+    """Lines as ``table``, ``csv`` or ``jsonl`` with ``top`` classes a row, as predictions come."""
     if form == "csv":
         ranks = range(1, top + 1)
         yield _csv(["key", *(f"{what}_{i}" for i in ranks for what in ("class", "probability"))])

@@ -1,7 +1,7 @@
 """Fitting probes on rows: preparation, class weights, missing classes, the choice of solver."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from linprobe.errors import DataError, OptionError
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
+from linprobe_train.solver.losses import Loss
 from linprobe_train.solver.memory import MemoryPlan, available_bytes, plan_memory
 from linprobe_train.solver.passes import Crew, crew_of
 from linprobe_train.solver.path import PathSolver
@@ -19,9 +20,12 @@ from linprobe_train.solver.preparation import (
     check_features,
     column_moments,
 )
-from linprobe_train.solver.probe import Outline, Probe
+from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.problem import make_problem
 from linprobe_train.solver.rows import Rows
+
+if TYPE_CHECKING:
+    from linprobe_train.solver.sklearn import SklearnSolver
 
 SolverName = Literal["linprobe", "sklearn"]
 
@@ -58,39 +62,46 @@ class FitSettings:
     memory_bytes: int | None = None
 
 
-class Solver(Protocol):
-    """Minimises the objective of one problem at many C."""
-
-    def fit(self, C: float, tolerance: Tolerance) -> FitReport:
-        """Fit at C."""
-
-    def solution(self, C: float) -> tuple[Float64, Float64]:
-        """Coef (m, d) and intercept (m,) on prepared rows of a C already fitted."""
-
-    def start_from(self, coef: Float64, intercept: Float64, C: float) -> None:
-        """Start the next fit from weights that solve C on other rows."""
-
-
+@dataclass(frozen=True)
 class Trainer:
     """Fits one set of rows at many C."""
 
-    def __init__(self, solver: Solver, outline: Outline) -> None:
-        self._solver = solver
-        self._outline = outline
+    solver: "PathSolver | SklearnSolver"
+    """Minimises the objective on prepared rows of the fitted classes."""
+    preparation: Preparation
+    """From a row to a prepared one."""
+    fitted: NDArray[np.int64]
+    """Class ids with rows, ascending."""
+    n_classes: int
+    """k of the dataset."""
+    multi_label: bool
+    """Whether classes are independent."""
 
     def fit(self, C: float, tolerance: Tolerance) -> FitReport:
         """Fit at C."""
-        return self._solver.fit(C, tolerance)
+        return self.solver.fit(C, tolerance)
 
     def probe(self, C: float) -> Probe:
-        """Give the probe of a C already fitted."""
-        return self._outline.probe(*self._solver.solution(C))
+        """Give the probe of a C already fitted: shift and scale go into its weights."""
+        coef, intercept = self.solver.solution(C)
+        if self.preparation.scale is not None:
+            coef = coef / self.preparation.scale
+        if self.preparation.shift is not None:
+            intercept = intercept - coef @ self.preparation.shift
+        loss: Loss = "softmax" if len(self.fitted) > 2 and not self.multi_label else "sigmoid"
+        normalize, k = self.preparation.normalize, self.n_classes
+        return Probe(coef, intercept, loss, normalize, self.fitted, k, self.multi_label)
 
     def start_from(self, probe: Probe, C: float) -> None:
         """Start from the weights of a probe fitted on other rows; of other classes, not at all."""
-        weights = self._outline.weights(probe)
-        if weights is not None:
-            self._solver.start_from(*weights, C)
+        if not np.array_equal(probe.fitted, self.fitted):
+            return
+        coef, intercept = probe.coef, probe.intercept
+        if self.preparation.shift is not None:
+            intercept = intercept + coef @ self.preparation.shift
+        if self.preparation.scale is not None:
+            coef = coef * self.preparation.scale
+        self.solver.start_from(coef, intercept, C)
 
 
 def fit_rows(
@@ -101,16 +112,17 @@ def fit_rows(
     *,
     sample_weight: ArrayLike | None = None,
 ) -> tuple[Probe, FitReport]:
-    """Fit one probe; ``sample_weight`` is (n,), >= 0 and not all 0.
-
-    Raises
-    ------
-    DataError : the weights, or what :func:`make_trainer` refuses.
-    OptionError : C or ``memory_bytes`` is out of range.
-    """
+    """Fit one probe; ``sample_weight`` is (n,), >= 0 and not all 0. Refusals: ``fit_probe``'s."""
     if not 0 < C < float("inf"):
         raise OptionError(f"C = {C:g}; expected a positive number", hint="for example C=1.0")
-    weights = None if sample_weight is None else _checked(sample_weight, rows.n)
+    weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
+    if weights is not None:
+        valid = weights.shape == (rows.n,) and np.isfinite(weights).all() and (weights >= 0).all()
+        if not valid or not weights.any():
+            raise DataError(
+                f"row weights of shape {weights.shape}; expected ({rows.n},), >= 0 and not all 0",
+                hint="give one weight for every row",
+            )
     with crew_of(settings.threads) as crew:
         trainer = make_trainer(rows, settings, crew, weights)
         report = trainer.fit(C, tolerance)
@@ -124,52 +136,45 @@ def make_trainer(
 
     Raises
     ------
-    DataError : fewer than two classes have rows, features are NaN or constant, or class weights are
-        asked of multi-label rows.
+    DataError : fewer than two classes, bad features, or class weights for multi-label rows.
     OptionError : ``memory_bytes`` is too small.
     """
     fitted = fitted_classes(rows)
     weights = _weights(rows, settings, sample_weight)
-    compact = Rows(rows.blocks, _compact(rows.labels, fitted), len(fitted))
+    if rows.multi_label:
+        labels: LabelArray = np.ascontiguousarray(rows.labels[:, fitted], np.uint8)
+    else:
+        labels = np.searchsorted(fitted, rows.labels)
+    compact = Rows(rows.blocks, labels, len(fitted))
     check_features(rows, normalize=settings.normalize)
-    preparation = _preparation(rows, settings)
-    outline = Outline(fitted, rows.n_classes, rows.multi_label, preparation)
-    plan = plan_fit(rows, settings)
-    problem = make_problem(compact, preparation, weights=weights, resident=plan.resident)
+    shift, scale = None, None
+    if settings.standardize:
+        shift, scale = column_moments(rows, normalize=settings.normalize)
+    preparation = Preparation(settings.normalize, shift, scale, settings.arithmetic)
+    resident = plan_fit(rows, settings).resident
+    problem = make_problem(compact, preparation, weights=weights, resident=resident)
+    about = preparation, fitted, rows.n_classes, rows.multi_label
     if settings.solver == "sklearn":
         from linprobe_train.solver.sklearn import SklearnSolver
 
-        return Trainer(SklearnSolver(problem, crew), outline)
-    return Trainer(PathSolver(problem, crew), outline)
+        return Trainer(SklearnSolver(problem, crew), *about)
+    return Trainer(PathSolver(problem, crew), *about)
 
 
 def plan_fit(rows: Rows, settings: FitSettings) -> MemoryPlan:
-    """Estimate the memory of one fit before it starts.
-
-    Raises
-    ------
-    DataError : fewer than two classes have rows.
-    OptionError : ``memory_bytes`` is too small.
-    """
+    """Estimate the memory of one fit before it starts; OptionError where too little is allowed."""
     classes = len(fitted_classes(rows))
-    return plan_memory(
-        rows.n,
-        rows.dim,
-        1 if classes == 2 and not rows.multi_label else classes,
-        threads=settings.threads,
-        limit_bytes=settings.memory_bytes or available_bytes(),
-        value_bytes=np.dtype(settings.arithmetic).itemsize,
-    )
+    columns = 1 if classes == 2 and not rows.multi_label else classes
+    limit = settings.memory_bytes or available_bytes()
+    value = np.dtype(settings.arithmetic).itemsize
+    sizes = rows.n, rows.dim, columns
+    return plan_memory(*sizes, threads=settings.threads, limit_bytes=limit, value_bytes=value)
 
 
 def fitted_classes(rows: Rows) -> NDArray[np.int64]:
-    """Class ids a probe of these rows can know, ascending.
+    """Class ids a probe of these rows can know, ascending; DataError where they are too few.
 
-    For multi-label rows, those that some rows have and some have not.
-
-    Raises
-    ------
-    DataError : fewer than two classes (one, for multi-label rows).
+    Of multi-label rows, those that some rows have and some have not; one is enough.
     """
     if rows.multi_label:
         positives = rows.labels.sum(axis=0, dtype=np.int64)
@@ -182,13 +187,6 @@ def fitted_classes(rows: Rows) -> NDArray[np.int64]:
             hint="check the labels of the training split",
         )
     return fitted.astype(np.int64)
-
-
-def _compact(labels: LabelArray, fitted: NDArray[np.int64]) -> LabelArray:
-    """Labels numbered by their place among the fitted classes."""
-    if labels.ndim == 2:
-        return cast("LabelArray", np.ascontiguousarray(labels[:, fitted]))
-    return np.searchsorted(fitted, labels).astype(np.int64)
 
 
 def _weights(rows: Rows, settings: FitSettings, sample: Float64 | None) -> Float64 | None:
@@ -205,20 +203,3 @@ def _weights(rows: Rows, settings: FitSettings, sample: Float64 | None) -> Float
     factor = np.divide(mass.sum() / present, per_class, where=per_class > 0, out=per_class.copy())
     weights: Float64 = mass * factor[rows.labels]
     return weights
-
-
-def _preparation(rows: Rows, settings: FitSettings) -> Preparation:
-    shift, scale = None, None
-    if settings.standardize:
-        shift, scale = column_moments(rows, normalize=settings.normalize)
-    return Preparation(settings.normalize, shift, scale, settings.arithmetic)
-
-
-def _checked(weights: ArrayLike, n: int) -> Float64:
-    array = np.asarray(weights, np.float64)
-    if array.shape != (n,) or not np.isfinite(array).all() or (array < 0).any() or not array.any():
-        raise DataError(
-            f"row weights of shape {array.shape}; expected ({n},), all >= 0 and not all 0",
-            hint="give one weight for every row",
-        )
-    return array

@@ -24,15 +24,14 @@ from typing import Literal
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from linprobe_train.solver.objective import Objective, Point, with_ridge
-from linprobe_train.solver.passes import Crew, evaluate
-from linprobe_train.solver.preconditioner import LiveMetric
+from linprobe_train.solver.passes import Crew, Objective, Point, evaluate, with_ridge
+from linprobe_train.solver.preconditioner import BlockMetric, block_metric
 from linprobe_train.solver.preparation import Arithmetic, Float32, Float64
 from linprobe_train.solver.problem import Problem
 
 StopReason = Literal["bound", "estimate", "max_iter", "stalled"]
 
-DEFAULT_PAIRS = 30
+PAIRS = 30
 """Pairs kept; 60 saved no pass."""
 
 ARMIJO = 1e-4
@@ -49,6 +48,18 @@ FLAT = 1e-11
 
 F32_NOISE = 1e-7
 """Relative change of F that float32 logits cannot resolve."""
+
+NEAR = math.log(3.2)
+"""Change of ln l2 over which a metric serves on: half a decade."""
+
+SECOND_LOOK = 8
+"""Steps after which a fit has left the place its metric was built at; 6 and 10 took more time."""
+
+LONG = 25
+"""Least steps between later builds."""
+
+FAR = 0.01
+"""Fall of the expected decrease, since the last build, that makes a later build worth it."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +87,7 @@ class Tolerance:
 class FitReport:
     """How one fit ended.
 
-    F = mean loss + ||W||^2 / (2 C S), with S the sum of the row weights (n where there are none):
-    C S F is scikit-learn's objective.
+    F = mean loss + ||W||^2 / (2 C S), S the sum of the row weights; C S F is scikit-learn's.
 
     Attributes
     ----------
@@ -115,11 +125,10 @@ class FitReport:
 class PairMemory:
     """The last steps and gradient changes, (m, d + 1) each, kept in float32."""
 
-    def __init__(self, most: int = DEFAULT_PAIRS) -> None:
-        self._most = most
-        self._steps = np.zeros((0, 0), np.float32)
-        self._changes = np.zeros((0, 0), np.float32)
-        self._products = np.zeros((most, most))
+    def __init__(self, size: int) -> None:
+        self._steps = np.zeros((PAIRS, size), np.float32)
+        self._changes = np.zeros((PAIRS, size), np.float32)
+        self._products = np.zeros((PAIRS, PAIRS))
         self._order: list[int] = []
 
     def clear(self) -> None:
@@ -131,10 +140,7 @@ class PairMemory:
         product = float(np.vdot(s, y))
         if product <= least:
             return
-        if self._steps.shape[1] != s.size:
-            self._steps = np.zeros((self._most, s.size), np.float32)
-            self._changes = np.zeros((self._most, s.size), np.float32)
-        place = len(self._order) if len(self._order) < self._most else self._order.pop(0)
+        place = len(self._order) if len(self._order) < PAIRS else self._order.pop(0)
         self._steps[place], self._changes[place] = s.ravel(), y.ravel()
         self._products[:, place] = self._steps @ self._changes[place]
         self._products[place, place] = product
@@ -166,9 +172,20 @@ class Surface:
     def __init__(self, problem: Problem, crew: Crew) -> None:
         self.problem = problem
         self.passes = 0
-        self.pairs = PairMemory()
-        self.metric = LiveMetric(problem, crew)
+        self.pairs = PairMemory(problem.m * (problem.dim + 1))
         self._crew = crew
+        self._metric: BlockMetric | None = None
+        self._metric_l2 = math.nan
+
+    def metric(self, at: Objective, *, anew: bool = False) -> BlockMetric:
+        """Build the metric; unless ``anew``, that of the fit before serves on where l2 is near.
+
+        A build costs as much as a few passes, a stale metric costs more.
+        """
+        if anew or self._metric is None or abs(math.log(at.l2 / self._metric_l2)) > NEAR:
+            self._metric = block_metric(self.problem, at.point.V, at.l2, self._crew)
+            self._metric_l2 = at.l2
+        return self._metric
 
     def at(self, V: Float64, arithmetic: Arithmetic | None = None) -> Point:
         """Read all rows once; in the arithmetic of the rows where none is given."""
@@ -190,10 +207,13 @@ class Descent:
 
     def run(self) -> StopReason:
         """Iterate until a test is met."""
-        surface = self._surface
-        surface.metric.begin(self.at)
+        surface, built, reference = self._surface, 0, math.inf
+        metric = surface.metric(self.at)
         while True:
-            direction = self._direction()
+            direction = surface.pairs.direction(self.at.g, metric.apply)
+            if np.vdot(self.at.g, direction) <= 0:  # rounding cost the pairs their sign
+                surface.pairs.clear()
+                direction = surface.pairs.direction(self.at.g, metric.apply)
             slope = -float(np.vdot(self.at.g, direction))
             self.decrement = -0.5 * slope
             if reason := self._reason_to_stop():
@@ -203,32 +223,22 @@ class Descent:
                     return "stalled"
                 self._arithmetic = "float64"
                 self.at = with_ridge(surface.at(self.at.point.V, "float64"), self.at.l2)
-            surface.metric.follow(self.at, self.iterations, self.decrement)
-
-    def _direction(self) -> Float64:
-        """Inverse Hessian times gradient; without the pairs where they have lost their sign."""
-        pairs, metric = self._surface.pairs, self._surface.metric
-        direction = pairs.direction(self.at.g, metric.apply)
-        if np.vdot(self.at.g, direction) <= 0:
-            pairs.clear()
-            direction = pairs.direction(self.at.g, metric.apply)
-        return direction
+            if self.iterations == built + 1:
+                reference = self.decrement
+            left = self.iterations - built >= LONG and self.decrement < FAR * reference
+            if self.iterations == SECOND_LOOK or left:
+                metric = surface.metric(self.at, anew=True)
+                built, reference = self.iterations, math.inf
 
     def _reason_to_stop(self) -> StopReason | None:
-        if self._weights_settled():
+        # At tiny C all of F is the loss at W = 0, where a small relative gap says nothing of the
+        # direction of W, which alone decides predictions. The ridge is the scale of W's part of F.
+        if self.decrement <= max(SETTLED * self.at.ridge, FLAT * self.at.F):
             if self.at.bound <= self._tolerance.gap:
                 return "bound"
             if 0 < self.decrement <= self._tolerance.decrement * self.at.F:
                 return "estimate"
         return "max_iter" if self.iterations >= self._tolerance.max_iter else None
-
-    def _weights_settled(self) -> bool:
-        """Whether W itself, not only F, is near its end.
-
-        At tiny C all of F is the loss at W = 0, where a small relative gap says nothing of the
-        direction of W, which alone decides predictions. The ridge is the scale of W's part of F.
-        """
-        return self.decrement <= max(SETTLED * self.at.ridge, FLAT * self.at.F)
 
     def _step(self, direction: Float64, slope: float) -> bool:
         """Move along -direction, from length 1 down by safeguarded secants; False if stuck."""

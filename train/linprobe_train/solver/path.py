@@ -10,8 +10,7 @@ import math
 import numpy as np
 
 from linprobe_train.solver.lbfgs import Descent, FitReport, StopReason, Surface, Tolerance
-from linprobe_train.solver.objective import Objective, Point, with_ridge
-from linprobe_train.solver.passes import Crew
+from linprobe_train.solver.passes import Crew, Objective, Point, with_ridge
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.problem import Problem
 
@@ -44,7 +43,7 @@ class PathSolver:
 
     def start_from(self, coef: Float64, intercept: Float64, C: float) -> None:
         """Take coef (m, d) and intercept (m,) on prepared rows for the solution at C."""
-        self._solved[math.log(C)] = self.surface.at(self.problem.axes.into(coef, intercept))
+        self._solved[math.log(C)] = self.surface.at(self.problem.into(coef, intercept))
 
     def solution(self, C: float) -> tuple[Float64, Float64]:
         """Coef (m, d) and intercept (m,) on prepared rows of a C already fitted.
@@ -52,9 +51,9 @@ class PathSolver:
         With softmax both have mean 0 over the columns: what columns share changes no probability.
         """
         V = self._solved[math.log(C)].V
-        if self.problem.targets.loss == "softmax":
+        if self.problem.loss == "softmax":
             V = V - V.mean(axis=0)
-        return self.problem.axes.out_of(V)
+        return self.problem.out_of(V)
 
     def fit(self, C: float, tolerance: Tolerance) -> FitReport:
         """Minimise F at C."""
@@ -62,16 +61,10 @@ class PathSolver:
         for x in self.bridge(math.log(C)):
             self._solve(x, BRIDGE)
         descent, reason = self._solve(math.log(C), tolerance)
-        return FitReport(
-            C=C,
-            objective=descent.at.F,
-            loss=descent.at.point.loss,
-            bound=descent.at.bound,
-            estimate=descent.decrement / descent.at.F,
-            stop=reason,
-            iterations=descent.iterations,
-            passes=self.passes - before,
-        )
+        at, estimate = descent.at, descent.decrement / descent.at.F
+        passes = self.passes - before
+        loss = at.point.loss
+        return FitReport(C, at.F, loss, at.bound, estimate, reason, descent.iterations, passes)
 
     def _solve(self, x: float, tolerance: Tolerance) -> tuple[Descent, StopReason]:
         descent = Descent(self.surface, self._start(x), tolerance)
@@ -94,28 +87,23 @@ class PathSolver:
 
     def _start(self, x: float) -> Objective:
         if not self._solved:
-            V = np.zeros((self.problem.targets.columns, self.problem.dim + 1))
+            V = np.zeros((self.problem.m, self.problem.dim + 1))
             return with_ridge(self.surface.at(V), self._l2(x))
         # Of two equally near, the smaller C: its solution errs on the smooth side.
         order = sorted(self._solved, key=lambda known: (abs(known - x), known))
         if order[0] != self._last:
             self.surface.pairs.clear()
         near = with_ridge(self._solved[order[0]], self._l2(x))
-        line = self._line(x, order)
-        return near if line is None or line.F >= near.F else line
-
-    def _line(self, x: float, order: list[float]) -> Objective | None:
-        """F on the line through the two nearest solutions, where both are within reach."""
-        near = [known for known in order if 0 < abs(known - x) <= 2.01 * DECADE][:2]
-        if len(near) < 2 or order[0] == x:
-            return None
-        a, b = near
-        if abs(a - b) > 1.01 * DECADE or abs(x - a) > 1.01 * abs(a - b):
-            return None
+        if order[0] == x or len(order) < 2:
+            return near
+        a, b = order[:2]
+        within_reach = abs(b - x) <= 2.01 * DECADE and abs(a - b) <= 1.01 * DECADE
+        if not within_reach or abs(x - a) > 1.01 * abs(a - b):
+            return near
         first, second = self._solved[a].V, self._solved[b].V
         V = first + (x - a) / (b - a) * (second - first)
-        return with_ridge(self.surface.at(V), self._l2(x))
+        line = with_ridge(self.surface.at(V), self._l2(x))
+        return line if line.F < near.F else near
 
     def _l2(self, x: float) -> float:
-        """1 / (C S)."""
-        return math.exp(-x) / self.problem.targets.total_weight
+        return math.exp(-x) / self.problem.total_weight

@@ -14,8 +14,6 @@ diagonal at all: many rows that each add little are a diagonal in principal coor
 stands out may be missed: a sample that misses two thirds of them cost up to twice the passes.
 With softmax, adding one vector to every column changes no probability, which no single block
 can know; the mean over the columns is therefore taken out of the product.
-
-A build costs as much as a few passes, a stale metric costs more: :class:`LiveMetric` decides.
 """
 
 import math
@@ -27,7 +25,6 @@ from numpy.typing import NDArray
 from scipy.linalg import blas, lapack
 
 from linprobe_train.solver.losses import Loss, probabilities
-from linprobe_train.solver.objective import Objective
 from linprobe_train.solver.passes import Crew
 from linprobe_train.solver.preparation import Float32, Float64, Real
 from linprobe_train.solver.problem import Problem
@@ -40,18 +37,6 @@ CURVATURE_FLOOR = 1e-12
 
 FACTOR_BYTES = 512 * 10**6
 """Most memory for the factors of all columns."""
-
-NEAR = math.log(3.2)
-"""Change of ln l2 over which a metric serves on: half a decade."""
-
-SECOND_LOOK = 8
-"""Steps after which a fit has left the place its metric was built at; 6 and 10 took more time."""
-
-LONG = 25
-"""Least steps between later builds."""
-
-FAR = 0.01
-"""Fall of the expected decrease, since the last build, that makes a later build worth it."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +54,15 @@ class Curvature:
     """(m, r) the rows they belong to."""
 
     def join(self, other: "Curvature", rank: int) -> "Curvature":
-        """The curvature of these rows and of others, keeping ``rank`` of every column."""
+        """Add other rows, keeping the ``rank`` largest of every column."""
         top = np.concatenate([self.top, other.top], axis=1)
         rows = np.concatenate([self.rows, other.rows], axis=1)
         if (surplus := top.shape[1] - rank) > 0:
             places = np.argpartition(top, surplus, axis=1)[:, surplus:]
             top = np.take_along_axis(top, places, axis=1)
             rows = np.take_along_axis(rows, places, axis=1)
-        diagonal = self.diagonal + other.diagonal
-        return Curvature(self.total + other.total, diagonal, top, rows)
+        total, diagonal = self.total + other.total, self.diagonal + other.diagonal
+        return Curvature(total, diagonal, top, rows)
 
 
 def measure_curvature(problem: Problem, V: Float64, rank: int, crew: Crew) -> Curvature:
@@ -92,7 +77,7 @@ def measure_curvature(problem: Problem, V: Float64, rank: int, crew: Crew) -> Cu
             x = features.astype(np.float32, copy=False)
             z = (x @ columns + offset).astype(np.float32, copy=False)
             q = _curvature_of(z, problem, problem.share(row, len(x)))
-            diagonal = np.zeros((m, d)) if streamed else q @ np.square(x)
+            diagonal = curvature.diagonal if streamed else q @ np.square(x)
             rows = np.broadcast_to(np.arange(row, row + len(x)), q.shape)
             block = Curvature(q.sum(axis=1, dtype=np.float64), diagonal, q, rows)
             curvature = curvature.join(block, rank)
@@ -101,22 +86,19 @@ def measure_curvature(problem: Problem, V: Float64, rank: int, crew: Crew) -> Cu
     whole, *others = crew.map(of_chunk, problem.chunks())
     for chunk in others:
         whole = whole.join(chunk, rank)
-    return replace(whole, diagonal=_pilot_diagonal(problem, V)) if streamed else whole
+    if not streamed:
+        return whole
+    z = problem.pilot @ V[:, :-1].T.astype(np.float32) + V[:, -1].astype(np.float32)
+    diagonal = _curvature_of(z, problem, problem.pilot_share) @ np.square(problem.pilot)
+    return replace(whole, diagonal=diagonal)
 
 
 def _curvature_of(z: Float32, problem: Problem, share: Float32) -> Float32:
     """Turn logits (b, m) into q, (m, b)."""
-    probabilities(z, problem.targets.loss)
+    probabilities(z, problem.loss)
     z *= 1 - z
     z *= share[:, None]
     return np.ascontiguousarray(z.T)
-
-
-def _pilot_diagonal(problem: Problem, V: Float64) -> Float32:
-    x = problem.pilot.rows
-    z = x @ V[:, :-1].T.astype(np.float32) + V[:, -1].astype(np.float32)
-    diagonal: Float32 = _curvature_of(z, problem, problem.pilot.weights) @ np.square(x)
-    return diagonal
 
 
 def rank_for(n: int, d: int, m: int) -> int:
@@ -142,8 +124,10 @@ class BlockMetric:
     """(m,) curvature of the intercepts."""
     loss: Loss
     """Decides whether columns have a common part."""
+    crew: Crew
+    """Shares the columns."""
 
-    def apply(self, gradient: Float32, crew: Crew) -> Float32:
+    def apply(self, gradient: Float32) -> Float32:
         """M^-1 times a gradient (m, d + 1)."""
         out = np.empty_like(gradient)
         out[:, -1] = gradient[:, -1] / self.intercept
@@ -155,7 +139,7 @@ class BlockMetric:
                 if len(T):
                     out[j, :-1] -= (T @ g) @ T
 
-        list(crew.map(of_columns, _spans(len(gradient), crew.threads)))
+        list(self.crew.map(of_columns, _spans(len(gradient), self.crew.threads)))
         if self.loss == "softmax":
             out -= out.mean(axis=0)
         return out
@@ -179,7 +163,7 @@ def block_metric(problem: Problem, V: Float64, l2: float, crew: Crew) -> BlockMe
     list(crew.map(of_columns, _spans(m, 4 * crew.threads)))
     intercept = np.maximum(curvature.total, CURVATURE_FLOOR)
     inverse = (1 / diagonal).astype(np.float32)
-    return BlockMetric(inverse, tuple(factors), intercept, problem.targets.loss)
+    return BlockMetric(inverse, tuple(factors), intercept, problem.loss, crew)
 
 
 def _factor(R: Float32, q: Float32, diagonal: Float32, l2: float) -> Float32:
@@ -203,44 +187,3 @@ def _factor(R: Float32, q: Float32, diagonal: Float32, l2: float) -> Float32:
 def _spans(n: int, count: int) -> list[slice]:
     edges = np.linspace(0, n, min(n, count) + 1).astype(int).tolist()
     return [slice(a, b) for a, b in pairwise(edges)]
-
-
-class LiveMetric:
-    """The metric of the moment."""
-
-    def __init__(self, problem: Problem, crew: Crew) -> None:
-        self._problem = problem
-        self._crew = crew
-        self._metric: BlockMetric | None = None
-        self._l2 = math.nan
-        self._built = 0
-        self._reference = math.inf
-
-    def apply(self, gradient: Float32) -> Float32:
-        """M^-1 times a gradient, (m, d + 1).
-
-        Raises
-        ------
-        RuntimeError : before :meth:`begin`.
-        """
-        if self._metric is None:
-            raise RuntimeError("begin() comes first")
-        return self._metric.apply(gradient, self._crew)
-
-    def begin(self, at: Objective) -> None:
-        """Start a fit; the metric of the fit before serves on where l2 is near."""
-        if self._metric is None or abs(math.log(at.l2 / self._l2)) > NEAR:
-            self._build(at, 0)
-        self._built, self._reference = 0, math.inf
-
-    def follow(self, at: Objective, iteration: int, decrement: float) -> None:
-        """Rebuild if due, after a step; ``decrement`` is the decrease that step was to bring."""
-        if iteration == self._built + 1:
-            self._reference = decrement
-        left = iteration - self._built >= LONG and decrement < FAR * self._reference
-        if iteration == SECOND_LOOK or left:
-            self._build(at, iteration)
-
-    def _build(self, at: Objective, iteration: int) -> None:
-        self._metric = block_metric(self._problem, at.point.V, at.l2, self._crew)
-        self._l2, self._built, self._reference = at.l2, iteration, math.inf

@@ -46,12 +46,7 @@ class Probe:
     multi_label: bool
 
     def logits(self, rows: Rows) -> Float64:
-        """``x @ coef.T + intercept`` of every row.
-
-        Parameters
-        ----------
-        rows : n rows (n, d) of float16, float32 or float64; see
-            :func:`~linprobe_train.solver.rows.rows_of_array`.
+        """``x @ coef.T + intercept`` of n rows (n, d), see :class:`Rows`.
 
         Returns
         -------
@@ -76,11 +71,7 @@ class Probe:
         return out
 
     def probabilities(self, rows: Rows) -> Float64:
-        """Probability of every class of the dataset.
-
-        Parameters
-        ----------
-        rows : n rows (n, d), as for :meth:`logits`.
+        """Probability of every class of the dataset for n rows (n, d).
 
         Returns
         -------
@@ -99,45 +90,3 @@ class Probe:
         full = np.zeros((rows.n, self.n_classes))
         full[:, self.fitted] = p
         return full
-
-
-@dataclass(frozen=True)
-class Outline:
-    """What turns fitted weights into a probe of the dataset's classes, and back."""
-
-    fitted: NDArray[np.int64]
-    """Class ids with rows, ascending."""
-    n_classes: int
-    """k of the dataset."""
-    multi_label: bool
-    """Whether classes are independent."""
-    preparation: Preparation
-    """What the weights expect of a row."""
-
-    def probe(self, coef: Float64, intercept: Float64) -> Probe:
-        """Make the probe from weights on prepared rows, (m, d) and (m,): shift and scale go in."""
-        if self.preparation.scale is not None:
-            coef = coef / self.preparation.scale
-        if self.preparation.shift is not None:
-            intercept = intercept - coef @ self.preparation.shift
-        softmax = len(self.fitted) > 2 and not self.multi_label
-        return Probe(
-            coef,
-            intercept,
-            "softmax" if softmax else "sigmoid",
-            self.preparation.normalize,
-            self.fitted,
-            self.n_classes,
-            self.multi_label,
-        )
-
-    def weights(self, probe: Probe) -> tuple[Float64, Float64] | None:
-        """Weights on prepared rows, (m, d) and (m,), of a probe; None for one of other classes."""
-        if not np.array_equal(probe.fitted, self.fitted):
-            return None
-        coef, intercept = probe.coef, probe.intercept
-        if self.preparation.shift is not None:
-            intercept = intercept + coef @ self.preparation.shift
-        if self.preparation.scale is not None:
-            coef = coef * self.preparation.scale
-        return coef, intercept

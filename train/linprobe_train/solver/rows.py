@@ -1,7 +1,4 @@
-"""Rows: labelled features as views over memory, never copied until a block is read.
-
-A :class:`Rows` is the one shape in which features reach the solver, whether they come from plain
-arrays or from the memory map of a stored split. Joining and selecting rows moves no feature.
+"""Rows: labelled features as views over arrays or a stored split's memory map, copied by block.
 
 n rows, d feature dimension, k classes, b rows of one block.
 """
@@ -47,17 +44,9 @@ class Block:
         """Give the rows used, (n, d): a view where all are used, else a copy."""
         return self.features if self.take is None else self.features[self.take]
 
-    def pick(self, positions: NDArray[np.int64]) -> AnyFeatures:
-        """Copy some of the rows used, (len(positions), d)."""
-        chosen = positions if self.take is None else self.take[positions]
-        return self.features[chosen]
-
-    def select(self, keep: NDArray[np.bool_]) -> "Block":
-        """Keep the rows marked in ``keep``, (n,)."""
-        if keep.all():
-            return self
-        chosen = np.flatnonzero(keep)
-        return Block(self.features, chosen if self.take is None else self.take[chosen])
+    def at(self, positions: NDArray[np.int64]) -> "Block":
+        """Use only some of the rows used."""
+        return Block(self.features, positions if self.take is None else self.take[positions])
 
 
 @dataclass(frozen=True)
@@ -97,16 +86,15 @@ class Rows:
 
     def select(self, keep: NDArray[np.bool_]) -> "Rows":
         """Keep the rows marked in ``keep``, (n,); their order stays."""
-        kept = (block.select(keep[start : start + block.n]) for start, block in self.pairs())
-        return Rows(tuple(block for block in kept if block.n), self.labels[keep], self.n_classes)
+        blocks = []
+        for start, block in self.pairs():
+            marked = keep[start : start + block.n]
+            if marked.any():
+                blocks.append(block if marked.all() else block.at(np.flatnonzero(marked)))
+        return Rows(tuple(blocks), self.labels[keep], self.n_classes)
 
     def join(self, other: "Rows") -> "Rows":
-        """These rows, then the others.
-
-        Raises
-        ------
-        DataError : dimensions, classes or the kind of labels differ.
-        """
+        """These rows, then the others; DataError where dimension, classes or kind differ."""
         ours = self.dim, self.n_classes, self.multi_label
         theirs = other.dim, other.n_classes, other.multi_label
         if ours != theirs:
@@ -114,14 +102,14 @@ class Rows:
                 f"cannot join rows of (dim, classes, multi-label) {ours} and {theirs}",
                 hint="use splits of the same dataset and the same encoder",
             )
-        labels: LabelArray = np.concatenate([self.labels, other.labels])
+        labels = np.concatenate([self.labels, other.labels])
         return Rows(self.blocks + other.blocks, labels, self.n_classes)
 
     def gather(self, indices: NDArray[np.int64]) -> AnyFeatures:
         """Copy the rows at ``indices``, ascending, as one array (len(indices), d)."""
         edges = np.searchsorted(indices, self.offsets)
         parts = [
-            block.pick(indices[low:high] - start)
+            block.at(indices[low:high] - start).read()
             for (start, block), low, high in zip(self.pairs(), edges, edges[1:], strict=False)
             if high > low
         ]
@@ -133,7 +121,8 @@ def rows_of_views(views: Sequence[AnyFeatures], labels: LabelArray, n_classes: i
 
     Raises
     ------
-    DataError : no rows, another number of labels than rows, or a label outside [0, k).
+    DataError : no rows, another number of labels than rows, a label outside [0, k), or a multi-hot
+        matrix that is not (n, k) of 0 and 1.
     """
     blocks = tuple(Block(view) for view in views if len(view))
     n = sum(block.n for block in blocks)
@@ -143,7 +132,19 @@ def rows_of_views(views: Sequence[AnyFeatures], labels: LabelArray, n_classes: i
         raise DataError(
             f"{n} rows of features and {len(labels)} labels", hint="give one label for every row"
         )
-    check_labels(labels, n_classes)
+    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if labels.ndim == 2 and (labels.shape[1] != n_classes or high > 1):
+        raise DataError(
+            f"multi-hot labels of shape {labels.shape} with values up to {high}; expected "
+            f"(n, {n_classes}) of 0 and 1",
+            hint="give one column for every class",
+        )
+    if labels.ndim == 1 and (low < 0 or high >= n_classes):
+        raise DataError(
+            f"label {low if low < 0 else high} is outside 0..{n_classes - 1}, the range of "
+            f"{n_classes} classes",
+            hint="number the classes from 0 without gaps",
+        )
     return Rows(blocks, labels, n_classes)
 
 
@@ -153,37 +154,8 @@ def rows_of_array(features: AnyFeatures, labels: LabelArray, n_classes: int) -> 
     return rows_of_views([features[i : i + BLOCK_ROWS] for i in starts], labels, n_classes)
 
 
-def check_labels(labels: LabelArray, n_classes: int) -> None:
-    """Refuse labels that do not name one of ``n_classes`` classes.
-
-    Raises
-    ------
-    DataError : a label outside [0, k), or a multi-hot matrix that is not (n, k) of 0 and 1.
-    """
-    if labels.ndim == 2:
-        if labels.shape[1] != n_classes or labels.max(initial=0) > 1:
-            raise DataError(
-                f"multi-hot labels of shape {labels.shape} with values up to "
-                f"{labels.max(initial=0)}; expected (n, {n_classes}) of 0 and 1",
-                hint="give one column for every class",
-            )
-        return
-    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
-    if low < 0 or high >= n_classes:
-        bad = low if low < 0 else high
-        raise DataError(
-            f"label {bad} is outside 0..{n_classes - 1}, the range of {n_classes} classes",
-            hint="number the classes from 0 without gaps",
-        )
-
-
 def as_matrix(features: ArrayLike) -> AnyFeatures:
-    """View an array of features as (n, d) of a float type; other numbers become float64.
-
-    Raises
-    ------
-    DataError : it is not a matrix of numbers.
-    """
+    """View numbers (n, d) as floats, float64 where they are none; DataError for anything else."""
     array = np.asarray(features)
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise DataError(

@@ -8,9 +8,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
-from linprobe_train.solver.lbfgs import FitReport, Tolerance
-from linprobe_train.solver.objective import with_ridge
-from linprobe_train.solver.passes import Crew, evaluate
+from linprobe_train.solver.lbfgs import FitReport, StopReason, Tolerance
+from linprobe_train.solver.passes import Crew, evaluate, with_ridge
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.problem import Problem
 
@@ -39,25 +38,17 @@ class SklearnSolver:
             warnings.simplefilter("always", ConvergenceWarning)
             coef, intercept, iterations = self._run(model)
         self._solved[C] = coef, intercept
-        V = self._problem.axes.into(coef, intercept)
-        l2 = 1 / (C * self._problem.targets.total_weight)
+        V = self._problem.into(coef, intercept)
+        l2 = 1 / (C * self._problem.total_weight)
         at = with_ridge(evaluate(self._problem, V, self._crew, "float64"), l2)
         ended = any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
-        return FitReport(
-            C=C,
-            objective=at.F,
-            loss=at.point.loss,
-            bound=at.bound,
-            estimate=None,
-            stop="max_iter" if ended else "estimate",
-            iterations=iterations,
-            passes=iterations,
-        )
+        stop: StopReason = "max_iter" if ended else "estimate"
+        return FitReport(C, at.F, at.point.loss, at.bound, None, stop, iterations, iterations)
 
     def _run(self, model: LogisticRegression) -> tuple[Float64, Float64, int]:
         labels: NDArray[np.int64] | NDArray[np.uint8] = self._problem.source.labels
         if labels.ndim == 1:
-            model.fit(self._features, labels, sample_weight=self._problem.targets.weights)
+            model.fit(self._features, labels, sample_weight=self._problem.weights)
             return model.coef_, model.intercept_, int(model.n_iter_.max())
         many = OneVsRestClassifier(model).fit(self._features, labels)
         coef = np.concatenate([column.coef_ for column in many.estimators_])
