@@ -38,8 +38,7 @@ class FitSettings:
     ----------
     normalize : divide every row by its L2 norm.
     standardize : then give every feature mean 0 and deviation 1 over the training rows.
-    balanced : weigh rows by n / (k rows of their class), scikit-learn's
-        ``class_weight="balanced"``.
+    balanced : weigh rows by n / (k rows of their class), as scikit-learn's ``balanced`` does.
     solver : ``linprobe``, or ``sklearn`` for its ``LogisticRegression``, to compare with.
     arithmetic : type of the prepared rows and of the products with them. float64 takes twice the
         time and the memory, and matters below a relative gap of about 1e-8 only.

@@ -249,9 +249,8 @@ class Descent:
             new_slope = -float(np.vdot(end.g, direction))
             flat = new_slope <= 0 and end.F <= start.F * (1 + F32_NOISE)
             if start.F + ARMIJO * length * slope >= end.F or flat:
-                self._surface.pairs.remember(
-                    point.V - start.point.V, end.g - start.g, least=1e-12 * abs(slope)
-                )
+                moved, least = point.V - start.point.V, 1e-12 * abs(slope)
+                self._surface.pairs.remember(moved, end.g - start.g, least)
                 self.at = end
                 self.iterations += 1
                 return True
