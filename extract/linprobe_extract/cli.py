@@ -70,12 +70,7 @@ def extract(
     """Run a dataset through a frozen encoder into the store."""
     from linprobe_extract.pack.by_name import data_folder
     from linprobe_extract.run.ranks import ranks_from_environment
-    from linprobe_extract.run.report import (
-        forecast_text,
-        report_json,
-        report_text,
-        run_text,
-    )
+    from linprobe_extract.run.report import forecast_text, report_json, report_text, run_text
     from linprobe_extract.run.run import Extraction
     from linprobe_extract.shards.locate import plan_dataset
 
@@ -109,7 +104,6 @@ def extract(
 
 
 def _show(text: str, json: JsonValue, *, as_json: bool) -> None:
-    """Print a result for a person or for a program."""
     if as_json:
         emit_json(json)
     else:

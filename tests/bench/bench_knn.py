@@ -40,8 +40,7 @@ def theirs(bank: np.ndarray, test: np.ndarray, labels: np.ndarray) -> list[float
     """The same by scikit-learn: one brute-force search, then the same votes."""
     from sklearn.neighbors import NearestNeighbors
 
-    from linprobe_train.tasks.knn import ranking, votes
-    from linprobe_train.tasks.neighbours import Neighbours
+    from linprobe_train.tasks.knn import Neighbours, ranking, votes
 
     search = NearestNeighbors(n_neighbors=K, algorithm="brute", metric="sqeuclidean").fit(bank)
     distance, rows = search.kneighbors(test)

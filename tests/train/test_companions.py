@@ -19,11 +19,22 @@ from linprobe_train.protocol.search import SplitUse
 from linprobe_train.show.plots import fewshot_svg
 from linprobe_train.solver.passes import Crew, crew_of
 from linprobe_train.solver.rows import Block, Rows, rows_of_array
-from linprobe_train.tasks import neighbours
-from linprobe_train.tasks.draws import HELD_OUT, draw_rows
-from linprobe_train.tasks.fewshot import FewshotQuestion, FewshotResult, ShotScore
-from linprobe_train.tasks.knn import Votes, knn_scores, ranking, votes
-from linprobe_train.tasks.neighbours import Neighbours, with_neighbours
+from linprobe_train.tasks import knn
+from linprobe_train.tasks.fewshot import (
+    HELD_OUT,
+    FewshotQuestion,
+    FewshotResult,
+    ShotScore,
+    draw_rows,
+)
+from linprobe_train.tasks.knn import (
+    Neighbours,
+    Votes,
+    knn_scores,
+    ranking,
+    votes,
+    with_neighbours,
+)
 
 
 def all_neighbours(queries: Rows, bank: Rows, k: int, crew: Crew) -> list[Neighbours]:
@@ -49,7 +60,7 @@ def test_the_neighbours_are_those_of_a_full_sort_whatever_the_blocks(
     views = [bank[i : i + block] for i in range(0, m, block)]
     rows = Rows(tuple(Block(view) for view in views), np.zeros(m, np.int64), 1)
     with pytest.MonkeyPatch.context() as patch, crew_of(1) as crew:
-        patch.setattr(neighbours, "QUERY_ROWS", 7)
+        patch.setattr(knn, "QUERY_ROWS", 7)
         k = min(k, m)
         found = all_neighbours(rows_of_array(queries, np.zeros(n, np.int64), 1), rows, k, crew)
 

@@ -17,9 +17,8 @@ from linprobe.door import app
 from linprobe.errors import ResultError
 from linprobe_train.cli import CompareFormat
 from linprobe_train.results.collect import collect
-from linprobe_train.scores.paired import mcnemar
 from linprobe_train.show.compare_text import FORMATS
-from linprobe_train.tasks.compare import compare, overview_of
+from linprobe_train.tasks.compare import compare, mcnemar, overview_of
 
 
 def test_results_are_compared_on_the_same_rows_whatever_their_order(tmp_path: Path) -> None:

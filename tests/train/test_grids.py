@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from linprobe.errors import DataError, OptionError
 from linprobe_train.protocol.protocols import (
-    DINO,
     HALVING,
     PROTOCOLS,
     Grid,
@@ -71,7 +70,7 @@ def test_no_value_is_fitted_twice_and_the_best_is_the_smallest_of_the_best(
 
 
 def test_dino_has_45_values_four_a_decade() -> None:
-    values = np.log10(DINO.grid.values)
+    values = np.log10(PROTOCOLS["dino"].grid.values)
 
     assert len(values) == 45
     assert (values[0], values[-1]) == (pytest.approx(-6), pytest.approx(5))

@@ -11,13 +11,13 @@ from scipy.stats import binomtest
 
 from linprobe_train.scores.intervals import Statistic, resample
 from linprobe_train.scores.metrics import metric_named, score_names
-from linprobe_train.scores.paired import mcnemar
 from linprobe_train.scores.predictions import (
     Predictions,
     load_predictions,
     predictions_of,
     save_predictions,
 )
+from linprobe_train.tasks.compare import mcnemar
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))

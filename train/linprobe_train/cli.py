@@ -8,8 +8,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from linprobe.machine import Device
+from linprobe.errors import OptionError
+from linprobe.machine import Device, thread_count
+from linprobe.names import parse_wholes
 from linprobe.options import FEATURES, RESULTS, JsonOption, OutOption, StoreOption
+from linprobe.records import plain
 from linprobe.terminal import emit, emit_json, lines_only, note, watching
 from linprobe_train.protocol.protocols import parse_grid, protocol_named, protocols_help
 
@@ -39,8 +42,7 @@ def probe(
         bool | None, typer.Option("--normalize/--no-normalize", help="L2-normalise rows.")
     ] = None,
     standardize: Annotated[
-        bool | None,
-        typer.Option("--standardize/--no-standardize", help="Standardise features."),
+        bool | None, typer.Option("--standardize/--no-standardize", help="Standardise features.")
     ] = None,
     c_value: Annotated[float | None, typer.Option("--C", help="One value of C, no sweep.")] = None,
     grid: Annotated[str | None, typer.Option(help="Values of C: 0.1,1,10.")] = None,
@@ -64,8 +66,6 @@ def probe(
     as_json: JsonOption = False,
 ) -> None:
     """Choose C on val, fit on train and val, score on test."""
-    from linprobe.machine import thread_count
-    from linprobe.records import plain
     from linprobe_train.protocol.splits import find_splits
     from linprobe_train.show.text import answer_text, answers_json, outcomes_text
     from linprobe_train.solver.fit import FitSettings
@@ -116,15 +116,14 @@ def knn(
     as_json: JsonOption = False,
 ) -> None:
     """Classify test rows by their nearest training rows."""
-    from linprobe.machine import thread_count
-    from linprobe.names import parse_wholes
-    from linprobe_train.protocol.splits import open_encoder, open_splits
+    from linprobe_store.handles.store import FeatureStore
+    from linprobe_train.protocol.splits import open_splits
     from linprobe_train.show.text import answer_json, knn_text
     from linprobe_train.tasks.knn import Votes
     from linprobe_train.tasks.knn import knn as nearest_neighbours
 
     how, threads = Votes(parse_wholes("--k", k), temperature), thread_count(threads)
-    splits = open_splits(open_encoder(store, model), data, tap)
+    splits = open_splits(FeatureStore(store).encoder(model), data, tap)
     with watching("k-NN") as watch:
         answer = nearest_neighbours(splits, how, out, seed=seed, threads=threads, watch=watch)
     emit_json(answer_json(answer)) if as_json else emit(knn_text(answer))
@@ -146,16 +145,15 @@ def fewshot(
     as_json: JsonOption = False,
 ) -> None:
     """Train probes on few rows of each class."""
-    from linprobe.machine import thread_count
-    from linprobe.names import parse_wholes
-    from linprobe_train.protocol.splits import open_encoder, open_splits
+    from linprobe_store.handles.store import FeatureStore
+    from linprobe_train.protocol.splits import open_splits
     from linprobe_train.show.plots import write_fewshot_plot
     from linprobe_train.show.text import answer_json, fewshot_text
-    from linprobe_train.tasks.draws import Draws
+    from linprobe_train.tasks.fewshot import Draws
     from linprobe_train.tasks.fewshot import fewshot as few_shots
 
     draws, threads = Draws(parse_wholes("--shots", shots), repeats, seed), thread_count(threads)
-    splits = open_splits(open_encoder(store, model), data, tap)
+    splits = open_splits(FeatureStore(store).encoder(model), data, tap)
     with watching("few-shot") as watch:
         answer = few_shots(splits, draws, out, metric=metric, threads=threads, watch=watch)
     plot = write_fewshot_plot(answer.folder, answer.result)
@@ -232,7 +230,6 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Classify images, arrays or stored features with a saved probe."""
-    from linprobe.errors import OptionError
     from linprobe_store.format.spec import SkippedSample
     from linprobe_store.image_encoder import ImageRequest
     from linprobe_train.results.collect import only_folder

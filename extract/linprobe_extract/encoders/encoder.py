@@ -1,8 +1,4 @@
-"""The encoder: a frozen tower with its preprocessing. It knows no library of models.
-
-A family loads the tower (:mod:`linprobe_extract.encoders.family`); here its preprocessing is
-proved and it is put on a device.
-"""
+"""The encoder: a frozen tower with its preprocessing, on a device, whatever library it is of."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,29 +31,18 @@ class Encoder:
 
     Parameters
     ----------
-    spec : EncoderSpec
-        What the features are a function of; it has a preprocessing.
-    names : EncoderNames
-        What people call the encoder.
-    taps : torch.nn.Module
-        Maps normalised pixels (b, 3, s, s), in the arithmetic of ``spec.precision``, to features
+    spec : what the features are a function of, with a preprocessing. ``spec.encoder_id`` is its
+        sha256: encoders of one id give the same features, but for the rounding of another device.
+    names : what people call the encoder.
+    taps : maps normalised pixels (b, 3, s, s), in the arithmetic of ``spec.precision``, to features
         (b, d) by tap; in evaluation mode, and on its device.
 
     Attributes
     ----------
-    spec : EncoderSpec
-        As given. ``spec.encoder_id`` is its sha256: encoders of one id give the same features, but
-        for the rounding of another device.
-    names : EncoderNames
-        As given: ``names.model`` and ``names.slug``.
-    preprocess : PreprocessSpec
-        How the bytes of an image become the pixels of :meth:`encode`: ``spec.preprocess``.
-    image_size : int
-        Side s of the square input, in pixels.
-    batch_size : int
-        Images a batch that fill the device, unless its memory is small.
-    device : torch.device
-        Where the tower is, and where the pixels of :meth:`encode` must be.
+    preprocess : how the bytes of an image become the pixels of :meth:`encode`.
+    image_size : side s of the square input, in pixels.
+    batch_size : images a batch that fill the device, unless its memory is small.
+    device : where the tower is, and where the pixels of :meth:`encode` must be.
     """
 
     def __init__(self, spec: EncoderSpec, names: EncoderNames, taps: nn.Module) -> None:
@@ -70,8 +55,10 @@ class Encoder:
         self.device = next(taps.parameters()).device
         self.batch_size = BATCH_SIZE[self.device.type]
         self._taps = taps
-        self._mean = _channels(self.preprocess.mean, self.device)
-        self._std = _channels(self.preprocess.std, self.device)
+        self._mean, self._std = (
+            torch.tensor(channels, dtype=torch.float32, device=self.device).view(3, 1, 1)
+            for channels in (self.preprocess.mean, self.preprocess.std)
+        )
 
     @classmethod
     def load(
@@ -88,25 +75,19 @@ class Encoder:
 
         Parameters
         ----------
-        model : str
-            ``demo``, ``ViT-B/16``, ``ARCH:TAG``, ``timm:NAME``, ``hf-hub:ORG/REPO``, ...; see
+        model : ``demo``, ``ViT-B/16``, ``ARCH:TAG``, ``timm:NAME``, ``hf-hub:ORG/REPO``, ...; see
             :mod:`linprobe_extract.encoders.family`.
-        weights : Path or str, optional
-            Checkpoint to load in place of the model's own, which is downloaded where need be.
-        device : {"auto", "cuda", "cpu"}
-            Where to run; ``auto`` is CUDA where there is such a device.
-        precision : {"auto", "fp32", "bf16"}
-            Arithmetic of the forward pass; ``auto`` is bf16 on GPUs that compute in it, fp32
-            elsewhere. Part of the identity.
-        preprocess : {"fast", "exact"}
-            ``exact`` is the model's own transform, bit for bit; ``fast`` is within 4 gray levels
-            of it, at a third of its cost. Part of the identity.
-        storage_dtype : {"float16", "float32"}
-            What features are stored in. Part of the identity.
+        weights : checkpoint in place of the model's own, which is downloaded where need be.
+        device : where to run; ``auto`` is CUDA where there is such a device.
+        precision : arithmetic of the forward pass; ``auto`` is bf16 on GPUs that compute in it,
+            else fp32. Part of the identity, as are the next two.
+        preprocess : ``exact`` is the model's own transform, bit for bit; ``fast`` is within 4 gray
+            levels of it, at a third of its cost.
+        storage_dtype : what features are stored in.
 
         Returns
         -------
-        Encoder
+        The encoder, on its device.
 
         Raises
         ------
@@ -114,37 +95,30 @@ class Encoder:
             The model is unknown or cannot be loaded, the device is not there, the preprocessing
             differs from the model's own, or the tower gives no finite feature vectors.
         """
-        checkpoint = None if weights is None else Path(weights)
-        return load_encoder(
-            EncoderChoice(model, checkpoint, device, precision, preprocess, storage_dtype)
-        )
+        own = None if weights is None else Path(weights)
+        choice = EncoderChoice(model, own, device, precision, preprocess, storage_dtype)
+        return load_encoder(choice)
 
     @torch.inference_mode()
     def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """Encode a batch of images.
-
-        Nothing waits for the device: the work is queued on the current stream.
+        """Encode a batch of images, queued on the device's current stream.
 
         Parameters
         ----------
-        pixels : torch.Tensor
-            uint8 (b, 3, s, s) on :attr:`device`, RGB in 0..255, preprocessed; any strides.
+        pixels : uint8 (b, 3, s, s) on :attr:`device`, RGB in 0..255, preprocessed; any strides.
 
         Returns
         -------
-        Mapping[str, torch.Tensor]
-            By tap, in the order of ``spec.taps``: float32 features (b, d) on the device,
-            un-normalised.
+        By tap, in the order of ``spec.taps``: float32 features (b, d) on the device, un-normalised.
         """
         # Kernels for channels-last memory round otherwise: the layout of a buffer is no choice.
-        features: Mapping[str, torch.Tensor] = self._taps(self._normalised(pixels.contiguous()))
+        features = self._taps(self._normalised(pixels.contiguous()))
         return {tap.name: features[tap.name].float() for tap in self.spec.taps}
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Scale to [0, 1], subtract the mean, divide by the standard deviation.
+        """Scale and normalise as torchvision's ``ToTensor`` and ``Normalize``, bit for bit.
 
-        In fp32, in the order of torchvision's ``ToTensor`` and ``Normalize``, bit for bit. For
-        bf16 as one multiply-add over the batch, which equals that order after rounding to bf16.
+        For bf16 as one multiply-add, which equals their order of steps after rounding to bf16.
         """
         if self.spec.precision == "bf16":
             scale = 1 / (255 * self._std)
@@ -155,29 +129,24 @@ class Encoder:
 def load_encoder(choice: EncoderChoice, *, local_rank: int = 0) -> Encoder:
     """Load a model, prove its preprocessing, and put it on this process's device.
 
-    Parameters
-    ----------
-    choice : which encoder, and how.
-    local_rank : number of this process among those of the machine, which share its GPUs.
+    ``local_rank`` is the number of this process among those that share the machine's GPUs.
 
     Raises
     ------
-    LinprobeError : the model is unknown or cannot be loaded, the device is not there, the
-        preprocessing differs from the model's own, or the tower gives no finite feature vectors.
+    LinprobeError : as :meth:`Encoder.load`.
     """
     ref = resolve_model(choice.model, weights=choice.weights)
     device = _device(choice.device, local_rank)
     tower = families()[ref.family].load(ref)
     pixels = replace(tower.preprocess, path=choice.preprocess)
     if pixels.path == "fast" and pixels.interpolation not in FAST_INTERPOLATIONS:
-        raise LinprobeError(
-            f"the fast path cannot resize with {pixels.interpolation}", hint="--preprocess exact"
-        )
+        problem = f"the fast path cannot resize with {pixels.interpolation}"
+        raise LinprobeError(problem, hint="--preprocess exact")
     check_preprocess(pixels, tower.reference)
-    precision = _precision(choice.precision, device)
     # cuDNN would round the operands of fp32 convolutions to TF32's 10 bits of mantissa.
     torch.backends.cudnn.allow_tf32 = False
-    taps = _cast(tower.taps.eval(), precision).to(device)
+    taps = tower.taps.eval()
+    precision = _place(taps, device, choice.precision)
     spec = EncoderSpec(
         architecture=tower.architecture,
         config=tower.config,
@@ -192,11 +161,7 @@ def load_encoder(choice: EncoderChoice, *, local_rank: int = 0) -> Encoder:
 
 
 def load_untrained(choice: EncoderChoice) -> tuple[nn.Module, int]:
-    """Build a model's tower with random weights on a device, in the precision chosen.
-
-    Returns
-    -------
-    The tower, from normalised pixels (b, 3, s, s) to features by tap; and s.
+    """Build the taps of a model with random weights, and tell the side s of its input.
 
     Raises
     ------
@@ -205,11 +170,12 @@ def load_untrained(choice: EncoderChoice) -> tuple[nn.Module, int]:
     ref = resolve_model(choice.model, weights=choice.weights)
     device = _device(choice.device)
     taps, side = families()[ref.family].untrained(ref)
-    return _cast(taps, _precision(choice.precision, device)).to(device), side
+    _place(taps, device, choice.precision)
+    return taps, side
 
 
 def _device(wanted: Device, local_rank: int = 0) -> torch.device:
-    """Choose and check this process's device, and set torch up for it."""
+    """Choose this process's device, and set torch up for it."""
     n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "cuda" and not n_devices:
         raise LinprobeError(
@@ -226,22 +192,19 @@ def _device(wanted: Device, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank % n_devices)
 
 
-def _precision(asked: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    """Resolve ``auto``: Ampere (compute capability 8.0) was the first to multiply in bf16."""
-    if asked != "auto":
-        return asked
-    fast = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
-    return "bf16" if fast else "fp32"
-
-
-def _cast(taps: nn.Module, precision: str) -> nn.Module:
-    """Cast the weights once; batch norm keeps its statistics in float32."""
+def _place(taps: nn.Module, device: torch.device, asked: Precision) -> Literal["fp32", "bf16"]:
+    """Cast the weights and put them on the device; tell in which precision they are."""
+    # Ampere (compute capability 8.0) was the first to multiply in bf16.
+    on_gpu = device.type == "cuda"
+    fast = asked == "auto" and on_gpu and torch.cuda.get_device_capability(device)[0] >= 8
+    precision: Literal["fp32", "bf16"] = "bf16" if fast or asked == "bf16" else "fp32"
     if precision == "bf16":
         taps.to(torch.bfloat16)
         for module in taps.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the common base
-                module.float()
-    return taps
+                module.float()  # the statistics stay in float32
+    taps.to(device)
+    return precision
 
 
 def _measure(taps: nn.Module, side: int, precision: str) -> tuple[Tap, ...]:
@@ -262,8 +225,3 @@ def _measure(taps: nn.Module, side: int, precision: str) -> tuple[Tap, ...]:
                 hint="is the checkpoint whole, and --model its architecture? try --precision fp32",
             )
     return tuple(Tap(name, feature.shape[1]) for name, feature in features.items())
-
-
-def _channels(values: tuple[float, float, float], device: torch.device) -> torch.Tensor:
-    """Per-channel constants as (3, 1, 1) float32."""
-    return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)

@@ -11,13 +11,12 @@
 ``local-dir:PATH``        a folder with ``open_clip_config.json`` and a checkpoint
 ========================  =====================================================================
 
-``--weights FILE`` replaces the download for any of them. Imports no torch: names are listed, and
-misspelt ones refused, at once.
+``--weights FILE`` replaces the download for any of them. Nothing here imports torch.
 """
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -39,12 +38,8 @@ if TYPE_CHECKING:
 GROUP = "linprobe.encoders"
 """Entry points of this group are encoder families of other packages, called by their names."""
 
-BUILT_IN = {
-    "demo": "linprobe_extract.encoders.demo",
-    "timm": "linprobe_extract.encoders.timm",
-    "open_clip": "linprobe_extract.encoders.open_clip_names",
-}
-"""Our families, with their modules."""
+BUILT_IN = {"demo": "demo", "timm": "timm", "open_clip": "open_clip_names"}
+"""Our families, with their modules in this package."""
 
 _LIBRARIES = ("linprobe", "numpy", "torch", "torchvision", "pillow", "simplejpeg")
 """Distributions that the pixels and the forward pass of every family depend on."""
@@ -79,30 +74,25 @@ class ModelRef:
     """What to load, before anything is read or downloaded."""
 
     family: str
-    """Name of the family that loads it: a key of :func:`families`."""
+    """Name of the family that loads it."""
     architecture: str
-    """Name in that family; for open_clip also ``hf-hub:ORG/REPO``, ``local-dir:PATH`` or the
-    path of a JSON file."""
+    """Name in that family; for open_clip also ``hf-hub:``, ``local-dir:`` or a JSON file."""
     names: EncoderNames
     """What people call it."""
     weights: Path | None = None
     """Checkpoint on disk in place of a download; an existing file."""
     pretrained: str | None = None
     """Tag of published weights, where the architecture alone does not tell them."""
-    rename: Callable[[Iterable[str]], Mapping[str, str]] | None = None
-    """Gives the architecture's name of every tensor of a checkpoint that calls them otherwise."""
+    rename: Callable[[Collection[str]], Mapping[str, str]] | None = None
+    """Gives the architecture's names of those tensors that a checkpoint calls otherwise."""
 
 
 class Family(Protocol):
     """A library of encoders: a module, or any object, that has these.
 
-    Ours are in :data:`BUILT_IN`; a package adds its own by an entry point that leads to one::
-
-        [project.entry-points."linprobe.encoders"]
-        mine = "my_package.encoders"
-
-    Its library, and torch, are imported inside ``load`` and ``untrained`` alone, so that commands
-    that load nothing start at once. All functions raise LinprobeError for what a person can mend.
+    A package adds its own by an entry point of :data:`GROUP` that leads to one. Its library, and
+    torch, are imported inside ``load`` and ``untrained`` alone: other commands start at once. All
+    functions raise LinprobeError for what a person can mend.
     """
 
     @property
@@ -117,40 +107,36 @@ class Family(Protocol):
         """List the names that can be listed, each with the origin of its weights in a word."""
 
     def resolve(self, name: str, weights: Path | None) -> ModelRef | None:
-        """Resolve a name that begins with the prefix, without torch or a network.
+        """Resolve a name that begins with the prefix, without torch or a network; None: not ours.
 
-        ``weights`` is a checkpoint to load in place of the model's own, an existing file. None
-        means that the family has no such model; one that it has and cannot use is an error.
+        ``weights`` is a checkpoint to load in place of the model's own, an existing file.
         """
 
     def load(self, ref: ModelRef) -> "LoadedTower":
         """Build the vision tower and load its weights: on the CPU, in float32, for evaluation."""
 
     def untrained(self, ref: ModelRef) -> "tuple[nn.Module, int]":
-        """Build the tower with random weights, without a download, to time it.
-
-        Gives ``LoadedTower.taps``, and the side of the square input in pixels.
-        """
+        """Build ``LoadedTower.taps`` with random weights; also the input's side in pixels."""
 
 
 @cache
 def families() -> Mapping[str, Family]:
     """Every family by its name, in the order in which they are asked for a model.
 
-    Ours that have a prefix come first, then those of other packages, and open_clip, whose names
-    have none, at the end: what is installed changes the meaning of no name of ours.
+    Ours come before those of other packages, but open_clip, whose names have no prefix, at the
+    end: what is installed changes the meaning of no name of ours.
 
     Raises
     ------
     LinprobeError : a family of another package cannot be imported, or has no prefix.
     """
-    ours = {name: cast("Family", import_module(module)) for name, module in BUILT_IN.items()}
-    others = {point.name: _installed(point) for point in entry_points(group=GROUP)}
-    return dict(sorted((ours | others).items(), key=lambda item: not item[1].prefix))
+    package = __name__.rpartition(".")[0]
+    every = {n: cast("Family", import_module(f"{package}.{m}")) for n, m in BUILT_IN.items()}
+    every |= {point.name: _installed(point) for point in entry_points(group=GROUP)}
+    return dict(sorted(every.items(), key=lambda item: not item[1].prefix))
 
 
 def _installed(point: EntryPoint) -> Family:
-    """Import a family of another package."""
     package = point.dist.name if point.dist else "an installed package"
     try:
         family = cast("Family", point.load())
@@ -190,15 +176,12 @@ def resolve_model(name: str, *, weights: Path | None = None) -> ModelRef:
         ``hf-hub:`` name exists shows only when it is loaded.
     """
     if weights is not None and not weights.is_file():
-        raise LinprobeError(
-            f"the weights are not a file: {weights}",
-            hint="--weights FILE takes .pt or .safetensors",
-        )
+        hint = "--weights FILE takes .pt or .safetensors"
+        raise LinprobeError(f"the weights are not a file: {weights}", hint=hint)
     for family in families().values():
-        if name.startswith(family.prefix):
-            ref = family.resolve(name, weights)
-            if ref is not None:
-                return ref
+        ref = family.resolve(name, weights) if name.startswith(family.prefix) else None
+        if ref is not None:
+            return ref
     known = list(known_models())
     # An architecture is a name too, with a checkpoint of one's own.
     known += {name.partition(":")[0] for name in families()["open_clip"].names()}

@@ -1,8 +1,7 @@
 """open_clip towers: the only file that imports open_clip.
 
-Only the vision tower is built, on the meta device where it can be, and only ``visual.*`` is read
-from the checkpoint: a thirtieth of a second in place of two, and no text tower. Both taps
-come from one forward pass and equal what the full model gives, bit for bit.
+Only the vision tower is built, on the meta device where it can be: a thirtieth of a second in
+place of two. Its taps equal what the full model gives, bit for bit.
 """
 
 import json
@@ -28,7 +27,7 @@ from torchvision.transforms import Normalize, ToTensor
 from linprobe.errors import LinprobeError
 from linprobe.records import JsonValue
 from linprobe_extract.encoders.family import ModelRef
-from linprobe_extract.encoders.taps import AttentionPoolTaps, LinearTaps, ParameterTaps, PlainTaps
+from linprobe_extract.encoders.taps import AttentionPoolTaps, LinearTaps, ParameterTaps
 from linprobe_extract.encoders.tower import LoadedTower, effective_activation
 from linprobe_extract.encoders.weights import (
     digest_weights,
@@ -47,12 +46,10 @@ _IDLE = {"patch_dropout", "timm_drop", "timm_drop_path", "timm_model_pretrained"
 
 @dataclass(frozen=True)
 class _Config:
-    """A model configuration, wherever it came from."""
-
     model: Mapping[str, Any]
     """open_clip's ``model_cfg``."""
     preprocess: Mapping[str, Any]
-    """Overlay over open_clip's default preprocessing; empty for the default."""
+    """Overlay over open_clip's default preprocessing."""
     quick_gelu: bool
     """Whether the weights were trained with QuickGELU, as all of OpenAI's were."""
 
@@ -66,8 +63,7 @@ def load_tower(ref: ModelRef) -> LoadedTower:
         open_clip's, the checkpoint does not fit, or the activation is not the one asked for.
     """
     config = _read_config(ref)
-    checkpoint = ref.weights or _checkpoint_of(ref)
-    visual = _load_visual(config, checkpoint)
+    visual = _load_visual(config, ref.weights or _find_weights(ref))
     activation = effective_activation(visual)
     if config.quick_gelu and isinstance(visual, VisionTransformer) and activation != "quick_gelu":
         raise LinprobeError(
@@ -80,7 +76,7 @@ def load_tower(ref: ModelRef) -> LoadedTower:
     return LoadedTower(
         taps=_with_taps(visual),
         architecture=f"open_clip:{type(visual).__name__}",
-        config=_resolved(config.model),
+        config={"embed_dim": config.model["embed_dim"], "vision_cfg": _stated(config)},
         activation=activation,
         weights_sha256=digest_weights(visual),
         preprocess=_preprocess_spec(transform),
@@ -95,8 +91,7 @@ def untrained_tower(ref: ModelRef) -> tuple[nn.Module, int]:
     ------
     LinprobeError : the configuration cannot be had or is not open_clip's.
     """
-    config = _read_config(ref)
-    visual = _build_visual(config, "cpu").eval()
+    visual = _build_visual(_read_config(ref), "cpu").eval()
     size = visual.image_size
     return _with_taps(visual), int(size if isinstance(size, int) else size[0])
 
@@ -114,13 +109,13 @@ def _read_config(ref: ModelRef) -> _Config:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if ref.pretrained is not None:
         tag = open_clip.get_pretrained_cfg(name, ref.pretrained)
-        trained_with_it = ref.pretrained == "openai" or tag.get("quick_gelu")
-        return _Config(model, tag, bool(trained_with_it or model.get("quick_gelu")))
+        said = tag.get("quick_gelu") or model.get("quick_gelu")
+        return _Config(model, tag, ref.pretrained == "openai" or bool(said))
     overlays = [merge_preprocess_dict({}, open_clip.get_pretrained_cfg(name, tag)) for tag in tags]
-    agreed = all(overlay == overlays[0] for overlay in overlays)
+    agreed = overlays and all(overlay == overlays[0] for overlay in overlays)
     # A checkpoint of one's own says nothing of its preprocessing: it is taken to be that of all
     # published weights of its architecture, if they agree (SigLIP's differs from the default).
-    return _Config(model, overlays[0] if overlays and agreed else {}, bool(model.get("quick_gelu")))
+    return _Config(model, overlays[0] if agreed else {}, bool(model.get("quick_gelu")))
 
 
 def _from_json(path: Path) -> _Config:
@@ -141,8 +136,7 @@ def _from_json(path: Path) -> _Config:
     return _Config(model, content.get("preprocess_cfg", {}), bool(model.get("quick_gelu")))
 
 
-def _checkpoint_of(ref: ModelRef) -> Path:
-    """Find or download the checkpoint that a name stands for."""
+def _find_weights(ref: ModelRef) -> Path:
     name = ref.architecture
     if name.startswith("local-dir:"):
         return find_checkpoint(Path(name.removeprefix("local-dir:")))
@@ -155,21 +149,16 @@ def _checkpoint_of(ref: ModelRef) -> Path:
 
 def _from_hub(name: str, filename: str | None) -> Path:
     """Fetch a file of a hub repository, from the local cache if it is there."""
-    repository = name.removeprefix("hf-hub:")
     offline = "without a network, copy the repository and use --model local-dir:FOLDER"
     with downloading(f"{filename or 'the weights'} of {name}", hint=offline):
-        return Path(download_pretrained_from_hf(repository, filename=filename))
+        return Path(download_pretrained_from_hf(name.removeprefix("hf-hub:"), filename=filename))
 
 
 def _load_visual(config: _Config, checkpoint: Path) -> Any:
-    """Build a vision tower and put the ``visual.*`` part of a checkpoint into it."""
+    """Build a vision tower, and put the ``visual.*`` part of a checkpoint into it."""
     state = read_checkpoint(checkpoint)
-    part = {
-        name.removeprefix("visual."): tensor
-        for name, tensor in state.items()
-        if name.startswith("visual.")
-    }
-    if not part:
+    names = [name for name in state if name.startswith("visual.")]
+    if not names:
         raise LinprobeError(
             f"{checkpoint} holds no open_clip vision tower: none of its {len(state)} keys begins "
             "with visual.",
@@ -178,12 +167,12 @@ def _load_visual(config: _Config, checkpoint: Path) -> Any:
     # timm computes buffers while it builds that no checkpoint holds.
     on_meta = not config.model["vision_cfg"].get("timm_model_name")
     visual = _build_visual(config, "meta" if on_meta else "cpu")
+    part = {name.removeprefix("visual."): state[name] for name in names}
     load_weights(visual, part, str(checkpoint))
     return visual.eval()
 
 
 def _build_visual(config: _Config, device: str) -> Any:
-    """Build a vision tower without weights of its own."""
     try:
         with torch.device(device):
             vision = CLIPVisionCfg(**config.model["vision_cfg"])
@@ -205,36 +194,35 @@ def _with_taps(visual: Any) -> nn.Module:
     if isinstance(visual, ModifiedResNet):
         pool, visual.attnpool = visual.attnpool, nn.Identity()
         return AttentionPoolTaps(visual, pool)
-    projection = _last_linear(visual) if isinstance(visual, TimmModel) else None
-    return PlainTaps(visual) if projection is None else LinearTaps(visual, projection)
+    last = None
+    if isinstance(visual, TimmModel):  # in open_clip's head, or the trunk's own classifier
+        last = visual.head[-1] if len(visual.head) else visual.trunk.get_classifier()
+    return LinearTaps(visual, last if isinstance(last, nn.Linear) else None)
 
 
-def _last_linear(visual: Any) -> nn.Linear | None:
-    """The projection of a timm tower: in open_clip's head, or the trunk's own classifier."""
-    layer = visual.head[-1] if len(visual.head) else visual.trunk.get_classifier()
-    return layer if isinstance(layer, nn.Linear) else None
-
-
-def _resolved(model: Mapping[str, Any]) -> dict[str, JsonValue]:
-    """The configuration without defaults and without what is idle in evaluation."""
-    vision = asdict(CLIPVisionCfg(**model["vision_cfg"]))
+def _stated(config: _Config) -> dict[str, JsonValue]:
+    """The vision settings without defaults and without what is idle in evaluation."""
+    vision = asdict(CLIPVisionCfg(**config.model["vision_cfg"]))
     defaults = {field.name: field.default for field in fields(CLIPVisionCfg)}
-    stated = {k: v for k, v in vision.items() if v != defaults[k] and k not in _IDLE}
-    return {"embed_dim": model["embed_dim"], "vision_cfg": stated}
+    return {k: v for k, v in vision.items() if v != defaults[k] and k not in _IDLE}
 
 
 def _preprocess_spec(transform: PreprocessCfg) -> PreprocessSpec:
-    """Translate open_clip's preprocessing."""
     size = transform.size if isinstance(transform.size, int) else transform.size[0]
     if transform.size not in (size, (size, size), [size, size]):
         raise LinprobeError(
             f"the input of this model is not square: {transform.size}",
             hint="linprobe extracts from square inputs only",
         )
+    # A configuration may give the values of the channels as one number.
+    means, stds = (
+        (values,) * 3 if isinstance(values, int | float) else values
+        for values in (transform.mean, transform.std)
+    )
     return PreprocessSpec(
         image_size=size,
-        mean=_triple(transform.mean),
-        std=_triple(transform.std),
+        mean=(float(means[0]), float(means[1]), float(means[2])),
+        std=(float(stds[0]), float(stds[1]), float(stds[2])),
         interpolation="bilinear" if transform.interpolation == "bilinear" else "bicubic",
         resize_mode=transform.resize_mode,
         fill_color=transform.fill_color,
@@ -242,12 +230,6 @@ def _preprocess_spec(transform: PreprocessCfg) -> PreprocessSpec:
         path="exact",
         canary="",
     )
-
-
-def _triple(values: Any) -> tuple[float, float, float]:
-    """Per-channel values, which a configuration may give as one number."""
-    red, green, blue = (values,) * 3 if isinstance(values, int | float) else values
-    return float(red), float(green), float(blue)
 
 
 def _reference(transform: PreprocessCfg) -> ReferenceTransform:

@@ -1,8 +1,7 @@
 """The names of open_clip's models: its family, as far as that goes without torch."""
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -30,9 +29,6 @@ OPENAI_MODELS = {
 prefix = ""
 libraries = ("open_clip_torch", "timm")
 
-_ALIAS = "_linprobe_open_clip"
-"""open_clip without what its ``__init__`` imports."""
-
 
 def names() -> Mapping[str, str]:
     """List the paper's names, then every published pair of architecture and weights."""
@@ -58,15 +54,14 @@ def resolve(name: str, weights: Path | None) -> ModelRef | None:
     if architecture not in catalog():
         return None
     tags = catalog()[architecture]
-    if tag:
-        if tag not in tags:
-            raise LinprobeError(
-                f"open_clip has no weights {tag!r} for {architecture}",
-                hint=closest(name, [f"{architecture}:{known}" for known in tags]),
-            )
-        return ModelRef(
-            "open_clip", architecture, names_of(name, f"{architecture}-{tag}"), weights, tag
+    if tag and tag not in tags:
+        raise LinprobeError(
+            f"open_clip has no weights {tag!r} for {architecture}",
+            hint=closest(name, [f"{architecture}:{known}" for known in tags]),
         )
+    if tag:
+        called = names_of(name, f"{architecture}-{tag}")
+        return ModelRef("open_clip", architecture, called, weights, tag)
     if weights is None:
         hint = f"--model {architecture}:{tags[0]}, or --weights FILE" if tags else "--weights FILE"
         raise LinprobeError(f"{name} is an architecture: which weights?", hint=hint)
@@ -91,9 +86,8 @@ def untrained(ref: ModelRef) -> "tuple[nn.Module, int]":
 def catalog() -> Mapping[str, tuple[str, ...]]:
     """Every architecture of the installed open_clip, with the tags of its pretrained weights.
 
-    Architectures are the files of its ``model_configs`` folder, tags stand in its module
-    ``pretrained``, which is imported by itself: the package's ``__init__`` imports torch, for
-    seconds, and so do two libraries that the module itself can do without.
+    The tags stand in its module ``pretrained``, which is imported without the package's
+    ``__init__`` and without two libraries that it can spare: all those import torch, for seconds.
 
     Raises
     ------
@@ -103,39 +97,30 @@ def catalog() -> Mapping[str, tuple[str, ...]]:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("open_clip is not installed", name="open_clip")
     folder = Path(spec.origin).parent
-    package = ModuleType(_ALIAS)
+    package = ModuleType("_linprobe_open_clip")
     package.__path__ = [str(folder)]
-    sys.modules[_ALIAS] = package
-    with _without("safetensors.torch", "huggingface_hub"):
-        tables = import_module(f"{_ALIAS}.pretrained")
+    sys.modules[package.__name__] = package
+    spared = ("safetensors.torch", "huggingface_hub")
+    before = {name: sys.modules[name] for name in spared if name in sys.modules}
+    sys.modules.update(dict.fromkeys(spared))  # type: ignore[arg-type]
+    try:
+        tables = import_module(f"{package.__name__}.pretrained")
+    finally:
+        for name in spared:
+            del sys.modules[name]
+        sys.modules.update(before)
     architectures = sorted(path.stem for path in (folder / "model_configs").glob("*.json"))
     return {name: tuple(tables.list_pretrained_tags_by_model(name)) for name in architectures}
 
 
-@contextmanager
-def _without(*modules: str) -> Iterator[None]:
-    """Inside, these modules cannot be imported."""
-    before = {name: sys.modules[name] for name in modules if name in sys.modules}
-    sys.modules.update(dict.fromkeys(modules))  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for name in modules:
-            del sys.modules[name]
-        sys.modules.update(before)
-
-
 def _configured(name: str, weights: Path | None) -> ModelRef:
     """Resolve a model whose configuration is not in open_clip itself."""
-    text = name
-    if name.endswith(".json"):
-        text = Path(name).stem
-        if not Path(name).is_file():
-            raise LinprobeError(f"no such model configuration: {name}", hint="check the path")
-        if weights is None:
-            raise LinprobeError(
-                f"{name} describes an architecture, not its weights", hint="add --weights FILE"
-            )
-    elif name.startswith("local-dir:"):
-        text = Path(name).name
-    return ModelRef("open_clip", name, names_of(name, text, weights), weights)
+    if name.startswith(("hf-hub:", "local-dir:")):
+        text = name if name.startswith("hf-hub:") else Path(name).name
+        return ModelRef("open_clip", name, names_of(name, text, weights), weights)
+    if not Path(name).is_file():
+        raise LinprobeError(f"no such model configuration: {name}", hint="check the path")
+    if weights is None:
+        problem = f"{name} describes an architecture, not its weights"
+        raise LinprobeError(problem, hint="add --weights FILE")
+    return ModelRef("open_clip", name, names_of(name, Path(name).stem, weights), weights)

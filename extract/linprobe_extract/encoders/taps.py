@@ -1,10 +1,7 @@
-"""Both taps of a tower in one forward pass, without changing a bit of what it returns.
+"""Both taps of a tower in one forward pass: pixels (b, 3, s, s) to features (b, d) by tap.
 
-``embedding`` is what the library's ``encode_image`` returns; ``pre_projection`` is what enters the
-last linear map: the penultimate features of the CLIP paper (its appendix A.3 probes them).
-A tower without such a map has ``embedding`` alone.
-
-Every class here maps pixels (b, 3, s, s) to a dict of features (b, d), embedding first.
+``embedding`` is what the library's ``encode_image`` returns, bit for bit; ``pre_projection``, if
+there is such a map, what enters the last linear one (the CLIP paper's appendix A.3 probes it).
 """
 
 from typing import Any, Protocol
@@ -12,18 +9,6 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 from torch.nn import functional
-
-
-class PlainTaps(nn.Module):
-    """A tower without a projection."""
-
-    def __init__(self, visual: nn.Module) -> None:
-        super().__init__()
-        self.visual = visual
-
-    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Give the one tap."""
-        return {"embedding": self.visual(pixels)}
 
 
 class PooledTaps(nn.Module):
@@ -44,8 +29,7 @@ class ParameterTaps(nn.Module):
 
     def __init__(self, visual: nn.Module, proj: nn.Parameter) -> None:
         super().__init__()
-        self.visual = visual
-        """The tower without its ``proj``: it then returns the pooled features."""
+        self.visual = visual  # without its proj: it then returns the pooled features
         self.proj = proj
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -55,16 +39,16 @@ class ParameterTaps(nn.Module):
 
 
 class LinearTaps(nn.Module):
-    """A tower whose last module is a linear layer, the input of which is kept as it passes."""
+    """A tower whose last module may be a linear layer: its input is kept as it passes."""
 
-    def __init__(self, visual: nn.Module, projection: nn.Linear) -> None:
+    def __init__(self, visual: nn.Module, projection: nn.Linear | None) -> None:
         super().__init__()
         self.visual = visual
         self._entering: torch.Tensor | None = None
-        projection.register_forward_pre_hook(self._keep)
+        if projection is not None:
+            projection.register_forward_pre_hook(self._keep)
 
-    def _keep(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Remember what enters the projection."""
+    def _keep(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         self._entering = inputs[0]
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -90,15 +74,13 @@ class AttentionPool(Protocol):
 class AttentionPoolTaps(nn.Module):
     """A ResNet of the CLIP paper, whose attention pooling ends in the projection ``c_proj``.
 
-    The pooling is open_clip's ``AttentionPool2d.forward``, an attention of all positions and their
-    mean in which only the mean's row is used, opened up between attention and ``c_proj``. All rows
-    are computed, as there, so that the sums are done in the same order.
+    This is open_clip's ``AttentionPool2d.forward``, opened up before ``c_proj``. All rows are
+    computed, as there, though only the mean's is used: the sums are done in the same order.
     """
 
     def __init__(self, trunk: nn.Module, pool: AttentionPool) -> None:
         super().__init__()
-        self.trunk = trunk
-        """The tower with an identity in place of its pooling: grids (b, d, h, w)."""
+        self.trunk = trunk  # an identity in place of its pooling: it returns grids (b, d, h, w)
         self.pool = pool
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -107,14 +89,10 @@ class AttentionPoolTaps(nn.Module):
         tokens = torch.cat([tokens.mean(dim=0, keepdim=True), tokens], dim=0)
         tokens = tokens + self.pool.positional_embedding[:, None, :].to(tokens.dtype)
         length, batch, dim = tokens.shape
-        layers = (self.pool.q_proj, self.pool.k_proj, self.pool.v_proj)
-        query, key, value = (self._heads(layer(tokens)) for layer in layers)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+        heads = []
+        for layer in (self.pool.q_proj, self.pool.k_proj, self.pool.v_proj):
+            split = layer(tokens).view(length, batch * self.pool.num_heads, -1).transpose(0, 1)
+            heads.append(split.reshape(batch, self.pool.num_heads, length, -1))
+        mixed = functional.scaled_dot_product_attention(*heads)
         rows = mixed.permute(2, 0, 1, 3).reshape(length * batch, dim)
         return {"embedding": self.pool.c_proj(rows)[:batch], "pre_projection": rows[:batch]}
-
-    def _heads(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Split (length, b, d) into (b, heads, length, d / heads)."""
-        length, batch, _ = tokens.shape
-        heads = tokens.view(length, batch * self.pool.num_heads, -1).transpose(0, 1)
-        return heads.reshape(batch, self.pool.num_heads, length, -1)

@@ -1,8 +1,7 @@
 """timm models as encoders: the only file that imports timm.
 
-The feature is the pooled output before the classifier, whose weights are neither built nor part of
-the identity. Preprocessing is timm's evaluation transform of the model's data config, on images
-converted to RGB first, as timm's loader does.
+The feature is the pooled output before the classifier, which is not built. Images become RGB
+before timm's evaluation transform, as in its loader.
 """
 
 from collections.abc import Mapping
@@ -50,14 +49,26 @@ def load(ref: ModelRef) -> "LoadedTower":
     """
     from linprobe_extract.encoders.taps import PooledTaps
     from linprobe_extract.encoders.tower import LoadedTower, effective_activation
-    from linprobe_extract.encoders.weights import digest_weights, downloading
+    from linprobe_extract.encoders.weights import (
+        digest_weights,
+        downloading,
+        load_weights,
+        read_checkpoint,
+    )
 
     if ref.weights is None:
         with downloading(f"the weights of timm:{ref.architecture}"):
             model = _create(ref, pretrained=True)
     else:
         model = _create(ref)
-        _load_file(model, ref, ref.weights)
+        state = read_checkpoint(ref.weights)
+        renamed = ref.rename(state) if ref.rename is not None else {}
+        state = {renamed.get(key, key): tensor for key, tensor in state.items()}
+        classifier = model.pretrained_cfg.get("classifier") or ()
+        heads = (classifier,) if isinstance(classifier, str) else classifier
+        left_out = tuple(f"{head}." for head in heads)
+        kept = {key: tensor for key, tensor in state.items() if not key.startswith(left_out)}
+        load_weights(model, kept, str(ref.weights))
     model = model.float().eval()
     data = _data_config(model)
     return LoadedTower(
@@ -80,38 +91,19 @@ def untrained(ref: ModelRef) -> "tuple[nn.Module, int]":
 
 
 def _create(ref: ModelRef, *, pretrained: bool = False) -> Any:
-    """Build a model without its classifier."""
     import timm
 
     if not timm.is_model(ref.architecture):
+        known = [f"{prefix}{name}" for name in timm.list_models()]
+        otherwise = "python -c 'import timm; print(timm.list_models())' lists the names"
         raise LinprobeError(
             f"timm {timm.__version__} has no model {ref.architecture!r}",
-            hint=closest(
-                f"{prefix}{ref.architecture}",
-                [f"{prefix}{name}" for name in timm.list_models()],
-                otherwise="python -c 'import timm; print(timm.list_models())' lists the names",
-            ),
+            hint=closest(f"{prefix}{ref.architecture}", known, otherwise=otherwise),
         )
     return timm.create_model(ref.architecture, pretrained=pretrained, num_classes=0)
 
 
-def _load_file(model: Any, ref: ModelRef, checkpoint: Path) -> None:
-    """Load a checkpoint; a classifier in it is left out."""
-    from linprobe_extract.encoders.weights import load_weights, read_checkpoint
-
-    state = read_checkpoint(checkpoint)
-    if ref.rename is not None:
-        renamed = ref.rename(state)
-        state = {renamed[key]: tensor for key, tensor in state.items()}
-    classifier = model.pretrained_cfg.get("classifier") or ()
-    heads = (classifier,) if isinstance(classifier, str) else classifier
-    prefixes = tuple(f"{head}." for head in heads)
-    state = {key: tensor for key, tensor in state.items() if not key.startswith(prefixes)}
-    load_weights(model, state, str(checkpoint))
-
-
 def _data_config(model: Any) -> Mapping[str, Any]:
-    """How timm evaluates a model: sizes, crop and normalisation."""
     from timm.data.config import resolve_model_data_config
 
     config: Mapping[str, Any] = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
@@ -119,20 +111,18 @@ def _data_config(model: Any) -> Mapping[str, Any]:
 
 
 def _preprocess_spec(data: Mapping[str, Any]) -> PreprocessSpec:
-    """Translate timm's data config."""
     channels, height, width = data["input_size"]
-    mode, mean = data["crop_mode"], tuple(float(value) for value in data["mean"])
+    mode, mean, std = data["crop_mode"], data["mean"], data["std"]
     fills = {round(255 * value) for value in mean} if mode == "border" else {0}
     if channels != 3 or height != width or mode not in _RESIZE_MODES or len(fills) != 1:
         raise LinprobeError(
             f"unsupported preprocessing: input {channels}x{height}x{width}, crop mode {mode}",
             hint="linprobe extracts from square RGB inputs",
         )
-    red, green, blue = (float(value) for value in data["std"])
     return PreprocessSpec(
         image_size=height,
-        mean=(mean[0], mean[1], mean[2]),
-        std=(red, green, blue),
+        mean=(float(mean[0]), float(mean[1]), float(mean[2])),
+        std=(float(std[0]), float(std[1]), float(std[2])),
         interpolation=data["interpolation"],
         resize_mode=_RESIZE_MODES[mode],
         fill_color=fills.pop(),

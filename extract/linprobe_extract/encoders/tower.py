@@ -20,8 +20,7 @@ class LoadedTower:
     architecture: str
     """Library and kind, such as ``open_clip:VisionTransformer``."""
     config: Mapping[str, JsonValue]
-    """The vision configuration without the library's defaults, so that an upgrade which adds an
-    option does not change the identity."""
+    """Without the library's defaults: an upgrade that adds an option changes no identity."""
     activation: str
     """Effective activation, read off the modules (:func:`effective_activation`)."""
     weights_sha256: str
@@ -39,21 +38,15 @@ def effective_activation(module: nn.Module) -> str:
     only the modules tell. Activations are the childless, parameterless modules that live in an
     activation module of torch or timm, and open_clip's QuickGELU.
     """
-    names = {_activation_name(m) for m in module.modules() if _is_activation(m)}
+    names = set()
+    for each in module.modules():
+        kind = type(each)
+        leaf = next(each.children(), None) is None and next(each.parameters(), None) is None
+        if not leaf or isinstance(each, nn.Softmax):  # which is attention's
+            continue
+        if kind.__name__ == "QuickGELU":
+            names.add("quick_gelu")
+        elif "activation" in kind.__module__:
+            tanh = kind.__name__ == "GELUTanh" or getattr(each, "approximate", "") == "tanh"
+            names.add("gelu_tanh" if tanh else kind.__name__.lower())
     return "+".join(sorted(names)) or "none"
-
-
-def _is_activation(module: nn.Module) -> bool:
-    """Whether a module is an activation function."""
-    leaf = next(module.children(), None) is None and next(module.parameters(), None) is None
-    home = type(module).__module__
-    known = "activation" in home and not isinstance(module, nn.Softmax)  # attention's, not ours
-    return leaf and (known or type(module).__name__ == "QuickGELU")
-
-
-def _activation_name(module: nn.Module) -> str:
-    """``quick_gelu``, ``gelu_tanh`` for the tanh approximation, else the class in lower case."""
-    name = type(module).__name__
-    if name == "GELUTanh" or getattr(module, "approximate", "") == "tanh":
-        return "gelu_tanh"
-    return "quick_gelu" if name == "QuickGELU" else name.lower()

@@ -28,16 +28,12 @@ _UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.
                SafetensorError)  # fmt: skip
 """What the readers raise for bytes that are no checkpoint."""
 
-_TIMEOUT_S = 5.0
-"""Wait for the hub: long for a handshake, short for a person."""
-
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """Read the state dict of a checkpoint to the CPU, without running code that is in it.
 
-    Takes ``.safetensors``, a pickled state dict (plain, or under ``state_dict`` as training
-    scripts write it), and a TorchScript archive (OpenAI's files). The prefix ``module.`` of
-    data-parallel training is removed.
+    Takes ``.safetensors``, a pickled state dict (plain or under ``state_dict``), and a TorchScript
+    archive (OpenAI's files). The prefix ``module.`` of data-parallel training is removed.
 
     Raises
     ------
@@ -56,9 +52,13 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
-    """Read a checkpoint of ``torch.save`` or ``torch.jit.save``."""
+    """Read a checkpoint of ``torch.save``, or ``torch.jit.save``, which alone writes constants."""
+    is_torchscript = False
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            is_torchscript = any(name.endswith("/constants.pkl") for name in archive.namelist())
     content: object
-    if _is_torchscript(path):
+    if is_torchscript:
         with warnings.catch_warnings():  # deprecated for making archives; OpenAI's stay as they are
             warnings.simplefilter("ignore", FutureWarning)
             content = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
@@ -68,17 +68,8 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise pickle.UnpicklingError(f"a {type(content).__name__} is not a state dict")
-    return {
-        str(name): tensor for name, tensor in content.items() if isinstance(tensor, torch.Tensor)
-    }
-
-
-def _is_torchscript(path: Path) -> bool:
-    """Whether a file is an archive of ``torch.jit.save``: those alone have a constants table."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    return {str(name): tensor for name, tensor in tensors.items()}
 
 
 def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
@@ -139,9 +130,8 @@ def find_checkpoint(folder: Path) -> Path:
         if len(files) == 1:
             return files[0]
         if files:
-            raise LinprobeError(
-                f"{folder} holds {len(files)} checkpoints", hint=f"--weights {files[0]}"
-            )
+            problem = f"{folder} holds {len(files)} checkpoints"
+            raise LinprobeError(problem, hint=f"--weights {files[0]}")
     raise LinprobeError(f"{folder} holds no checkpoint", hint="--weights FILE")
 
 
@@ -175,8 +165,7 @@ def first_line(error: Exception) -> str:
 def cache_alone_if_unreachable() -> Iterator[None]:
     """Inside, the hub is read from the local cache alone if its host does not answer.
 
-    Without a network, huggingface_hub retries every file for half a minute before it looks into
-    its cache; a compute node that has a warm cache and no internet is common.
+    Without a network, huggingface_hub retries for half a minute before it looks into its cache.
     """
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or not _reachable()
@@ -193,7 +182,8 @@ def _reachable() -> bool:
     endpoint = urlsplit(constants.ENDPOINT)
     port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
     try:
-        socket.create_connection((endpoint.hostname or "", port), timeout=_TIMEOUT_S).close()
+        # Long for a handshake, short for a person.
+        socket.create_connection((endpoint.hostname or "", port), timeout=5.0).close()
     except OSError:
         return False
     return True

@@ -1,8 +1,7 @@
-"""Where the pixels of the encoder's square input come from, as integers.
+"""Where the pixels of the encoder's square input come from: arithmetic on integer sizes.
 
-Pure arithmetic on sizes: the rounding rules are those of torchvision's ``Resize`` and
-``CenterCrop`` and of timm's ``ResizeKeepRatio`` and ``CenterCropOrPad`` (open_clip copies the
-last two), because one pixel of offset is another feature.
+It rounds as torchvision's ``Resize`` and ``CenterCrop`` and timm's ``ResizeKeepRatio`` and
+``CenterCropOrPad`` do: one pixel of offset is another feature.
 """
 
 import math
@@ -15,8 +14,7 @@ from linprobe_store.format.spec import PreprocessSpec
 _PILLOW = int(PIL.__version__.partition(".")[0])
 
 MAX_ASPECT = 64
-"""Longest resized side over the short side of the target. A 30000x5 strip would otherwise be
-resized to 1.3 million by 224 pixels: 0.9 GB for a crop of 224x224."""
+"""Longest resized side over the target's: a strip of 30000x5 would else be resized to 0.9 GB."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +22,13 @@ class Geometry:
     """Resize the whole image to (width, height), then take a square window of it."""
 
     width: int
-    """Width of the whole image after the resize, in pixels."""
+    """Of the whole image after the resize, in pixels."""
     height: int
-    """Height of the whole image after the resize, in pixels."""
+    """Of the whole image after the resize, in pixels."""
     left: int
-    """Column of the resized image where the window begins; negative where it is padded."""
+    """Column where the window begins; negative where it is padded."""
     top: int
-    """Row of the resized image where the window begins; negative where it is padded."""
+    """Row where the window begins; negative where it is padded."""
 
     def height_first(self, width: int, height: int) -> bool:
         """Whether Pillow resizes the columns before the rows of an image of this size.
@@ -40,8 +38,8 @@ class Geometry:
         as the width (pull request 9549; the rule found by comparing both orders on random sizes);
         earlier versions, and torch, always take the width first.
         """
-        shrinks = height > self.height
-        return _PILLOW >= 13 and shrinks and height - self.height > 2 * (width - self.width)
+        rows_lost, columns_lost = height - self.height, width - self.width
+        return _PILLOW >= 13 and rows_lost > 0 and rows_lost > 2 * columns_lost
 
     def padding(self, side: int) -> tuple[int, int, int, int]:
         """Pixels to add on the left, top, right and bottom before a window of ``side`` fits."""
@@ -51,10 +49,9 @@ class Geometry:
 
 
 def geometry_of(spec: PreprocessSpec, width: int, height: int) -> Geometry | None:
-    """Plan the resize and window of an image of ``width`` x ``height`` pixels.
+    """Plan the resize and window of an image; None if it would be degenerate.
 
-    None if the resized image would be degenerate: a side of zero, or more than
-    :data:`MAX_ASPECT` times the target.
+    That is a side of zero pixels, or one of more than :data:`MAX_ASPECT` times the target.
     """
     side = math.floor(spec.image_size / spec.crop_pct)
     if spec.resize_mode == "squash":

@@ -6,7 +6,6 @@ without the interpreter lock, and in strict mode refuses files that Pillow would
 made-up pixels. Whatever is refused here goes to Pillow, which has the last word.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -21,24 +20,12 @@ _FIRST_SCAN = 0xDA
 _ORIENTATION_TAG = 0x0112
 
 
-@dataclass(frozen=True)
-class JpegHeader:
-    """What the fast path needs to know before it decodes."""
-
-    width: int
-    """Pixels per row."""
-    height: int
-    """Rows."""
-    channels: int
-    """3 for colour, 1 for gray, 4 for CMYK and YCCK (print)."""
-
-
 class DamagedJpegError(ValueError):
     """A JPEG that the strict decoder refuses, and a tolerant one may still read."""
 
 
-def read_header(data: bytes) -> JpegHeader:
-    """Read the size and the colour model of a JPEG.
+def read_header(data: bytes) -> tuple[int, int, int]:
+    """Width and height in pixels, and channels: 3 (colour), 1 (gray) or 4 (CMYK, YCCK: print).
 
     Raises
     ------
@@ -48,7 +35,7 @@ def read_header(data: bytes) -> JpegHeader:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
         raise DamagedJpegError(str(error)) from error
-    return JpegHeader(int(width), int(height), {"Gray": 1, "CMYK": 4, "YCCK": 4}.get(colorspace, 3))
+    return int(width), int(height), {"Gray": 1, "CMYK": 4, "YCCK": 4}.get(colorspace, 3)
 
 
 def decode(data: bytes, channels: int) -> NDArray[np.uint8]:
@@ -58,13 +45,11 @@ def decode(data: bytes, channels: int) -> NDArray[np.uint8]:
     ------
     DamagedJpegError : anything in the file is not as the standard says.
     """
+    colorspace = "RGB" if channels == 3 else "GRAY"
     try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            data, colorspace="RGB" if channels == 3 else "GRAY"
-        )
+        return np.asarray(simplejpeg.decode_jpeg(data, colorspace=colorspace))
     except ValueError as error:
         raise DamagedJpegError(str(error)) from error
-    return pixels
 
 
 def exif_orientation(data: bytes) -> int:

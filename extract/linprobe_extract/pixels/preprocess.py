@@ -1,16 +1,9 @@
 """Image bytes to the encoder's uint8 pixels, by one of two paths.
 
-``exact`` is the model's own transform, bit for bit: Pillow decodes, resizes in the image's own
-mode, crops, and converts to RGB, in the order of the library the model comes from.
-
-``fast`` decodes plain 8-bit RGB and gray JPEGs without Pillow and resizes them with torch's
-antialiased uint8 kernel on channels-last memory: within ``canary.MAX_DRIFT``
-gray levels of ``exact``, at a third of its cost. Everything else takes the exact path.
-
-Neither path rotates by EXIF: the reference transforms do not. Nothing here raises for what is
-in the bytes: an image becomes pixels or a :class:`SkipReason`. All functions are thread-safe; the
-work is done outside the interpreter lock. A pool of decode threads should call
-:func:`limit_thread` in each thread, or every thread starts as many again inside torch.
+``exact`` is the model's own transform, bit for bit, by Pillow. ``fast`` takes plain RGB and gray
+JPEGs without Pillow and resizes them with torch's antialiased uint8 kernel: within
+``canary.MAX_DRIFT`` gray levels of ``exact``, at a third of its cost; the rest goes to ``exact``.
+Neither rotates by EXIF: the models' transforms do not. All functions are thread-safe.
 """
 
 import io
@@ -28,8 +21,7 @@ from linprobe_extract.pixels.geometry import Geometry, geometry_of
 from linprobe_store.format.spec import PreprocessSpec
 
 MAX_PIXELS = 178_956_970
-"""Pillow's own limit for an error (twice the 1/4 GiB of RGB at which it warns): a file of a few
-kilobytes can claim billions of pixels."""
+"""Pillow's own limit for an error: a file of a few kilobytes can claim billions of pixels."""
 
 FAST_INTERPOLATIONS = ("bicubic", "bilinear")
 """Interpolations of which torch has an antialiased uint8 kernel."""
@@ -61,8 +53,8 @@ class Note(StrEnum):
     ORIENTATION_IGNORED = "orientation_ignored"
     """A JPEG whose EXIF asks for a rotation; used as stored, as the reference does."""
     DAMAGED_JPEG = "damaged_jpeg"
-    """Refused by the strict decoder, decoded by Pillow: some pixels are made up, as in the
-    reference. Told on the fast path only."""
+    """Refused by the strict decoder of the fast path: Pillow, as in the reference, makes up what
+    is missing."""
 
 
 @dataclass(frozen=True)
@@ -76,20 +68,17 @@ class Outcome:
 
 
 class _SkipError(Exception):
-    """An image that becomes no pixels."""
-
     def __init__(self, reason: SkipReason) -> None:
-        super().__init__(reason)
         self.reason = reason
 
 
 def limit_thread() -> None:
-    """Hold torch to one thread in the calling thread: the initializer of a decode pool."""
+    """Hold torch to one thread in this one: in a decode pool each would start as many again."""
     torch.set_num_threads(1)
 
 
 def preprocess(spec: PreprocessSpec, data: bytes, out: torch.Tensor) -> Outcome:
-    """Write the pixels of one encoded image.
+    """Write the pixels of one encoded image; whatever its bytes are, nothing is raised.
 
     Parameters
     ----------
@@ -98,24 +87,19 @@ def preprocess(spec: PreprocessSpec, data: bytes, out: torch.Tensor) -> Outcome:
     out : uint8 (3, s, s) on the host, s = ``spec.image_size``, any strides: a slot of a batch
         buffer, or ``torch.from_numpy`` of one. Its content is undefined if the image is skipped.
     """
+    is_jpeg = data[:3] == jpeg.MAGIC
+    rotated = is_jpeg and jpeg.exif_orientation(data) != 1
+    notes: tuple[Note, ...] = (Note.ORIENTATION_IGNORED,) if rotated else ()
     try:
-        notes = _orientation(data)
-        if spec.path == "fast" and data[:3] == jpeg.MAGIC:
-            try:
-                if _write_fast(spec, data, out):
-                    return Outcome(None, notes)
-            except jpeg.DamagedJpegError:
-                notes += (Note.DAMAGED_JPEG,)
-        _write_exact(spec, data, out)
+        try:
+            done = is_jpeg and spec.path == "fast" and _write_fast(spec, data, out)
+        except jpeg.DamagedJpegError:
+            done, notes = False, (*notes, Note.DAMAGED_JPEG)
+        if not done:
+            _write_exact(spec, data, out)
     except _SkipError as skipped:
         return Outcome(skipped.reason)
     return Outcome(None, notes)
-
-
-def _orientation(data: bytes) -> tuple[Note, ...]:
-    """Note a JPEG that asks to be rotated."""
-    rotated = data[:3] == jpeg.MAGIC and jpeg.exif_orientation(data) != 1
-    return (Note.ORIENTATION_IGNORED,) if rotated else ()
 
 
 def _plan(spec: PreprocessSpec, width: int, height: int) -> Geometry:
@@ -130,16 +114,22 @@ def _plan(spec: PreprocessSpec, width: int, height: int) -> Geometry:
 
 def _write_fast(spec: PreprocessSpec, data: bytes, out: torch.Tensor) -> bool:
     """Write a plain RGB or gray JPEG; False if it is neither."""
-    header = jpeg.read_header(data)
-    if header.channels == 4:
+    width, height, channels = jpeg.read_header(data)
+    if channels == 4:
         return False
-    geometry = _plan(spec, header.width, header.height)
+    geometry = _plan(spec, width, height)
     # (1, c, h, w) over the decoder's (h, w, c) memory: a copy to planes costs more than the resize.
-    pixels = torch.from_numpy(jpeg.decode(data, header.channels)).permute(2, 0, 1)[None]
-    if geometry.height_first(header.width, header.height):
-        pixels = _resize(pixels, geometry.height, header.width, spec.interpolation)
+    pixels = torch.from_numpy(jpeg.decode(data, channels)).permute(2, 0, 1)[None]
+    if geometry.height_first(width, height):
+        pixels = _resize(pixels, geometry.height, width, spec.interpolation)
     pixels = _resize(pixels, geometry.height, geometry.width, spec.interpolation)
-    _write_window(pixels[0], geometry, spec.fill_color, out)
+    left, top, right, bottom = geometry.padding(spec.image_size)
+    if left or top or right or bottom:
+        out.fill_(spec.fill_color)
+    window = out[:, top : spec.image_size - bottom, left : spec.image_size - right]
+    row, column = max(0, geometry.top), max(0, geometry.left)
+    rows, columns = window.shape[1:]
+    window.copy_(pixels[0, :, row : row + rows, column : column + columns])
     return True
 
 
@@ -152,17 +142,6 @@ def _resize(pixels: torch.Tensor, height: int, width: int, mode: str) -> torch.T
     )
 
 
-def _write_window(image: torch.Tensor, geometry: Geometry, fill: int, out: torch.Tensor) -> None:
-    """Copy the window of the resized image (c, h, w) into ``out``, padding with ``fill``."""
-    side = out.shape[-1]
-    left, top, right, bottom = geometry.padding(side)
-    if left or top or right or bottom:
-        out.fill_(fill)
-    rows = slice(max(0, geometry.top), max(0, geometry.top) + side - top - bottom)
-    columns = slice(max(0, geometry.left), max(0, geometry.left) + side - left - right)
-    out[:, top : side - bottom, left : side - right].copy_(image[:, rows, columns])
-
-
 def _write_exact(spec: PreprocessSpec, data: bytes, out: torch.Tensor) -> None:
     """Write any image that Pillow reads, as the model's own transform would."""
     image = _open(data)
@@ -170,31 +149,28 @@ def _write_exact(spec: PreprocessSpec, data: bytes, out: torch.Tensor) -> None:
     # I;16, I and F would be clipped to white by convert("RGB").
     if image.mode[0] in "IF":
         raise _SkipError(SkipReason.UNSUPPORTED_16BIT)
-    _load(image)
+    try:
+        image.load()
+    except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them do
+        truncated = "truncated" in str(error).lower()
+        raise _SkipError(SkipReason.TRUNCATED if truncated else SkipReason.CORRUPT) from None
     image.info.pop("transparency", None)  # no effect on RGB, but a warning per image
     if spec.rgb_first:
         image = image.convert("RGB")
-    image = image.resize(
-        (geometry.width, geometry.height), Image.Resampling[spec.interpolation.upper()]
-    )
-    pixels = np.array(_window(image, geometry, spec).convert("RGB"))
-    out.copy_(torch.from_numpy(pixels).permute(2, 0, 1))
-
-
-def _window(image: Image.Image, geometry: Geometry, spec: PreprocessSpec) -> Image.Image:
-    """Pad and crop in the image's own mode, as torchvision does."""
-    side = spec.image_size
-    padding = geometry.padding(side)
+    size, kernel = (geometry.width, geometry.height), Image.Resampling[spec.interpolation.upper()]
+    image = image.resize(size, kernel)
+    # Padded and cropped in the image's own mode, as torchvision does.
+    padding = geometry.padding(spec.image_size)
     if any(padding):
         bands = len(image.getbands())
         fill = spec.fill_color if bands == 1 else (spec.fill_color,) * bands
         image = ImageOps.expand(image, border=padding, fill=fill)
     left, top = max(0, geometry.left), max(0, geometry.top)
-    return image.crop((left, top, left + side, top + side))
+    image = image.crop((left, top, left + spec.image_size, top + spec.image_size))
+    out.copy_(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
 
 
 def _open(data: bytes) -> Image.Image:
-    """Read the header."""
     try:
         return Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
@@ -202,15 +178,5 @@ def _open(data: bytes) -> Image.Image:
         raise _SkipError(SkipReason.CORRUPT if known else SkipReason.NOT_AN_IMAGE) from None
     except Image.DecompressionBombError:
         raise _SkipError(SkipReason.TOO_MANY_PIXELS) from None
-    except Exception:  # Pillow's plugins raise whatever a damaged file makes them stumble over
+    except Exception:  # as above: struct.error, KeyError, SyntaxError, OSError, ...
         raise _SkipError(SkipReason.CORRUPT) from None
-
-
-def _load(image: Image.Image) -> None:
-    """Decode the pixels."""
-    try:
-        image.load()
-    except Exception as error:  # as above: struct.error, KeyError, SyntaxError, OSError, ...
-        truncated = "truncated" in str(error).lower()
-        reason = SkipReason.TRUNCATED if truncated else SkipReason.CORRUPT
-        raise _SkipError(reason) from None

@@ -22,36 +22,26 @@ from linprobe_extract.run.work import Work
 
 
 class Gauge:
-    """How far a run is, for whoever watches: in images where their number is known, else in shards.
-
-    Parameters
-    ----------
-    work : what is left to do.
-    watch : sees each step.
-    """
+    """How far a run is: in images where their number is known, else in shards."""
 
     def __init__(self, work: Work, watch: Watch) -> None:
         self._watch = watch
-        self._by_image = work.n_images is not None
-        self._total = len(work.todo) if work.n_images is None else work.n_images
+        self._n_planned = {"images": work.n_images, "shards": len(work.todo)}
+        self._n_done = {"images": 0, "shards": 0}
         self._started = time.monotonic()
-        self._n_images = 0
-        self._n_shards = 0
 
     def step(self, *, images: int = 0, shards: int = 0, limit: str = "", line: str = "") -> None:
         """Show that so many more images and shards are done, and what limits the rate."""
-        self._n_images += images
-        self._n_shards += shards
-        rate = self._n_images / max(time.monotonic() - self._started, 1e-9)
-        self._watch(
-            Progress(
-                done=self._n_images if self._by_image else self._n_shards,
-                total=self._total,
-                unit="images" if self._by_image else "shards",
-                detail=f"{rate:.0f} images/s, limit: {limit}" if limit else "",
-                line=line,
-            )
-        )
+        self._n_done["images"] += images
+        self._n_done["shards"] += shards
+        unit = "shards" if self._n_planned["images"] is None else "images"
+        rate = self._n_done["images"] / max(time.monotonic() - self._started, 1e-9)
+        detail = f"{rate:.0f} images/s, limit: {limit}" if limit else ""
+        self._watch(Progress(self._n_done[unit], self._n_planned[unit], unit, detail, line))
+
+    def failed(self, error: ShardError) -> None:
+        """Show that a shard is done with, and why in vain."""
+        self.step(shards=1, line=f"shard failed: {error.message}")
 
 
 @dataclass(frozen=True)
@@ -59,9 +49,8 @@ class Run:
     """Everything that encoding needs; :meth:`extract` carries it out."""
 
     work: Work
-    """What is asked for and what the store has of it."""
     encoder: Encoder
-    """The loaded tower; the store knows it."""
+    """The store knows it."""
     batch_size: int
     """Images a batch, at least 1; halved when the device's memory is too small."""
     decode_threads: int
@@ -69,9 +58,7 @@ class Run:
     max_skipped: float
     """Greatest share of samples of a shard that may be skipped, in [0, 1]."""
     turns: Turns
-    """Which of several processes takes which shard."""
     watch: Watch
-    """Sees what happens."""
     stop: threading.Event
     """When set, no further shard is begun."""
 
@@ -85,18 +72,6 @@ class Run:
         """
         report = RunReport(self.batch_size, n_shards_before=self.work.n_done)
         started = time.perf_counter()
-        self._encode(report)
-        report.seconds = time.perf_counter() - started
-        report.stopped = self.stop.is_set()
-        after = self.work.again()
-        report.n_shards_missing = len(after.todo)
-        # A bad shard leaves open what the dataset will be.
-        is_sealing = self.turns.is_last("all") and not report.failed
-        report.sealed = after.seal() if is_sealing else tuple(after.sealed.values())
-        return report
-
-    def _encode(self, report: RunReport) -> None:
-        """Stream all shards; begin again with half the batch when memory runs out."""
         gauge = Gauge(self.work, self.watch)
         while self.work.todo:
             try:
@@ -113,28 +88,37 @@ class Run:
                 report.batch_size //= 2
                 line = f"out of device memory: going on with batches of {report.batch_size}"
                 gauge.step(line=line)
+        report.seconds = time.perf_counter() - started
+        report.stopped = self.stop.is_set()
+        after = self.work.again()
+        report.n_shards_missing = len(after.todo)
+        # A bad shard leaves open what the dataset will be.
+        is_sealing = self.turns.is_last("all") and not report.failed
+        report.sealed = after.seal() if is_sealing else tuple(after.sealed.values())
+        return report
 
     def _stream(self, report: RunReport, gauge: Gauge) -> None:
         assert self.work.stored is not None
         labelling = self.work.plan.labelling
         pipeline = Pipeline(
-            launch=launcher(self.encoder),
-            preprocess=self.encoder.preprocess,
-            labelling=labelling,
-            batch_size=report.batch_size,
-            decode_threads=self.decode_threads,
+            launcher(self.encoder),
+            self.encoder.preprocess,
+            labelling,
+            report.batch_size,
+            self.decode_threads,
             pin_memory=self.encoder.device.type == "cuda",
             timings=report.timings,
         )
-        units = self._claimed(report, gauge)
         with PartSink(self.work.stored, labelling.identity, self.max_skipped, report) as sink:
-            for item in pipeline.run(units):
+            for item in pipeline.run(self._claimed(report, gauge)):
                 sink.put(item)
                 if isinstance(item, EncodedBatch):
                     n_images = len(item.block.keys) + len(item.skipped)
                     gauge.step(images=n_images, limit=report.timings.limit[0])
+                elif item.error is None:
+                    gauge.step(shards=1)
                 else:
-                    gauge.step(shards=1, line=_line(item.error))
+                    gauge.failed(item.error)
 
     def _claimed(self, report: RunReport, gauge: Gauge) -> Iterator[Unit]:
         """Give the shards of this process that have no part, fetched while they are read."""
@@ -150,8 +134,4 @@ class Run:
                         yield Unit(shard, source, fingerprint)
             except ShardError as error:
                 report.failed[shard.url] = error
-                gauge.step(shards=1, line=_line(error))
-
-
-def _line(error: ShardError | None) -> str:
-    return "" if error is None else f"shard failed: {error.message}"
+                gauge.failed(error)

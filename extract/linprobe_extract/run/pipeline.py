@@ -15,8 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
-from typing import TypeAlias, TypeVar
+from itertools import chain, islice
+from typing import TypeVar
 
 import torch
 
@@ -27,16 +27,11 @@ from linprobe_extract.run.report import Timings
 from linprobe_extract.shards.samples import label_array, read_samples
 from linprobe_extract.shards.tar import read_members
 from linprobe_extract.shards.types import Labelling, Sample, Shard
-from linprobe_store.format.spec import (
-    FeatureBlock,
-    PreprocessSpec,
-    ShardFingerprint,
-    SkippedSample,
-)
+from linprobe_store.format.spec import FeatureBlock, PreprocessSpec, ShardFingerprint, SkippedSample
 
 _TASK_IMAGES = 8
 """Images per decode task: enough to hide the cost of a task, few enough to balance."""
-_RING_BUFFERS = 4
+_RING_SIZE = 4
 """Batches in memory: being filled, ready, on the device, being collected."""
 
 T = TypeVar("T")
@@ -47,11 +42,9 @@ class Unit:
     """A shard to be encoded."""
 
     shard: Shard
-    """As the plan names it."""
     source: Shard
     """Where to read it: the shard itself, or a local copy while there is one."""
     fingerprint: ShardFingerprint
-    """What the bytes must be."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,6 @@ class EncodedBatch:
     """Consecutive samples of one shard with their features."""
 
     unit: Unit
-    """The shard."""
     block: FeatureBlock
     """Rows of the samples that could be decoded."""
     skipped: tuple[SkippedSample, ...]
@@ -73,7 +65,6 @@ class UnitEnd:
     """A shard has been read to its end."""
 
     unit: Unit
-    """The shard."""
     planned: int
     """Samples read; rows + skipped must come to this."""
     error: ShardError | None
@@ -87,11 +78,7 @@ class _HostBatch:
     unit: Unit
     samples: tuple[Sample, ...]
     buffer: torch.Tensor
-    tasks: tuple[Future[list[Outcome]], ...]
-
-
-_Ring: TypeAlias = "queue.Queue[torch.Tensor]"
-_Ready: TypeAlias = "queue.Queue[_HostBatch | UnitEnd | Exception | None]"
+    tasks: list[Future[list[Outcome]]]
 
 
 @dataclass
@@ -101,88 +88,74 @@ class Pipeline:
     launch: Launch
     """Starts a batch on the device."""
     preprocess: PreprocessSpec
-    """How an image becomes pixels."""
     labelling: Labelling
-    """How labels are read."""
     batch_size: int
     """Images a batch, at least 1."""
     decode_threads: int
-    """Threads that decode, at least 1."""
+    """At least 1."""
     pin_memory: bool
     """Page-locked buffers, for copies to a GPU that overlap."""
     timings: Timings = field(default_factory=Timings)
     """Filled while running."""
 
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(self.decode_threads, "decode", initializer=limit_thread)
+        self._ready: queue.Queue[_HostBatch | UnitEnd | Exception | None] = queue.Queue(_RING_SIZE)
+        self._ring: queue.Queue[torch.Tensor] = queue.Queue()
+        shape = (self.batch_size, 3, self.preprocess.image_size, self.preprocess.image_size)
+        for _ in range(_RING_SIZE):
+            self._ring.put(torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory))
+
     def run(self, units: Iterable[Unit]) -> Iterator[EncodedBatch | UnitEnd]:
         """Encode shards in order: each one's batches, then its end.
 
-        Raises
-        ------
-        torch.OutOfMemoryError : a batch does not fit the device.
+        Raises torch.OutOfMemoryError where a batch does not fit the device.
         """
-        ring = self._ring()
-        ready: _Ready = queue.Queue(_RING_BUFFERS)
-        stop = threading.Event()
-        pool = ThreadPoolExecutor(self.decode_threads, "decode", initializer=limit_thread)
-        reader = threading.Thread(
-            target=self._read, args=(units, ring, ready, pool, stop), name="reader", daemon=True
-        )
+        reader = threading.Thread(target=self._read, args=(units,), name="reader", daemon=True)
         reader.start()
         try:
-            yield from self._encode(ready, ring)
+            yield from self._encode()
         finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+            self._stop.set()
+            self._pool.shutdown(wait=True, cancel_futures=True)
             # It may be inside a download; it is a daemon and holds nothing that has to be saved.
             reader.join(timeout=1.0)
 
-    def _ring(self) -> _Ring:
-        ring: _Ring = queue.Queue()
-        shape = (self.batch_size, 3, self.preprocess.image_size, self.preprocess.image_size)
-        for _ in range(_RING_BUFFERS):
-            ring.put(torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory))
-        return ring
-
-    def _read(
-        self,
-        units: Iterable[Unit],
-        ring: _Ring,
-        ready: _Ready,
-        pool: ThreadPoolExecutor,
-        stop: threading.Event,
-    ) -> None:
+    def _read(self, units: Iterable[Unit]) -> None:
         """Thread: tars to batches under decoding; ends with None, or with what went wrong."""
         last: Exception | None = None
+        try:
+            for item in chain.from_iterable(map(self._read_unit, units)):
+                self._wait(partial(self._ready.put, item, timeout=0.1))
+        except Exception as error:
+            last = error
         with suppress(_StoppedError):
-            try:
-                for unit in units:
-                    for item in self._read_unit(unit, ring, pool, stop):
-                        _wait(partial(ready.put, item, timeout=0.1), stop)
-            except _StoppedError:
-                raise
-            except Exception as error:
-                last = error
-            _wait(partial(ready.put, last, timeout=0.1), stop)
+            self._wait(partial(self._ready.put, last, timeout=0.1))
 
-    def _read_unit(
-        self, unit: Unit, ring: _Ring, pool: ThreadPoolExecutor, stop: threading.Event
-    ) -> Iterator[_HostBatch | UnitEnd]:
+    def _read_unit(self, unit: Unit) -> Iterator[_HostBatch | UnitEnd]:
         planned, error = 0, None
         try:
             members = read_members(unit.source, unit.fingerprint, place=unit.shard.url)
             samples = read_samples(unit.shard.url, members, self.labelling)
             while batch := tuple(islice(samples, self.batch_size)):
                 planned += len(batch)
-                buffer = _wait(partial(ring.get, timeout=0.1), stop)
-                starts = range(0, len(batch), _TASK_IMAGES)
-                tasks = (
-                    pool.submit(self._decode, batch[i : i + _TASK_IMAGES], buffer[i:])
-                    for i in starts
-                )
-                yield _HostBatch(unit, batch, buffer, tuple(tasks))
+                buffer = self._wait(partial(self._ring.get, timeout=0.1))
+                tasks = [
+                    self._pool.submit(self._decode, batch[i : i + _TASK_IMAGES], buffer[i:])
+                    for i in range(0, len(batch), _TASK_IMAGES)
+                ]
+                yield _HostBatch(unit, batch, buffer, tasks)
         except ShardError as failure:
             error = failure
         yield UnitEnd(unit, planned, error)
+
+    def _wait(self, attempt: Callable[[], T]) -> T:
+        """Repeat what a full or an empty queue holds up, until the consumer has left."""
+        while not self._stop.is_set():
+            with suppress(queue.Full, queue.Empty):
+                return attempt()
+        raise _StoppedError
 
     def _decode(self, samples: tuple[Sample, ...], slots: torch.Tensor) -> list[Outcome]:
         """Task of the pool: images to pixels."""
@@ -197,24 +170,25 @@ class Pipeline:
             outcomes.append(outcome)
         return outcomes
 
-    def _encode(self, ready: _Ready, ring: _Ring) -> Iterator[EncodedBatch | UnitEnd]:
+    def _encode(self) -> Iterator[EncodedBatch | UnitEnd]:
         """Start each batch on the device before the one before it is collected."""
         flying: tuple[_HostBatch, Collect, list[Outcome]] | None = None
         while True:
             started = time.perf_counter()
-            item = ready.get()
+            item = self._ready.get()
             if isinstance(item, Exception):
                 raise item
-            outcomes = _outcomes(item) if isinstance(item, _HostBatch) else []
+            batch = item if isinstance(item, _HostBatch) else None
+            outcomes = [each for task in batch.tasks for each in task.result()] if batch else []
             self.timings.decode_wait_s += time.perf_counter() - started
             started = time.perf_counter()
             launched = None
-            if isinstance(item, _HostBatch):
-                launched = (item, self.launch(item.buffer[: len(item.samples)]), outcomes)
+            if batch:
+                launched = (batch, self.launch(batch.buffer[: len(batch.samples)]), outcomes)
             landed = self._land(*flying) if flying else None
             self.timings.device_s += time.perf_counter() - started
             if flying and landed:
-                ring.put(flying[0].buffer)
+                self._ring.put(flying[0].buffer)
                 yield landed
             flying = launched
             if isinstance(item, UnitEnd):
@@ -226,36 +200,20 @@ class Pipeline:
         """Keep the rows of the images that could be decoded, name the others."""
         features = collect()
         reasons = [s.reason or o.skip for s, o in zip(batch.samples, outcomes, strict=True)]
-        kept = [i for i, reason in enumerate(reasons) if reason is None]
-        samples = [batch.samples[i] for i in kept]
-        if len(kept) < len(reasons):
-            # The rows of skipped samples are those of a black image.
-            features = {name: array[kept] for name, array in features.items()}
-        block = FeatureBlock(
-            keys=tuple(sample.key for sample in samples),
-            features=features,
-            labels=label_array([sample.label for sample in samples], self.labelling.classes),
-        )
         skipped = tuple(
             SkippedSample(sample.key, str(reason))
             for sample, reason in zip(batch.samples, reasons, strict=True)
             if reason is not None
         )
+        kept = [i for i, reason in enumerate(reasons) if reason is None]
+        if skipped:
+            # The rows of skipped samples are those of a black image.
+            features = {name: array[kept] for name, array in features.items()}
+        labels = label_array([batch.samples[i].label for i in kept], self.labelling.classes)
+        block = FeatureBlock(tuple(batch.samples[i].key for i in kept), features, labels)
         notes = Counter(str(note) for i in kept for note in outcomes[i].notes)
         return EncodedBatch(batch.unit, block, skipped, notes)
 
 
 class _StoppedError(Exception):
     """The consumer has left; the reader thread unwinds."""
-
-
-def _wait(attempt: Callable[[], T], stop: threading.Event) -> T:
-    """Repeat what a full or an empty queue holds up, until the consumer has left."""
-    while not stop.is_set():
-        with suppress(queue.Full, queue.Empty):
-            return attempt()
-    raise _StoppedError
-
-
-def _outcomes(batch: _HostBatch) -> list[Outcome]:
-    return [outcome for task in batch.tasks for outcome in task.result()]

@@ -1,10 +1,9 @@
-"""Which process encodes which shard.
+"""Which process encodes which shard, and when it stops.
 
 Alone: all of them, in order. Under torchrun: whoever is free takes the next one from a counter in
 the c10d store, so that fast ranks do more; there are no collectives and nothing to hang on. Under
 SLURM without torchrun: every n-th. A shard that a dead rank leaves is finished by the next run,
-and a shard encoded twice is committed once. After Ctrl-C or SIGTERM a process finishes the shard
-at hand and stops; a second signal stops at once.
+and a shard encoded twice is committed once.
 """
 
 import os
@@ -57,9 +56,8 @@ def ranks_from_environment(environment: Mapping[str, str] = os.environ) -> Ranks
     hint = "start the processes with torchrun or srun, or unset these variables"
     for name in names:
         if not environment.get(name, "0").isdigit():
-            raise ExtractError(
-                f"environment variable {name}={environment[name]!r} is not a number", hint=hint
-            )
+            fault = f"environment variable {name}={environment[name]!r} is not a number"
+            raise ExtractError(fault, hint=hint)
     rank, world_size, local_rank, local_size = (int(environment.get(n, "0")) for n in names)
     if rank >= world_size:
         raise ExtractError(f"{names[0]}={rank} is not below {names[1]}={world_size}", hint=hint)
@@ -72,7 +70,6 @@ class Turns:
     """Shared counters of one run: who takes what, and who is last."""
 
     ranks: Ranks
-    """This process."""
     add: Callable[[str, int], int] | None
     """Atomically add to a named counter and give the new value; None without a shared store."""
 
@@ -106,9 +103,6 @@ def open_turns(ranks: Ranks) -> Turns:
     return Turns(ranks, PrefixStore(f"linprobe/{attempt}", store).add)
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
 class Stop(threading.Event):
     """Set when a run is asked to stop."""
 
@@ -124,16 +118,18 @@ def stop_on_signals() -> Iterator[Stop]:
     """
     stop = Stop()
 
+    def restore() -> None:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
     def handle(number: int, _frame: FrameType | None) -> None:
         stop.exit_code = 128 + number
         stop.set()
-        for key, previous in before.items():
-            signal.signal(key, previous)
+        restore()
         note("stopping after the shards at hand; once more stops at once")
 
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        for key, previous in before.items():
-            signal.signal(key, previous)
+        restore()

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from linprobe.errors import ExtractError, LinprobeError
 from linprobe.records import JsonValue
@@ -26,12 +26,8 @@ class Timings:
     @property
     def limit(self) -> tuple[str, float]:
         """What the run mostly waits for: ``encoder``, ``decoding`` or ``disk``; and its seconds."""
-        waits = {
-            "encoder": self.device_s,
-            "decoding": self.decode_wait_s,
-            "disk": self.write_wait_s,
-        }
-        return max(waits.items(), key=lambda wait: wait[1])
+        waits = ("encoder", self.device_s), ("decoding", self.decode_wait_s)
+        return max(*waits, ("disk", self.write_wait_s), key=lambda wait: wait[1])
 
 
 @dataclass
@@ -69,7 +65,7 @@ class ExtractReport:
     """What the store has of a dataset, and what was done for it."""
 
     encoder: StoredEncoder
-    """The encoder."""
+    """As the store has it."""
     dataset: str
     """What the dataset was called in this run; the store keeps the first name it was given."""
     sealed: tuple[Split, ...]
@@ -80,12 +76,7 @@ class ExtractReport:
     """128 + the number of the signal that stopped the run, or 0."""
 
     def check(self) -> None:
-        """Refuse a run of which shards failed.
-
-        Raises
-        ------
-        ExtractError : with the first failure; the others are in ``run.failed``.
-        """
+        """Raise ExtractError with the first of the failures in ``run.failed``, if any."""
         if self.run is not None and self.run.failed:
             first = next(iter(self.run.failed.values()))
             raise ExtractError(
@@ -173,9 +164,7 @@ def _run_json(run: RunReport) -> JsonValue:
         "skipped": run.skipped,
         "notes": run.notes,
         "seconds": round(run.seconds, 3),
-        "decode_wait_s": round(run.timings.decode_wait_s, 3),
-        "device_s": round(run.timings.device_s, 3),
-        "write_wait_s": round(run.timings.write_wait_s, 3),
+        **{name: round(seconds, 3) for name, seconds in asdict(run.timings).items()},
         "batch_size": run.batch_size,
         "stopped": run.stopped,
     }
@@ -185,11 +174,9 @@ def forecast_text(forecast: Forecast) -> str:
     """What is left to do, for a person."""
     images = "unknown" if forecast.images is None else str(forecast.images)
     size = "unknown" if forecast.bytes is None else f"about {human_bytes(forecast.bytes)}"
-    return "\n".join(
-        (
-            f"encoder  {forecast.folder}  ({forecast.precision})",
-            f"done     {forecast.shards_done} shards; {forecast.splits_sealed} splits sealed",
-            f"to do    {forecast.shards} shards, {images} images",
-            f"on disk  {size} more",
-        )
+    return (
+        f"encoder  {forecast.folder}  ({forecast.precision})\n"
+        f"done     {forecast.shards_done} shards; {forecast.splits_sealed} splits sealed\n"
+        f"to do    {forecast.shards} shards, {images} images\n"
+        f"on disk  {size} more"
     )

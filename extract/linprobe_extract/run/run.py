@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from linprobe.errors import ExtractError, NotFoundError
 from linprobe.machine import Device, available_cores, decode_threads
+from linprobe.records import digest_json, plain
 from linprobe.terminal import Progress, Watch, ignore
-from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath
+from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath, libraries
 from linprobe_extract.pack.by_name import data_folder
 from linprobe_extract.run.ranks import (
     Ranks,
@@ -25,11 +26,11 @@ from linprobe_extract.run.ranks import (
 )
 from linprobe_extract.run.report import ExtractReport
 from linprobe_extract.run.work import Forecast, Work, forecast
-from linprobe_extract.shards.caches import FingerprintCache, choice_key, encoder_memo
+from linprobe_extract.shards.caches import FingerprintCache, JsonCache, file_state
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_extract.shards.types import DatasetPlan
 from linprobe_store.format.layout import ENCODER_PREFIX, folder_named
-from linprobe_store.format.spec import StorageDtype
+from linprobe_store.format.spec import KEY_VERSION, StorageDtype
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.store import FeatureStore
 
@@ -44,7 +45,6 @@ class Extraction:
     encoder: "EncoderChoice | Encoder"
     """Which encoder: chosen, and loaded when it is needed; or loaded already."""
     plan: DatasetPlan
-    """The dataset."""
     store: Path
     """Folder of the feature store."""
     splits: tuple[str, ...] = ()
@@ -59,9 +59,7 @@ class Extraction:
     def forecast(self) -> Forecast:
         """Count what is left to do, and write nothing; an encoder new to the store is loaded.
 
-        Raises
-        ------
-        LinprobeError : as :meth:`run`.
+        Raises LinprobeError as :meth:`run`.
         """
         work = self._work(ranks_from_environment(), read_only=True)
         if work.stored is not None:
@@ -82,14 +80,8 @@ class Extraction:
     def run(self, watch: Watch = ignore, *, until_signal: bool = False) -> ExtractReport:
         """Encode the shards that have no part yet, and seal the splits that are complete.
 
-        Parameters
-        ----------
-        watch : sees the run as it goes.
-        until_signal : on the first SIGINT or SIGTERM, finish the shards at hand and report.
-
-        Returns
-        -------
-        What the store has now; shards that failed are in its ``run.failed``.
+        With ``until_signal``, the first SIGINT or SIGTERM lets it finish the shards at hand and
+        report. Shards that failed are in the report's ``run.failed``.
 
         Raises
         ------
@@ -100,11 +92,6 @@ class Extraction:
         work = self._work(ranks, read_only=False)
         if work.stored is not None and not work.todo:
             return ExtractReport(work.stored, self.plan.name, work.seal(), run=None)
-        return self._encode(work, ranks, watch, until_signal=until_signal)
-
-    def _encode(
-        self, work: Work, ranks: Ranks, watch: Watch, *, until_signal: bool
-    ) -> ExtractReport:
         from linprobe_extract.encoders.encoder import load_encoder
         from linprobe_extract.encoders.register import register
         from linprobe_extract.run.encode import Run
@@ -117,7 +104,7 @@ class Extraction:
         batch_size = self.batch_size or encoder.batch_size
         stored = register(encoder, self.store, batch_size=batch_size)
         if isinstance(self.encoder, EncoderChoice):
-            encoder_memo(self.store).put(choice_key(self.encoder), stored.encoder_id)
+            _encoder_memo(self.store).put(_choice_key(self.encoder), stored.encoder_id)
         with stop_on_signals() if until_signal else nullcontext(Stop()) as stop:
             run = Run(
                 work=replace(work, stored=stored),
@@ -137,10 +124,9 @@ class Extraction:
         splits = self.splits or tuple(split.name for split in self.plan.splits)
         for name in splits:
             self.plan.split(name)
-        self._check_feasible(splits, ranks)
-        self._check_writable()
+        self._check(splits, ranks)
         if isinstance(self.encoder, EncoderChoice):
-            encoder_id = encoder_memo(self.store).get(choice_key(self.encoder))
+            encoder_id = _encoder_memo(self.store).get(_choice_key(self.encoder))
         else:
             encoder_id = self.encoder.spec.encoder_id
         stored = None if encoder_id is None else self._stored(encoder_id)
@@ -153,8 +139,8 @@ class Extraction:
         except NotFoundError:
             return None
 
-    def _check_feasible(self, splits: tuple[str, ...], ranks: Ranks) -> None:
-        """Refuse what could be encoded but not sealed."""
+    def _check(self, splits: tuple[str, ...], ranks: Ranks) -> None:
+        """Refuse before minutes of work what would fail at their end."""
         urls = [shard.url for split in self.plan.splits for shard in split.shards]
         if ranks.world_size > 1 and any(url.startswith("pipe:") for url in urls):
             raise ExtractError(
@@ -169,16 +155,29 @@ class Extraction:
                 hint="leave out --split, or name the classes with --classes FILE",
             )
 
-    def _check_writable(self) -> None:
-        """Refuse before minutes of work what would fail at their end."""
-        folder = self.store
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
+        folder = next(path for path in (self.store, *self.store.parents) if path.exists())
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             raise ExtractError(
                 f"cannot write the store '{self.store}': '{folder}' is not a writable folder",
                 hint="choose another place with --store DIR",
             )
+
+
+def _encoder_memo(store: Path) -> JsonCache[str]:
+    """Encoder ids by the key of their choice: loading a tower to learn its id takes seconds."""
+    return JsonCache(store / ".cache" / "encoders.jsonl", dict[str, str])
+
+
+def _choice_key(choice: EncoderChoice) -> str:
+    """Digest the choice, the state of its files, the libraries and our own version."""
+    return digest_json(
+        {
+            "request": plain(choice),
+            "files": [file_state(choice.model), file_state(str(choice.weights or ""))],
+            "versions": libraries(),
+            "key_version": KEY_VERSION,
+        }
+    )
 
 
 def extract_features(
@@ -262,8 +261,7 @@ def extract_features(
         classes_file=None if classes is None else Path(classes),
     )
     encoder = choice if isinstance(model, str) else model
-    report = Extraction(
-        encoder, plan, Path(store), tuple(splits), batch_size, threads, max_skipped
-    ).run(watch)
+    settings = Path(store), tuple(splits), batch_size, threads, max_skipped
+    report = Extraction(encoder, plan, *settings).run(watch)
     report.check()
     return report

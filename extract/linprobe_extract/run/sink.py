@@ -24,77 +24,31 @@ _MAX_PENDING = 8
 class _Part:
     """The part of one shard in the making."""
 
-    def __init__(self, unit: Unit, sink: "PartSink") -> None:
+    def __init__(self, unit: Unit, encoder: StoredEncoder, batch_size: int) -> None:
+        self.url = unit.shard.url
+        self.batch_size = batch_size
+        self.n_rows = 0
+        self.skipped: list[SkippedSample] = []
+        self.notes = Counter[str]()
         self.error: LinprobeError | None = None
-        self._unit = unit
-        self._sink = sink
-        # Recorded with each part, since another batch size gives other bits.
-        self._batch_size = sink.report.batch_size
-        self._rows = 0
-        self._skipped: list[SkippedSample] = []
-        self._notes = Counter[str]()
-        self._scope = ExitStack()
-        self._writer = self._scope.enter_context(sink.encoder.part_writer(unit.fingerprint))
-
-    def append(self, batch: EncodedBatch) -> None:
-        self._rows += len(batch.block.keys)
-        self._skipped.extend(batch.skipped)
-        self._notes.update(batch.notes)
-        if batch.block.keys:
-            self._writer.append(batch.block)
-
-    def commit(self, end: UnitEnd) -> None:
-        if self.error is not None:
-            return
-        if end.error is not None:
-            raise end.error
-        if len(self._skipped) > self._sink.max_skipped * end.planned:
-            worst = first_few(f"{sample.key} ({sample.reason})" for sample in self._skipped)
-            raise ShardError(
-                f"{len(self._skipped)} of {end.planned} samples of '{self._unit.shard.url}' cannot "
-                f"be used, more than --max-skipped {self._sink.max_skipped:g}: {worst}",
-                hint="mend the shard, or allow more with --max-skipped",
-            )
-        self._writer.commit(
-            skipped=self._skipped,
-            batch_size=self._batch_size,
-            planned=end.planned,
-            labelling=self._sink.labelling,
-        )
-        report = self._sink.report
-        report.n_shards += 1
-        report.n_images += self._rows
-        report.skipped.update(sample.reason for sample in self._skipped)
-        report.notes.update(self._notes)
-
-    def close(self) -> None:
-        if self.error is not None:
-            self._sink.report.failed[self._unit.shard.url] = self.error
-        self._scope.close()
+        self.scope = ExitStack()
+        self.writer = self.scope.enter_context(encoder.part_writer(unit.fingerprint))
 
 
 class PartSink:
     """Writes the batches of one shard after the other; use as a context manager.
 
-    Parameters
-    ----------
-    encoder : where parts go.
-    labelling : how labels are read, recorded with each part.
-    max_skipped : greatest share of samples of a shard that may be skipped, in [0, 1].
-    report : counts what is committed, what failed, and the seconds that callers wait here.
+    ``labelling`` is recorded with each part; ``max_skipped`` is the greatest share of samples of a
+    shard that may be skipped, in [0, 1]; ``report`` counts what is committed and what failed.
     """
 
     def __init__(
-        self,
-        encoder: StoredEncoder,
-        labelling: str,
-        max_skipped: float,
-        report: RunReport,
+        self, encoder: StoredEncoder, labelling: str, max_skipped: float, report: RunReport
     ) -> None:
-        self.encoder = encoder
-        self.labelling = labelling
-        self.max_skipped = max_skipped
-        self.report = report
+        self._encoder = encoder
+        self._labelling = labelling
+        self._max_skipped = max_skipped
+        self._report = report
         self._thread = ThreadPoolExecutor(1, "write")
         self._pending: deque[Future[None]] = deque()
         self._part: _Part | None = None
@@ -109,14 +63,12 @@ class PartSink:
         finally:
             self._thread.shutdown(wait=True, cancel_futures=True)
             if self._part is not None:
-                self._part.close()
+                self._close(self._part)
 
     def put(self, item: EncodedBatch | UnitEnd) -> None:
         """Queue a batch or the end of its shard for writing.
 
-        Raises
-        ------
-        StoreError : an earlier write met a full or failing disk.
+        Raises StoreError where an earlier write met a full or failing disk.
         """
         self._pending.append(self._thread.submit(self._write, item))
         self._wait(_MAX_PENDING)
@@ -125,19 +77,54 @@ class PartSink:
         started = time.perf_counter()
         while len(self._pending) > n_pending or (self._pending and self._pending[0].done()):
             self._pending.popleft().result()
-        self.report.timings.write_wait_s += time.perf_counter() - started
+        self._report.timings.write_wait_s += time.perf_counter() - started
 
     def _write(self, item: EncodedBatch | UnitEnd) -> None:
-        part = self._part = self._part or _Part(item.unit, self)
+        if self._part is None:
+            # The batch size is recorded with each part, since another one gives other bits.
+            self._part = _Part(item.unit, self._encoder, self._report.batch_size)
+        part = self._part
         try:
-            if isinstance(item, UnitEnd):
-                part.commit(item)
-            elif part.error is None:
-                part.append(item)
+            if part.error is not None:
+                pass
+            elif isinstance(item, UnitEnd):
+                self._commit(part, item)
+            else:
+                part.n_rows += len(item.block.keys)
+                part.skipped.extend(item.skipped)
+                part.notes.update(item.notes)
+                if item.block.keys:
+                    part.writer.append(item.block)
         except LinprobeError as error:
             part.error = error
             if isinstance(error.__cause__, OSError) and not isinstance(error, ShardError):
                 raise  # a full or failing disk is no fault of this shard: the run ends
         if isinstance(item, UnitEnd):
-            part.close()
+            self._close(part)
             self._part = None
+
+    def _commit(self, part: _Part, end: UnitEnd) -> None:
+        if end.error is not None:
+            raise end.error
+        if len(part.skipped) > self._max_skipped * end.planned:
+            worst = first_few(f"{sample.key} ({sample.reason})" for sample in part.skipped)
+            raise ShardError(
+                f"{len(part.skipped)} of {end.planned} samples of '{part.url}' cannot "
+                f"be used, more than --max-skipped {self._max_skipped:g}: {worst}",
+                hint="mend the shard, or allow more with --max-skipped",
+            )
+        part.writer.commit(
+            skipped=part.skipped,
+            batch_size=part.batch_size,
+            planned=end.planned,
+            labelling=self._labelling,
+        )
+        self._report.n_shards += 1
+        self._report.n_images += part.n_rows
+        self._report.skipped.update(sample.reason for sample in part.skipped)
+        self._report.notes.update(part.notes)
+
+    def _close(self, part: _Part) -> None:
+        if part.error is not None:
+            self._report.failed[part.url] = part.error
+        part.scope.close()

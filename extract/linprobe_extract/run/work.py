@@ -38,13 +38,11 @@ class Work:
     """Splits of a dataset and what a store has of them, as of when it is first asked."""
 
     plan: DatasetPlan
-    """The dataset."""
     splits: tuple[str, ...]
     """Names of the splits to extract and seal, all of the plan's or some."""
     stored: StoredEncoder | None
     """The encoder; None when the store does not have it yet."""
     fingerprints: FingerprintCache
-    """Knows what each shard's bytes are."""
 
     @property
     def shards(self) -> tuple[Shard, ...]:
@@ -65,12 +63,8 @@ class Work:
             and dataset.spec.label_source == self.plan.label_source
             and wanted == [(split.name, split.shards) for split in dataset.spec.splits]
         ]
-        sealed = {}
-        for name in self.splits:
-            dataset = next((dataset for dataset in datasets if name in dataset.splits), None)
-            if dataset is not None:
-                sealed[name] = dataset.split(name)
-        return sealed
+        holders = {name: [d for d in datasets if name in d.splits] for name in self.splits}
+        return {name: held[0].split(name) for name, held in holders.items() if held}
 
     @cached_property
     def todo(self) -> tuple[Shard, ...]:
@@ -106,11 +100,9 @@ class Work:
         return Work(self.plan, self.splits, self.stored, self.fingerprints)
 
     def seal(self) -> tuple[Split, ...]:
-        """Seal each split whose parts are all there; declare the metric where none was.
+        """Seal each split whose parts are all there; give all that are sealed then, in order.
 
-        Returns
-        -------
-        All splits that are sealed then, in order.
+        Declares the metric of a dataset that had none.
 
         Raises
         ------
@@ -126,16 +118,14 @@ class Work:
         sealed = []
         for name in self.splits:
             split = self.sealed.get(name)
-            if split is None and is_known and self._is_encoded(name):
+            is_encoded = set(self.todo).isdisjoint(self.plan.split(name).shards)
+            if split is None and is_known and is_encoded:
                 read_labels = self._label_reader(name)
                 split = self.stored.seal(self._spec, name, names=names, read_labels=read_labels)
             elif split is not None and split.metric is None and names.metric is not None:
                 split = self.stored.register_dataset(split.dataset_spec, names).split(name)
             sealed += [] if split is None else [split]
         return tuple(sealed)
-
-    def _is_encoded(self, split: str) -> bool:
-        return set(self.todo).isdisjoint(self.plan.split(split).shards)
 
     @cached_property
     def _spec(self) -> DatasetSpec:
@@ -146,9 +136,8 @@ class Work:
         )
         classes = self.plan.classes
         if classes is None:
-            shards = (shard for split in splits for shard in split.shards)
-            greatest = max(map(self._greatest_label, shards))
-            classes = tuple(str(label) for label in range(greatest + 1))
+            greatest = max(self._greatest_label(s) for split in splits for s in split.shards)
+            classes = tuple(map(str, range(greatest + 1)))
         return DatasetSpec(splits, self.plan.label_source, classes)
 
     def _greatest_label(self, shard: ShardFingerprint) -> int:
@@ -163,10 +152,9 @@ class Work:
         return int(self.stored.part_labels(shard).max(initial=-1))
 
     def _label_reader(self, split: str) -> ReadLabels:
-        """Give the function that knows the labels of each part of a split.
+        """Give what knows the labels of a split's parts, whatever dataset their tars are read as.
 
-        A part belongs to a tar, whatever dataset the tar is read as: where its labels were read
-        in another way, they are read again from the tar, and its features stay.
+        Where a part's labels were read in another way, they are read again; its features stay.
         """
         shards = {self.fingerprints.fingerprint(s): s for s in self.plan.split(split).shards}
         labelling = self.plan.labelling
@@ -211,14 +199,7 @@ class Forecast:
 
 
 def forecast(work: Work, spec: EncoderSpec, folder: str) -> Forecast:
-    """Count what is left to do, reading tar headers where no card says how many samples.
-
-    Parameters
-    ----------
-    work : of the dataset, for this encoder.
-    spec : the encoder; says how wide a row is.
-    folder : its folder in the store.
-    """
+    """Count what is left to do, reading tar headers where no card says how many samples."""
     counts = [_n_samples(shard) for shard in work.todo]
     n_images = None if None in counts else sum(count or 0 for count in counts)
     itemsize = np.dtype(spec.storage_dtype).itemsize

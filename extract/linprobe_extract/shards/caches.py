@@ -1,9 +1,8 @@
 """What was learnt at a cost and is remembered beside a store, as lines of JSON.
 
-A shard is known by its sha256, which takes a read of the whole file: :class:`FingerprintCache`
-remembers it under (path, size, modification time) or (URL, size, ETag). Loading a tower to learn
-its id takes seconds: :func:`encoder_memo` remembers it under everything that the choice and the
-installed libraries say. Both are local to a host and may be deleted at any time.
+A shard is known by its sha256, which takes a read of the whole file: it is remembered under
+(path, size, modification time) or (URL, size, ETag). Caches are local to a host and may be deleted
+at any time.
 """
 
 import json
@@ -11,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -19,11 +18,10 @@ import fsspec
 
 from linprobe.disk import told_as_store_error
 from linprobe.errors import IntegrityError
-from linprobe.records import digest_json, parse, plain
-from linprobe_extract.encoders.family import EncoderChoice, libraries
+from linprobe.records import parse, plain
 from linprobe_extract.shards.tar import fingerprint_shard, open_shard, unreadable
 from linprobe_extract.shards.types import Shard
-from linprobe_store.format.spec import KEY_VERSION, ShardFingerprint
+from linprobe_store.format.spec import ShardFingerprint
 
 T = TypeVar("T")
 
@@ -31,11 +29,8 @@ T = TypeVar("T")
 class JsonCache(Generic[T]):
     """Values by key in a file of JSON lines, which may be cut, damaged or gone without loss.
 
-    Parameters
-    ----------
-    path : the file, made when first needed; processes may append to it at the same time.
-    kind : of a line: ``dict[str, T]``.
-    read_only : keep what is learnt in memory alone.
+    Made when first needed; processes may append to it at the same time. ``kind`` is that of a
+    line; with ``read_only``, what is learnt is kept in memory alone.
     """
 
     def __init__(self, path: Path, kind: type[dict[str, T]], *, read_only: bool = False) -> None:
@@ -59,9 +54,7 @@ class JsonCache(Generic[T]):
     def put(self, key: str, value: T, *, lasting: bool = True) -> None:
         """Remember a value; where it is not ``lasting``, in this process alone.
 
-        Raises
-        ------
-        StoreError : the file cannot be written.
+        Raises StoreError where the file cannot be written.
         """
         is_known = self._known.get(key) == value
         self._known[key] = value
@@ -74,13 +67,7 @@ class JsonCache(Generic[T]):
 
 
 class FingerprintCache:
-    """Shard fingerprints: from the dataset's card, from the cache, or by reading.
-
-    Parameters
-    ----------
-    store : folder of the feature store.
-    read_only : keep what is learnt in memory alone.
-    """
+    """Shard fingerprints: from the dataset's card, from the cache in a store, or by reading."""
 
     def __init__(self, store: Path, *, read_only: bool = False) -> None:
         path = store / ".cache" / "shards.jsonl"
@@ -94,31 +81,27 @@ class FingerprintCache:
     def fingerprint(self, shard: Shard) -> ShardFingerprint:
         """Give the fingerprint of a shard, reading it only when nothing else knows it.
 
-        Raises
-        ------
-        ShardError : it has to be read and cannot be.
+        Raises ShardError where it has to be read and cannot be.
         """
-        known = self.known(shard)
-        if known is not None:
-            return known
-        return self._remember(shard, fingerprint_shard(shard))
+        return self.known(shard) or self._remember(shard, fingerprint_shard(shard))
 
     @contextmanager
     def fetched(self, shard: Shard) -> Iterator[tuple[Shard, ShardFingerprint]]:
         """Give a shard to read and its fingerprint; what is not a file is copied to one first.
 
-        A stream can be read but once, and its fingerprint is needed before its samples.
-
-        Raises
-        ------
-        ShardError : it cannot be read.
+        A stream can be read but once, and its fingerprint is needed before its samples. Raises
+        ShardError where it cannot be read.
         """
         if not shard.is_stream:
             yield shard, self.fingerprint(shard)
             return
         with tempfile.TemporaryDirectory(prefix="linprobe-") as folder:
-            copy = Shard(str(Path(folder) / "shard.tar"), None, shard.n_samples)
-            _download(shard, Path(copy.url))
+            copy = Shard(f"{folder}/shard.tar", None, shard.n_samples)
+            try:
+                with open_shard(shard) as stream, Path(copy.url).open("wb") as file:
+                    shutil.copyfileobj(stream, file, 1 << 20)
+            except Exception as error:  # each of fsspec's drivers has errors of its own
+                raise unreadable(shard.url, error) from error
             content = replace(fingerprint_shard(copy), name=shard.name)
             yield copy, self._remember(shard, content)
 
@@ -128,20 +111,12 @@ class FingerprintCache:
         return fingerprint
 
 
-def _download(shard: Shard, target: Path) -> None:
-    try:
-        with open_shard(shard) as stream, target.open("wb") as copy:
-            shutil.copyfileobj(stream, copy, 1 << 20)
-    except Exception as error:  # each of fsspec's drivers has errors of its own
-        raise unreadable(shard.url, error) from error
-
-
 def _state(url: str) -> str | None:
     """Describe a file so that other content is described otherwise; None if it cannot be."""
     if url.startswith("pipe:"):
         return None
     if "://" not in url:
-        return _file_state(url)
+        return file_state(url)
     try:
         filesystem, name = fsspec.core.url_to_fs(url)
         info = filesystem.info(name)
@@ -151,25 +126,7 @@ def _state(url: str) -> str | None:
     return f"{url}|{info.get('size')}|{version}" if version and info.get("size") else None
 
 
-def encoder_memo(store: Path) -> JsonCache[str]:
-    """Encoder ids by the :func:`choice_key` of what a person chose."""
-    return JsonCache(store / ".cache" / "encoders.jsonl", dict[str, str])
-
-
-def choice_key(choice: EncoderChoice) -> str:
-    """Digest the choice, the state of its files, the libraries and our own version."""
-    weights = None if choice.weights is None else str(choice.weights)
-    return digest_json(
-        {
-            "request": asdict(choice) | {"weights": weights},
-            "files": [_file_state(choice.model), _file_state(weights or "")],
-            "versions": libraries(),
-            "key_version": KEY_VERSION,
-        }
-    )
-
-
-def _file_state(name: str) -> str | None:
+def file_state(name: str) -> str | None:
     """Describe a local file so that other content is described otherwise; None without one."""
     path = Path(name).resolve()
     if not path.is_file():

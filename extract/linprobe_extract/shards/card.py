@@ -1,12 +1,11 @@
 """The card of a packed dataset: ``dataset.json``, written last, so that its presence is the seal.
 
-Owns what is known about a packed dataset beyond its tars: classes, where labels are, the metric
-that the field reports for it, the fingerprint of every shard, and what was kept out and why.
-Refuses to know how the shards were made. A folder of shards without a card (made by others) is
-no error here: :func:`load_card` gives None.
+Holds what is known about a packed dataset beyond its tars, not how they were made. A folder of
+shards without a card (made by others) is no error.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +22,14 @@ from linprobe_store.format.spec import ShardFingerprint
 CARD_NAME = "dataset.json"
 FORMAT: Literal["linprobe-dataset"] = "linprobe-dataset"
 FORMAT_VERSION: Literal[1] = 1
+
+
+@dataclass(frozen=True)
+class _Header:
+    """Tells a card of another version from a damaged one."""
+
+    format: str = FORMAT
+    version: int = FORMAT_VERSION
 
 
 @dataclass(frozen=True)
@@ -132,21 +139,12 @@ class DatasetCard:
         return tuple(image for image in self.duplicates if image.is_leak)
 
     def save(self, folder: Path) -> None:
-        """Write ``folder/dataset.json``, durably, whole or not at all.
-
-        Raises
-        ------
-        StoreError : the disk refuses.
-        """
+        """Write ``folder/dataset.json``, durably, whole or not at all (StoreError)."""
         write_atomic(folder / CARD_NAME, encode(self))
 
 
 def load_card(folder: Path) -> DatasetCard | None:
-    """Read ``folder/dataset.json``.
-
-    Returns
-    -------
-    The card; None where there is no such file: shards that others made have none.
+    """Read ``folder/dataset.json``; None where there is none: shards that others made.
 
     Raises
     ------
@@ -157,32 +155,17 @@ def load_card(folder: Path) -> DatasetCard | None:
     path = folder / CARD_NAME
     if not path.exists():
         return None
-    data = read_bytes(path, error=CardError, hint=_hint())
-    _check_version(data, path)
-    card = parse(DatasetCard, data, str(path), error=CardError, hint=_hint())
-    check_class_names(card.classes, str(path), error=CardError)
-    return card
-
-
-def _check_version(data: bytes, path: Path) -> None:
-    """Tell a card of another version from a damaged one; what is no card at all passes."""
-    try:
+    hint = f"pack the dataset again: {command('pack', 'SOURCE', out='DIR', overwrite=True)}"
+    data = read_bytes(path, error=CardError, hint=hint)
+    header = _Header()
+    with suppress(msgspec.DecodeError, UnicodeDecodeError):  # no card at all: told below
         header = msgspec.json.decode(data, type=_Header)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return
-    if (header.format, header.version) != (FORMAT, FORMAT_VERSION):
+    if header != _Header():
         raise CardError(
             f"{path}: expected {FORMAT} version {FORMAT_VERSION}, found {header.format} "
             f"version {header.version}",
             hint="read it with the linprobe that wrote it, or pack the dataset again",
         )
-
-
-@dataclass(frozen=True)
-class _Header:
-    format: str
-    version: int
-
-
-def _hint() -> str:
-    return f"pack the dataset again: {command('pack', 'SOURCE', out='DIR', overwrite=True)}"
+    card = parse(DatasetCard, data, str(path), error=CardError, hint=hint)
+    check_class_names(card.classes, str(path), error=CardError)
+    return card

@@ -28,6 +28,7 @@ _LAYOUT_HINT = (
     "expected DIR/train/*.tar and DIR/test/*.tar (as `linprobe pack` writes them), "
     "or give each split: --shards 'train=path/{00..09}.tar'"
 )
+_COPY_HINT = "copy or pack the dataset again"
 
 
 def plan_dataset(
@@ -65,7 +66,10 @@ def plan_dataset(
     elif "://" in data:
         splits, default_name = _remote_splits(data), Path(data.split("://")[-1]).name
     else:
-        card = load_card(_existing_folder(data))
+        if not Path(data).is_dir():
+            hint = f"{command('pack', 'SOURCE', out='DIR')} makes one; {_LAYOUT_HINT}"
+            raise ExtractError(f"no folder of shards at '{data}'", hint=hint)
+        card = load_card(Path(data))
         splits, default_name = _local_splits(Path(data), card), Path(data).resolve().name
     if classes_file is not None:
         classes: tuple[str, ...] | None = read_class_names(classes_file, error=ExtractError)
@@ -82,14 +86,6 @@ def plan_dataset(
     )
 
 
-def _existing_folder(data: str) -> Path:
-    folder = Path(data)
-    if folder.is_dir():
-        return folder
-    pack = command("pack", "SOURCE", out="DIR")
-    raise ExtractError(f"no folder of shards at '{data}'", hint=f"{pack} makes one; {_LAYOUT_HINT}")
-
-
 def _classes_beside(base: str) -> tuple[str, ...] | None:
     """The names in ``classnames.txt``; None where there is no such file."""
     if "://" not in base:
@@ -102,72 +98,58 @@ def _classes_beside(base: str) -> tuple[str, ...] | None:
 
 def _local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Shard, ...]]:
     """List ``<split>/*.tar`` and ``<split>-*.tar``, and compare with what the folder states."""
-    urls: dict[str, list[str]] = {}
+    paths: dict[str, list[Path]] = {}
     for path in folder.iterdir():
         flat = re.match(r"([A-Za-z]+)[-_.]?\d*\.tar", path.name)
         alias = path.name if path.is_dir() else flat[1] if flat else ""
         if split_named(alias):
-            tars = path.iterdir() if path.is_dir() else (path,)
-            urls.setdefault(alias, []).extend(str(tar) for tar in tars if _is_tar(tar))
+            for tar in path.iterdir() if path.is_dir() else (path,):
+                # Not their indexes, nor what a copy in progress leaves.
+                if re.fullmatch(r"[^.].*\.tar(\.(gz|bz2|xz))?", tar.name) and tar.is_file():
+                    paths.setdefault(alias, []).append(tar)
+    if not paths:
+        raise ExtractError(f"no shards found in '{folder}'", hint=_LAYOUT_HINT)
+    listed = card.splits if card else {}
     splits: dict[str, tuple[Shard, ...]] = {}
-    for alias in sorted(alias for alias in urls if urls[alias]):
+    for alias, tars in sorted(paths.items()):
         split = SPLIT_ALIASES[alias.lower()]
         if split in splits:
             raise ExtractError(
                 f"'{folder}' holds the split '{split}' twice, under '{alias}' and another name",
                 hint=f"keep one of them, or name the shards: --shards '{split}=path/*.tar'",
             )
-        listed = card.splits.get(split) if card else None
-        cards = {shard.name: shard for shard in listed.shards} if listed else {}
-        splits[split] = tuple(_listed(path, cards) for path in sorted(urls[alias], key=natural_key))
-    if not splits:
-        raise ExtractError(f"no shards found in '{folder}'", hint=_LAYOUT_HINT)
-    _check_complete(folder, splits, card)
+        cards = {shard.name: shard for shard in listed[split].shards} if split in listed else {}
+        tars = sorted(tars, key=lambda tar: natural_key(str(tar)))
+        splits[split] = tuple(_listed(tar, cards.get(tar.name)) for tar in tars)
+        counts = tars[0].parent / "nshards.txt"
+        expected = len(tars)
+        if split in listed:
+            expected = len(cards)
+        elif counts.is_file() and counts.parent != folder:
+            expected = _shard_count(counts.read_bytes(), str(counts))
+        if expected != len(tars):
+            raise ExtractError(
+                f"split '{split}' of '{folder}' has {len(tars)} shards, expected {expected}",
+                hint=_COPY_HINT,
+            )
+    if absent := listed.keys() - splits.keys():
+        raise ExtractError(
+            f"'{folder}' has no shards of the split '{min(absent)}', which its card lists",
+            hint=_COPY_HINT,
+        )
     return splits
 
 
-def _is_tar(path: Path) -> bool:
-    """Tell shards from their indexes and from what a copy in progress leaves."""
-    return bool(re.fullmatch(r"[^.].*\.tar(\.(gz|bz2|xz))?", path.name)) and path.is_file()
-
-
-def _check_complete(
-    folder: Path, splits: dict[str, tuple[Shard, ...]], card: DatasetCard | None
-) -> None:
-    """Compare with the splits and shard counts that the folder itself states."""
-    hint = "copy or pack the dataset again"
-    listed = card.splits if card else {}
-    absent = listed.keys() - splits.keys()
-    if absent:
-        raise ExtractError(
-            f"'{folder}' has no shards of the split '{min(absent)}', which its card lists",
-            hint=hint,
-        )
-    for split, shards in splits.items():
-        counts = Path(shards[0].url).parent / "nshards.txt"
-        expected = len(shards)
-        if split in listed:
-            expected = len(listed[split].shards)
-        elif counts.is_file() and counts.parent != folder:
-            expected = _shard_count(counts.read_bytes(), str(counts))
-        if expected != len(shards):
-            raise ExtractError(
-                f"split '{split}' of '{folder}' has {len(shards)} shards, expected {expected}",
-                hint=hint,
-            )
-
-
-def _listed(path: str, cards: dict[str, ShardCard]) -> Shard:
+def _listed(path: Path, card: ShardCard | None) -> Shard:
     """A shard with what the dataset's card says about it."""
-    size, card = Path(path).stat().st_size, cards.get(Path(path).name)
     if card is None:
-        return Shard(path)
-    if card.bytes != size:
+        return Shard(str(path))
+    if card.bytes != path.stat().st_size:
         raise ExtractError(
-            f"'{path}' has {size} bytes; the dataset's card says {card.bytes}",
-            hint="copy or pack the dataset again",
+            f"'{path}' has {path.stat().st_size} bytes; the dataset's card says {card.bytes}",
+            hint=_COPY_HINT,
         )
-    return Shard(path, card.fingerprint, card.samples)
+    return Shard(str(path), card.fingerprint, card.samples)
 
 
 def _shard_count(data: bytes, place: str) -> int:

@@ -22,13 +22,7 @@ NO_LABEL = "no_label"
 
 
 def read_samples(url: str, members: Iterable[Member], labelling: Labelling) -> Iterator[Sample]:
-    """Group members into samples, in order.
-
-    Parameters
-    ----------
-    url : the shard, for messages.
-    members : regular files in tar order.
-    labelling : where labels come from.
+    """Group the members of a shard, in tar order, into samples; ``url`` is for messages.
 
     Raises
     ------
@@ -92,71 +86,59 @@ def _sample(url: str, key: str, files: Mapping[str, bytes], labelling: Labelling
             f"sample '{key}' of '{url}' has {len(images)} images: {', '.join(images)}",
             hint="keep one image a sample; which one is meant cannot be told",
         )
-    image = files[images[0]] if images else None
-    label = _label(url, key, files, labelling)
-    reason = NO_LABEL if label is None else NO_IMAGE if image is None else None
-    if reason or image is None or label is None:
-        return Sample(key, b"", -1, reason)
-    return Sample(key, image, label, None)
-
-
-def _label(url: str, key: str, files: Mapping[str, bytes], labelling: Labelling) -> Label | None:
-    kind, _, field = labelling.source.partition(":")
     try:
-        if kind == "cls":
-            return _in_range(int(files["cls"]), labelling.classes) if "cls" in files else None
-        if kind == "json":
-            value = json.loads(files["json"]).get(field) if "json" in files else None
-            return None if value is None else _label_of(value, labelling.classes)
-        return _label_of(PurePosixPath(key).parent.name, labelling.classes)
+        label = _label(key, files, labelling)
     except (ValueError, AttributeError, RecursionError) as error:
         raise ShardError(
             f"label of sample '{key}' in '{url}' cannot be understood: {error}",
             hint=f"expected {_expected_label(labelling.source)}; class names come from "
             "classnames.txt or --classes FILE",
         ) from error
+    if label is None or not images:
+        return Sample(key, b"", -1, NO_LABEL if label is None else NO_IMAGE)
+    return Sample(key, files[images[0]], label, None)
 
 
-def _label_of(value: object, classes: tuple[str, ...] | None) -> Label:
-    if isinstance(value, list):
-        if classes is None:
-            raise ValueError("it has several labels, and the number of classes is not known")
-        return tuple(sorted({_single_label(item, classes) for item in value}))
-    return _single_label(value, classes)
+def _label(key: str, files: Mapping[str, bytes], labelling: Labelling) -> Label | None:
+    kind, _, field = labelling.source.partition(":")
+    value: object = PurePosixPath(key).parent.name
+    if kind == "cls":
+        value = int(files["cls"]) if "cls" in files else None
+    elif kind == "json":
+        value = json.loads(files["json"]).get(field) if "json" in files else None
+    if not isinstance(value, list):
+        return None if value is None else _class_id(value, labelling.classes)
+    if labelling.classes is None:
+        raise ValueError("it has several labels, and the number of classes is not known")
+    return tuple(sorted({_class_id(item, labelling.classes) for item in value}))
 
 
-def _single_label(value: object, classes: tuple[str, ...] | None) -> int:
+def _class_id(value: object, classes: tuple[str, ...] | None) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{value!r} is neither a class id nor a class name")  # noqa: TRY004
-    if isinstance(value, int):
-        return _in_range(value, classes)
-    if classes is None or value not in classes:
-        raise ValueError(f"no class is called {value!r}")
-    return classes.index(value)
-
-
-def _in_range(label: int, classes: tuple[str, ...] | None) -> int:
-    if not 0 <= label < (MAX_CLASSES if classes is None else len(classes)):
+    if isinstance(value, str):
+        if classes is None or value not in classes:
+            raise ValueError(f"no class is called {value!r}")
+        return classes.index(value)
+    if not 0 <= value < (MAX_CLASSES if classes is None else len(classes)):
         n_classes = "" if classes is None else f" of {len(classes)} classes"
-        raise ValueError(f"{label} is not the id{n_classes} counted from 0")
-    return label
+        raise ValueError(f"{value} is not the id{n_classes} counted from 0")
+    return value
 
 
 def _expected_label(source: str) -> str:
     kind, _, field = source.partition(":")
-    if kind == "cls":
-        return "a member '<key>.cls' that holds a class id"
-    if kind == "json":
-        return f"a member '<key>.json' with the field '{field}'"
-    return "keys such as 'class-name/0001'"
+    texts = {
+        "cls": "a member '<key>.cls' that holds a class id",
+        "json": f"a member '<key>.json' with the field '{field}'",
+    }
+    return texts.get(kind, "keys such as 'class-name/0001'")
 
 
 def label_array(labels: Sequence[Label], classes: tuple[str, ...] | None) -> LabelArray:
     """Labels as the store takes them: (n,) int64, or (n, k) uint8 for multi-label samples.
 
-    Raises
-    ------
-    ShardError : a sample has several labels and the class names are not known.
+    Raises ShardError where a sample has several labels and the class names are not known.
     """
     if not any(isinstance(label, tuple) for label in labels):
         return np.array(labels, np.int64)

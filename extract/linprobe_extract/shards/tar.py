@@ -12,6 +12,7 @@ import hashlib
 import lzma
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, cast
 
@@ -34,10 +35,9 @@ class _HashingReader:
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._sha256 = hashlib.sha256()
-        self._ahead = stream.read(8)
-        self.n_bytes = 0
-        self.magic = self._ahead
-        self._count(self._ahead)
+        self._n_bytes = 0
+        self._ahead = b""
+        self.magic = self._ahead = self.read(8)
 
     def read(self, size: int = -1) -> bytes:
         if self._ahead:
@@ -45,19 +45,15 @@ class _HashingReader:
             data, self._ahead = self._ahead[:size], self._ahead[size:]
             return data
         data = self._stream.read(size)
-        self._count(data)
+        self._sha256.update(data)
+        self._n_bytes += len(data)
         return data
 
-    def _count(self, data: bytes) -> None:
-        self._sha256.update(data)
-        self.n_bytes += len(data)
-
-    def drain(self) -> None:
+    def fingerprint(self, name: str) -> ShardFingerprint:
+        """Read to the end, and give the fingerprint of all bytes."""
         while self.read(_READ_BYTES):
             pass
-
-    def fingerprint(self, name: str) -> ShardFingerprint:
-        return ShardFingerprint(name, self.n_bytes, self._sha256.hexdigest())
+        return ShardFingerprint(name, self._n_bytes, self._sha256.hexdigest())
 
 
 class _WindowReader:
@@ -76,22 +72,19 @@ class _WindowReader:
 
     def n_zeros_after(self, offset: int) -> int | None:
         """Read to the end; the number of bytes after ``offset``, or None if one is not zero."""
-        n_zeros = self._n_bytes - offset
-        rest = self._window[len(self._window) - n_zeros :] if n_zeros else b""
-        while rest or (rest := self.read(_READ_BYTES)):
+        n_ahead = self._n_bytes - offset
+        rest = self._window[-n_ahead:] if n_ahead else self.read(_READ_BYTES)
+        while rest:
             if rest.strip(b"\0"):
                 return None
-            n_zeros = self._n_bytes - offset
-            rest = b""
-        return n_zeros
+            rest = self.read(_READ_BYTES)
+        return self._n_bytes - offset
 
 
 def open_shard(shard: Shard) -> IO[bytes]:
     """Open a local file, a ``pipe:`` command, or any URL that fsspec knows, for reading once.
 
-    Raises
-    ------
-    ShardError : it cannot be opened; names the URL and the system's reason.
+    Raises ShardError with the URL and the system's reason.
     """
     try:
         if shard.url.startswith("pipe:"):
@@ -110,11 +103,8 @@ def read_members(
 ) -> Iterator[Member]:
     """Yield the regular files of a tar in order, then prove that the tar was whole.
 
-    Parameters
-    ----------
-    shard : what to read; read once, sequentially; plain or compressed by gzip, bzip2 or xz.
-    expected : the fingerprint that the bytes must have, or None to accept any.
-    place : what to call it in messages; its URL where empty.
+    It is plain or compressed by gzip, bzip2 or xz, and read once. ``expected`` is what its bytes
+    must be; ``place`` is what to call it in messages, by default its URL.
 
     Raises
     ------
@@ -126,12 +116,12 @@ def read_members(
         with open_shard(shard) as stream:
             reader = _HashingReader(stream)
             yield from _members(place, _WindowReader(_plain(reader)))
-            reader.drain()
+            content = reader.fingerprint(shard.name)
     except (tarfile.TarError, lzma.LZMAError, OSError, EOFError, ValueError) as error:
         raise unreadable(place, error) from error
-    if expected is not None and reader.fingerprint(expected.name) != expected:
+    if expected is not None and replace(content, name=expected.name) != expected:
         raise ShardError(
-            f"'{place}' has {reader.n_bytes} bytes of other content than expected "
+            f"'{place}' has {content.bytes} bytes of other content than expected "
             f"({expected.bytes} bytes, sha256 {expected.sha256[:12]})",
             hint="it changed since it was packed or first read: pack or copy it again",
         )
@@ -165,30 +155,24 @@ def _members(place: str, plain: _WindowReader) -> Iterator[Member]:
             yield Member(info.name, file.read())
             tar.members = []  # type: ignore[attr-defined] # else it keeps all headers
         n_zeros = plain.n_zeros_after(tar.offset)
-    if n_zeros is None or n_zeros < _END_BYTES:
-        what = "is cut: it has no end-of-archive mark"
-        what = what if n_zeros is not None else "is damaged or holds more than one archive"
-        raise ShardError(
-            f"'{place}' {what} after {n_members} files", hint="copy or pack the shard again"
-        )
-    if not n_members:
-        raise ShardError(f"'{place}' is empty", hint="copy or pack the shard again")
+    fault = ""
+    if n_zeros is None:
+        fault = f"is damaged or holds more than one archive after {n_members} files"
+    elif n_zeros < _END_BYTES:
+        fault = f"is cut: it has no end-of-archive mark after {n_members} files"
+    elif not n_members:
+        fault = "is empty"
+    if fault:
+        raise ShardError(f"'{place}' {fault}", hint="copy or pack the shard again")
 
 
 def fingerprint_shard(shard: Shard) -> ShardFingerprint:
-    """Read a tar once for its size and sha256.
-
-    Raises
-    ------
-    ShardError : it cannot be read.
-    """
+    """Read a tar once for its size and sha256; ShardError where it cannot be read."""
     try:
         with open_shard(shard) as stream:
-            reader = _HashingReader(stream)
-            reader.drain()
+            return _HashingReader(stream).fingerprint(shard.name)
     except (OSError, ValueError) as error:
         raise unreadable(shard.url, error) from error
-    return reader.fingerprint(shard.name)
 
 
 def unreadable(url: str, error: Exception) -> ShardError:

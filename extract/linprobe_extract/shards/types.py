@@ -101,21 +101,15 @@ class DatasetPlan:
 
     @property
     def labelling(self) -> Labelling:
-        """How labels are read."""
+        """Label source and class names together."""
         return Labelling(self.label_source, self.classes)
 
     def split(self, name: str) -> SplitPlan:
-        """Give one split.
-
-        Raises
-        ------
-        ExtractError : the dataset has no such split; names those it has.
-        """
-        for split in self.splits:
-            if split.name == name:
-                return split
-        have = ", ".join(split.name for split in self.splits)
+        """Give one split; ExtractError names those there are."""
+        splits = {split.name: split for split in self.splits}
+        if name in splits:
+            return splits[name]
         raise ExtractError(
-            f"dataset '{self.name}' has no split '{name}'; it has {have}",
-            hint=f"choose with --split among: {have}",
+            f"dataset '{self.name}' has no split '{name}'; it has {', '.join(splits)}",
+            hint=f"choose with --split among: {', '.join(splits)}",
         )

@@ -1,7 +1,6 @@
 """Memory maps of Zarr arrays: rows on disk as read-only NumPy views, never copied, never filled."""
 
 import mmap
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe.errors import REPAIR, IntegrityError, unreadable
+from linprobe.errors import unreadable
 from linprobe.records import read_bytes
+from linprobe_store.format.checksums import check_size
 from linprobe_store.format.zarr_v3 import ArrayGeometry, check_index, parse_geometry
 
 _SCATTERED = 8
@@ -45,43 +45,35 @@ class MappedArray:
         """All rows: a view of the map where there is one file, a copy where there are several."""
         if len(self.maps) == 1:
             return self.maps[0].view(np.ndarray)
-        if not self.maps:
-            return np.empty(self.geometry.shape, self.geometry.dtype)
-        return np.concatenate(self.maps)
+        empty = np.empty((0, *self.geometry.shape[1:]), self.geometry.dtype)
+        return np.concatenate([empty, *self.maps])
 
     def take(self, indices: NDArray[np.int64]) -> NDArray[np.generic]:
         """Copy of the rows at ``indices`` (m,), each in [0, n), in the order given."""
         out = np.empty((len(indices), *self.geometry.shape[1:]), self.geometry.dtype)
-        is_scattered = len(indices) * _SCATTERED < self.rows
         files, local = np.divmod(indices, self.geometry.file_rows)
         for i in np.unique(files):
-            in_file = files == i
-            source = self._scattered_map(int(i)) if is_scattered else self.maps[i].view(np.ndarray)
-            out[in_file] = source[local[in_file]]
+            in_file, rows = files == i, self.maps[i].view(np.ndarray)
+            if len(indices) * _SCATTERED < self.rows:
+                # A map of its own: advice given to the shared one would slow down its scans.
+                with (self.folder / self.geometry.file_key(int(i))).open("rb") as stream:
+                    own = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+                own.madvise(mmap.MADV_RANDOM)
+                rows = np.ndarray(rows.shape, rows.dtype, own)
+            out[in_file] = rows[local[in_file]]
         return out
-
-    def _scattered_map(self, i: int) -> NDArray[np.generic]:
-        """A map of its own, since advice given to a shared map would slow down scans of it."""
-        with (self.folder / self.geometry.file_key(i)).open("rb") as stream:
-            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        mapped.madvise(mmap.MADV_RANDOM)
-        shape = (self.geometry.rows_in_file(i), *self.geometry.shape[1:])
-        return np.ndarray(shape, self.geometry.dtype, mapped)
 
 
 def map_array(folder: Path) -> MappedArray:
     """Map a Zarr v3 array in the layout of the store, whoever wrote it.
 
-    Raises
-    ------
-    IntegrityError : a file is missing, of another size, or its shard index is damaged.
-    StoreError : valid Zarr that cannot be mapped (compressed, rows out of order, ...).
+    Raises an IntegrityError where a file is missing or damaged, and a StoreError for valid Zarr
+    that cannot be mapped: compressed, rows out of order, ...
     """
     metadata = folder / "zarr.json"
     geometry = parse_geometry(read_bytes(metadata), str(metadata))
-    return MappedArray(
-        folder, geometry, tuple(_map_file(folder, geometry, i) for i in range(geometry.n_files))
-    )
+    maps = tuple(_map_file(folder, geometry, i) for i in range(geometry.n_files))
+    return MappedArray(folder, geometry, maps)
 
 
 def _map_file(
@@ -89,18 +81,11 @@ def _map_file(
 ) -> "np.memmap[tuple[int, ...], np.dtype[np.generic]]":
     """Map the rows of a file once its size and its shard index are proved."""
     path = folder / geometry.file_key(i)
-    expected = geometry.file_bytes(i)
+    check_size(path, geometry.file_bytes(i))
     try:
         with path.open("rb") as stream:
-            n_bytes = stream.seek(0, os.SEEK_END)
-            if n_bytes != expected:
-                raise IntegrityError(
-                    f"{path}: expected {expected} bytes, found {n_bytes}", hint=REPAIR
-                )
-            stream.seek(expected - geometry.index_bytes)
+            stream.seek(geometry.index_start(i))
             check_index(geometry, i, stream.read(), str(path))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise IntegrityError(f"{path}: missing, expected {expected} bytes", hint=REPAIR) from None
     except OSError as error:
         raise unreadable(path, error) from error
     shape = (geometry.rows_in_file(i), *geometry.shape[1:])

@@ -17,13 +17,7 @@ def part_path(encoder_path: Path, shard: ShardFingerprint) -> Path:
 
 
 def find_part(encoder_path: Path, encoder_id: str, shard: ShardFingerprint) -> PartCommit | None:
-    """Commit of a part, or None when there is none.
-
-    Raises
-    ------
-    IntegrityError : the part is there and damaged.
-    MismatchError : it is of another encoder, source tar or version of the format.
-    """
+    """Commit of a part; see ``StoredEncoder.committed_part``."""
     path = part_path(encoder_path, shard)
     if not path.exists():
         return None
@@ -43,10 +37,6 @@ class PartWriter:
     encoder_path : folder of the encoder in a store.
     spec : the encoder, whose taps, dims and storage dtype every block must have.
     shard : the source tar.
-
-    Raises
-    ------
-    StoreError : the store cannot be written to.
     """
 
     def __init__(self, encoder_path: Path, spec: EncoderSpec, shard: ShardFingerprint) -> None:
@@ -72,16 +62,10 @@ class PartWriter:
     def append(self, block: FeatureBlock) -> None:
         """Check consecutive rows of the tar and write them.
 
-        Parameters
-        ----------
-        block : n rows: keys, features (n, d) by tap in the storage dtype, labels (n,) int64 or
-            (n, k) uint8.
-
         Raises
         ------
         MismatchError : taps, dims, dtype, lengths or labels are not those expected.
-        StoreError : a value is not finite, a row is all zero, a key comes twice, or the disk
-            refuses; the part is not committed.
+        StoreError : NaN, infinity, an all-zero row, a key that comes twice, or the disk refuses.
         """
         for key in block.keys:
             if key in self._keys:
@@ -96,9 +80,7 @@ class PartWriter:
     def commit(
         self, *, skipped: Sequence[SkippedSample], batch_size: int, planned: int, labelling: str
     ) -> PartCommit:
-        """Make the part visible, whole and durable.
-
-        Losing a race to another writer of the same tar is harmless: its commit is returned.
+        """Make the part visible, whole and durable, unless another writer of the tar was first.
 
         Parameters
         ----------
@@ -109,7 +91,7 @@ class PartWriter:
 
         Returns
         -------
-        The commit that is in the store now.
+        The commit that is in the store now, whoever wrote it.
 
         Raises
         ------
@@ -124,13 +106,9 @@ class PartWriter:
             )
         with told_as_store_error(self._staging.path):
             contents = self._unit.close({"kind": "part", "encoder_id": self._spec.encoder_id})
-            own = {
-                "shard": self.shard,
-                "skipped": skipped,
-                "batch_size": batch_size,
-                "labelling": labelling,
-            }
-            (self._staging.path / COMMIT_FILE).write_bytes(sign("part", contents, own))
+            own = {"shard": self.shard, "skipped": skipped}
+            run = {"batch_size": batch_size, "labelling": labelling}
+            (self._staging.path / COMMIT_FILE).write_bytes(sign("part", contents, own, run))
         final = part_path(self._encoder_path, self.shard)
         self._staging.publish(final)
         self._staging.discard()

@@ -5,7 +5,7 @@ maps of the parts straight to the shard files of the split.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -52,21 +52,7 @@ class SealTarget:
 
 
 def seal_parts(target: SealTarget, encoder_path: Path, read_labels: ReadLabels | None) -> None:
-    """Write a sealed split from its parts, every byte of which is verified first.
-
-    Parameters
-    ----------
-    target : the split.
-    encoder_path : folder of the encoder, which holds the parts.
-    read_labels : gives other labels than those in the parts.
-
-    Raises
-    ------
-    NotFoundError : the dataset has no such split, or parts are missing; names the source tars.
-    IntegrityError : a part is damaged.
-    MismatchError : labels read in different ways or out of range, or parts of another encoder.
-    StoreError : a key comes twice, or the disk refuses.
-    """
+    """Write a sealed split from its parts, every byte verified; see ``StoredEncoder.seal``."""
     parts = _find_parts(target, encoder_path)
     ways = sorted({part.labelling for part in parts})
     if len(ways) > 1 and read_labels is None:
@@ -75,41 +61,36 @@ def seal_parts(target: SealTarget, encoder_path: Path, read_labels: ReadLabels |
             f"{first_few(ways)}",
             hint=f"{command('extract')} reads them again, without the encoder",
         )
-    write_split(target, _part_blocks(encoder_path, parts, read_labels), _plan_rows(parts))
-
-
-def _find_parts(target: SealTarget, encoder_path: Path) -> tuple[PartCommit, ...]:
-    """Commits of all parts of a split, in row order."""
-    shards = {split.name: split.shards for split in target.dataset.splits}
-    if target.split not in shards:
-        raise NotFoundError(
-            f"the dataset has no split {target.split!r}",
-            hint=f"its splits are: {', '.join(shards)}",
-        )
-    wanted = shards[target.split]
-    commits = {shard: find_part(encoder_path, target.spec.encoder_id, shard) for shard in wanted}
-    parts = tuple(commit for commit in commits.values() if commit is not None)
-    if len(parts) < len(commits):
-        missing = [shard.name for shard, commit in commits.items() if commit is None]
-        raise NotFoundError(
-            f"split {target.split!r}: {len(missing)} of {len(wanted)} shards have no part: "
-            f"{first_few(missing)}",
-            hint=f"{command('extract')} makes them",
-        )
-    if len(commits) < len(wanted):
-        raise MismatchError(
-            f"split {target.split!r} lists a shard twice", hint="list every shard once"
-        )
-    return parts
-
-
-def _plan_rows(parts: Sequence[PartCommit]) -> tuple[PartRows, ...]:
-    """Where the rows of each part will lie."""
     starts = accumulate((part.rows for part in parts), initial=0)
-    return tuple(
+    rows = tuple(
         PartRows(part.shard, start, part.rows, part.skipped_by_reason)
         for part, start in zip(parts, starts, strict=False)
     )
+    write_split(target, _part_blocks(encoder_path, parts, read_labels), rows)
+
+
+def _find_parts(target: SealTarget, encoder_path: Path) -> list[PartCommit]:
+    """Commits of all parts of a split, in row order."""
+    splits = {split.name: split.shards for split in target.dataset.splits}
+    if target.split not in splits:
+        raise NotFoundError(
+            f"the dataset has no split {target.split!r}",
+            hint=f"its splits are: {', '.join(splits)}",
+        )
+    shards = splits[target.split]
+    if len(set(shards)) < len(shards):
+        raise MismatchError(
+            f"split {target.split!r} lists a shard twice", hint="list every shard once"
+        )
+    commits = {shard: find_part(encoder_path, target.spec.encoder_id, shard) for shard in shards}
+    missing = [shard.name for shard, commit in commits.items() if commit is None]
+    if missing:
+        raise NotFoundError(
+            f"split {target.split!r}: {len(missing)} of {len(shards)} shards have no part: "
+            f"{first_few(missing)}",
+            hint=f"{command('extract')} makes them",
+        )
+    return [commit for commit in commits.values() if commit is not None]
 
 
 def _part_blocks(
@@ -136,62 +117,50 @@ def write_split(
 ) -> None:
     """Write a sealed split and make it visible by one rename; harmless if another one was first.
 
-    Raises
-    ------
-    MismatchError : labels out of range, or rows that do not add up to those of ``parts``.
-    StoreError : a key comes twice, a value cannot be stored, or the disk refuses.
+    Raises a MismatchError where labels are out of range or rows do not add up to those of
+    ``parts``, and a StoreError where a key comes twice, a value cannot be stored or the disk fails.
     """
     place = f"split {target.split!r}"
     with told_as_store_error(target.path), Staging(target.path.parent) as staging:
         unit = UnitWriter(staging.path, target.spec, place, strong=True)
+        hashes = [np.empty(0, np.int64)]
         try:
-            hashes = [_append(unit, block, target.dataset, place) for block in blocks]
+            for block in blocks:
+                _check_range(block.labels, len(target.dataset.classes), place)
+                unit.append(block)
+                hashes.append(np.fromiter(map(hash, block.keys), np.int64, len(block.keys)))
             expected = sum(part.rows for part in parts)
             if unit.rows != expected:
                 raise MismatchError(
                     f"{place}: expected {expected} rows, found {unit.rows}",
                     hint="the source changed while it was read; run it again",
                 )
-            ids = {"encoder_id": target.spec.encoder_id, "dataset_id": target.dataset.dataset_id}
-            contents = unit.close({"kind": "split", "split": target.split, **ids})
+            own = {"dataset_id": target.dataset.dataset_id, "split": target.split}
+            contents = unit.close({"kind": "split", "encoder_id": target.spec.encoder_id, **own})
         finally:
             unit.abandon()
-        arrays = map_unit(staging.path, contents)
-        _check_unique(np.concatenate([np.empty(0, np.int64), *hashes]), arrays, place)
-        own = {"dataset_id": ids["dataset_id"], "split": target.split, "parts": parts}
-        (staging.path / COMMIT_FILE).write_bytes(sign("split", contents, own))
+        _check_unique(np.concatenate(hashes), map_unit(staging.path, contents), place)
+        signed = sign("split", contents, own, {"parts": parts})
+        (staging.path / COMMIT_FILE).write_bytes(signed)
         staging.publish(target.path)
 
 
 def _check_range(labels: LabelArray, n_classes: int, place: str) -> None:
-    """Check labels against the number of classes.
-
-    Raises
-    ------
-    MismatchError : a class id is not in [0, k), or multi-hot labels have not k columns of 0 and 1.
-    """
-    if labels.ndim == 2 and len(labels):
-        if labels.shape[1] != n_classes or labels.max() > 1:
-            raise MismatchError(
-                f"{place}: expected {n_classes} columns of 0 and 1, found {labels.shape[1]} "
-                f"columns up to {labels.max()}",
-                hint="give the class list that the labels were made with",
-            )
-    elif len(labels) and (labels.min() < 0 or labels.max() >= n_classes):
+    """Refuse class ids that are not in [0, k), and multi-hot labels not of k columns of 0 and 1."""
+    if not len(labels):
+        return
+    wanted = given = ""
+    if labels.ndim == 2 and (labels.shape[1] != n_classes or labels.max() > 1):
+        wanted = f"{n_classes} columns of 0 and 1"
+        given = f"{labels.shape[1]} columns up to {labels.max()}"
+    elif labels.ndim == 1 and (labels.min() < 0 or labels.max() >= n_classes):
+        wanted = f"labels in 0..{n_classes - 1} ({n_classes} classes)"
+        given = f"{labels.min()}..{labels.max()}"
+    if wanted:
         raise MismatchError(
-            f"{place}: expected labels in 0..{n_classes - 1} ({n_classes} classes), "
-            f"found {labels.min()}..{labels.max()}",
+            f"{place}: expected {wanted}, found {given}",
             hint="give the class list that the labels were made with",
         )
-
-
-def _append(
-    unit: UnitWriter, block: FeatureBlock, dataset: DatasetSpec, place: str
-) -> NDArray[np.int64]:
-    """Write a block and give the hash of each of its keys."""
-    _check_range(block.labels, len(dataset.classes), place)
-    unit.append(block)
-    return np.fromiter(map(hash, block.keys), np.int64, len(block.keys))
 
 
 def _check_unique(hashes: NDArray[np.int64], arrays: UnitArrays, place: str) -> None:

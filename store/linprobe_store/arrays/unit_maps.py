@@ -72,12 +72,7 @@ class UnitArrays:
         return (*self.features.values(), self.labels, self.keys_offsets, self.keys_bytes)
 
     def read_keys(self, place: Path) -> Keys:
-        """Keys of the unit.
-
-        Raises
-        ------
-        IntegrityError : the edges do not rise from 0 to the number of bytes.
-        """
+        """Keys of the unit; an IntegrityError where the edges do not rise from 0 to the end."""
         offsets = cast("NDArray[np.int64]", self.keys_offsets.whole())
         data = cast("NDArray[np.uint8]", self.keys_bytes.whole())
         if offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets) < 0).any():
@@ -86,12 +81,7 @@ class UnitArrays:
 
 
 def map_unit(unit: Path, contents: UnitContents) -> UnitArrays:
-    """Map the arrays of a unit and check their shapes against its commit.
-
-    Raises
-    ------
-    IntegrityError : an array is missing, damaged, or of another shape than committed.
-    """
+    """Map the arrays of a unit, each of the shape that its commit says, or an IntegrityError."""
     data, rows = unit / DATA_FOLDER, contents.rows
     features = {tap.name: map_array(data / features_array(tap.name)) for tap in contents.taps}
     arrays = UnitArrays(

@@ -1,8 +1,7 @@
 """Writer of a unit's ``data.zarr``: checks every block, then streams it to one array per field.
 
-The same writer makes parts, sealed splits and imports, so that all of them pass the same checks:
-no block with a NaN, an infinity or an all-zero row is ever written, and a fill value is
-therefore never a feature.
+Parts, sealed splits and imports pass the same checks: no NaN, infinity or all-zero row is ever
+written, and a fill value is therefore never a feature.
 """
 
 from collections.abc import Mapping
@@ -33,19 +32,12 @@ from linprobe_store.format.zarr_v3 import group_json
 
 _CHECK_ROWS = 256
 """Rows checked at once: their temporary copy stays in the cache."""
-_MULTI_HOT_FILL = 255
-"""Fill value of multi-hot labels: never a label."""
 
 
 class UnitWriter:
-    """Writer of one unit's arrays into a staging folder.
+    """Writer of one unit's arrays into a staging folder, of blocks with the taps of ``spec``.
 
-    Parameters
-    ----------
-    folder : where ``data.zarr`` is made.
-    spec : encoder, whose taps and storage dtype every block must have.
-    source : what the rows come from, for messages.
-    strong : whether files get a sha256 beside their crc32c.
+    Messages name the ``source`` of the rows; ``strong`` adds a sha256 to the crc32c of each file.
     """
 
     def __init__(self, folder: Path, spec: EncoderSpec, source: str, *, strong: bool) -> None:
@@ -53,15 +45,15 @@ class UnitWriter:
         self._source = source
         self._strong = strong
         self._folder = folder
-        dtype: np.dtype[np.generic] = np.dtype(spec.storage_dtype).newbyteorder("<")
         self._features = {
             tap.name: self._writer(
-                features_array(tap.name), dtype, (tap.dim,), "NaN", f"{tap.name}_feature"
+                features_array(tap.name), spec.storage_dtype, (tap.dim,), "NaN",
+                f"{tap.name}_feature",
             )
             for tap in spec.taps
-        }
-        self._offsets = self._writer(KEYS_OFFSETS, np.dtype("<i8"), (), -1, "key_edge")
-        self._bytes = self._writer(KEYS_BYTES, np.dtype("u1"), (), 0, "key_byte")
+        }  # fmt: skip
+        self._offsets = self._writer(KEYS_OFFSETS, "int64", (), -1, "key_edge")
+        self._bytes = self._writer(KEYS_BYTES, "uint8", (), 0, "key_byte")
         self._labels: RowWriter | None = None
         self._offsets.append(np.zeros(1, np.int64))
 
@@ -71,17 +63,17 @@ class UnitWriter:
         return self._offsets.rows - 1
 
     def append(self, block: FeatureBlock) -> None:
-        """Check a block and write it.
-
-        Raises
-        ------
-        MismatchError : taps, dims, dtype or lengths are not those of the encoder's spec.
-        StoreError : a value is not finite, or a row is all zero; names the key.
-        """
+        """Check a block and write it; raises as ``PartWriter.append`` does."""
         self._check_shapes(block)
         for tap, features in block.features.items():
-            check_values(features, block.keys, f"{self._source}: {tap}")
-        keys = [self._encode(key) for key in block.keys]
+            _check_values(features, block.keys, f"{self._source}: {tap}")
+        try:
+            keys = [key.encode() for key in block.keys]
+        except UnicodeEncodeError as error:
+            raise StoreError(
+                f"{self._source}: the key {error.object!r} is not valid UTF-8",
+                hint="rename the member and pack the shard again",
+            ) from None
         if not keys:
             return
         for tap, features in block.features.items():
@@ -93,9 +85,7 @@ class UnitWriter:
     def close(self, attributes: Mapping[str, JsonValue]) -> UnitContents:
         """Finish every array; the group carries ``attributes`` beside the format's name.
 
-        Raises
-        ------
-        StoreError : an earlier append failed half-way, and its error was ignored.
+        Raises a StoreError where an earlier append failed half-way, and its error was ignored.
         """
         labels = self._labels or self._label_writer(np.empty(0, np.int64))
         if any(writer.rows != self.rows for writer in (*self._features.values(), labels)):
@@ -117,7 +107,7 @@ class UnitWriter:
             rows=self.rows,
             taps=self._spec.taps,
             dtype=self._spec.storage_dtype,
-            n_label_columns=_columns(labels.layout.row_shape),
+            n_label_columns=next(iter(labels.layout.row_shape), None),
         )
 
     def abandon(self) -> None:
@@ -127,28 +117,24 @@ class UnitWriter:
                 writer.abandon()
 
     def _writer(
-        self, name: str, dtype: "np.dtype[np.generic]", row_shape: tuple[int, ...],
-        fill: float | int | str, dimension: str,
-    ) -> RowWriter:  # fmt: skip
-        inner_rows = INNER_ROWS if row_shape else INNER_BYTES // dtype.itemsize
+        self, name: str, dtype: str, row_shape: tuple[int, ...], fill: int | str, dimension: str
+    ) -> RowWriter:
+        little = np.dtype(dtype).newbyteorder("<")
+        inner_rows = INNER_ROWS if row_shape else INNER_BYTES // little.itemsize
         dimensions = ("sample", dimension) if row_shape else (dimension,)
-        layout = RowLayout(dtype, row_shape, inner_rows, fill, dimensions, MAX_SHARD_FILE_BYTES)
+        layout = RowLayout(little, row_shape, inner_rows, fill, dimensions, MAX_SHARD_FILE_BYTES)
         return RowWriter(self._folder / DATA_FOLDER / name, layout, self._strong)
 
     def _label_writer(self, labels: LabelArray) -> RowWriter:
         """Writer of the labels, whose kind and width the first block decides."""
-        if self._labels is None:
-            self._labels = (
-                self._writer(LABELS, np.dtype("<i8"), (), -1, "sample")
-                if labels.ndim == 1
-                else self._writer(
-                    LABELS, np.dtype("u1"), labels.shape[1:], _MULTI_HOT_FILL, "class"
-                )
-            )
+        if self._labels is None and labels.ndim == 1:
+            self._labels = self._writer(LABELS, "int64", (), -1, "sample")
+        elif self._labels is None:  # 255 is never a multi-hot label
+            self._labels = self._writer(LABELS, "uint8", labels.shape[1:], 255, "class")
         return self._labels
 
     def _check_shapes(self, block: FeatureBlock) -> None:
-        n = len(block.keys)
+        n, labels = len(block.keys), block.labels
         expected = {t.name: ((n, t.dim), self._spec.storage_dtype) for t in self._spec.taps}
         given = {name: (x.shape, x.dtype.name) for name, x in block.features.items()}
         if expected != given:
@@ -156,7 +142,6 @@ class UnitWriter:
                 f"{self._source}: expected features {expected}, found {given}",
                 hint="give the taps, dims and dtype of the encoder's spec",
             )
-        labels = block.labels
         kind = (labels.ndim, labels.dtype.name)
         if kind not in ((1, "int64"), (2, "uint8")) or len(labels) != n:
             raise MismatchError(
@@ -164,44 +149,20 @@ class UnitWriter:
                 f"found {labels.shape} {labels.dtype.name}",
                 hint="give one class id per sample, or one multi-hot row per sample",
             )
-        if self._labels is not None and labels.shape[1:] != self._labels.layout.row_shape:
+        row_shape = self._labels.layout.row_shape if self._labels else labels.shape[1:]
+        if labels.shape[1:] != row_shape:
             raise MismatchError(
-                f"{self._source}: expected labels with "
-                f"{_columns(self._labels.layout.row_shape)} columns, "
-                f"found {_columns(labels.shape[1:])}",
+                f"{self._source}: expected labels with columns {row_shape}, "
+                f"found {labels.shape[1:]}",
                 hint="do not mix class ids with multi-hot labels, nor their widths",
             )
 
-    def _encode(self, key: str) -> bytes:
-        try:
-            return key.encode()
-        except UnicodeEncodeError:
-            raise StoreError(
-                f"{self._source}: the key {key!r} is not valid UTF-8",
-                hint="rename the member and pack the shard again",
-            ) from None
 
-
-def _columns(row_shape: tuple[int, ...]) -> int | None:
-    """Columns of multi-hot labels; None for class ids."""
-    return row_shape[0] if row_shape else None
-
-
-def check_values(features: FeatureArray, keys: tuple[str, ...], place: str) -> None:
-    """Check that features are finite and that no row is all zero.
+def _check_values(features: FeatureArray, keys: tuple[str, ...], place: str) -> None:
+    """Refuse, by a StoreError, features (n, d) that are not finite, and rows that are all zero.
 
     Works on the bits, at about 10 GB/s: without the sign bit, float16 and float32 order like
     unsigned integers, and all values from the infinity's bits on are infinities and NaNs.
-
-    Parameters
-    ----------
-    features : (n, d) float16 or float32.
-    keys : n sample keys.
-    place : where the features come from, for messages.
-
-    Raises
-    ------
-    StoreError : naming the first bad key.
     """
     unsigned = np.dtype(f"u{features.dtype.itemsize}").type
     infinity = np.array(np.inf, features.dtype).view(unsigned)

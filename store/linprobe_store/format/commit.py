@@ -145,12 +145,7 @@ def parse_signed(kind: type[Record], data: bytes, place: str) -> Record:
 
 
 def check_digest(fields: JsonValue, place: str) -> None:
-    """Check the fields of a signed record against their own digest.
-
-    Raises
-    ------
-    IntegrityError : naming both digests.
-    """
+    """Refuse, by an IntegrityError, a signed record whose fields are not those of its digest."""
     body = dict(cast("Mapping[str, JsonValue]", fields))
     expected, digest = str(body.pop("digest")), digest_json(body)
     if digest != expected:
@@ -166,12 +161,7 @@ def read_commit(kind: type[Record], unit: Path) -> Record:
 
 
 def check_version(name: str, version: object, place: str) -> None:
-    """Refuse another format or another version of ours.
-
-    Raises
-    ------
-    MismatchError : naming both.
-    """
+    """Refuse, by a MismatchError, another format or another version of ours."""
     if (name, version) != (FORMAT_NAME, FORMAT_VERSION):
         raise MismatchError(
             f"{place}: expected format {FORMAT_NAME} {FORMAT_VERSION}, found {name} {version}",
@@ -180,15 +170,9 @@ def check_version(name: str, version: object, place: str) -> None:
 
 
 def check_origin(unit: Path, *pairs: tuple[str, object, object]) -> None:
-    """Check that a unit is of the encoder, dataset and source that its folders say.
+    """Refuse, by a MismatchError, a unit of another origin than its folders say.
 
-    Parameters
-    ----------
-    pairs : what is compared, what the folders say, what the commit says.
-
-    Raises
-    ------
-    MismatchError : naming both.
+    Each pair: what is compared, what the folders say, what the commit says.
     """
     for what, expected, committed in pairs:
         if expected != committed:
@@ -201,21 +185,13 @@ def check_origin(unit: Path, *pairs: tuple[str, object, object]) -> None:
 def check_files(
     unit: Path, files: Mapping[str, FileDigest], level: Literal["open", "deep"]
 ) -> None:
-    """Check a unit against its file table.
+    """Check a unit against its file table, or raise an IntegrityError that names the file.
 
-    Parameters
-    ----------
-    level : ``open``: every file is there at its exact size, and the metadata has its exact
-        content; ``deep``: every byte of every file.
-
-    Raises
-    ------
-    IntegrityError : naming the file, what was expected and what was found.
+    ``open``: every file is there at its exact size, and the metadata has its exact content;
+    ``deep``: every byte of every file.
     """
     for name, expected in files.items():
-        if level == "deep":
-            check_content(unit / name, expected, strong=True)
-        elif name.endswith("zarr.json"):
-            check_content(unit / name, expected)
+        if level == "deep" or name.endswith("zarr.json"):
+            check_content(unit / name, expected, strong=level == "deep")
         else:
-            check_size(unit / name, expected)
+            check_size(unit / name, expected.bytes)

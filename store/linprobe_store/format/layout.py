@@ -48,8 +48,6 @@ LABELS = "labels"
 KEYS_BYTES = "keys_bytes"
 KEYS_OFFSETS = "keys_offsets"
 FEATURES_PREFIX = "features_"
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-_TAP = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def folder_named(prefix: str, name: str, full_id: str) -> str:
@@ -68,28 +66,9 @@ def features_array(tap: str) -> str:
 
 
 def check_split_name(split: str) -> None:
-    """Refuse a split name that cannot be a folder.
-
-    Raises
-    ------
-    MismatchError : the name has other characters than letters, digits, ``.``, ``_`` and ``-``.
-    """
-    if not _NAME.fullmatch(split) or split.startswith(STAGING_PREFIX):
+    """Refuse, by a MismatchError, a split name that cannot be a folder."""
+    if not re.fullmatch("[A-Za-z0-9_][A-Za-z0-9._-]*", split) or split.startswith(STAGING_PREFIX):
         raise MismatchError(
             f"a split cannot be called {split!r}",
             hint="use letters, digits, '.', '_' and '-', such as train, val or test",
-        )
-
-
-def check_tap_name(tap: str) -> None:
-    """Refuse a tap name that cannot be part of an array's name.
-
-    Raises
-    ------
-    MismatchError : the name has other characters than a-z, 0-9 and ``_``.
-    """
-    if not _TAP.fullmatch(tap):
-        raise MismatchError(
-            f"a tap cannot be called {tap!r}",
-            hint="use a-z, 0-9 and '_', such as embedding or pre_projection",
         )

@@ -185,17 +185,10 @@ Spec = TypeVar("Spec", EncoderSpec, DatasetSpec)
 def parse_spec(kind: type[Spec], data: bytes, place: str, folder_digits: str) -> Spec:
     """Read the spec of an encoder or dataset, whose id is the sha256 of its file.
 
-    Parameters
-    ----------
-    kind : :class:`EncoderSpec` or :class:`DatasetSpec`.
-    data : content of ``encoder.json`` or ``dataset.json``.
-    place : the file, for messages.
-    folder_digits : hex digits in the name of its folder, which the id must begin with.
-
     Raises
     ------
-    IntegrityError : the file is no such spec, not canonical JSON, or of another id: it was
-        changed, or the folder renamed.
+    IntegrityError : it is no such spec, not canonical JSON, or its id does not begin with
+        ``folder_digits``: it was changed, or its folder renamed.
     """
     spec = parse(kind, data, place)
     file_id = hashlib.sha256(data).hexdigest()

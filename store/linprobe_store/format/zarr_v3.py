@@ -1,28 +1,21 @@
 """Zarr v3 metadata of our arrays, and where their rows lie in their files: pure, no I/O.
 
-There is one layout. The grid splits axis 0 only; a file is one shard: inner chunks of rows, back
-to back in row order and uncompressed, the last one padded, then an index of the chunks and its
-crc32c. So the rows of a file are plain numbers from its first byte on, which can be mapped.
-
-Sources: the Zarr v3 core specification and its ``sharding-indexed`` codec. That codec promises
-no order of the inner chunks, so a reader proves the order from the index (:func:`check_index`).
+The grid splits axis 0 only; a file is one shard: inner chunks of rows, back to back in row order
+and uncompressed, the last one padded, then an index of the chunks and its crc32c. So the rows of
+a file can be mapped from its first byte on. Sources: the Zarr v3 core specification and its
+``sharding-indexed`` codec, which promises no order of the chunks: a reader proves it by the index.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
+import google_crc32c
 import numpy as np
 
 from linprobe.errors import REPAIR, IntegrityError, StoreError
 from linprobe.records import JsonValue, canonical_json, parse
 from linprobe.terminal import command
-from linprobe_store.format.checksums import crc32c
-
-MISSING = 2**64 - 1
-"""Offset and length in the index of an inner chunk that is not stored."""
-_CRC_BYTES = 4
-_TYPES = ("float16", "float32", "int64", "uint8")
 
 
 @dataclass(frozen=True)
@@ -48,11 +41,6 @@ class ArrayGeometry:
         """Number of files."""
         return -(-self.shape[0] // self.file_rows)
 
-    @property
-    def index_bytes(self) -> int:
-        """Bytes of an index with its checksum: two uint64 for every inner chunk of a full file."""
-        return 16 * (self.file_rows // self.inner_rows) + _CRC_BYTES
-
     def file_key(self, i: int) -> str:
         """Path of file ``i`` below the array's folder."""
         return "/".join(["c", str(i), *["0"] * (len(self.shape) - 1)])
@@ -65,34 +53,34 @@ class ArrayGeometry:
         """Rows in file ``i`` with the padding of its last chunk."""
         return -(-self.rows_in_file(i) // self.inner_rows) * self.inner_rows
 
+    def index_start(self, i: int) -> int:
+        """Where the rows of file ``i`` end and its index begins, in bytes."""
+        return self.stored_rows(i) * self.row_bytes
+
     def file_bytes(self, i: int) -> int:
-        """Exact size of file ``i``."""
-        return self.stored_rows(i) * self.row_bytes + self.index_bytes
+        """Exact size of file ``i``: rows, two uint64 for every chunk of a full file, a crc32c."""
+        return self.index_start(i) + 16 * (self.file_rows // self.inner_rows) + 4
 
     def file_index(self, i: int) -> bytes:
         """Index of file ``i``, with its crc32c: its inner chunks lie back to back from 0."""
         n_stored = self.stored_rows(i) // self.inner_rows
         chunk_bytes = self.inner_rows * self.row_bytes
-        index = np.full((self.file_rows // self.inner_rows, 2), MISSING, "<u8")
+        index = np.full((self.file_rows // self.inner_rows, 2), 2**64 - 1, "<u8")  # no chunk
         index[:n_stored, 0] = np.arange(n_stored, dtype=np.uint64) * np.uint64(chunk_bytes)
         index[:n_stored, 1] = chunk_bytes
         raw = index.tobytes()
-        return raw + crc32c(raw).to_bytes(_CRC_BYTES, "little")
+        return raw + int(google_crc32c.value(raw)).to_bytes(4, "little")
 
 
 def check_index(geometry: ArrayGeometry, i: int, index: bytes, place: str) -> None:
     """Prove from its index that the rows of file ``i`` lie back to back in order.
 
-    Raises
-    ------
-    IntegrityError : the index fails its checksum.
-    StoreError : the inner chunks lie elsewhere.
+    Raises an IntegrityError where its checksum fails, else a StoreError where chunks lie elsewhere.
     """
-    checksum = int.from_bytes(index[-_CRC_BYTES:], "little")
-    if crc32c(index[:-_CRC_BYTES]) != checksum:
+    if google_crc32c.value(index[:-4]) != int.from_bytes(index[-4:], "little"):
         raise IntegrityError(f"{place}: the shard index fails its checksum", hint=REPAIR)
     if index != geometry.file_index(i):
-        raise StoreError(f"{place}: expected rows back to back in order, found gaps", hint=_hint())
+        raise _unmappable(place, "expected rows back to back in order, found gaps")
 
 
 def array_metadata(geometry: ArrayGeometry) -> dict[str, JsonValue]:
@@ -121,12 +109,8 @@ def array_json(
     geometry: ArrayGeometry, fill: float | int | str, dimensions: tuple[str, ...]
 ) -> bytes:
     """``zarr.json`` of an array."""
-    own: dict[str, JsonValue] = {
-        "fill_value": fill,
-        "dimension_names": dimensions,
-        "attributes": {},
-    }
-    return canonical_json({**array_metadata(geometry), **own})
+    own: dict[str, JsonValue] = {"fill_value": fill, "dimension_names": dimensions}
+    return canonical_json({**array_metadata(geometry), **own, "attributes": {}})
 
 
 def group_json(attributes: JsonValue) -> bytes:
@@ -137,11 +121,7 @@ def group_json(attributes: JsonValue) -> bytes:
 def parse_geometry(data: bytes, place: str) -> ArrayGeometry:
     """Geometry of an array from its ``zarr.json``, whoever wrote it.
 
-    Raises
-    ------
-    IntegrityError : the metadata is no JSON object.
-    StoreError : the array has another layout than ours (compressed, big-endian, chunked along
-        another axis, ...), and cannot be mapped.
+    Raises a StoreError where its layout is not ours: compressed, big-endian, ...
     """
     metadata = parse(dict[str, Any], data, place)
     try:
@@ -155,7 +135,7 @@ def parse_geometry(data: bytes, place: str) -> ArrayGeometry:
         codecs = str(metadata.get("codecs"))[:120]
         raise _unmappable(place, f"expected sharding_indexed, found codecs {codecs}") from None
     other = [name for name, value in expected.items() if metadata.get(name) != value]
-    if dtype.name not in _TYPES:
+    if dtype.name not in ("float16", "float32", "int64", "uint8"):
         other.append("data_type")
     if metadata.get("storage_transformers"):
         other.append("storage_transformers")
@@ -164,9 +144,8 @@ def parse_geometry(data: bytes, place: str) -> ArrayGeometry:
     return geometry
 
 
-def _hint() -> str:
-    return f"{command('store import')} stores rows of any array in the layout of the store"
-
-
 def _unmappable(place: str, why: str) -> StoreError:
-    return StoreError(f"{place}: cannot be mapped: {why}", hint=_hint())
+    return StoreError(
+        f"{place}: cannot be mapped: {why}",
+        hint=f"{command('store import')} stores rows of any array in the layout of the store",
+    )

@@ -6,19 +6,11 @@ from pathlib import Path
 from linprobe.disk import STAGING_PREFIX
 from linprobe.errors import NotFoundError, StoreError
 from linprobe.names import short_id
-from linprobe.records import read, read_bytes
 from linprobe.terminal import command
 from linprobe_store.arrays.unit_maps import map_unit
 from linprobe_store.format.commit import SplitCommit, check_files, check_origin, read_commit
-from linprobe_store.format.layout import COMMIT_FILE, DATASET_FILE, NAMES_FILE, PACKED_FILE
-from linprobe_store.format.spec import (
-    DatasetNames,
-    DatasetSpec,
-    EncoderNames,
-    EncoderSpec,
-    parse_spec,
-)
-from linprobe_store.handles.lookup import folder_digits
+from linprobe_store.format.layout import COMMIT_FILE, PACKED_FILE
+from linprobe_store.format.spec import DatasetNames, DatasetSpec, EncoderNames, EncoderSpec
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.witness import Provenance, read_provenance
 
@@ -61,24 +53,15 @@ class StoredDataset:
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the sealed splits, sorted; packed and damaged ones are among them."""
-        return tuple(
-            sorted(
-                path.name
-                for path in self.path.iterdir()
-                if path.is_dir() and not path.name.startswith((STAGING_PREFIX, "."))
-            )
-        )
+        names = (path.name for path in self.path.iterdir() if path.is_dir())
+        return tuple(sorted(name for name in names if not name.startswith((STAGING_PREFIX, "."))))
 
     def split(self, name: str) -> Split:
-        """Open and verify a sealed split, in milliseconds.
+        """Open and verify a sealed split, in milliseconds: its features are mapped and not read.
 
         Parameters
         ----------
         name : ``train``, ``val`` or ``test``.
-
-        Returns
-        -------
-        The split, with its features mapped and not read.
 
         Raises
         ------
@@ -101,23 +84,11 @@ class StoredDataset:
             ("split", name, commit.split),
         )
         check_files(path, commit.files, "open")
-        return Split(
-            encoder_spec=self.encoder_spec,
-            encoder_names=self.encoder_names,
-            dataset_spec=self.spec,
-            dataset_names=self.names,
-            path=path,
-            commit=commit,
-            arrays=map_unit(path, commit),
-        )
+        encoder, dataset = (self.encoder_spec, self.encoder_names), (self.spec, self.names)
+        return Split(*encoder, *dataset, path, commit, map_unit(path, commit))
 
     def split_path(self, name: str) -> Path:
-        """Folder of a sealed split, which may be damaged.
-
-        Raises
-        ------
-        NotFoundError : there is none.
-        """
+        """Folder of a sealed split, which may be damaged; a NotFoundError where there is none."""
         if name not in self.splits:
             sealed = ", ".join(self.splits) or "none"
             raise NotFoundError(
@@ -134,18 +105,3 @@ class StoredDataset:
 def is_packed_split(path: Path) -> bool:
     """Whether the folder of a split holds the packed form, which cannot be mapped."""
     return (path / PACKED_FILE).exists() and not (path / COMMIT_FILE).exists()
-
-
-def open_dataset(
-    folder: Path, encoder_spec: EncoderSpec, encoder_names: EncoderNames
-) -> StoredDataset:
-    """Open the folder of a dataset.
-
-    Raises
-    ------
-    IntegrityError : its spec is missing, damaged, or not what the folder's name says.
-    """
-    file = folder / DATASET_FILE
-    spec = parse_spec(DatasetSpec, read_bytes(file), str(file), folder_digits(folder))
-    names = read(DatasetNames, folder / NAMES_FILE)
-    return StoredDataset(encoder_spec, encoder_names, spec, names, folder)

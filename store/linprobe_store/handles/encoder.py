@@ -32,22 +32,10 @@ from linprobe_store.format.spec import (
     ShardFingerprint,
     parse_spec,
 )
-from linprobe_store.handles.dataset import StoredDataset, open_dataset
-from linprobe_store.handles.lookup import (
-    check_full_id,
-    choose,
-    folder_digits,
-    list_folders,
-    make_folder,
-)
+from linprobe_store.handles import lookup, witness
+from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.split import Split
-from linprobe_store.handles.witness import (
-    Provenance,
-    append_provenance,
-    check_canary,
-    read_canary,
-    read_provenance,
-)
+from linprobe_store.handles.witness import Provenance
 
 
 @dataclass(frozen=True)
@@ -82,11 +70,7 @@ class StoredEncoder:
         return find_part(self.path, self.encoder_id, shard)
 
     def part_labels(self, shard: ShardFingerprint) -> LabelArray:
-        """Labels in the part of a source tar, in row order.
-
-        Returns
-        -------
-        (n,) int64 class ids or (n, k) uint8 multi-hot, read-only.
+        """Labels (n,) int64 or (n, k) uint8 in the part of a source tar, in row order, read-only.
 
         Raises
         ------
@@ -100,36 +84,21 @@ class StoredEncoder:
         return cast("LabelArray", map_unit(part_path(self.path, shard), part).labels.whole())
 
     def part_writer(self, shard: ShardFingerprint) -> PartWriter:
-        """Writer of the part of a source tar, to be used in a ``with`` statement.
-
-        Raises
-        ------
-        StoreError : the store cannot be written to.
-        """
+        """Writer of a tar's part, for a ``with``; a StoreError where it cannot be written."""
         return PartWriter(self.path, self.spec, shard)
 
     def seal(
-        self,
-        dataset: DatasetSpec,
-        split: str,
-        *,
-        names: DatasetNames,
+        self, dataset: DatasetSpec, split: str, *, names: DatasetNames,
         read_labels: ReadLabels | None = None,
-    ) -> Split:
-        """Seal the parts of a split, in shard-list order; opens it if that is done already.
+    ) -> Split:  # fmt: skip
+        """Seal the parts of a split, in shard-list order, if need be, and open it.
 
         Parameters
         ----------
         dataset : the dataset, whose shards say which parts and in which order.
-        split : ``train``, ``val`` or ``test``; one of the splits of ``dataset``.
-        names : what people call the dataset, and its headline metric; as
-            :meth:`register_dataset` takes them.
-        read_labels : gives the labels of each part, where those in it were read in another way
-            than the dataset says.
-
-        Returns
-        -------
-        The sealed split.
+        split : one of its splits, such as ``train``.
+        names : as in :meth:`register_dataset`.
+        read_labels : gives the labels of a part that were read in another way.
 
         Raises
         ------
@@ -147,7 +116,7 @@ class StoredEncoder:
 
     def datasets(self) -> tuple[StoredDataset, ...]:
         """Datasets with sealed splits, sorted by folder name."""
-        folders = list_folders(self.path / SETS_FOLDER, DATASET_PREFIX)
+        folders = lookup.list_folders(self.path / SETS_FOLDER, DATASET_PREFIX)
         return tuple(self.open_dataset(folder) for folder in folders)
 
     def dataset(self, query: str | None = None) -> StoredDataset:
@@ -162,7 +131,7 @@ class StoredEncoder:
         NotFoundError : nothing matches; lists what is there.
         StoreError : several match; lists them.
         """
-        return choose(
+        return lookup.choose(
             self.datasets(),
             query,
             what="dataset",
@@ -175,13 +144,7 @@ class StoredEncoder:
 
         Parameters
         ----------
-        spec : the dataset.
-        names : what people call it, and its headline metric.
-
-        Returns
-        -------
-        The dataset in the store. The first name and the first metric given to an id stay: where
-        its ``names`` are not those given, it was there already under others.
+        names : what people call it, and its headline metric; the first given to an id stay.
 
         Raises
         ------
@@ -191,9 +154,9 @@ class StoredEncoder:
         """
         files = {DATASET_FILE: spec, NAMES_FILE: names}
         parent = self.path / SETS_FOLDER
-        folder = make_folder(parent, DATASET_PREFIX, names.name, spec.dataset_id, files)
+        folder = lookup.make_folder(parent, DATASET_PREFIX, names.name, spec.dataset_id, files)
         stored = self.open_dataset(folder)
-        check_full_id(folder, spec.dataset_id, stored.dataset_id)
+        lookup.check_full_id(folder, spec.dataset_id, stored.dataset_id)
         if stored.metric is None and names.metric is not None:
             declared = plain(DatasetNames(stored.name, names.metric))
             write_atomic(folder / NAMES_FILE, canonical_json(declared))
@@ -201,30 +164,23 @@ class StoredEncoder:
         return stored
 
     def open_dataset(self, folder: Path) -> StoredDataset:
-        """Open the folder of a dataset.
-
-        Raises
-        ------
-        IntegrityError : its spec is missing, damaged, or not what the folder's name says.
-        """
-        return open_dataset(folder, self.spec, self.names)
+        """Open the folder of a dataset; an IntegrityError if it is not what its name says."""
+        file = folder / DATASET_FILE
+        spec = parse_spec(DatasetSpec, read_bytes(file), str(file), lookup.folder_digits(folder))
+        names = read(DatasetNames, folder / NAMES_FILE)
+        return StoredDataset(self.spec, self.names, spec, names, folder)
 
     def record_provenance(self, entry: Provenance) -> None:
         """Append a run to ``provenance.jsonl``."""
-        append_provenance(self.path, entry)
+        witness.append_provenance(self.path, entry)
 
     def provenance(self) -> tuple[Provenance, ...]:
         """Runs that wrote features of this encoder, oldest first."""
-        return read_provenance(self.path)
+        return witness.read_provenance(self.path)
 
     def canary(self) -> Mapping[str, FeatureArray] | None:
-        """Canary features (m, d) by tap; None before :meth:`check_canary` stored them.
-
-        Raises
-        ------
-        IntegrityError : the file is damaged.
-        """
-        return read_canary(self.path)
+        """Canary features (m, d) by tap; None before :meth:`check_canary` stored them."""
+        return witness.read_canary(self.path)
 
     def check_canary(
         self, features: Mapping[str, FeatureArray], *, min_cosine: float = 0.9999
@@ -234,23 +190,18 @@ class StoredEncoder:
         Parameters
         ----------
         features : canary features (m, d) by tap, in the storage dtype.
-        min_cosine : 0.9999 is far above what another model, activation or preprocessing gives,
-            and below what another GPU or batch size gives.
+        min_cosine : 0.9999 is above what another model, activation or preprocessing gives, and
+            below what another GPU or batch size gives.
 
         Raises
         ------
         MismatchError : other taps or shapes, or a lower cosine.
         """
-        check_canary(self.path, features, min_cosine)
+        witness.check_canary(self.path, features, min_cosine)
 
 
 def open_encoder(folder: Path) -> StoredEncoder:
-    """Open the folder of an encoder.
-
-    Raises
-    ------
-    IntegrityError : its spec is missing, damaged, or not what the folder's name says.
-    """
+    """Open the folder of an encoder, or raise an IntegrityError if it is not what its name says."""
     file = folder / ENCODER_FILE
-    spec = parse_spec(EncoderSpec, read_bytes(file), str(file), folder_digits(folder))
+    spec = parse_spec(EncoderSpec, read_bytes(file), str(file), lookup.folder_digits(folder))
     return StoredEncoder(spec, read(EncoderNames, folder / NAMES_FILE), folder)

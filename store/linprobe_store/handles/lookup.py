@@ -1,6 +1,5 @@
 """Folders named by an id: finding them, and making them once however many writers race."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
@@ -39,21 +38,14 @@ def make_folder(
 
     A hidden link ``.<prefix><digits>`` to the folder is made first. Links are exclusive, so
     racing writers that know the same id under different names agree on one folder.
-
-    Parameters
-    ----------
-    parent : folder that it lies in.
-    prefix : what its name begins with.
-    name : what people call it; gives the slug.
-    full_id : 64 hex digits, of which the first 12 end its name.
-    files : dataclasses to write into a new folder as canonical JSON, by file name.
+    ``files`` are the dataclasses to write into it as canonical JSON, by file name.
     """
     digits = short_id(full_id)
     for folder in list_folders(parent, prefix):
         if folder_digits(folder) == digits:
             return folder
     folder_name = folder_named(prefix, name, full_id)
-    claim = _claim(parent, prefix, digits)
+    claim = parent / f".{prefix}{digits}"
     with told_as_store_error(parent):
         parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -72,16 +64,11 @@ def make_folder(
 def remove_claim(folder: Path, prefix: str) -> None:
     """Remove the link that names a folder which is gone."""
     with suppress(OSError):
-        os.unlink(_claim(folder.parent, prefix, folder_digits(folder)))  # noqa: PTH108 - may dangle
+        folder.with_name(f".{prefix}{folder_digits(folder)}").unlink()
 
 
 def check_full_id(folder: Path, expected: str, stored: str) -> None:
-    """Check that the folder of an id is not that of another with the same first 12 digits.
-
-    Raises
-    ------
-    MismatchError : naming both ids.
-    """
+    """Refuse, by a MismatchError, the folder of another id with the same first 12 digits."""
     if stored != expected:
         raise MismatchError(
             f"{folder}: expected id {expected}, found {stored}",
@@ -99,39 +86,23 @@ def choose(
 ) -> Entry:
     """The one entry that a query means: a name in full, or the beginning of an id.
 
-    Parameters
-    ----------
-    query : None means the only entry.
-    names : of an entry, its id first.
-
-    Raises
-    ------
-    NotFoundError : nothing matches; lists what is there.
-    StoreError : several match; lists them.
+    ``names`` gives the id of an entry and its names; a query of None means the only entry. Raises
+    a NotFoundError or a StoreError that lists what there is, where none or several match.
     """
     matches = [entry for entry in entries if query is None or query in names(entry)]
     if not matches and query is not None and len(query) >= MIN_PREFIX:
         matches = [entry for entry in entries if names(entry)[0].startswith(query.lower())]
+    if len(matches) == 1:
+        return matches[0]
+    ids = [(short_id(names(entry)[0]), names(entry)[1]) for entry in matches or entries]
+    listed = "; ".join(f"{digits} ({name})" for digits, name in ids)
     called = "" if query is None else f" called {query!r}"
-    if not matches:
-        hint = f"it has: {_listed(entries, names)}" if entries else _next_commands()
-        raise NotFoundError(f"{place}: no {what}{called}", hint=hint)
-    if len(matches) > 1:
+    if matches:
         raise StoreError(
-            f"{place}: expected one {what}, found {len(matches)}{called}: "
-            f"{_listed(matches, names)}",
-            hint=f"name one by the beginning of its id, such as {short_id(names(matches[0])[0])}",
+            f"{place}: expected one {what}, found {len(matches)}{called}: {listed}",
+            hint=f"name one by the beginning of its id, such as {ids[0][0]}",
         )
-    return matches[0]
-
-
-def _next_commands() -> str:
-    return f"{command('extract')} or {command('store import')} puts features into a store"
-
-
-def _listed(entries: Sequence[Entry], names: Callable[[Entry], tuple[str, ...]]) -> str:
-    return "; ".join(f"{short_id(names(entry)[0])} ({names(entry)[1]})" for entry in entries)
-
-
-def _claim(parent: Path, prefix: str, digits: str) -> Path:
-    return parent / f".{prefix}{digits}"
+    hint = f"{command('extract')} or {command('store import')} puts features into a store"
+    raise NotFoundError(
+        f"{place}: no {what}{called}", hint=f"it has: {listed}" if entries else hint
+    )

@@ -134,12 +134,7 @@ class Split:
         return self.arrays.read_keys(self.path)
 
     def dim(self, tap: str) -> int:
-        """Feature dimension d of a tap.
-
-        Raises
-        ------
-        NotFoundError : the encoder has no such tap.
-        """
+        """Feature dimension d of a tap; a NotFoundError where the encoder has no such tap."""
         return self._mapped(tap).geometry.shape[1]
 
     def blocks(self, tap: str, rows: int = 8192) -> Iterator[FeatureArray]:
@@ -148,8 +143,7 @@ class Split:
         Parameters
         ----------
         tap : such as ``embedding``.
-        rows : rows of a block at most. A block never spans two shard files, so the last one of
-            each file may be shorter.
+        rows : rows of a block at most; the last one of each shard file may be shorter.
 
         Returns
         -------
@@ -180,8 +174,7 @@ class Split:
         Raises
         ------
         NotFoundError : the encoder has no such tap.
-        StoreError : the split has several shard files, which one map cannot cover; use
-            :meth:`blocks` or :meth:`maps`, which copy nothing either.
+        StoreError : the split has several shard files: use :meth:`blocks` or :meth:`maps`.
         """
         maps = self.maps(tap)
         if len(maps) > 1:
@@ -215,12 +208,8 @@ class Split:
         return cast("FeatureArray", self._mapped(tap).take(wanted))
 
     def zarr(self) -> "zarr.Group":
-        """The split as a read-only Zarr group, for xarray, dask and other Zarr users.
-
-        Reading through it copies: for speed use :meth:`blocks` or :meth:`array`.
-        """
-        # Imported here: the maps need no Zarr library, and it takes half a second.
-        import zarr
+        """The split as a read-only Zarr group for xarray, dask, ...; reading through it copies."""
+        import zarr  # here, since it takes half a second, and the maps do without
 
         return zarr.open_group(self.path / DATA_FOLDER, mode="r", use_consolidated=False)
 

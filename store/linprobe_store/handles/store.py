@@ -1,5 +1,6 @@
 """The feature store: a folder of encoders."""
 
+import re
 from pathlib import Path
 
 from linprobe.disk import write_atomic
@@ -11,9 +12,8 @@ from linprobe_store.format.layout import (
     FORMAT_FILE,
     FORMAT_LINE,
     NAMES_FILE,
-    check_tap_name,
 )
-from linprobe_store.format.spec import EncoderNames, EncoderSpec
+from linprobe_store.format.spec import EncoderNames, EncoderSpec, Tap
 from linprobe_store.handles.encoder import StoredEncoder, open_encoder
 from linprobe_store.handles.lookup import check_full_id, choose, list_folders, make_folder
 from linprobe_store.handles.split import Split
@@ -78,20 +78,15 @@ class FeatureStore:
         Parameters
         ----------
         spec : what the features are a function of.
-        names : what people call it.
-
-        Returns
-        -------
-        The encoder in the store. The first names given to an id stay: where its ``names`` are
-        not those given, it was there already under others.
+        names : what people call it; the first names given to an id stay.
 
         Raises
         ------
-        MismatchError : the spec has no tap, one twice, or one that cannot be stored; or another
-            encoder has the same first 12 digits.
+        MismatchError : no tap, one twice, or one that cannot be stored; or another encoder has
+            the same first 12 digits.
         StoreError : the store cannot be written to.
         """
-        _check_taps(spec)
+        _check_taps(spec.taps)
         write_format(self.root)
         files = {ENCODER_FILE: spec, NAMES_FILE: names}
         folder = make_folder(self.root, ENCODER_PREFIX, names.slug, spec.encoder_id, files)
@@ -100,17 +95,12 @@ class FeatureStore:
         return stored
 
     def split(self, split: str, *, encoder: str | None = None, dataset: str | None = None) -> Split:
-        """Open and verify a sealed split.
+        """Open and verify a sealed split; its features are mapped and not read.
 
         Parameters
         ----------
         split : ``train``, ``val`` or ``test``.
-        encoder, dataset : as :meth:`encoder` and ``StoredEncoder.dataset`` take them; None means
-            the only one.
-
-        Returns
-        -------
-        The split, with its features mapped and not read.
+        encoder, dataset : as in :meth:`encoder` and ``StoredEncoder.dataset``.
 
         Raises
         ------
@@ -138,34 +128,27 @@ def _read_format_line(path: Path) -> str | None:
 
 
 def check_format_line(line: str, place: str) -> None:
-    """Refuse another format or version than ours, by the content of ``FORMAT``.
-
-    Raises
-    ------
-    MismatchError : naming both.
-    """
+    """Refuse, by a MismatchError, a content of ``FORMAT`` that is not ours."""
     words = line.split()
     version = int(words[1]) if len(words) == 2 and words[1].isdecimal() else -1
     check_version(words[0] if words else "nothing", version, place)
 
 
 def write_format(root: Path) -> None:
-    """Write the file ``FORMAT`` of a store that is new.
-
-    Raises
-    ------
-    StoreError : the folder cannot be written to.
-    """
+    """Write the file ``FORMAT`` of a store that is new."""
     if not (root / FORMAT_FILE).exists():
         write_atomic(root / FORMAT_FILE, FORMAT_LINE)
 
 
-def _check_taps(spec: EncoderSpec) -> None:
-    names = [tap.name for tap in spec.taps]
-    for name in names:
-        check_tap_name(name)
-    if not names or len(set(names)) != len(names) or min(tap.dim for tap in spec.taps) < 1:
+def _check_taps(taps: tuple[Tap, ...]) -> None:
+    for tap in taps:
+        if not re.fullmatch("[a-z][a-z0-9_]*", tap.name):
+            raise MismatchError(
+                f"a tap cannot be called {tap.name!r}",
+                hint="use a-z, 0-9 and '_', such as embedding or pre_projection",
+            )
+    if not taps or len({tap.name for tap in taps}) != len(taps) or min(t.dim for t in taps) < 1:
         raise MismatchError(
-            f"expected taps of different names and dims of at least 1, found {spec.taps}",
+            f"expected taps of different names and dims of at least 1, found {taps}",
             hint="name every tap once",
         )

@@ -1,9 +1,8 @@
 """What bears witness beside an encoder: its canary features, and who ran it where.
 
-Features of one encoder are not bit-equal between devices, so they cannot be hashed; their
-direction must agree all the same. The first machine stores what the encoder gives for the
-built-in canary images, and every later one compares its own with that. Provenance is recorded
-and never hashed.
+Features of one encoder are not bit-equal between devices, but their direction must agree: the
+first machine stores what the encoder gives for the built-in canary images, and every later one
+compares its own with that.
 """
 
 import os
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from linprobe.disk import Staging, told_as_store_error
 from linprobe.errors import REPAIR, IntegrityError, MismatchError
@@ -25,31 +23,21 @@ _FILE = "canary.npz"
 
 
 def read_canary(encoder_path: Path) -> Mapping[str, FeatureArray] | None:
-    """Stored canary features (m, d) by tap; None before the first machine stored them.
-
-    Raises
-    ------
-    IntegrityError : the file is damaged (it carries the checksums of the zip format).
-    """
-    folder = encoder_path / CANARY_FOLDER
-    if not folder.exists():
+    """See ``StoredEncoder.canary``; the zip format of the file carries its checksums."""
+    path = encoder_path / CANARY_FOLDER / _FILE
+    if not path.parent.exists():
         return None
     try:
-        with np.load(folder / _FILE, allow_pickle=False) as arrays:
+        with np.load(path, allow_pickle=False) as arrays:
             return {tap: arrays[tap] for tap in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-        raise IntegrityError(f"{folder / _FILE}: {error}", hint=REPAIR) from error
+        raise IntegrityError(f"{path}: {error}", hint=REPAIR) from error
 
 
 def check_canary(
     encoder_path: Path, features: Mapping[str, FeatureArray], min_cosine: float
 ) -> None:
-    """Compare canary features (m, d) by tap with the stored ones; where none are, store them.
-
-    Raises
-    ------
-    MismatchError : other taps or shapes, or a row whose cosine is below ``min_cosine``.
-    """
+    """See ``StoredEncoder.check_canary``."""
     stored = read_canary(encoder_path)
     if stored is None:
         with told_as_store_error(encoder_path), Staging(encoder_path) as staging:
@@ -66,7 +54,9 @@ def check_canary(
             hint="the same encoder gives the same shapes: compare the versions in provenance.jsonl",
         )
     for tap, reference in stored.items():
-        cosines = _row_cosines(reference, features[tap])
+        x, y = reference.astype(np.float64), features[tap].astype(np.float64)
+        norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+        cosines = np.einsum("ij,ij->i", x, y) / norms
         worst = int(cosines.argmin()) if len(cosines) else 0
         if len(cosines) and not cosines[worst] >= min_cosine:
             raise MismatchError(
@@ -75,13 +65,6 @@ def check_canary(
                 hint="this machine computes other features for the same encoder: compare the "
                 "library versions in provenance.jsonl, or extract into another store",
             )
-
-
-def _row_cosines(x: FeatureArray, y: FeatureArray) -> NDArray[np.float64]:
-    """Cosine of each row of x (m, d) with the same row of y (m, d), in float64."""
-    a, b = x.astype(np.float64), y.astype(np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.asarray(np.einsum("ij,ij->i", a, b) / norms)
 
 
 @dataclass(frozen=True)
@@ -126,14 +109,7 @@ def merge_provenance(encoder_path: Path, lines: bytes) -> None:
 
 
 def read_provenance(encoder_path: Path) -> tuple[Provenance, ...]:
-    """All entries, oldest first.
-
-    A line cut short by a crash is left out; the features do not depend on it.
-
-    Raises
-    ------
-    IntegrityError : a whole line is damaged.
-    """
+    """All entries, oldest first, but for a line that a crash cut short; damage is an error."""
     path = encoder_path / PROVENANCE_FILE
     return tuple(_entries(path.read_bytes() if path.exists() else b"", str(path)))
 

@@ -13,9 +13,6 @@ import msgspec
 from linprobe.errors import OptionError
 from linprobe.plugins import declared
 
-EIGHTHS_PER_DECADE = 8
-"""The finest step of the CLIP paper's search (appendix A.3): 8 values a decade."""
-
 
 class Grid(msgspec.Struct, frozen=True, omit_defaults=True):
     """Values of C to try: a list, or a search that halves its steps around the peak.
@@ -35,25 +32,20 @@ class Grid(msgspec.Struct, frozen=True, omit_defaults=True):
         """Values to fit next, ascending, given the score of every C fitted so far; () when done."""
         if self.values:
             return tuple(C for C in self.values if C not in scores)
+        C_of = {e: float(10 ** (e / 8)) for e in range(self.first[0], self.first[-1] + 1)}
         known = set(self.first)
-        low, high = min(known), max(known)
-        missing = _missing(known, scores)
-        for step in self.steps:
+        for step in (0, *self.steps):
+            if step:
+                peak = min(known, key=lambda e: (-scores[C_of[e]], e))
+                known |= {peak - step, peak + step} & C_of.keys()
+            missing = tuple(C_of[e] for e in sorted(known) if C_of[e] not in scores)
             if missing:
-                break
-            peak = min(known, key=lambda e: (-scores[_value(e)], e))
-            known |= {e for e in (peak - step, peak + step) if low <= e <= high}
-            missing = _missing(known, scores)
-        return missing
+                return missing
+        return ()
 
 
 def list_grid(*values: float) -> Grid:
-    """A grid of these values.
-
-    Raises
-    ------
-    OptionError : no value, or one that is not positive and finite.
-    """
+    """A grid of these values; ``OptionError`` for none, or one that is not positive and finite."""
     bad = [value for value in values if not 0 < value < float("inf")]
     if bad or not values:
         what = f"C = {bad[0]:g}" if bad else "no value of C"
@@ -73,14 +65,6 @@ decade." Four halvings, both neighbours of the peak each time, no value fitted t
 def best_C(scores: Mapping[float, float]) -> float:
     """The C with the highest score; of several, the smallest."""
     return min(scores, key=lambda C: (-scores[C], C))
-
-
-def _missing(known: set[int], scores: Mapping[float, float]) -> tuple[float, ...]:
-    return tuple(_value(e) for e in sorted(known) if _value(e) not in scores)
-
-
-def _value(eighths: int) -> float:
-    return float(10 ** (eighths / EIGHTHS_PER_DECADE))
 
 
 @dataclass(frozen=True)
@@ -106,7 +90,7 @@ class Protocol:
         standardize: bool | None = None,
         grid: Grid | None = None,
     ) -> "Protocol":
-        """The same with other parts, under the name of what it is not any more."""
+        """The parts that are not None instead, under the name of what it is not any more."""
         new = replace(
             self,
             tap=self.tap if tap is None else tap,
@@ -128,28 +112,25 @@ class Row:
 
 
 DEFAULT = Protocol("default", "embedding", True, False, HALVING)
-CLIP_PAPER = Protocol("clip-paper", "pre_projection", False, False, HALVING)
-CLIP_README = Protocol("clip-readme", "embedding", False, False, list_grid(0.316))
-DINO = Protocol(
-    "dino", "embedding", False, False, list_grid(*(10 ** (-6 + 0.25 * i) for i in range(45)))
-)
-
+DINO_GRID = list_grid(*(10 ** (-6 + 0.25 * i) for i in range(45)))
 ROWS = (
     Row(DEFAULT, "embedding, L2-normalised, C by the search of the CLIP paper"),
     Row(
-        CLIP_PAPER,
+        Protocol("clip-paper", "pre_projection", False, False, HALVING),
         "pre_projection as it is, C from 1e-6 to 1e6 by halving to 8 values a decade: Radford et "
         "al. 2021, appendix A.3",
     ),
-    Row(CLIP_README, "embedding as it is, C = 0.316 without a sweep: the README of openai/CLIP"),
     Row(
-        DINO,
+        Protocol("clip-readme", "embedding", False, False, list_grid(0.316)),
+        "embedding as it is, C = 0.316 without a sweep: the README of openai/CLIP",
+    ),
+    Row(
+        Protocol("dino", "embedding", False, False, DINO_GRID),
         "embedding as it is, all 45 values of C from 1e-6 to 1e5: DINOv2, and SimCLR's appendix "
         "B.8",
     ),
 )
 """Ours, in the order of ``--help``."""
-
 PROTOCOLS: Mapping[str, Protocol] = {row.protocol.name: row.protocol for row in ROWS}
 """Ours, by name."""
 
@@ -161,12 +142,7 @@ def all_protocols() -> Mapping[str, Row]:
 
 
 def protocol_named(name: str) -> Protocol:
-    """Look a protocol up.
-
-    Raises
-    ------
-    OptionError : no such protocol; lists those there are.
-    """
+    """Look a protocol up; ``OptionError`` lists those there are."""
     known = all_protocols()
     if name not in known:
         raise OptionError(
@@ -181,12 +157,7 @@ def protocols_help() -> str:
 
 
 def parse_grid(C: float | None, grid: str | None) -> Grid | None:
-    """Read ``--C`` and ``--grid``; None where neither is given.
-
-    Raises
-    ------
-    OptionError : both are given, or they hold no positive numbers.
-    """
+    """Read ``--C`` or ``--grid``, None for neither; ``OptionError`` for both or no numbers."""
     if C is not None and grid is not None:
         raise OptionError("--C and --grid contradict each other", hint="pass one of them")
     if grid is None:

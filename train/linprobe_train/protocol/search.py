@@ -24,18 +24,8 @@ from linprobe_train.solver.rows import Rows
 SWEEP_TOLERANCE = Tolerance(gap=5e-4, decrement=1e-4)
 """Looser than the final fit: beyond it, val accuracy moves by less than one row in a thousand while
 passes double."""
-TENTH = 10
-"""One row in ten is held out where a dataset has no official val split, as in DINOv2."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One cut of the data: what is fitted and what it is scored on."""
-
-    trainer: Trainer
-    """On the training rows of the cut."""
-    held_out: Rows
-    """The rows scored."""
+Trial = tuple[Trainer, Rows]
+"""One cut of the data: a trainer on the rows to fit, and the held-out rows that it is scored on."""
 
 
 @dataclass(frozen=True)
@@ -85,64 +75,43 @@ class Sweep:
         return tuple(lines)
 
 
-def run_sweep(
-    trials: Sequence[Trial],
-    grid: Grid,
-    metric: str,
-    tolerance: Tolerance = SWEEP_TOLERANCE,
-    watch: Watch = ignore,
-) -> Sweep:
-    """Score values of C until the grid is done.
-
-    Parameters
-    ----------
-    metric : chosen by; the best score is the highest, or the lowest where the metric says so.
-    watch : sees every point as it is scored.
-    """
+def run_sweep(trials: Sequence[Trial], grid: Grid, metric: str, watch: Watch = ignore) -> Sweep:
+    """Score values of C until the grid is done; ``watch`` sees every point as it is scored."""
     sign = metric_named(metric).sign
     points: dict[float, SweepPoint] = {}
     scores: dict[float, float] = {}
     while wanted := grid.next_values(scores):
         for C in wanted:
-            points[C] = _point(trials, C, metric, tolerance)
-            scores[C] = sign * points[C].score
-            passes = sum(fit.passes for fit in points[C].fits)
-            line = f"  C = {C:<10.3g} val {points[C].score:.4f}  ({passes} passes)"
+            fits, values = [], []
+            for trainer, held_out in trials:
+                fits.append(trainer.fit(C, SWEEP_TOLERANCE))
+                p = trainer.probe(C).probabilities(held_out)
+                values.append(score_value(metric, p, held_out.labels))
+            score = float(np.mean(values))
+            points[C], scores[C] = SweepPoint(C, score, tuple(fits)), sign * score
+            passes = sum(fit.passes for fit in fits)
+            line = f"  C = {C:<10.3g} val {score:.4f}  ({passes} passes)"
             watch(Progress(len(points), None, "values of C", line=line))
     return Sweep(metric, tuple(points[C] for C in sorted(points)), best_C(scores))
-
-
-def _point(trials: Sequence[Trial], C: float, metric: str, tolerance: Tolerance) -> SweepPoint:
-    reports, scores = [], []
-    for trial in trials:
-        reports.append(trial.trainer.fit(C, tolerance))
-        p = trial.trainer.probe(C).probabilities(trial.held_out)
-        scores.append(score_value(metric, p, trial.held_out.labels))
-    return SweepPoint(C, float(np.mean(scores)), tuple(reports))
 
 
 def stratified_tenth(labels: LabelArray, seed: int) -> NDArray[np.bool_]:
     """Mark a tenth of the rows, (n,), as near a tenth of every class as whole rows allow.
 
-    Multi-label rows are drawn without regard to their labels.
-
-    Raises
-    ------
-    DataError : a class has a single row, or there are fewer than two rows.
+    As in DINOv2; multi-label rows are drawn without regard to their labels. ``DataError``: a class
+    has a single row, or there are fewer than two rows.
     """
     order = _spread_by_class(labels, seed)
     held = np.zeros(len(labels), bool)
     # Every tenth row of the class-sorted order, from the middle of the first ten.
-    held[order[min(TENTH // 2, len(order) - 1) :: TENTH]] = True
+    held[order[min(5, len(order) - 1) :: 10]] = True
     return held
 
 
 def stratified_folds(labels: LabelArray, k: int, seed: int) -> NDArray[np.int64]:
     """Give every row a fold in 0..k-1, (n,); each class is spread evenly over the folds.
 
-    Raises
-    ------
-    DataError : k is not in 2..n, or a class has a single row.
+    ``DataError``: k is not in 2..n, or a class has a single row.
     """
     if not 2 <= k <= len(labels):
         raise DataError(
@@ -156,17 +125,16 @@ def stratified_folds(labels: LabelArray, k: int, seed: int) -> NDArray[np.int64]
 def _spread_by_class(labels: LabelArray, seed: int) -> NDArray[np.intp]:
     """Shuffled row numbers, sorted by class where rows have one, (n,)."""
     if len(labels) < 2:
-        raise DataError(
-            "a single training row cannot be split for validation", hint="fix C with --C"
-        )
+        what = "a single training row cannot be split for validation"
+        raise DataError(what, hint="fix C with --C")
     order = np.random.default_rng(seed).permutation(len(labels))
     if labels.ndim == 2:
         return order
-    counts = np.bincount(labels)
-    if (counts == 1).any():
+    single = np.flatnonzero(np.bincount(labels) == 1)
+    if len(single):
         raise DataError(
-            f"class {int(np.flatnonzero(counts == 1)[0])} has a single training row: "
-            "none of it can be held out for validation",
+            f"class {single[0]} has a single training row: none of it can be held out for "
+            "validation",
             hint="extract a val split, fix C with --C, or give the class more rows",
         )
     return order[np.argsort(labels[order], kind="stable")]
@@ -212,17 +180,8 @@ def search(
 ) -> Search:
     """Choose C on val (cut from train where there is none), then fit on train and val.
 
-    Parameters
-    ----------
-    grid : values of C; a single one is taken without held-out rows.
-    metric : held-out score to choose C by.
-    folds : folds of cross-validation over train and val together; 0 for one held-out set.
-    seed : of the cut or the folds.
-    watch : sees every value of C as it is scored.
-
-    Raises
-    ------
-    DataError : rows or labels that no probe can be fitted on.
+    A grid of a single C takes no held-out rows; ``folds`` are over train and val together, 0 for
+    one held-out set. ``DataError``: rows or labels that no probe can be fitted on.
     """
     everything = train if val is None else train.join(val)
     fitted_on = SplitUse("train" if val is None else "train+val", everything.n)
@@ -233,9 +192,9 @@ def search(
         cuts, held_out = _cuts(train, val, everything, folds, seed)
         share = (settings.memory_bytes or available_bytes()) // len(cuts)
         each = replace(settings, memory_bytes=share)
-        trials = [Trial(make_trainer(fit, each, crew), held) for fit, held in cuts]
+        trials = [(make_trainer(fit, each, crew), held) for fit, held in cuts]
         sweep = run_sweep(trials, grid, metric, watch=watch)
-        C, start = sweep.C, trials[0].trainer.probe(sweep.C)
+        C, start = sweep.C, trials[0][0].probe(sweep.C)
         del trials
     trainer = make_trainer(everything, settings, crew)
     if start is not None:

@@ -41,12 +41,7 @@ class StoredSplits:
         return tuple(split for split in (self.train, self.val, self.test) if split is not None)
 
     def rows(self, split: Split) -> Rows:
-        """View one split through the memory map.
-
-        Raises
-        ------
-        DataError : the split is empty, or its labels are out of range.
-        """
+        """View a split through the memory map; ``DataError``: empty, or labels out of range."""
         views = list(split.blocks(self.tap, rows=BLOCK_ROWS))
         return rows_of_views(views, split.labels, len(split.classes))
 
@@ -66,16 +61,9 @@ class StoredSplits:
         return score_names(len(self.train.classes), multi_label=self.train.labels.ndim == 2)
 
     def metric(self, wanted: str | None = None) -> str:
-        """What C is chosen by and the result reported in.
+        """What C is chosen by: the metric asked for, the dataset's, or the usual of its labels.
 
-        Parameters
-        ----------
-        wanted : the metric asked for; None takes the one that the dataset declares, and the usual
-            one of its labels where it declares none that they have.
-
-        Raises
-        ------
-        OptionError : the labels do not have the metric asked for.
+        ``OptionError``: the labels do not have the metric asked for.
         """
         if wanted is not None:
             multi_label = self.train.labels.ndim == 2
@@ -104,11 +92,8 @@ class StoredSplits:
 def open_splits(encoder: StoredEncoder, dataset: str | None, tap: str) -> StoredSplits:
     """Find train, val and test of a dataset, by name or id; None means the only one.
 
-    Raises
-    ------
-    NotFoundError : no such dataset.
-    DataError : no train or no test split.
-    OptionError : the encoder has no such tap.
+    ``NotFoundError``: no such dataset; ``DataError``: it has no train or no test split;
+    ``OptionError``: the encoder has no such tap.
     """
     taps = [known.name for known in encoder.spec.taps]
     if tap not in taps:
@@ -117,21 +102,21 @@ def open_splits(encoder: StoredEncoder, dataset: str | None, tap: str) -> Stored
             hint=f"pass --tap {taps[0]}",
         )
     stored = encoder.dataset(dataset)
-    train, test = _needed(stored, "train"), _needed(stored, "test")
+    for name in ("train", "test"):
+        if name not in stored.splits:
+            raise DataError(
+                f"{stored.name} has no {name} split; it has {', '.join(stored.splits) or 'none'}",
+                hint=f"add it with {command('extract', split=name)}",
+            )
     val = stored.split("val") if "val" in stored.splits else None
-    return StoredSplits(encoder, stored, tap, train, val, test)
+    return StoredSplits(encoder, stored, tap, stored.split("train"), val, stored.split("test"))
 
 
 def find_splits(
     store: Path, model: str | None, data: tuple[str, ...], tap: str
 ) -> list[StoredSplits]:
-    """Open the splits of some datasets of an encoder; () means every dataset.
-
-    Raises
-    ------
-    DataError : the encoder has no dataset, or one has no train or no test split.
-    """
-    encoder = open_encoder(store, model)
+    """Open the splits of some datasets of an encoder; () means every one, of which it has some."""
+    encoder = FeatureStore(store).encoder(model)
     names = data or tuple(dataset.dataset_id for dataset in encoder.datasets())
     if not names:
         raise DataError(
@@ -139,17 +124,3 @@ def find_splits(
             hint=f"add one with {command('extract', model=encoder.names.model)}",
         )
     return [open_splits(encoder, name, tap) for name in names]
-
-
-def open_encoder(store: Path, model: str | None) -> StoredEncoder:
-    """Find an encoder by model name, slug or id prefix; the only one where ``model`` is None."""
-    return FeatureStore(store).encoder(model)
-
-
-def _needed(dataset: StoredDataset, name: str) -> Split:
-    if name not in dataset.splits:
-        raise DataError(
-            f"{dataset.name} has no {name} split; it has {', '.join(dataset.splits) or 'none'}",
-            hint=f"add it with {command('extract', split=name)}",
-        )
-    return dataset.split(name)

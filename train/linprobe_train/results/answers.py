@@ -22,8 +22,6 @@ from linprobe_train.protocol.search import SplitUse, Sweep
 from linprobe_train.scores.metrics import Score
 from linprobe_train.solver.lbfgs import FitReport
 
-FORMAT: Literal[1] = 1
-"""Version of ``result.json``; also part of every question, so old answers are not mistaken."""
 MIN_AGE_S, FOREIGN_AGE_S = 10.0, 86_400.0
 """Staging folders younger than this are another run's: on this host, and on a shared disk."""
 
@@ -55,7 +53,7 @@ class Question(Asked, frozen=True):
     seed: int
     """Of the val cut, the folds and the bootstrap."""
     format: Literal[1]
-    """Version of the result."""
+    """Version of ``result.json``; in the question, so that old answers are not mistaken."""
 
 
 @dataclass(frozen=True)
@@ -170,18 +168,24 @@ class Answers(Generic[R]):
         return self.out / f"{safe}--{digest_of(question)[:12]}"
 
     def get(self, question: Asked, *names: str) -> Answer[R] | None:
-        """The stored answer, or None where there is none; see :meth:`read`."""
+        """The stored answer; None where there is none, once it is sure that one can be written.
+
+        What killed runs left behind is then removed. ``ResultError``: the folder cannot be made or
+        written, or as in :meth:`read`.
+        """
         folder = self.folder(question, *names)
         result = self.read(folder)
-        return None if result is None else Answer(result, folder, fresh=False)
+        if result is not None:
+            return Answer(result, folder, fresh=False)
+        with _os_errors(f"results to {self.out}"):
+            Staging(self.out).discard()
+        for path in self.out.glob(f"{STAGING_PREFIX}*"):
+            if is_abandoned(path, min_age_s=MIN_AGE_S, foreign_age_s=FOREIGN_AGE_S):
+                shutil.rmtree(path, ignore_errors=True)
+        return None
 
     def read(self, folder: Path) -> R | None:
-        """The result in a folder, or None where there is none.
-
-        Raises
-        ------
-        ResultError : there is one, but not of this version.
-        """
+        """The result in a folder, None for none; ``ResultError``: it is not of this version."""
         path = folder / self.file
         if not path.exists():
             return None
@@ -190,31 +194,12 @@ class Answers(Generic[R]):
         data = read_bytes(path, error=ResultError, hint=hint)
         return parse(self.kind, data, place, error=ResultError, hint=hint)
 
-    def prepare(self) -> None:
-        """Check that results can be written, and remove what killed runs left behind.
-
-        Raises
-        ------
-        ResultError : the folder cannot be made or written.
-        """
-        with _os_errors(f"results to {self.out}"):
-            Staging(self.out).discard()
-        for path in self.out.glob(f"{STAGING_PREFIX}*"):
-            if is_abandoned(path, min_age_s=MIN_AGE_S, foreign_age_s=FOREIGN_AGE_S):
-                shutil.rmtree(path, ignore_errors=True)
-
     def put(
         self, result: R, *names: str, write_files: Callable[[Path], None] = lambda folder: None
     ) -> Answer[R]:
-        """Commit an answer and the files beside it, or nothing; one already there wins.
+        """Commit an answer and the files that are written beside it, or nothing; the first wins.
 
-        Parameters
-        ----------
-        write_files : writes the other files into the folder that it is given.
-
-        Raises
-        ------
-        ResultError : the disk refuses, or something else stands in the answer's place.
+        ``ResultError``: the disk refuses, or something else stands in the answer's place.
         """
         folder = self.folder(result.question, *names)
         with _os_errors(str(folder)), Staging(self.out) as staging:
@@ -239,7 +224,6 @@ def read_result(folder: Path) -> ProbeResult | None:
 
 @contextmanager
 def _os_errors(what: str) -> Iterator[None]:
-    """Raise what the operating system refuses as an expected failure."""
     try:
         yield
     except (StoreError, OSError) as error:

@@ -7,7 +7,7 @@ size of the features, and whether they are still those that the result was made 
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -23,7 +23,7 @@ from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.lookup import MIN_PREFIX
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.protocol.protocols import all_protocols
-from linprobe_train.results.answers import ProbeResult, Question, digest_of, read_result
+from linprobe_train.results.answers import ProbeResult, digest_of, read_result
 from linprobe_train.scores.predictions import Predictions, load_predictions
 
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error)
@@ -49,20 +49,21 @@ class Collected:
     def predictions(self) -> Predictions:
         """Read what the probe said about every test row.
 
-        Raises
-        ------
-        ResultError : the file is missing or damaged, or has another number of rows than the result.
+        ``ResultError``: the file is missing or damaged, or does not fit the result.
         """
         path = self.folder / "predictions.npz"
+        n, k = self.result.test.n, len(self.result.classes)
         try:
             rows = load_predictions(path)
+            if {len(rows.keys), len(rows.labels), len(rows.top), len(rows.probability)} != {n}:
+                raise ValueError(f"expected {n} rows, found {len(rows.keys)} keys")
+            if rows.top.size and not 0 <= int(rows.top.min()) <= int(rows.top.max()) < k:
+                raise ValueError(f"expected classes below {k}, found {int(rows.top.max())}")
         except _UNREADABLE as error:
-            raise _unusable(path, str(error)) from error
-        n, k = self.result.test.n, len(self.result.classes)
-        if {len(rows.keys), len(rows.labels), len(rows.top), len(rows.probability)} != {n}:
-            raise _unusable(path, f"expected {n} rows, found {len(rows.keys)} keys")
-        if rows.top.size and not 0 <= int(rows.top.min()) <= int(rows.top.max()) < k:
-            raise _unusable(path, f"expected classes below {k}, found {int(rows.top.max())}")
+            raise ResultError(
+                f"{path} does not hold the predictions of its result ({error})",
+                hint=f"remove {self.folder} and run the probe again",
+            ) from error
         return rows
 
 
@@ -72,43 +73,42 @@ def dataset_key(name: str) -> str:
     return plain_name(name) if known is None else known.slug
 
 
-def _unusable(path: Path, why: str) -> ResultError:
-    return ResultError(
-        f"{path} does not hold the predictions of its result ({why})",
-        hint=f"remove {path.parent} and run the probe again",
-    )
-
-
 def collect(
     out: Path, folders: Sequence[Path] = (), watch: Watch = ignore
 ) -> tuple[Collected, ...]:
     """Read results: all those in ``out``, or the ones whose folders are given.
 
-    Parameters
-    ----------
-    watch : sees a line for every folder of ``out`` that cannot be used.
-
-    Raises
-    ------
-    ResultError : there is none, or a folder that was given cannot be used.
+    ``watch`` sees a line for every folder of ``out`` that cannot be used. ``ResultError``: there is
+    no result, or a folder that was given cannot be used.
     """
-    results = {folder: _needed(folder) for folder in folders} or dict(_readable(out, watch))
+    results: dict[Path, ProbeResult] = {}
+    for folder in folders or (sorted(out.iterdir()) if out.is_dir() else ()):
+        if not folders and (folder.name.startswith((STAGING_PREFIX, ".")) or not folder.is_dir()):
+            continue
+        try:
+            result = read_result(folder)
+        except (ResultError, OSError) as error:
+            if folders:
+                raise
+            watch(Progress(0, None, "results", line=f"left out: {error}"))
+            continue
+        if result is not None:
+            results[folder] = result
+        elif folders:
+            what = f"'{folder}' holds no result.json"
+            raise ResultError(what, hint="pass the folder that the probe printed")
     if not results:
         raise ResultError(f"no results in '{out}'", hint=f"make one with {command('probe')}")
-    labels = labels_of(list(results.values()))
-    return tuple(
-        Collected(result, folder, label)
-        for (folder, result), label in zip(results.items(), labels, strict=True)
-    )
+    labels = {folder: _label(result) for folder, result in results.items()}
+    taken = Counter((results[folder].question.dataset_id, labels[folder]) for folder in results)
+    for folder, result in results.items():
+        if taken[result.question.dataset_id, labels[folder]] > 1:
+            labels[folder] += f" [{short_id(digest_of(result.question))[:6]}]"
+    return tuple(Collected(result, folder, labels[folder]) for folder, result in results.items())
 
 
 def only_folder(out: Path) -> Path:
-    """The folder of the only result in ``out``.
-
-    Raises
-    ------
-    ResultError : there is none, or there are several.
-    """
+    """The folder of the only result in ``out``; ``ResultError``: there is none, or several."""
     folders = [collected.folder for collected in collect(out)]
     if len(folders) > 1:
         raise ResultError(
@@ -118,51 +118,9 @@ def only_folder(out: Path) -> Path:
     return folders[0]
 
 
-def _needed(folder: Path) -> ProbeResult:
-    result = read_result(folder)
-    if result is None:
-        raise ResultError(
-            f"'{folder}' holds no result.json", hint="pass the folder that the probe printed"
-        )
-    return result
-
-
-def _readable(out: Path, watch: Watch) -> Iterator[tuple[Path, ProbeResult]]:
-    for folder in sorted(out.iterdir()) if out.is_dir() else ():
-        if folder.name.startswith((STAGING_PREFIX, ".")) or not folder.is_dir():
-            continue
-        try:
-            result = read_result(folder)
-        except (ResultError, OSError) as error:
-            watch(Progress(0, None, "results", line=f"left out: {error}"))
-            continue
-        if result is not None:
-            yield folder, result
-
-
-def labels_of(results: Sequence[ProbeResult]) -> list[str]:
-    """Names under which results differ: encoder, tap, protocol, options, and an id if need be."""
-    names = [_label(result) for result in results]
-    datasets = [result.question.dataset_id for result in results]
-    taken = Counter(zip(datasets, names, strict=True))
-    return [
-        name
-        if taken[dataset, name] == 1
-        else f"{name} [{short_id(digest_of(result.question))[:6]}]"
-        for dataset, name, result in zip(datasets, names, results, strict=True)
-    ]
-
-
 def _label(result: ProbeResult) -> str:
-    question = result.question
-    options = ", ".join(_options(question))
-    name = f"{result.encoder} · {question.protocol.tap} · {question.protocol.name}"
-    return f"{name} ({options})" if options else name
-
-
-def _options(question: Question) -> list[str]:
-    """What was not left at its default."""
-    protocol = question.protocol
+    """Encoder, tap, protocol, and what was not left at its default."""
+    question, protocol = result.question, result.question.protocol
     named = all_protocols().get(protocol.name.removesuffix("-custom"))
     words = []
     if named is not None and protocol.normalize != named.protocol.normalize:
@@ -177,31 +135,28 @@ def _options(question: Question) -> list[str]:
         words.append(question.solver)
     if question.seed:
         words.append(f"seed {question.seed}")
-    return words
+    name = f"{result.encoder} · {protocol.tap} · {protocol.name}"
+    return f"{name} ({', '.join(words)})" if words else name
 
 
 def of_datasets(results: Sequence[Collected], names: Sequence[str]) -> tuple[Collected, ...]:
     """Keep the results of some datasets, by name or the beginning of their ids; () keeps all.
 
-    Raises
-    ------
-    ResultError : a name that no result has.
+    ``ResultError``: a name that no result has.
     """
-
-    def is_of(collected: Collected, name: str) -> bool:
-        digits = collected.result.question.dataset_id
-        is_id = len(name) >= MIN_PREFIX and digits.startswith(name)
-        return is_id or collected.dataset == dataset_key(name)
-
+    kept: set[Path] = set()
     for name in names:
-        if not any(is_of(collected, name) for collected in results):
+        ours = {
+            collected.folder
+            for collected in results
+            if collected.dataset == dataset_key(name)
+            or (len(name) >= MIN_PREFIX and collected.result.question.dataset_id.startswith(name))
+        }
+        if not ours:
             known = first_few(sorted({collected.result.dataset for collected in results}), 20)
             raise ResultError(f"no result of the dataset {name!r}", hint=f"there are: {known}")
-    return tuple(
-        collected
-        for collected in results
-        if not names or any(is_of(collected, name) for name in names)
-    )
+        kept |= ours
+    return tuple(collected for collected in results if not names or collected.folder in kept)
 
 
 @dataclass(frozen=True)
@@ -216,15 +171,11 @@ class StoreFacts:
     """What is no longer as it was when the result was made."""
 
 
-UNKNOWN = StoreFacts(None, None, ())
-"""Without a store at hand."""
-
-
 def facts_of(result: ProbeResult, store: Path | None) -> StoreFacts:
     """Look a result's features up; a store that does not have them is no error."""
     dataset = stored_dataset_of(result, store)
     if dataset is None:
-        return UNKNOWN
+        return StoreFacts(None, None, ())
     changes, rows, width = [], 0, None
     for name, digest in result.question.splits:
         try:

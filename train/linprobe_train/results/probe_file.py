@@ -28,8 +28,6 @@ from linprobe_train.solver.rows import BLOCK_ROWS, Block, Features, Rows, as_mat
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
-FORMAT: Literal[1] = 1
-"""Version of the pair of files."""
 CARD_FILE, ARRAYS_FILE = "probe.json", "probe.safetensors"
 
 
@@ -55,7 +53,7 @@ class ProbeCard:
     """Class names by label, k entries."""
     C: float
     """Inverse L2 strength of the fit."""
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     """Version of the files."""
 
 
@@ -111,37 +109,30 @@ class SavedProbe:
         return np.concatenate(blocks) if blocks else np.empty((0, len(self.classes)))
 
     def predict(self, features: Features) -> NDArray[np.str_]:
-        """Name of the most probable class of every row.
+        """Name of the most probable class of every row, (n,); of equal ones, of the smaller id.
 
-        Parameters
-        ----------
-        features : as in :meth:`predict_proba`.
-
-        Returns
-        -------
-        (n,) names; of equally probable classes that of the smaller id.
-
-        Raises
-        ------
-        DataError : as :meth:`predict_proba`.
+        It takes the ``features`` of :meth:`predict_proba` and raises what it raises.
         """
         names = np.array(self.classes, dtype=np.str_)
         return np.asarray(names[self.predict_proba(features).argmax(axis=1)])
 
     def blocks(self, features: Features) -> Iterator[Float64]:
         """:meth:`predict_proba` block by block, so that memory does not grow with n."""
-        for block in self._blocks(features):
+        views: Iterator[Block]
+        if isinstance(features, Split):
+            self.check_encoder(features.encoder_id, features.encoder_names.model)
+            views = map(Block, features.blocks(self.card.tap, rows=BLOCK_ROWS))
+        else:
+            whole = as_matrix(features)
+            starts = range(0, len(whole), BLOCK_ROWS)
+            views = (Block(whole[start : start + BLOCK_ROWS]) for start in starts)
+        for block in views:
             _check_rows(block, normalize=self.card.normalize)
             rows = Rows((block,), np.zeros(block.n, np.int64), self.probe.n_classes)
             yield self.probe.probabilities(rows)
 
     def check_encoder(self, encoder_id: str, model: str) -> None:
-        """Refuse features of another encoder.
-
-        Raises
-        ------
-        DataError : naming both.
-        """
+        """Refuse features of another encoder with a ``DataError`` that names both."""
         if self.card.encoder_id not in ("", encoder_id):
             raise DataError(
                 f"the probe in '{self.folder}' takes features of {self.card.encoder} "
@@ -170,24 +161,9 @@ class SavedProbe:
         pipeline: SklearnClassifier = Pipeline(steps)
         return pipeline
 
-    def _blocks(self, features: Features) -> Iterator[Block]:
-        if isinstance(features, Split):
-            self.check_encoder(features.encoder_id, features.encoder_names.model)
-            views = features.blocks(self.card.tap, rows=BLOCK_ROWS)
-            yield from (Block(view) for view in views)
-            return
-        whole = as_matrix(features)
-        for start in range(0, len(whole), BLOCK_ROWS):
-            yield Block(whole[start : start + BLOCK_ROWS])
-
 
 def save_probe(folder: Path, probe: Probe, card: ProbeCard) -> None:
-    """Write both files into an existing folder.
-
-    Raises
-    ------
-    OSError : the disk refuses.
-    """
+    """Write both files into an existing folder; ``OSError`` where the disk refuses."""
     arrays = {"coef": probe.coef, "intercept": probe.intercept, "fitted": probe.fitted}
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / ARRAYS_FILE)
     (folder / CARD_FILE).write_bytes(encode(card))
@@ -212,15 +188,9 @@ def load_probe(path: Path | str) -> SavedProbe:
         data = (folder / CARD_FILE).read_bytes()
         card = parse(ProbeCard, data, f"{what}: {CARD_FILE}", error=ResultError, hint=hint)
         arrays = load_file(folder / ARRAYS_FILE)
-        probe = Probe(
-            arrays["coef"],
-            arrays["intercept"],
-            card.loss,
-            card.normalize,
-            arrays["fitted"],
-            len(card.classes),
-            card.multi_label,
-        )
+        coef, intercept, fitted = (arrays[name] for name in ("coef", "intercept", "fitted"))
+        k = len(card.classes)
+        probe = Probe(coef, intercept, card.loss, card.normalize, fitted, k, card.multi_label)
         _check(probe)
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise ResultError(f"{what} ({error})", hint=hint) from error

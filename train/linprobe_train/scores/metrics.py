@@ -17,14 +17,7 @@ import numpy as np
 from linprobe.errors import DataError, OptionError
 from linprobe.plugins import declared
 from linprobe_store.format.spec import LabelArray
-from linprobe_train.scores.intervals import (
-    Interval,
-    Replicates,
-    Statistic,
-    Weights,
-    resample,
-    wilson,
-)
+from linprobe_train.scores.intervals import Interval, Replicates, Statistic, resample, wilson
 from linprobe_train.scores.predictions import TOP, Predictions, predictions_of
 from linprobe_train.scores.ranking import average_precision, eleven_point, mean_over_classes
 from linprobe_train.solver.preparation import Float64
@@ -89,17 +82,11 @@ class Score:
 
 
 def metric_named(name: str) -> Metric:
-    """Look a metric up.
-
-    Raises
-    ------
-    OptionError : no such metric; lists those there are.
-    """
-    metric = all_metrics().get(name)
-    if metric is None:
-        known = ", ".join(all_metrics())
-        raise OptionError(f"no metric {name!r}; known: {known}", hint="--metric top1")
-    return metric
+    """Look a metric up; ``OptionError`` lists those there are."""
+    metrics = all_metrics()
+    if name not in metrics:
+        raise OptionError(f"no metric {name!r}; known: {', '.join(metrics)}", hint="--metric top1")
+    return metrics[name]
 
 
 def title_of(name: str) -> str:
@@ -132,12 +119,7 @@ def score_names(k: int, *, multi_label: bool) -> tuple[str, ...]:
 
 
 def metric_of_labels(name: str, k: int, *, multi_label: bool) -> Metric:
-    """Look up a metric that labels of k classes must have.
-
-    Raises
-    ------
-    OptionError : no such metric, or one that these labels do not have.
-    """
+    """Look up a metric; ``OptionError``: there is none, or labels of k classes do not have it."""
     metric = metric_named(name)
     if not metric.exists_for(k, multi_label=multi_label):
         known = score_names(k, multi_label=multi_label)
@@ -149,17 +131,10 @@ def metric_of_labels(name: str, k: int, *, multi_label: bool) -> Metric:
 
 
 def score_value(name: str, p: Float64, labels: LabelArray) -> float:
-    """One metric without its interval.
+    """One metric, without its interval, of p (n, k) for labels (n,), or (n, k) multi-hot.
 
-    Parameters
-    ----------
-    p : (n, k) probabilities.
-    labels : (n,) class ids, or (n, k) multi-hot.
-
-    Raises
-    ------
-    OptionError : no such metric, or one that these labels do not have.
-    DataError : these rows do not have it, such as an area under the curve of a single class.
+    ``OptionError``: these labels do not have it; ``DataError``: these rows do not, such as an area
+    under the curve of a single class.
     """
     metric = metric_of_labels(name, p.shape[1], multi_label=labels.ndim == 2)
     value = metric.statistic(predictions_of(p, labels, count=metric.top))(np.ones(len(p)))
@@ -179,25 +154,20 @@ def undefined(name: str, n: int) -> DataError:
 def scores_of(
     rows: Predictions, k: int, seed: int, names: tuple[str, ...] | None = None
 ) -> tuple[Score, ...]:
-    """Score predictions, each metric with its 95 % interval.
+    """Score n >= 1 rows of k classes, each metric with its 95 % interval.
 
-    Parameters
-    ----------
-    rows : n >= 1 rows.
-    k : classes.
-    seed : of the bootstrap, whose draws of rows all metrics share.
-    names : metrics, in this order; None for every one that these labels have. Those without a
-        value on these rows are left out.
+    ``names`` None means every metric that these labels have; those without a value on these rows
+    are left out. All metrics share the bootstrap's draws of rows.
     """
     if names is None:
         names = score_names(k, multi_label=rows.labels.ndim == 2)
     ones = np.ones(rows.n)
-    prepared = [(metric, metric.statistic(rows)) for metric in map(metric_named, names)]
-    prepared = [(metric, value) for metric, value in prepared if not np.isnan(value(ones))]
-    replicates = resample([value for _, value in prepared], rows.n, seed)
+    prepared = {metric: metric.statistic(rows) for metric in map(metric_named, names)}
+    known = {metric: value for metric, value in prepared.items() if not np.isnan(value(ones))}
+    replicates = resample(list(known.values()), rows.n, seed)
     return tuple(
         Score(metric.name, float(replicates.values[i]), metric.interval_of(i, replicates, rows.n))
-        for i, (metric, _) in enumerate(prepared)
+        for i, metric in enumerate(known)
     )
 
 
@@ -217,7 +187,7 @@ def mean_per_class(rows: Predictions) -> Statistic:
     """Mean over the classes that have rows of the share of their rows that is right."""
     hit, labels = rows.hits(), rows.labels
 
-    def value(w: Weights) -> float:
+    def value(w: Float64) -> float:
         size = np.bincount(labels, w)
         right = np.bincount(labels, w * hit)
         return float((right[size > 0] / size[size > 0]).mean())
@@ -230,7 +200,7 @@ def macro_f1(rows: Predictions) -> Statistic:
     predicted, labels, hit = rows.top[:, 0], rows.labels, rows.hits()
     k = int(max(predicted.max(), labels.max())) + 1
 
-    def value(w: Weights) -> float:
+    def value(w: Float64) -> float:
         size = np.bincount(labels, w, k) + np.bincount(predicted, w, k)
         hits = np.bincount(labels, w * hit, k)
         return float((2 * hits[size > 0] / size[size > 0]).mean())
@@ -262,7 +232,7 @@ def roc_auc(rows: Predictions) -> Statistic:
     _, group = np.unique(score, return_inverse=True)
     positive = rows.labels == 1
 
-    def value(w: Weights) -> float:
+    def value(w: Float64) -> float:
         up = np.bincount(group, w * positive)
         down = np.bincount(group, w * ~positive)
         pairs = up.sum() * down.sum()

@@ -54,14 +54,9 @@ class Predictions:
 def predictions_of(
     p: Float64, labels: LabelArray, keys: Sequence[str] = (), *, count: int = TOP
 ) -> Predictions:
-    """Keep the best classes of every row.
+    """Keep the ``count`` best classes of p (n, k) for labels (n,), or (n, k) multi-hot.
 
-    Parameters
-    ----------
-    p : (n, k) probabilities.
-    labels : (n,) class ids, or (n, k) multi-hot.
-    keys : n sample keys; () where they are not needed.
-    count : classes to keep; fewer are found faster.
+    ``keys`` are n sample keys, or () where they are not needed.
     """
     top = best_classes(p, count)
     own = p if labels.ndim == 2 else p[np.arange(len(p)), labels]

@@ -9,26 +9,29 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binom
 
 from linprobe.benchmarks import published
 from linprobe.errors import ResultError
 from linprobe_train.results.collect import Collected, StoreFacts, facts_of
 from linprobe_train.scores.intervals import Interval, Replicates, resample
 from linprobe_train.scores.metrics import Metric, metric_named
-from linprobe_train.scores.paired import McNemar, mcnemar
-from linprobe_train.scores.predictions import Predictions
+from linprobe_train.scores.predictions import Hits, Predictions
+
+Member = tuple[Collected, Predictions]
+"""A result and what its probe said about every row."""
 
 
 @dataclass(frozen=True)
-class Matched:
-    """Results that share test rows, on the rows that all of them have."""
+class McNemar:
+    """Two probes on the rows where only one of them is right."""
 
-    members: tuple[Collected, ...]
-    """The results."""
-    predictions: tuple[Predictions, ...]
-    """Theirs, row i of each being the same sample; ordered by key."""
-    notes: tuple[str, ...]
-    """Rows that not all of them have."""
+    only_first: int
+    """Rows that only the first gets right."""
+    only_second: int
+    """Rows that only the second gets right."""
+    p: float
+    """Two-sided: how probable so uneven a split is if both are equally good."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +108,8 @@ def compare(
 ) -> tuple[Comparison, ...]:
     """Compare results dataset by dataset, in the order of the names.
 
-    Parameters
-    ----------
-    store : feature store, for the size of features and whether they have changed; None or a folder
-        that is not there leaves both out.
-    seed : of the bootstrap.
-    strict : whether results of one dataset name without a common test row are refused rather than
-        shown apart.
+    A ``store`` that is there adds the size of features and whether they have changed. Results of
+    one dataset name without a common test row are shown apart, or refused if ``strict``.
 
     Raises
     ------
@@ -120,27 +118,22 @@ def compare(
     """
     comparisons = []
     for name in sorted({collected.dataset for collected in results}):
-        groups = match_rows([collected for collected in results if collected.dataset == name])
+        groups = _match_rows([collected for collected in results if collected.dataset == name])
         if strict and len(groups) > 1:
-            first, second = groups[0].members[0], groups[1].members[0]
+            first, second = groups[0][0][0], groups[1][0][0]
             raise ResultError(
                 f"'{first.folder}' and '{second.folder}' were tested on sets of {name} that share "
                 "no key",
                 hint="extract both encoders from the same shards, then probe again",
             )
-        apart = () if len(groups) == 1 else (f"{len(groups)} test sets of {name} share no key",)
+        apart = [] if len(groups) == 1 else [f"{len(groups)} test sets of {name} share no key"]
         comparisons += [_comparison(group, store, seed, apart) for group in groups]
     return tuple(comparisons)
 
 
-def match_rows(results: Sequence[Collected]) -> tuple[Matched, ...]:
-    """Group results that have test rows in common, and bring their rows into one order.
-
-    Raises
-    ------
-    ResultError : two results name different classes for one key.
-    """
-    groups: list[list[tuple[Collected, Predictions]]] = []
+def _match_rows(results: Sequence[Collected]) -> list[list[Member]]:
+    """Groups of results that share test rows, each on the rows that all of it have, by key."""
+    groups: list[list[Member]] = []
     shared: list[NDArray[np.str_]] = []
     for collected in results:
         rows = collected.predictions()
@@ -153,39 +146,29 @@ def match_rows(results: Sequence[Collected]) -> tuple[Matched, ...]:
         else:
             groups.append([(collected, rows)])
             shared.append(np.unique(rows.keys))
-    return tuple(_matched(group, keys) for group, keys in zip(groups, shared, strict=True))
+    return [
+        [(collected, _in_order(rows, keys)) for collected, rows in group]
+        for group, keys in zip(groups, shared, strict=True)
+    ]
 
 
-def _matched(group: Sequence[tuple[Collected, Predictions]], keys: NDArray[np.str_]) -> Matched:
-    members, predictions, notes = [], [], []
-    for collected, rows in group:
-        left_out = len(rows.keys) - len(keys)
-        if left_out:
-            notes.append(
-                f"{collected.label}: {left_out} of {len(rows.keys)} test rows have no counterpart "
-                "in every other result and are left out"
-            )
-        order = np.argsort(rows.keys, kind="stable")
-        members.append(collected)
-        predictions.append(rows.take(order[np.searchsorted(rows.keys[order], keys)]))
-        _check_same_truth(members[0], predictions[0], collected, predictions[-1])
-    return Matched(tuple(members), tuple(predictions), tuple(notes))
+def _in_order(rows: Predictions, keys: NDArray[np.str_]) -> Predictions:
+    order = np.argsort(rows.keys, kind="stable")
+    return rows.take(order[np.searchsorted(rows.keys[order], keys)])
 
 
-def _check_same_truth(
-    first: Collected, ours: Predictions, second: Collected, theirs: Predictions
-) -> None:
+def _check_same_truth(first: Member, second: Member) -> None:
     """Refuse results that do not mean the same by the same key; class ids may differ."""
-    our_names, their_names = _truth(first, ours), _truth(second, theirs)
-    differ = np.flatnonzero(our_names != their_names)
-    if len(differ) == 0:
-        return
-    i = int(differ[0])
-    raise ResultError(
-        f"'{first.folder}' and '{second.folder}' give different classes to {len(differ)} of "
-        f"{ours.n} test rows; the first is '{ours.keys[i]}': {our_names[i]} and {their_names[i]}",
-        hint="probe both encoders on the same labels",
-    )
+    ours, theirs = _truth(*first), _truth(*second)
+    differ = np.flatnonzero(ours != theirs)
+    if len(differ):
+        i = int(differ[0])
+        raise ResultError(
+            f"'{first[0].folder}' and '{second[0].folder}' give different classes to "
+            f"{len(differ)} of {len(ours)} test rows; the first is '{first[1].keys[i]}': "
+            f"{ours[i]} and {theirs[i]}",
+            hint="probe both encoders on the same labels",
+        )
 
 
 def _truth(collected: Collected, rows: Predictions) -> NDArray[np.str_]:
@@ -197,54 +180,70 @@ def _truth(collected: Collected, rows: Predictions) -> NDArray[np.str_]:
 
 
 def _comparison(
-    group: Matched, store: Path | None, seed: int, notes: tuple[str, ...]
+    members: Sequence[Member], store: Path | None, seed: int, notes: list[str]
 ) -> Comparison:
-    results = [collected.result for collected in group.members]
+    results = [collected.result for collected, _ in members]
+    metric, n = metric_named(results[0].question.metric), members[0][1].n
+    for collected, rows in members:
+        _check_same_truth(members[0], (collected, rows))
+        if collected.result.test.n > n:
+            notes.append(
+                f"{collected.label}: {collected.result.test.n - n} of {collected.result.test.n} "
+                "test rows have no counterpart in every other result and are left out"
+            )
     facts = [facts_of(result, store) for result in results]
-    metric = metric_named(results[0].question.metric)
-    n = group.predictions[0].n
-    replicates = resample([metric.statistic(rows) for rows in group.predictions], n, seed)
+    replicates = resample([metric.statistic(rows) for _, rows in members], n, seed)
     order = sorted(
         range(len(results)),
         key=lambda i: (-metric.sign * float(replicates.values[i]), results[i].dim, i),
     )
-    changes = [f"{group.members[i].label}: {change}" for i in order for change in facts[i].changes]
-    return Comparison(
-        results[0].dataset,
-        metric.name,
-        n,
-        tuple(_standing(group, metric, replicates, i, order[0], facts[i]) for i in order),
-        (*notes, *group.notes, *changes),
-    )
+    notes += [f"{members[i][0].label}: {change}" for i in order for change in facts[i].changes]
+    standings = [_standing(members, metric, replicates, i, order[0], facts[i]) for i in order]
+    return Comparison(results[0].dataset, metric.name, n, tuple(standings), tuple(notes))
 
 
 def _standing(
-    group: Matched, metric: Metric, replicates: Replicates, i: int, best: int, facts: StoreFacts
+    members: Sequence[Member],
+    metric: Metric,
+    replicates: Replicates,
+    i: int,
+    best: int,
+    facts: StoreFacts,
 ) -> Standing:
-    rows, best_rows = group.predictions[i], group.predictions[best]
-    result = group.members[i].result
-    protocol = result.question.protocol
-    is_single = rows.labels.ndim == 1
-    value = float(replicates.values[i])
+    (collected, rows), result = members[i], members[i][0].result
+    protocol, value = result.question.protocol, float(replicates.values[i])
+    hits = rows.hits() if rows.labels.ndim == 1 else None
     paper = published(result.encoder, result.dataset, protocol.tap, protocol.name, metric.name)
     return Standing(
-        label=group.members[i].label,
+        label=collected.label,
         encoder=result.encoder,
         tap=protocol.tap,
         protocol=protocol.name,
         C=result.C,
         value=value,
         interval=metric.interval_of(i, replicates, rows.n),
-        top1=float(rows.hits().mean()) if is_single else None,
+        top1=None if hits is None else float(hits.mean()),
         difference=value - float(replicates.values[best]),
         difference_interval=replicates.difference(i, best),
-        mcnemar=mcnemar(best_rows.hits(), rows.hits()) if is_single else None,
+        mcnemar=None if hits is None else mcnemar(members[best][1].hits(), hits),
         dim=result.dim,
         bytes_per_image=facts.bytes_per_image,
         bytes=facts.bytes,
         published=None if paper is None else paper.beside(value),
-        folder=str(group.members[i].folder),
+        folder=str(collected.folder),
     )
+
+
+def mcnemar(first: Hits, second: Hits) -> McNemar:
+    """McNemar's test of whether two probes are right, (n,) each, exact for any number of rows.
+
+    Under equality the discordant rows fall to either side like coins. McNemar 1947, "Note on the
+    sampling error of the difference between correlated proportions"; the exact binomial form
+    replaces his chi-square, which is off where the discordant rows are few.
+    """
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    fewer = float(binom.cdf(min(only_first, only_second), only_first + only_second, 0.5))
+    return McNemar(only_first, only_second, min(1.0, 2 * fewer))
 
 
 def overview_of(comparisons: Sequence[Comparison]) -> Overview:
@@ -256,13 +255,13 @@ def overview_of(comparisons: Sequence[Comparison]) -> Overview:
             table[labels.index(line.label), j] = line.value
     means = table.mean(axis=1)
     order = sorted(range(len(labels)), key=lambda i: (np.isnan(means[i]), -means[i], i))
+
+    def known(values: NDArray[np.float64]) -> tuple[float | None, ...]:
+        return tuple(None if np.isnan(value) else float(value) for value in values)
+
     return Overview(
         datasets=tuple(part.dataset for part in comparisons),
         labels=tuple(labels[i] for i in order),
-        values=tuple(tuple(_known(x) for x in table[i]) for i in order),
-        averages=tuple(_known(means[i]) for i in order),
+        values=tuple(known(table[i]) for i in order),
+        averages=known(means[order]),
     )
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -7,6 +7,7 @@ alone, so that s shots mean s labels a class for the weights.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,10 +15,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe.errors import DataError
+from linprobe.errors import DataError, OptionError
+from linprobe.names import first_few
 from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_train.protocol.protocols import HALVING
-from linprobe_train.protocol.search import SplitUse, Trial, run_sweep
+from linprobe_train.protocol.search import SplitUse, run_sweep
 from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import Answer, Answers, Asked
 from linprobe_train.scores.metrics import score_value
@@ -25,7 +27,30 @@ from linprobe_train.solver.fit import FitSettings, make_trainer
 from linprobe_train.solver.lbfgs import Tolerance
 from linprobe_train.solver.passes import Crew, crew_of
 from linprobe_train.solver.rows import Rows
-from linprobe_train.tasks.draws import HELD_OUT, Draw, Draws, draw_rows
+
+HELD_OUT = 4
+"""Most rows of a class on which C is chosen: CoOp's min(shots, 4)."""
+RowNumbers = NDArray[np.int64]
+"""Row numbers of one class, in the order in which they are drawn."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Which rows are drawn; a number out of range is an ``OptionError``."""
+
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+    """Rows of each class, ascending."""
+    repeats: int = 5
+    """How many times."""
+    seed: int = 0
+    """Of the random numbers."""
+
+    def __post_init__(self) -> None:
+        if not self.shots or min(self.shots) < 1 or self.repeats < 1:
+            raise OptionError(
+                f"shots {self.shots} with {self.repeats} draws; expected numbers from 1",
+                hint="--shots 1,2,4,8,16 --repeats 5",
+            )
 
 
 class FewshotQuestion(Asked, frozen=True):
@@ -43,6 +68,38 @@ class FewshotQuestion(Asked, frozen=True):
     """What is asked, and its version."""
     metric: str = "top1"
     """What the results are in."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One shuffling of the rows of every class: s shots are the first s."""
+
+    train: Rows
+    """Where shots come from."""
+    shots: tuple[RowNumbers, ...]
+    """By class that has rows: rows of ``train``."""
+    source: Rows
+    """Where held-out rows come from: val, or train."""
+    held: tuple[RowNumbers, ...]
+    """By class: rows of ``source`` that no number of shots takes."""
+    most: int
+    """Largest number of shots."""
+
+    def rows(self, shots: int) -> tuple[Rows, Rows]:
+        """Rows to fit, and rows on which C is chosen."""
+        fitted, held = np.zeros(self.train.n, np.bool_), np.zeros(self.source.n, np.bool_)
+        fitted[np.concatenate([rows[:shots] for rows in self.shots])] = True
+        held[np.concatenate([rows[: min(shots, HELD_OUT)] for rows in self.held])] = True
+        return self.train.select(fitted), self.source.select(held)
+
+    def warnings(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Name classes that cannot give as many rows as asked for."""
+        short = [rows for rows in self.shots if len(rows) < self.most]
+        if not short:
+            return ()
+        names = first_few(classes[int(self.train.labels[rows[0]])] for rows in short)
+        line = f"{len(short)} classes have fewer than {self.most} rows and give what they have"
+        return (f"{line}: {names}",)
 
 
 @dataclass(frozen=True)
@@ -108,16 +165,8 @@ def fewshot(
 ) -> Answer[FewshotResult]:
     """Give the stored few-shot result of a dataset, or make and store it.
 
-    Parameters
-    ----------
-    metric : what the results are in; None for the dataset's own.
-    threads : of a fit; the result does not depend on them.
-
-    Raises
-    ------
-    DataError : rows have several labels, or too few of any class to hold one out.
-    OptionError : the labels do not have the metric.
-    ResultError : the result cannot be written.
+    ``metric`` None means the dataset's own. ``DataError``: rows have several labels, or too few of
+    any class to hold one out; ``OptionError``: the labels do not have the metric.
     """
     if splits.train.labels.ndim == 2:
         raise DataError(
@@ -126,42 +175,32 @@ def fewshot(
         )
     question = FewshotQuestion(
         *splits.identity,
-        splits.tap,
-        draws.shots,
-        draws.repeats,
-        draws.seed,
-        "fewshot-1",
-        splits.metric(metric),
+        tap=splits.tap,
+        **vars(draws),
+        kind="fewshot-1",
+        metric=splits.metric(metric),
     )
     answers = Answers(out, FewshotResult, "fewshot.json")
     names = splits.encoder.names.slug, splits.dataset.name, "fewshot"
     stored = answers.get(question, *names)
     if stored is not None:
         return stored
-    answers.prepare()
-    return answers.put(_make(splits, question, threads, watch), *names)
-
-
-def _make(
-    splits: StoredSplits, question: FewshotQuestion, threads: int, watch: Watch
-) -> FewshotResult:
     started = time.perf_counter()
     train = splits.rows(splits.train)
     val = None if splits.val is None else splits.rows(splits.val)
-    draws = [
-        draw_rows(train, val, question.shots, question.seed, repeat)
-        for repeat in range(question.repeats)
-    ]
+    drawn = [draw_rows(train, val, draws.shots, draws.seed, i) for i in range(draws.repeats)]
     test = splits.open_test()
     results: list[ShotScore] = []
     with crew_of(threads) as crew:
-        for shots in question.shots:
-            scores = tuple(_score(draw, shots, test, question.metric, crew) for draw in draws)
-            results.append(_summary(shots, scores))
+        for shots in draws.shots:
+            scores = tuple(_score(draw, shots, test, question.metric, crew) for draw in drawn)
+            values = [score.value for score in scores]
+            deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            results.append(ShotScore(shots, float(np.mean(values)), deviation, scores))
             mean = f"{question.metric} {results[-1].mean:.4f}"
             line = f"  {shots} shots: {mean} over {len(scores)} draws"
-            watch(Progress(len(results), len(question.shots), "numbers of shots", line=line))
-    return FewshotResult(
+            watch(Progress(len(results), len(draws.shots), "numbers of shots", line=line))
+    result = FewshotResult(
         question=question,
         dataset=splits.dataset.name,
         encoder=splits.encoder.names.model,
@@ -170,22 +209,51 @@ def _make(
         held_out=f"min(shots, {HELD_OUT}) rows a class of {'train' if val is None else 'val'}",
         test=SplitUse("test", test.n),
         results=tuple(results),
-        warnings=draws[0].warnings(list(splits.train.classes)),
+        warnings=drawn[0].warnings(splits.train.classes),
         seconds=time.perf_counter() - started,
     )
+    return answers.put(result, *names)
 
 
 def _score(draw: Draw, shots: int, test: Rows, metric: str, crew: Crew) -> DrawScore:
     fitted, held = draw.rows(shots)
     trainer = make_trainer(fitted, FitSettings(threads=crew.threads), crew)
     # Ranking metrics need every class on the held-out rows; accuracy is what they can carry.
-    sweep = run_sweep([Trial(trainer, held)], HALVING, "top1")
+    sweep = run_sweep([(trainer, held)], HALVING, "top1")
     trainer.fit(sweep.C, Tolerance())
     p = trainer.probe(sweep.C).probabilities(test)
     return DrawScore(score_value(metric, p, test.labels), sweep.C, fitted.n)
 
 
-def _summary(shots: int, draws: tuple[DrawScore, ...]) -> ShotScore:
-    values: NDArray[np.float64] = np.array([draw.value for draw in draws])
-    deviation = float(values.std(ddof=1)) if len(values) > 1 else None
-    return ShotScore(shots, float(values.mean()), deviation, draws)
+def draw_rows(
+    train: Rows, val: Rows | None, shots: tuple[int, ...], seed: int, repeat: int
+) -> Draw:
+    """Shuffle the rows of every class; without val, held-out rows are training rows but no shots.
+
+    A class then keeps at least one row to fit and holds out at least one; ``DataError`` where it
+    has a single one.
+    """
+    most = max(shots)
+    rng = np.random.default_rng([seed, repeat])
+    drawn = [rng.permutation(rows) for rows in _by_class(train)]
+    if val is not None:
+        held = tuple(rng.permutation(rows) for rows in _by_class(val))
+        return Draw(train, tuple(rows[:most] for rows in drawn), val, held, most)
+    for rows in drawn:
+        if len(rows) < 2:
+            raise DataError(
+                f"class {int(train.labels[rows[0]])} has a single training row: none is left to "
+                "choose C on",
+                hint="extract a val split, or give the class more rows",
+            )
+    cuts = [min(most, len(rows) - min(HELD_OUT, len(rows) // 2)) for rows in drawn]
+    pairs = [np.split(rows, [cut]) for rows, cut in zip(drawn, cuts, strict=True)]
+    shots_of, held = zip(*pairs, strict=True)
+    return Draw(train, shots_of, train, held, most)
+
+
+def _by_class(rows: Rows) -> list[RowNumbers]:
+    """Row numbers of every class that has rows, classes ascending."""
+    order = np.argsort(rows.labels, kind="stable").astype(np.int64)
+    edges = np.flatnonzero(np.diff(rows.labels[order])) + 1
+    return list(np.split(order, edges))

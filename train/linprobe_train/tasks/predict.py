@@ -5,7 +5,7 @@ images (:mod:`linprobe_store.image_encoder`).
 """
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -45,9 +45,7 @@ class Predicted:
 def predict_rows(saved: SavedProbe, features: Features, top: int) -> Iterator[Predicted]:
     """Classify a stored split, or an array (n, d) whose rows are named by their numbers.
 
-    Raises
-    ------
-    DataError : the split is of another encoder (names both), or a row cannot be classified.
+    ``DataError``: the split is of another encoder (names both), or a row cannot be classified.
     """
     keys = iter(features.keys) if isinstance(features, Split) else map(str, count())
     for p in saved.blocks(features):
@@ -59,9 +57,7 @@ def predict_images(
 ) -> Iterator[Predicted]:
     """Classify image files, folders and shards; what does not decode is added to ``skipped``.
 
-    Raises
-    ------
-    LinprobeError : no encoder of images is installed, or it is not the probe's; no image decodes.
+    ``LinprobeError``: no encoder of images is installed, or it is not the probe's; nothing decodes.
     """
     n = 0
     for rows in find_image_features()(request):
@@ -83,12 +79,7 @@ def _predicted(p: Float64, keys: tuple[str, ...], top: int) -> Predicted:
 
 
 def encoder_of(saved: SavedProbe, store: Path) -> EncoderSpec:
-    """The encoder that a probe was trained on, from beside the probe or from the store.
-
-    Raises
-    ------
-    ResultError : neither has it, or it is another one.
-    """
+    """The encoder that a probe was trained on, from beside it (or ``ResultError``) or the store."""
     beside = saved.folder / ENCODER_FILE
     if not beside.is_file():
         return stored_encoder_of(saved, store).spec
@@ -105,10 +96,7 @@ def encoder_of(saved: SavedProbe, store: Path) -> EncoderSpec:
 def stored_encoder_of(saved: SavedProbe, store: Path, query: str | None = None) -> StoredEncoder:
     """The encoder to predict with: the one asked for, which must be the probe's.
 
-    Raises
-    ------
-    DataError : the one asked for is another; names both.
-    NotFoundError : the store does not have it.
+    ``DataError``: it is another, naming both; ``NotFoundError``: the store does not have it.
     """
     encoder = FeatureStore(store).encoder(query or saved.card.encoder_id or None)
     saved.check_encoder(encoder.encoder_id, encoder.names.model)
@@ -118,28 +106,23 @@ def stored_encoder_of(saved: SavedProbe, store: Path, query: str | None = None) 
 def load_array(path: Path) -> NDArray[np.generic]:
     """Read features from ``.npy``, or from ``.npz`` under ``features`` or as its only matrix.
 
-    Raises
-    ------
-    DataError : the file is missing or holds no such array. Pickled objects are never loaded.
+    ``DataError``: the file is missing or holds no such array. Pickled objects are never loaded.
     """
     try:
         if path.suffix == ".npy":
             return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return np.asarray(arrays[_matrix_name(arrays)])
+            names = [name for name in ("features", "x", "X") if name in arrays]
+            names = names or [name for name in arrays if arrays[name].ndim == 2]
+            if len(names) == 1:
+                return np.asarray(arrays[names[0]])
+            why: object = f"it holds the arrays {', '.join(arrays) or 'none'}"
     except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"'{path}' holds no matrix of features ({error})",
-            hint="give a .npy file, or an .npz with an array called features",
-        ) from error
-
-
-def _matrix_name(arrays: Mapping[str, NDArray[np.generic]]) -> str:
-    named = [name for name in ("features", "x", "X") if name in arrays]
-    named = named or [name for name in arrays if arrays[name].ndim == 2]
-    if len(named) != 1:
-        raise ValueError(f"it holds the arrays {', '.join(arrays) or 'none'}")
-    return named[0]
+        why = error
+    raise DataError(
+        f"'{path}' holds no matrix of features ({why})",
+        hint="give a .npy file, or an .npz with an array called features",
+    )
 
 
 def check_top(top: int, classes: int) -> int:

@@ -13,12 +13,11 @@ from linprobe.names import first_few
 from linprobe.records import canonical_json, plain
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_store.format.layout import ENCODER_FILE
-from linprobe_store.format.spec import EncoderSpec, LabelArray
+from linprobe_store.format.spec import LabelArray
 from linprobe_train.protocol.protocols import Protocol
 from linprobe_train.protocol.search import Search, SplitUse, search
 from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import (
-    FORMAT,
     Answer,
     Answers,
     Environment,
@@ -28,19 +27,14 @@ from linprobe_train.results.answers import (
 )
 from linprobe_train.results.probe_file import ProbeCard, save_probe
 from linprobe_train.scores.metrics import scores_of, undefined
-from linprobe_train.scores.predictions import Predictions, predictions_of, save_predictions
+from linprobe_train.scores.predictions import predictions_of, save_predictions
 from linprobe_train.solver.fit import FitSettings, plan_fit
 from linprobe_train.solver.passes import crew_of
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a dataset is probed, whatever the dataset.
-
-    Raises
-    ------
-    OptionError : fewer than two folds, or folds where nothing is chosen.
-    """
+    """How a dataset is probed; ``OptionError``: one fold, or folds where nothing is chosen."""
 
     protocol: Protocol
     """How C is chosen and what the features go through."""
@@ -69,45 +63,54 @@ class Recipe:
             balanced=self.settings.balanced,
             solver=self.settings.solver,
             seed=self.seed,
-            format=FORMAT,
+            format=1,
         )
 
 
 def probe(
     splits: StoredSplits, recipe: Recipe, out: Path, watch: Watch = ignore
 ) -> Answer[ProbeResult]:
-    """Give the stored answer, or search, score and store one.
+    """Give the stored answer, or search, score and store one; test is opened after the final fit.
 
-    Parameters
-    ----------
-    splits : of one dataset; test is opened after the final fit.
-    out : folder of results.
-
-    Raises
-    ------
-    DataError : rows or labels that no probe can be fitted on.
-    OptionError : the labels do not have the metric, or the memory does not suffice.
-    ResultError : the result cannot be written.
+    ``DataError``: rows or labels that no probe can be fitted on; ``OptionError``: the labels do not
+    have the metric, or the memory does not suffice; ``ResultError``: it cannot be written.
     """
-    question = recipe.question(splits)
+    question, settings = recipe.question(splits), recipe.settings
     answers = Answers(out, ProbeResult)
     encoder, dataset, protocol = splits.encoder.names, splits.dataset.name, question.protocol.name
     names = encoder.slug, dataset, protocol
-    line = f"probing {dataset} with {encoder.model} ({protocol})"
-    watch(Progress(0, None, "values of C", line=line))
+
+    def say(line: str) -> None:
+        watch(Progress(0, None, "values of C", line=line))
+
+    say(f"probing {dataset} with {encoder.model} ({protocol})")
     stored = answers.get(question, *names)
     if stored is not None:
-        line = f"nothing to do: {stored.folder} answers this question"
-        watch(Progress(0, None, "values of C", line=line))
+        say(f"nothing to do: {stored.folder} answers this question")
         return stored
-    answers.prepare()
-    started = time.perf_counter(), time.process_time()
-    chosen = _search(splits, recipe, question, watch)
+    wall, cpu = time.perf_counter(), time.process_time()
+    train = splits.rows(splits.train)
+    val = None if splits.val is None else splits.rows(splits.val)
+    say(plan_fit(train if val is None else train.join(val), settings).text())
+    with crew_of(settings.threads) as crew:
+        chosen = search(
+            train,
+            val,
+            question.protocol.grid,
+            settings,
+            crew,
+            metric=question.metric,
+            folds=question.folds,
+            seed=question.seed,
+            watch=watch,
+        )
     test = splits.open_test()
     rows = predictions_of(chosen.probe.probabilities(test), test.labels, list(splits.test.keys))
     scores = scores_of(rows, test.n_classes, question.seed)
     if question.metric not in {score.name for score in scores}:
         raise undefined(question.metric, test.n)
+    versions = {name: version(name) for name in ("linprobe", "numpy", "scipy", "scikit-learn")}
+    skipped = {split.name: dict(split.skipped_by_reason) for split in splits.all}
     result = ProbeResult(
         question=question,
         dataset=dataset,
@@ -122,81 +125,57 @@ def probe(
         fit=chosen.fit,
         scores=scores,
         warnings=_warnings(splits, question, chosen, test.labels),
-        environment=_environment(recipe, *started),
-        facts=_facts(splits),
+        environment=Environment(
+            versions,
+            settings.threads,
+            seconds=time.perf_counter() - wall,
+            cpu_seconds=time.process_time() - cpu,
+        ),
+        facts=Facts(
+            splits.dataset.spec.label_source,
+            splits.dataset.metric,
+            {name: reasons for name, reasons in skipped.items() if reasons},
+        ),
     )
 
     def write_files(folder: Path) -> None:
-        _write_files(folder, result, chosen, rows, splits.encoder.spec)
+        card = ProbeCard(
+            encoder_id=question.encoder_id,
+            encoder=encoder.model,
+            dataset=dataset,
+            tap=question.protocol.tap,
+            normalize=chosen.probe.normalize,
+            loss=chosen.probe.loss,
+            multi_label=chosen.probe.multi_label,
+            classes=result.classes,
+            C=result.C,
+        )
+        save_probe(folder, chosen.probe, card)
+        (folder / ENCODER_FILE).write_bytes(canonical_json(plain(splits.encoder.spec)))
+        save_predictions(folder / "predictions.npz", rows)
 
     return answers.put(result, *names, write_files=write_files)
-
-
-def _environment(recipe: Recipe, wall: float, cpu: float) -> Environment:
-    """What made a result that was begun at these times."""
-    versions = {name: version(name) for name in ("linprobe", "numpy", "scipy", "scikit-learn")}
-    seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
-    return Environment(versions, recipe.settings.threads, seconds, cpu_seconds)
-
-
-def _search(splits: StoredSplits, recipe: Recipe, question: Question, watch: Watch) -> Search:
-    """Everything that happens before test is opened."""
-    train = splits.rows(splits.train)
-    val = splits.rows(splits.val) if splits.val is not None else None
-    everything = train if val is None else train.join(val)
-    line = plan_fit(everything, recipe.settings).text()
-    watch(Progress(0, None, "values of C", line=line))
-    with crew_of(recipe.settings.threads) as crew:
-        return search(
-            train,
-            val,
-            question.protocol.grid,
-            recipe.settings,
-            crew,
-            metric=question.metric,
-            folds=question.folds,
-            seed=question.seed,
-            watch=watch,
-        )
-
-
-def _facts(splits: StoredSplits) -> Facts:
-    skipped = {split.name: dict(split.skipped_by_reason) for split in splits.all}
-    return Facts(
-        splits.dataset.spec.label_source,
-        splits.dataset.metric,
-        {name: reasons for name, reasons in skipped.items() if reasons},
-    )
-
-
-def _write_files(
-    folder: Path, result: ProbeResult, chosen: Search, rows: Predictions, encoder: EncoderSpec
-) -> None:
-    """Write what lies beside ``result.json``: the probe, its encoder's spec, the predictions."""
-    probe = chosen.probe
-    card = ProbeCard(
-        encoder_id=result.question.encoder_id,
-        encoder=result.encoder,
-        dataset=result.dataset,
-        tap=result.question.protocol.tap,
-        normalize=probe.normalize,
-        loss=probe.loss,
-        multi_label=probe.multi_label,
-        classes=result.classes,
-        C=result.C,
-    )
-    save_probe(folder, probe, card)
-    (folder / ENCODER_FILE).write_bytes(canonical_json(plain(encoder)))
-    save_predictions(folder / "predictions.npz", rows)
 
 
 def _warnings(
     splits: StoredSplits, question: Question, chosen: Search, labels: LabelArray
 ) -> tuple[str, ...]:
     """What a reader of the result must know."""
+    lines = [] if chosen.sweep is None else list(chosen.sweep.warnings())
+    fit, n = chosen.fit, chosen.fitted_on.n
+    if not fit.converged:
+        lines.append(
+            f"the final fit did not converge ({fit.stop} after {fit.iterations} iterations): its "
+            f"gap is at most {fit.bound:.1g}; try a smaller C, or --standardize"
+        )
+    # A total below ln 2 leaves no single row with its label's probability under a half.
+    elif chosen.sweep is None and fit.loss * n < math.log(2):
+        lines.append(
+            f"all {n} training rows are classified right at C = {fit.C:g}, and they are at any "
+            "larger C: leave --C out to choose it on held-out rows"
+        )
     fitted = set(chosen.probe.fitted.tolist())
     missing = [name for i, name in enumerate(splits.train.classes) if i not in fitted]
-    lines = [*(chosen.sweep.warnings() if chosen.sweep else ()), *_about_fit(chosen)]
     if missing:
         rows = 0 if labels.ndim == 2 else int((~np.isin(labels, list(fitted))).sum())
         lines.append(
@@ -204,21 +183,3 @@ def _warnings(
             f"{first_few(missing)} ({rows} test rows)"
         )
     return (*lines, *splits.warnings(question.metric))
-
-
-def _about_fit(chosen: Search) -> list[str]:
-    fit, n = chosen.fit, chosen.fitted_on.n
-    if not fit.converged:
-        line = (
-            f"the final fit did not converge ({fit.stop} after {fit.iterations} iterations): its "
-            f"gap is at most {fit.bound:.1g}; try a smaller C, or --standardize"
-        )
-        return [line]
-    # A total below ln 2 leaves no single row with its label's probability under a half.
-    if fit.loss * n >= math.log(2) or chosen.sweep is not None:
-        return []
-    line = (
-        f"all {n} training rows are classified right at C = {fit.C:g}, and they are at any larger "
-        "C: leave --C out to choose it on held-out rows"
-    )
-    return [line]

@@ -17,7 +17,7 @@ from linprobe.machine import available_cores
 from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_store.handles.lookup import MIN_PREFIX
 from linprobe_store.handles.store import FeatureStore
-from linprobe_train.protocol.splits import open_encoder, open_splits
+from linprobe_train.protocol.splits import open_splits
 from linprobe_train.solver.memory import available_bytes
 from linprobe_train.tasks.probe import Recipe, probe
 
@@ -83,33 +83,26 @@ class Outcome:
 
 
 def list_tasks(store: Path, model: str | None, data: tuple[str, ...]) -> tuple[Task, ...]:
-    """All encoders and datasets of a store, or those that are named.
+    """All encoders and datasets of a store, or those that are named; none is a ``ProbeError``."""
 
-    Raises
-    ------
-    ProbeError : there are none.
-    """
-    models = () if model is None else (model,)
+    def is_named(queries: tuple[str, ...], digits: str, name: str) -> bool:
+        return not queries or any(
+            query == name or (len(query) >= MIN_PREFIX and digits.startswith(query))
+            for query in queries
+        )
+
     tasks = tuple(
         Task(encoder.encoder_id, encoder.names.model, dataset.dataset_id, dataset.name)
         for encoder in FeatureStore(store).encoders()
-        if _is_named(models, encoder.encoder_id, encoder.names.model)
+        if is_named(() if model is None else (model,), encoder.encoder_id, encoder.names.model)
         for dataset in encoder.datasets()
-        if _is_named(data, dataset.dataset_id, dataset.name)
+        if is_named(data, dataset.dataset_id, dataset.name)
     )
     if not tasks:
         raise ProbeError(
             f"{store} holds nothing to probe", hint=f"fill it with {command('extract')}"
         )
     return tasks
-
-
-def _is_named(queries: tuple[str, ...], digits: str, name: str) -> bool:
-    """Whether a query means this name or id; no query means all."""
-    return not queries or any(
-        query == name or (len(query) >= MIN_PREFIX and digits.startswith(query))
-        for query in queries
-    )
 
 
 def probe_all(
@@ -120,16 +113,16 @@ def probe_all(
     pool: Pool,
     watch: Watch = ignore,
 ) -> tuple[Outcome, ...]:
-    """Probe every task; outcomes in the order of the tasks.
-
-    Raises
-    ------
-    OptionError : the backend is not there.
-    """
+    """Probe every task; outcomes in their order. ``OptionError``: the backend is not there."""
     jobs = min(pool.jobs or available_cores(), len(tasks))
-    each = _share(recipe, pool, jobs)
-    store, out = store.resolve(), out.resolve()
-    line = f"{len(tasks)} probes, {jobs} at once with {each.settings.threads} threads each"
+    if pool.backend == CLUSTER:  # its machines are not this one: nothing is shared out
+        threads, memory = pool.threads or 1, pool.memory_bytes
+    else:
+        threads = pool.threads or max(1, available_cores() // jobs)
+        memory = max((pool.memory_bytes or available_bytes()) // jobs, 1)
+    settings = replace(recipe.settings, threads=threads, memory_bytes=memory)
+    each, store, out = replace(recipe, settings=settings), store.resolve(), out.resolve()
+    line = f"{len(tasks)} probes, {jobs} at once with {threads} threads each"
     watch(Progress(0, len(tasks), "probes", line=line))
     outcomes: dict[Task, Outcome] = {}
     with _backend(pool, jobs):
@@ -147,36 +140,21 @@ def probe_all(
 def run_task(store: Path, task: Task, recipe: Recipe, out: Path) -> Outcome:
     """Answer one task; a failure, expected or a bug, becomes part of the outcome."""
     try:
-        encoder = open_encoder(store, task.encoder_id)
+        encoder = FeatureStore(store).encoder(task.encoder_id)
         answer = probe(open_splits(encoder, task.dataset_id, recipe.protocol.tap), recipe, out)
-    except LinprobeError as error:
-        return _failed(task, f"{error.message} ({error.hint})")
     except Exception as error:
-        return _failed(task, f"{type(error).__name__}: {error}")
-    headline = answer.result.headline
-    folder = str(answer.folder)
-    return Outcome(task, folder, answer.fresh, headline.name, headline.value, answer.result.C, None)
-
-
-def _failed(task: Task, problem: str) -> Outcome:
-    return Outcome(task, None, False, "", None, None, problem)
-
-
-def _share(recipe: Recipe, pool: Pool, jobs: int) -> Recipe:
-    """The recipe of one process, with its share of this machine; a cluster's is not divided."""
-    if pool.backend == CLUSTER:
-        threads, memory = pool.threads or 1, pool.memory_bytes
-    else:
-        threads = pool.threads or max(1, available_cores() // jobs)
-        memory = max((pool.memory_bytes or available_bytes()) // jobs, 1)
-    settings = replace(recipe.settings, threads=threads, memory_bytes=memory)
-    return replace(recipe, settings=settings)
+        problem = f"{type(error).__name__}: {error}"
+        if isinstance(error, LinprobeError):
+            problem = f"{error.message} ({error.hint})"
+        return Outcome(task, None, False, "", None, None, problem)
+    score, C = answer.result.headline, answer.result.C
+    return Outcome(task, str(answer.folder), answer.fresh, score.name, score.value, C, None)
 
 
 @contextmanager
 def _backend(pool: Pool, jobs: int) -> Iterator[None]:
     try:
-        cluster = _cluster(pool)
+        cluster = _cluster() if pool.backend == CLUSTER else nullcontext()
         chosen = parallel_config(pool.backend, n_jobs=jobs)
     except (ValueError, ImportError) as error:
         raise OptionError(
@@ -187,10 +165,8 @@ def _backend(pool: Pool, jobs: int) -> Iterator[None]:
         yield
 
 
-def _cluster(pool: Pool) -> AbstractContextManager[object]:
+def _cluster() -> AbstractContextManager[object]:
     """A connection for Dask: to ``DASK_SCHEDULER_ADDRESS``, or to workers on this machine."""
-    if pool.backend != CLUSTER:
-        return nullcontext()
     from distributed import Client, default_client
 
     try:
