@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,39 +64,29 @@ def command(verb: str, *words: str | Path, **options: Word) -> str:
     ``linprobe probe --model demo``; after a make target ``make probe MODEL=demo``, or the path of
     the installed command where no target does it.
     """
-    installed = os.environ.get(MAKE_VARIABLE)
-    if installed and verb in _MAKE_TARGETS and not words:
-        return _make_command(verb, options)
-    parts = [*(installed or "linprobe").split(), *verb.split(), *map(str, words)]
-    return shlex.join([*parts, *_flags(options)])
-
-
-def _flags(options: dict[str, Word]) -> Iterator[str]:
-    for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
-            yield flag
-        elif value is not None and value is not False:
-            several = isinstance(value, Sequence) and not isinstance(value, str)
-            for item in value if several else (value,):  # type: ignore[union-attr]
-                yield from (flag, str(item))
-
-
-def _make_command(target: str, options: dict[str, Word]) -> str:
-    own = {
-        name: value
+    given = {
+        name: [value] if isinstance(value, str) or not isinstance(value, Sequence) else [*value]
         for name, value in options.items()
-        if name in _MAKE_VARIABLES and str(value) != _MAKE_DEFAULTS.get(name)
+        if value is not None and value is not False
     }
-    parts = ["make", target]
-    for name, value in own.items():
-        if value is not None:
-            several = isinstance(value, Sequence) and not isinstance(value, str)
-            text = " ".join(map(str, value)) if several else str(value)  # type: ignore[arg-type]
-            parts.append(f"{_MAKE_VARIABLES[name]}={shlex.quote(text)}")
-    rest = {name: value for name, value in options.items() if name not in _MAKE_VARIABLES}
-    flags = shlex.join(_flags(rest))
-    return " ".join([*parts, f"ARGS={shlex.quote(flags)}"] if flags else parts)
+    installed = os.environ.get(MAKE_VARIABLE)
+    if not installed or verb not in _MAKE_TARGETS or words:
+        parts = [*(installed or "linprobe").split(), *verb.split(), *map(str, words)]
+        return shlex.join([*parts, *_flags(given)])
+    line = f"make {verb}"
+    for name, variable in _MAKE_VARIABLES.items():
+        text = " ".join(map(str, given.pop(name, ())))
+        if text not in ("", _MAKE_DEFAULTS.get(name)):
+            line += f" {variable}={shlex.quote(text)}"
+    flags = shlex.join(_flags(given))
+    return f"{line} ARGS={shlex.quote(flags)}" if flags else line
+
+
+def _flags(options: Mapping[str, Sequence[object]]) -> Iterator[str]:
+    for name, values in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        for value in values:
+            yield from (flag,) if value is True else (flag, str(value))
 
 
 def human_bytes(n_bytes: float) -> str:

@@ -36,7 +36,7 @@ def test_after_a_make_target_the_next_command_is_one(monkeypatch: pytest.MonkeyP
 
     assert command("probe", store="features", model="demo") == "make probe MODEL=demo"
     assert command("probe", store="old store", data=["a", "b"], protocol="clip-readme") == (
-        "make probe STORE='old store' DATA='a b' ARGS='--protocol clip-readme'"
+        "make probe DATA='a b' STORE='old store' ARGS='--protocol clip-readme'"
     )
     assert command("store ls", store="x") == ".venv/bin/linprobe store ls --store x"
     assert command("report", "results/a") == ".venv/bin/linprobe report results/a"
