@@ -12,6 +12,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from linprobe_train.solver.fit import FitSettings, fit_rows
 from linprobe_train.solver.lbfgs import Tolerance
+from linprobe_train.solver.preparation import Arithmetic
 from linprobe_train.solver.rows import Rows, rows_of_array
 
 
@@ -97,12 +98,9 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 self.class_weight, classes=self.classes_, y=y, sample_weight=weights
             )
             weights = weights * per_class[ids]
-        settings = FitSettings(
-            normalize=self.normalize,
-            standardize=self.standardize,
-            arithmetic="float64" if rows.dtype == np.float64 else "float32",
-            threads=self.threads,
-        )
+        arithmetic: Arithmetic = "float64" if rows.dtype == np.float64 else "float32"
+        steps = self.normalize, self.standardize
+        settings = FitSettings(*steps, arithmetic=arithmetic, threads=self.threads)
         tolerance = Tolerance(self.gap, self.gap / 50, self.max_iter)
         labelled = rows_of_array(rows, ids, len(self.classes_))
         self.probe_, self.report_ = fit_rows(

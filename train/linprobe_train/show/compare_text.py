@@ -3,9 +3,9 @@
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from linprobe.records import JsonValue
+from linprobe.records import JsonValue, plain
 from linprobe.terminal import human_bytes, text_table
 from linprobe_train.scores.metrics import title_of, unit_of
 from linprobe_train.show.report import render
@@ -93,10 +93,7 @@ def compare_csv(comparisons: Sequence[Comparison]) -> str:
 
 def compare_json(comparisons: Sequence[Comparison]) -> JsonValue:
     """Everything, as one object."""
-    return {
-        "comparisons": [asdict(comparison) for comparison in comparisons],
-        "grid": asdict(overview_of(comparisons)),
-    }
+    return {"comparisons": plain(comparisons), "grid": plain(overview_of(comparisons))}
 
 
 FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {

@@ -1,5 +1,6 @@
 """What a report shows, computed from a result and its predictions: no HTML, no plots."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from linprobe_train.results.answers import ProbeResult
 from linprobe_train.scores.intervals import Interval, wilson
 from linprobe_train.scores.metrics import ECE_BINS
-from linprobe_train.scores.predictions import Predictions, Probabilities
+from linprobe_train.scores.predictions import Predictions
 from linprobe_train.scores.ranking import average_precision, rank
 from linprobe_train.solver.preparation import Float64
 
@@ -105,13 +106,13 @@ class Mistake:
 class ReportFacts:
     """Everything drawn from predictions."""
 
-    classes: tuple[ClassScore, ...]
+    classes: Sequence[ClassScore]
     """Lowest value first; classes without a test row are left out."""
     confusion: Confusion | None
     """None for multi-label rows."""
     calibration: Calibration
     """Of the named class; of every class for multi-label rows."""
-    mistakes: tuple[Mistake, ...]
+    mistakes: Sequence[Mistake]
     """Most confident first, at most 24."""
 
 
@@ -120,8 +121,8 @@ def report_facts(result: ProbeResult, rows: Predictions) -> ReportFacts:
     names = result.classes
     if rows.labels.ndim == 2:
         wrong = np.take_along_axis(rows.labels, rows.top[:, :1], axis=1)[:, 0] == 0
-        p, hot = rows.label_probability, rows.labels
-        calibration = _calibration(p.ravel().astype(np.float64), hot.ravel() == 1)
+        p, hot = rows.label_probability.astype(np.float64), rows.labels == 1
+        calibration = _calibration(p.ravel(), hot.ravel())
         classes, confusion = _precisions(p, hot, names), None
     else:
         wrong = rows.top[:, 0] != rows.labels
@@ -130,13 +131,11 @@ def report_facts(result: ProbeResult, rows: Predictions) -> ReportFacts:
         cells = np.bincount(rows.labels.astype(np.int64) * k + rows.top[:, 0], minlength=k * k)
         confusion = Confusion(cells.reshape(k, k))
         classes = _accuracies(confusion, names)
-    lowest_first = tuple(sorted(classes, key=lambda score: (score.value, score.name)))
-    return ReportFacts(lowest_first, confusion, calibration, _mistakes(rows, wrong, names))
+    classes.sort(key=lambda score: (score.value, score.name))
+    return ReportFacts(classes, confusion, calibration, _mistakes(rows, wrong, names))
 
 
-def _mistakes(
-    rows: Predictions, wrong: NDArray[np.bool_], names: tuple[str, ...]
-) -> tuple[Mistake, ...]:
+def _mistakes(rows: Predictions, wrong: NDArray[np.bool_], names: Sequence[str]) -> list[Mistake]:
     order = np.flatnonzero(wrong)
     order = order[np.argsort(-rows.probability[order, 0], kind="stable")][:MISTAKES]
     mistakes = []
@@ -145,29 +144,24 @@ def _mistakes(
         truth = ", ".join(names[j] for j in own.tolist()) or "none"
         said, p = names[int(rows.top[i, 0])], float(rows.probability[i, 0])
         mistakes.append(Mistake(str(rows.keys[i]), truth, said, p))
-    return tuple(mistakes)
+    return mistakes
 
 
 def _accuracies(confusion: Confusion, names: tuple[str, ...]) -> list[ClassScore]:
     worst = {pair.truth: pair for pair in reversed(confusion.pairs(confusion.counts.size))}
-    scores = []
-    for i, n in enumerate(confusion.counts.sum(axis=1).tolist()):
-        if n:
-            right, pair = int(confusion.counts[i, i]), worst.get(i)
-            taken = f"{names[pair.said]} ({pair.rows})" if pair else ""
-            scores.append(ClassScore(names[i], n, right / n, wilson(right, n), taken))
+    of, scores = confusion.counts.sum(axis=1), []
+    for i in np.flatnonzero(of).tolist():
+        n, right, pair = int(of[i]), int(confusion.counts[i, i]), worst.get(i)
+        taken = f"{names[pair.said]} ({pair.rows})" if pair else ""
+        scores.append(ClassScore(names[i], n, right / n, wilson(right, n), taken))
     return scores
 
 
-def _precisions(
-    p: Probabilities, hot: NDArray[np.integer], names: tuple[str, ...]
-) -> list[ClassScore]:
+def _precisions(p: Float64, hot: NDArray[np.bool_], names: tuple[str, ...]) -> list[ClassScore]:
     scores = []
-    for j, name in enumerate(names):
-        if n := int(hot[:, j].sum()):
-            ranking = rank(p[:, j].astype(np.float64), hot[:, j] == 1)
-            value = average_precision(ranking, np.ones(len(p)))
-            scores.append(ClassScore(name, n, value, None, ""))
+    for j in np.flatnonzero(hot.any(axis=0)).tolist():
+        value = average_precision(rank(p[:, j], hot[:, j]), np.ones(len(p)))
+        scores.append(ClassScore(names[j], int(hot[:, j].sum()), value, None, ""))
     return scores
 
 

@@ -140,9 +140,8 @@ def thumbnails(folder: Path, split: str, keys: Collection[str]) -> Mapping[str, 
     """
     uris: dict[str, str] = {}
     for path in sorted([*folder.glob(f"{split}/*.tar*"), *folder.glob(f"{split}*.tar*")]):
-        missing = set(keys) - set(uris)
         try:
-            for key, data in _images_of(path, missing) if missing else ():
+            for key, data in _images_of(path, set(keys) - set(uris)):
                 if uri := _thumbnail(data):
                     uris[key] = uri
         except (tarfile.TarError, OSError, EOFError):
@@ -153,7 +152,7 @@ def thumbnails(folder: Path, split: str, keys: Collection[str]) -> Mapping[str, 
 def _images_of(path: Path, keys: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """Images by key: the path of a member up to the first dot of its basename."""
     with tarfile.open(path) as shard:
-        for member in shard:
+        for member in shard if keys else ():
             name = PurePosixPath(member.name)
             key = str(name.with_name(name.name.partition(".")[0] or name.name))
             is_image = name.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS

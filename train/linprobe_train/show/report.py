@@ -35,10 +35,7 @@ class Places:
 
 
 def render(template: str | Path, values: Mapping[str, object]) -> str:
-    """Fill a template of ours by its name, or one of the user's; see :func:`write_report`.
-
-    Every value is escaped but for what a template calls ``safe``.
-    """
+    """Fill a template of ours by its name, or a user's; values are escaped unless ``safe``."""
     import jinja2
 
     environment = jinja2.Environment(

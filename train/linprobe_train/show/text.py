@@ -142,31 +142,21 @@ def fewshot_text(answer: Answer[FewshotResult], plot: Path | None) -> str:
 
 
 def _asked(result: KnnResult | FewshotResult) -> list[tuple[str, str]]:
-    return [
-        ("dataset", f"{result.dataset} ({result.test.n} test rows)"),
-        ("encoder", f"{result.encoder} ({result.question.tap}, {result.dim} features)"),
-    ]
+    encoder = f"{result.encoder} ({result.question.tap}, {result.dim} features)"
+    return [("dataset", f"{result.dataset} ({result.test.n} test rows)"), ("encoder", encoder)]
 
 
 def outcomes_text(outcomes: Sequence[Outcome]) -> str:
     """A table of many probes, what failed, then counts."""
     header = ("encoder", "dataset", "metric", "value", "C", "state")
-    rows = [
-        (
-            outcome.task.encoder,
-            outcome.task.dataset,
-            title_of(outcome.metric) if outcome.metric else "-",
-            "-" if outcome.value is None else value_text(outcome.metric, outcome.value),
-            "-" if outcome.C is None else f"{outcome.C:.4g}",
-            outcome.state,
-        )
-        for outcome in outcomes
-    ]
-    failed = [
-        f"failed: {outcome.task.encoder} on {outcome.task.dataset}: {outcome.problem}"
-        for outcome in outcomes
-        if outcome.problem
-    ]
+    rows, failed = [], []
+    for outcome in outcomes:
+        task, metric = outcome.task, title_of(outcome.metric) if outcome.metric else "-"
+        value = "-" if outcome.value is None else value_text(outcome.metric, outcome.value)
+        C = "-" if outcome.C is None else f"{outcome.C:.4g}"
+        rows.append((task.encoder, task.dataset, metric, value, C, outcome.state))
+        if outcome.problem:
+            failed.append(f"failed: {task.encoder} on {task.dataset}: {outcome.problem}")
     states = [outcome.state for outcome in outcomes]
     done, there = states.count("done"), states.count("was there")
     counts = f"{done} probed, {there} were there, {len(failed)} failed"
@@ -204,9 +194,8 @@ def _rows(
 ) -> Iterator[tuple[str, list[tuple[str, float]]]]:
     """Every row: its key, and class names with probabilities, most probable first."""
     for block in blocks:
-        for key, labels, p in zip(
-            block.keys, block.top.tolist(), block.probability.tolist(), strict=True
-        ):
+        top, probability = block.top.tolist(), block.probability.tolist()
+        for key, labels, p in zip(block.keys, top, probability, strict=True):
             yield key, list(zip((classes[label] for label in labels), p, strict=True))
 
 

@@ -38,8 +38,7 @@ class FitSettings:
     ----------
     normalize : divide every row by its L2 norm.
     standardize : then give every feature mean 0 and deviation 1 over the training rows.
-    balanced : weigh rows by n / (k rows of their class), scikit-learn's
-        ``class_weight="balanced"``.
+    balanced : weigh rows by n / (k rows of their class), as scikit-learn's ``balanced`` does.
     solver : ``linprobe``, or ``sklearn`` for its ``LogisticRegression``, to compare with.
     arithmetic : type of the prepared rows and of the products with them. float64 takes twice the
         time and the memory, and matters below a relative gap of about 1e-8 only.
@@ -72,10 +71,8 @@ class Trainer:
     """From a row to a prepared one."""
     fitted: NDArray[np.int64]
     """Class ids with rows, ascending."""
-    n_classes: int
-    """k of the dataset."""
-    multi_label: bool
-    """Whether classes are independent."""
+    rows: Rows
+    """As given, with the labels of the dataset."""
 
     def fit(self, C: float, tolerance: Tolerance) -> FitReport:
         """Fit at C."""
@@ -88,9 +85,10 @@ class Trainer:
             coef = coef / self.preparation.scale
         if self.preparation.shift is not None:
             intercept = intercept - coef @ self.preparation.shift
-        loss: Loss = "softmax" if len(self.fitted) > 2 and not self.multi_label else "sigmoid"
-        normalize, k = self.preparation.normalize, self.n_classes
-        return Probe(coef, intercept, loss, normalize, self.fitted, k, self.multi_label)
+        k, multi_label = self.rows.n_classes, self.rows.multi_label
+        loss: Loss = "softmax" if len(self.fitted) > 2 and not multi_label else "sigmoid"
+        normalize = self.preparation.normalize
+        return Probe(coef, intercept, loss, normalize, self.fitted, k, multi_label)
 
     def start_from(self, probe: Probe, C: float) -> None:
         """Start from the weights of a probe fitted on other rows; of other classes, not at all."""
@@ -153,12 +151,11 @@ def make_trainer(
     preparation = Preparation(settings.normalize, shift, scale, settings.arithmetic)
     resident = plan_fit(rows, settings).resident
     problem = make_problem(compact, preparation, weights=weights, resident=resident)
-    about = preparation, fitted, rows.n_classes, rows.multi_label
     if settings.solver == "sklearn":
         from linprobe_train.solver.sklearn import SklearnSolver
 
-        return Trainer(SklearnSolver(problem, crew), *about)
-    return Trainer(PathSolver(problem, crew), *about)
+        return Trainer(SklearnSolver(problem, crew), preparation, fitted, rows)
+    return Trainer(PathSolver(problem, crew), preparation, fitted, rows)
 
 
 def plan_fit(rows: Rows, settings: FitSettings) -> MemoryPlan:

@@ -190,22 +190,21 @@ class Surface:
     def at(self, V: Float64, arithmetic: Arithmetic | None = None) -> Point:
         """Read all rows once; in the arithmetic of the rows where none is given."""
         self.passes += 1
-        kind = arithmetic or self.problem.preparation.arithmetic
-        return evaluate(self.problem, V, self._crew, kind)
+        arithmetic = arithmetic or self.problem.preparation.arithmetic
+        return evaluate(self.problem, V, self._crew, arithmetic)
 
 
 class Descent:
     """One fit: the state that its iterations share."""
 
-    def __init__(self, surface: Surface, start: Objective, tolerance: Tolerance) -> None:
+    def __init__(self, surface: Surface, start: Objective) -> None:
         self.at = start
         self.iterations = 0
         self.decrement = math.inf
         self._surface = surface
-        self._tolerance = tolerance
         self._arithmetic = surface.problem.preparation.arithmetic
 
-    def run(self) -> StopReason:
+    def run(self, tolerance: Tolerance) -> StopReason:
         """Iterate until a test is met."""
         surface, built, reference = self._surface, 0, math.inf
         metric = surface.metric(self.at)
@@ -216,8 +215,15 @@ class Descent:
                 direction = surface.pairs.direction(self.at.g, metric.apply)
             slope = -float(np.vdot(self.at.g, direction))
             self.decrement = -0.5 * slope
-            if reason := self._reason_to_stop():
-                return reason
+            # At tiny C all of F is the loss at W = 0, where a small relative gap says nothing of
+            # the direction of W, which alone decides predictions: W's part of F is the ridge.
+            settled = self.decrement <= max(SETTLED * self.at.ridge, FLAT * self.at.F)
+            if settled and self.at.bound <= tolerance.gap:
+                return "bound"
+            if settled and 0 < self.decrement <= tolerance.decrement * self.at.F:
+                return "estimate"
+            if self.iterations >= tolerance.max_iter:
+                return "max_iter"
             if not self._step(direction, slope):
                 if self._arithmetic == "float64":
                     return "stalled"
@@ -230,16 +236,6 @@ class Descent:
                 metric = surface.metric(self.at, anew=True)
                 built, reference = self.iterations, math.inf
 
-    def _reason_to_stop(self) -> StopReason | None:
-        # At tiny C all of F is the loss at W = 0, where a small relative gap says nothing of the
-        # direction of W, which alone decides predictions. The ridge is the scale of W's part of F.
-        if self.decrement <= max(SETTLED * self.at.ridge, FLAT * self.at.F):
-            if self.at.bound <= self._tolerance.gap:
-                return "bound"
-            if 0 < self.decrement <= self._tolerance.decrement * self.at.F:
-                return "estimate"
-        return "max_iter" if self.iterations >= self._tolerance.max_iter else None
-
     def _step(self, direction: Float64, slope: float) -> bool:
         """Move along -direction, from length 1 down by safeguarded secants; False if stuck."""
         start, length = self.at, 1.0
@@ -249,9 +245,8 @@ class Descent:
             new_slope = -float(np.vdot(end.g, direction))
             flat = new_slope <= 0 and end.F <= start.F * (1 + F32_NOISE)
             if start.F + ARMIJO * length * slope >= end.F or flat:
-                self._surface.pairs.remember(
-                    point.V - start.point.V, end.g - start.g, least=1e-12 * abs(slope)
-                )
+                moved, least = point.V - start.point.V, 1e-12 * abs(slope)
+                self._surface.pairs.remember(moved, end.g - start.g, least)
                 self.at = end
                 self.iterations += 1
                 return True

@@ -1,10 +1,7 @@
 """The loss of a block of rows and its derivative by the logits.
 
-Two losses cover every task. ``softmax`` over k >= 3 classes is scikit-learn's multinomial model.
-``sigmoid`` over independent columns is its binary model (one column: the second class) and
-one-vs-rest for multi-label rows (k columns).
-
-Symbols: z (b, m) logits, y labels, w (b,) weights, p probabilities.
+``softmax`` is scikit-learn's multinomial model, ``sigmoid`` its binary one (one column: the second
+class) and one-vs-rest (k columns). z (b, m) logits, y labels, w (b,) weights, p probabilities.
 """
 
 from typing import Literal

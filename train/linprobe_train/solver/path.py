@@ -61,14 +61,13 @@ class PathSolver:
         for x in self.bridge(math.log(C)):
             self._solve(x, BRIDGE)
         descent, reason = self._solve(math.log(C), tolerance)
-        at, estimate = descent.at, descent.decrement / descent.at.F
-        passes = self.passes - before
-        loss = at.point.loss
-        return FitReport(C, at.F, loss, at.bound, estimate, reason, descent.iterations, passes)
+        at, estimate, passes = descent.at, descent.decrement / descent.at.F, self.passes - before
+        loss, iterations = at.point.loss, descent.iterations
+        return FitReport(C, at.F, loss, at.bound, estimate, reason, iterations, passes)
 
     def _solve(self, x: float, tolerance: Tolerance) -> tuple[Descent, StopReason]:
-        descent = Descent(self.surface, self._start(x), tolerance)
-        reason = descent.run()
+        descent = Descent(self.surface, self._start(x))
+        reason = descent.run(tolerance)
         self._solved[x] = descent.at.point
         self._last = x
         return descent, reason

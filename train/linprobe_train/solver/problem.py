@@ -151,18 +151,10 @@ def make_problem(
     else:
         pilot = sample @ rotation.astype(np.float32)
     two = rows.n_classes == 2 and not rows.multi_label
-    return Problem(
-        loss="sigmoid" if two or rows.multi_label else "softmax",
-        targets=(rows.labels[:, None] == 1).astype(np.uint8) if two else rows.labels,
-        weights=weights,
-        mean=mean,
-        rotation=rotation,
-        pilot=pilot,
-        pilot_share=share.astype(np.float32),
-        resident=copy,
-        source=rows,
-        preparation=preparation,
-    )
+    loss: Loss = "sigmoid" if two or rows.multi_label else "softmax"
+    targets = (rows.labels[:, None] == 1).astype(np.uint8) if two else rows.labels
+    sampled = pilot, share.astype(np.float32)
+    return Problem(loss, targets, weights, mean, rotation, *sampled, copy, rows, preparation)
 
 
 def _resident(rows: Rows, preparation: Preparation, mean: Float64, rotation: Float64) -> Real:

@@ -3,7 +3,6 @@
 import warnings
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
@@ -33,27 +32,23 @@ class SklearnSolver:
 
     def fit(self, C: float, tolerance: Tolerance) -> FitReport:
         """Fit at C from zero; of ``tolerance`` only a larger ``max_iter`` counts."""
+        problem, labels = self._problem, self._problem.source.labels
         model = LogisticRegression(C=C, tol=TOL, max_iter=max(MAX_ITER, tolerance.max_iter))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
-            coef, intercept, iterations = self._run(model)
+            if labels.ndim == 1:
+                columns = [model.fit(self._features, labels, sample_weight=problem.weights)]
+            else:
+                columns = OneVsRestClassifier(model).fit(self._features, labels).estimators_
+        coef = np.concatenate([column.coef_ for column in columns])
+        intercept = np.concatenate([column.intercept_ for column in columns])
+        iterations = sum(int(column.n_iter_.max()) for column in columns)
         self._solved[C] = coef, intercept
-        V = self._problem.into(coef, intercept)
-        l2 = 1 / (C * self._problem.total_weight)
-        at = with_ridge(evaluate(self._problem, V, self._crew, "float64"), l2)
+        point = evaluate(problem, problem.into(coef, intercept), self._crew, "float64")
+        at = with_ridge(point, 1 / (C * problem.total_weight))
         ended = any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
         stop: StopReason = "max_iter" if ended else "estimate"
         return FitReport(C, at.F, at.point.loss, at.bound, None, stop, iterations, iterations)
-
-    def _run(self, model: LogisticRegression) -> tuple[Float64, Float64, int]:
-        labels: NDArray[np.int64] | NDArray[np.uint8] = self._problem.source.labels
-        if labels.ndim == 1:
-            model.fit(self._features, labels, sample_weight=self._problem.weights)
-            return model.coef_, model.intercept_, int(model.n_iter_.max())
-        many = OneVsRestClassifier(model).fit(self._features, labels)
-        coef = np.concatenate([column.coef_ for column in many.estimators_])
-        intercept = np.concatenate([column.intercept_ for column in many.estimators_])
-        return coef, intercept, sum(int(column.n_iter_.max()) for column in many.estimators_)
 
     def solution(self, C: float) -> tuple[Float64, Float64]:
         """Coef (m, d) and intercept (m,) on prepared rows of a C already fitted."""
