@@ -79,13 +79,13 @@ VERBS = (
     Verb("store copy", f"{_STORE}:copy", "Copy sealed splits, verified; run again, it resumes."),
 )
 
-_OF_EXTRACT = ("open_clip", "PIL", "simplejpeg", "timm", "torch", "torchvision", "webdataset")
+_OF_EXTRACT = ("braceexpand", "huggingface_hub", "open_clip", "PIL", "simplejpeg", "timm", "torch")
 EXTRAS = {
     "datasets": "hf",
     "distributed": "cluster",
     "pyarrow": "parquet",
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
-    **dict.fromkeys(_OF_EXTRACT, "extract"),
+    **dict.fromkeys((*_OF_EXTRACT, "torchvision", "webdataset"), "extract"),
 }
 """The extra that brings a package, by the name that Python imports."""
 
