@@ -63,12 +63,7 @@ class StoredEncoder:
         return find_part(self.path, self.encoder_id, shard)
 
     def part_labels(self, shard: ShardFingerprint) -> LabelArray:
-        """Labels (n,) int64 or (n, k) uint8 in the part of a source tar, in row order, read-only.
-
-        Raises
-        ------
-        NotFoundError : it has no part yet.
-        """
+        """Labels (n,) int64 or (n, k) uint8 of a tar's part; a NotFoundError where it has none."""
         part = self.committed_part(shard)
         if part is None:
             raise NotFoundError(
