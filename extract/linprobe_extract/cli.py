@@ -30,8 +30,7 @@ def extract(
         list[str] | None, typer.Option(help="Only this split; may be repeated.")
     ] = None,
     weights: Annotated[
-        Path | None,
-        typer.Option(help="Local checkpoint (.pt, .safetensors), not a download."),
+        Path | None, typer.Option(help="Local checkpoint (.pt, .safetensors), not a download.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="What to call the dataset.")] = None,
     label_key: Annotated[

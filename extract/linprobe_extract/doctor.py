@@ -21,7 +21,7 @@ class Check:
     """A part of the machine."""
 
     name: str
-    """Which part, in a word."""
+    """In a word."""
     state: str
     """What there is of it."""
     advice: str | None = None
@@ -52,9 +52,12 @@ def diagnose(model: str) -> Diagnosis:
     decoders = ", ".join(f"{name} {version(name)}" for name in ("simplejpeg", "pillow"))
     # By the rules of huggingface_hub's documentation.
     cache = os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
+    cores = available_cores()
+    few = torch.cuda.is_available() and cores < 8 * torch.cuda.device_count()
+    advice = "CPU cores: 8 or more per GPU keep it fed with photographs"
     checks = (
         _gpu(),
-        _cores(),
+        Check("cores", f"{cores} usable of {os.cpu_count() or 1}", advice if few else None),
         Check("memory", human_bytes(memory_limit())),
         Check("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
         Check("decoder", decoders),
@@ -90,13 +93,6 @@ def _gpu() -> Check:
     devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     names = [f"{device.name}, {human_bytes(device.total_memory)}" for device in devices]
     return Check("gpu", "; ".join(names))
-
-
-def _cores() -> Check:
-    usable, present = available_cores(), os.cpu_count() or 1
-    few = torch.cuda.is_available() and usable < 8 * torch.cuda.device_count()
-    advice = "CPU cores: 8 or more per GPU keep it fed with photographs" if few else None
-    return Check("cores", f"{usable} usable of {present}", advice)
 
 
 def _demo() -> Check:

@@ -40,18 +40,13 @@ def _find_sources(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise ExtractError(
-            f"no image, folder or shard at '{path}'", hint="check the path; quote it for the shell"
-        )
-    sources = sorted(
-        file
-        for file in path.rglob("*")
-        if (file.suffix.lower()[1:] in IMAGE_EXTENSIONS or _is_shard(file)) and file.is_file()
-    )
+        hint = "check the path; quote it for the shell"
+        raise ExtractError(f"no image, folder or shard at '{path}'", hint=hint)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    sources = [f for f in files if f.suffix.lower()[1:] in IMAGE_EXTENSIONS or _is_shard(f)]
     if not sources:
-        raise ExtractError(
-            f"no images in '{path}'", hint=f"expected {', '.join(sorted(IMAGE_EXTENSIONS))} or tar"
-        )
+        hint = f"expected {', '.join(sorted(IMAGE_EXTENSIONS))} or tar"
+        raise ExtractError(f"no images in '{path}'", hint=hint)
     return sources
 
 
@@ -88,7 +83,6 @@ def _encode(encoder: Encoder, batch: list[_Image], pool: ThreadPoolExecutor) -> 
 
 
 def _load_the_same(request: ImageRequest) -> Encoder:
-    """Load the encoder by name, and refuse it if it is not the one that was asked for."""
     wanted = request.encoder
     if wanted.preprocess is None or wanted.precision == "unknown":
         raise ExtractError(
@@ -104,7 +98,7 @@ def _load_the_same(request: ImageRequest) -> Encoder:
         storage_dtype=wanted.storage_dtype,
     )
     if encoder.spec.encoder_id != wanted.encoder_id:
-        ours, theirs = asdict(wanted), asdict(encoder.spec)
+        theirs, ours = asdict(wanted), asdict(encoder.spec)
         raise MismatchError(
             f"the probe takes features of {request.model} ({short_id(wanted.encoder_id)}); what "
             f"loads here as {encoder.names.model} is {short_id(encoder.spec.encoder_id)}: "

@@ -28,11 +28,11 @@ def data(rows: int, queries: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def ours(bank: np.ndarray, test: np.ndarray, labels: np.ndarray) -> list[float]:
     """Accuracy at k = 10, 20, 100, 200 by one search."""
     from linprobe_train.solver.rows import rows_of_array
-    from linprobe_train.tasks.knn import Votes, knn_scores
+    from linprobe_train.tasks.knn import knn_scores
 
     first = rows_of_array(bank, labels[: len(bank)], CLASSES)
     second = rows_of_array(test, labels[len(bank) :], CLASSES)
-    results = knn_scores(first, second, Votes(), threads=2)
+    results = knn_scores(first, second, (10, 20, 100, 200), threads=2)
     return [scores.score("top1").value for scores in results]
 
 

@@ -29,7 +29,6 @@ from linprobe_train.tasks.fewshot import (
 )
 from linprobe_train.tasks.knn import (
     Neighbours,
-    Votes,
     knn_scores,
     ranking,
     votes,
@@ -109,7 +108,7 @@ def test_accuracy_is_that_of_scikit_learn_with_the_same_weights() -> None:
         np.concatenate([b.read() for b in rows.blocks]).astype(np.float64) for rows in (bank, test)
     ]
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in unit]
-    for one in knn_scores(bank, test, Votes((1, 10, 100))):
+    for one in knn_scores(bank, test, (1, 10, 100)):
         peer = KNeighborsClassifier(
             one.k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
         ).fit(unit[0], bank.labels)

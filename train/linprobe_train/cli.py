@@ -119,13 +119,16 @@ def knn(
     from linprobe_store.handles.store import FeatureStore
     from linprobe_train.protocol.splits import open_splits
     from linprobe_train.show.text import answer_json, knn_text
-    from linprobe_train.tasks.knn import Votes
     from linprobe_train.tasks.knn import knn as nearest_neighbours
 
-    how, threads = Votes(parse_wholes("--k", k), temperature), thread_count(threads)
+    counts, threads = parse_wholes("--k", k), thread_count(threads)
+    if not 0 < temperature < float("inf"):
+        raise OptionError(f"T = {temperature}; expected more than 0", hint="--T 0.07")
     splits = open_splits(FeatureStore(store).encoder(model), data, tap)
     with watching("k-NN") as watch:
-        answer = nearest_neighbours(splits, how, out, seed=seed, threads=threads, watch=watch)
+        answer = nearest_neighbours(
+            splits, counts, temperature, out, seed=seed, threads=threads, watch=watch
+        )
     emit_json(answer_json(answer)) if as_json else emit(knn_text(answer))
 
 
@@ -149,13 +152,16 @@ def fewshot(
     from linprobe_train.protocol.splits import open_splits
     from linprobe_train.show.plots import write_fewshot_plot
     from linprobe_train.show.text import answer_json, fewshot_text
-    from linprobe_train.tasks.fewshot import Draws
     from linprobe_train.tasks.fewshot import fewshot as few_shots
 
-    draws, threads = Draws(parse_wholes("--shots", shots), repeats, seed), thread_count(threads)
+    counts, threads = parse_wholes("--shots", shots), thread_count(threads)
+    if repeats < 1:
+        raise OptionError(f"{repeats} draws; expected at least 1", hint="--repeats 5")
     splits = open_splits(FeatureStore(store).encoder(model), data, tap)
     with watching("few-shot") as watch:
-        answer = few_shots(splits, draws, out, metric=metric, threads=threads, watch=watch)
+        answer = few_shots(
+            splits, counts, repeats, out, seed=seed, metric=metric, threads=threads, watch=watch
+        )
     plot = write_fewshot_plot(answer.folder, answer.result)
     emit_json(answer_json(answer)) if as_json else emit(fewshot_text(answer, plot))
 
@@ -239,8 +245,10 @@ def predict(
 
     if images and features:
         raise OptionError("--images and --features contradict each other", hint="pass one of them")
+    if top < 1:
+        raise OptionError(f"--top {top}; expected at least 1", hint="--top 5")
     saved = load_probe(probe or only_folder(out))
-    top = task.check_top(top, len(saved.classes))
+    top = min(top, len(saved.classes))
     skipped: list[SkippedSample] = []
     if images:
         encoder = task.encoder_of(saved, store)

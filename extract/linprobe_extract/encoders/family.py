@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
@@ -37,16 +38,12 @@ if TYPE_CHECKING:
 
 GROUP = "linprobe.encoders"
 """Entry points of this group are encoder families of other packages, called by their names."""
-
 BUILT_IN = {"demo": "demo", "timm": "timm", "open_clip": "open_clip_names"}
 """Our families, with their modules in this package."""
-
 _LIBRARIES = ("linprobe", "numpy", "torch", "torchvision", "pillow", "simplejpeg")
 """Distributions that the pixels and the forward pass of every family depend on."""
-
 Precision = Literal["auto", "fp32", "bf16"]
 """Arithmetic of the forward pass; ``auto`` is bf16 on a GPU that computes in it, else fp32."""
-
 PreprocessPath = Literal["fast", "exact"]
 """``exact`` is the model's own transform, bit for bit; ``fast`` decodes JPEGs faster."""
 
@@ -123,8 +120,8 @@ class Family(Protocol):
 def families() -> Mapping[str, Family]:
     """Every family by its name, in the order in which they are asked for a model.
 
-    Ours come before those of other packages, but open_clip, whose names have no prefix, at the
-    end: what is installed changes the meaning of no name of ours.
+    Ours come before those of other packages, but open_clip, whose names have no prefix, is last:
+    what is installed changes the meaning of no name of ours.
 
     Raises
     ------
@@ -155,7 +152,7 @@ def _installed(point: EntryPoint) -> Family:
 def libraries() -> dict[str, str]:
     """Versions of the installed distributions that features can depend on, by name."""
     versions = {}
-    for name in (*_LIBRARIES, *(name for each in families().values() for name in each.libraries)):
+    for name in chain(_LIBRARIES, *(family.libraries for family in families().values())):
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
     return versions
@@ -171,9 +168,8 @@ def resolve_model(name: str, *, weights: Path | None = None) -> ModelRef:
 
     Raises
     ------
-    LinprobeError : the name is unknown (the hint has the closest ones), needs weights that were
-        not given, its package is missing, or ``weights`` is not a file. Whether a ``timm:`` or
-        ``hf-hub:`` name exists shows only when it is loaded.
+    LinprobeError : the name is unknown (the hint has the closest), needs weights that are not
+        given, its package is missing, or ``weights`` is not a file.
     """
     if weights is not None and not weights.is_file():
         hint = "--weights FILE takes .pt or .safetensors"

@@ -26,17 +26,8 @@ from torchvision.transforms import Normalize, ToTensor
 
 from linprobe.errors import LinprobeError
 from linprobe.records import JsonValue
+from linprobe_extract.encoders import tower, weights
 from linprobe_extract.encoders.family import ModelRef
-from linprobe_extract.encoders.taps import AttentionPoolTaps, LinearTaps, ParameterTaps
-from linprobe_extract.encoders.tower import LoadedTower, effective_activation
-from linprobe_extract.encoders.weights import (
-    digest_weights,
-    downloading,
-    find_checkpoint,
-    first_line,
-    load_weights,
-    read_checkpoint,
-)
 from linprobe_extract.pixels.canary import ReferenceTransform
 from linprobe_store.format.spec import PreprocessSpec
 
@@ -54,7 +45,7 @@ class _Config:
     """Whether the weights were trained with QuickGELU, as all of OpenAI's were."""
 
 
-def load_tower(ref: ModelRef) -> LoadedTower:
+def load_tower(ref: ModelRef) -> tower.LoadedTower:
     """Build the vision tower of an open_clip model and load its weights.
 
     Raises
@@ -64,33 +55,27 @@ def load_tower(ref: ModelRef) -> LoadedTower:
     """
     config = _read_config(ref)
     visual = _load_visual(config, ref.weights or _find_weights(ref))
-    activation = effective_activation(visual)
+    activation = tower.effective_activation(visual)
     if config.quick_gelu and isinstance(visual, VisionTransformer) and activation != "quick_gelu":
         raise LinprobeError(
             f"{ref.names.model} was trained with quick_gelu, but this open_clip built {activation}",
             hint="constraints.txt lists the tested version of open_clip_torch",
         )
-    transform = PreprocessCfg(
-        **merge_preprocess_dict(PreprocessCfg(), {**config.preprocess, "size": visual.image_size})
-    )
-    return LoadedTower(
+    overlay = {**config.preprocess, "size": visual.image_size}
+    transform = PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), overlay))
+    return tower.LoadedTower(
         taps=_with_taps(visual),
         architecture=f"open_clip:{type(visual).__name__}",
         config={"embed_dim": config.model["embed_dim"], "vision_cfg": _stated(config)},
         activation=activation,
-        weights_sha256=digest_weights(visual),
+        weights_sha256=weights.digest_weights(visual),
         preprocess=_preprocess_spec(transform),
         reference=_reference(transform),
     )
 
 
 def untrained_tower(ref: ModelRef) -> tuple[nn.Module, int]:
-    """Build the tower of a model with random weights, and tell the side of its square input.
-
-    Raises
-    ------
-    LinprobeError : the configuration cannot be had or is not open_clip's.
-    """
+    """Build the tower of a model with random weights, and tell the side of its square input."""
     visual = _build_visual(_read_config(ref), "cpu").eval()
     size = visual.image_size
     return _with_taps(visual), int(size if isinstance(size, int) else size[0])
@@ -139,36 +124,34 @@ def _from_json(path: Path) -> _Config:
 def _find_weights(ref: ModelRef) -> Path:
     name = ref.architecture
     if name.startswith("local-dir:"):
-        return find_checkpoint(Path(name.removeprefix("local-dir:")))
+        return weights.find_checkpoint(Path(name.removeprefix("local-dir:")))
     if name.startswith("hf-hub:"):
         return _from_hub(name, None)
     tag = open_clip.get_pretrained_cfg(name, ref.pretrained)
-    with downloading(f"the weights of {ref.names.model}"):
+    with weights.downloading(f"the weights of {ref.names.model}"):
         return Path(open_clip.download_pretrained(tag))
 
 
 def _from_hub(name: str, filename: str | None) -> Path:
-    """Fetch a file of a hub repository, from the local cache if it is there."""
     offline = "without a network, copy the repository and use --model local-dir:FOLDER"
-    with downloading(f"{filename or 'the weights'} of {name}", hint=offline):
+    with weights.downloading(f"{filename or 'the weights'} of {name}", hint=offline):
         return Path(download_pretrained_from_hf(name.removeprefix("hf-hub:"), filename=filename))
 
 
 def _load_visual(config: _Config, checkpoint: Path) -> Any:
-    """Build a vision tower, and put the ``visual.*`` part of a checkpoint into it."""
-    state = read_checkpoint(checkpoint)
+    state = weights.read_checkpoint(checkpoint)
     names = [name for name in state if name.startswith("visual.")]
     if not names:
+        problem = f"none of its {len(state)} keys begins with visual."
         raise LinprobeError(
-            f"{checkpoint} holds no open_clip vision tower: none of its {len(state)} keys begins "
-            "with visual.",
+            f"{checkpoint} holds no open_clip vision tower: {problem}",
             hint="--weights takes a checkpoint of the whole open_clip model",
         )
     # timm computes buffers while it builds that no checkpoint holds.
     on_meta = not config.model["vision_cfg"].get("timm_model_name")
     visual = _build_visual(config, "meta" if on_meta else "cpu")
     part = {name.removeprefix("visual."): state[name] for name in names}
-    load_weights(visual, part, str(checkpoint))
+    weights.load_weights(visual, part, str(checkpoint))
     return visual.eval()
 
 
@@ -178,8 +161,9 @@ def _build_visual(config: _Config, device: str) -> Any:
             vision = CLIPVisionCfg(**config.model["vision_cfg"])
             visual = _build_vision_tower(config.model["embed_dim"], vision, config.quick_gelu)
     except (TypeError, ValueError, RuntimeError) as error:
+        problem = f"cannot build this model: {weights.first_line(error)}"
         raise LinprobeError(
-            f"open_clip {open_clip.__version__} cannot build this model: {first_line(error)}",
+            f"open_clip {open_clip.__version__} {problem}",
             hint="a newer open_clip_torch or timm may know it",
         ) from error
     visual.output_tokens = False  # CoCa's caption tokens are no feature
@@ -190,14 +174,14 @@ def _with_taps(visual: Any) -> nn.Module:
     """Wrap a tower by where its projection stands."""
     if isinstance(visual, VisionTransformer):
         proj, visual.proj = visual.proj, None
-        return ParameterTaps(visual, proj)
+        return tower.ParameterTaps(visual, proj)
     if isinstance(visual, ModifiedResNet):
         pool, visual.attnpool = visual.attnpool, nn.Identity()
-        return AttentionPoolTaps(visual, pool)
+        return tower.AttentionPoolTaps(visual, pool)
     last = None
     if isinstance(visual, TimmModel):  # in open_clip's head, or the trunk's own classifier
         last = visual.head[-1] if len(visual.head) else visual.trunk.get_classifier()
-    return LinearTaps(visual, last if isinstance(last, nn.Linear) else None)
+    return tower.LinearTaps(visual, last if isinstance(last, nn.Linear) else None)
 
 
 def _stated(config: _Config) -> dict[str, JsonValue]:
@@ -214,11 +198,10 @@ def _preprocess_spec(transform: PreprocessCfg) -> PreprocessSpec:
             f"the input of this model is not square: {transform.size}",
             hint="linprobe extracts from square inputs only",
         )
+    mean, std = transform.mean, transform.std
     # A configuration may give the values of the channels as one number.
-    means, stds = (
-        (values,) * 3 if isinstance(values, int | float) else values
-        for values in (transform.mean, transform.std)
-    )
+    means = (mean,) * 3 if isinstance(mean, int | float) else mean
+    stds = (std,) * 3 if isinstance(std, int | float) else std
     return PreprocessSpec(
         image_size=size,
         mean=(float(means[0]), float(means[1]), float(means[2])),

@@ -41,8 +41,7 @@ def resolve(name: str, weights: Path | None) -> ModelRef | None:
 
     Raises
     ------
-    LinprobeError : there is no such configuration, or no such weights of the architecture (the
-        hint has the closest), or the name needs ``--weights``.
+    LinprobeError : no such configuration or tag (the hint has the closest), or no ``--weights``.
     """
     if name in OPENAI_MODELS:
         architecture = OPENAI_MODELS[name]
@@ -55,10 +54,8 @@ def resolve(name: str, weights: Path | None) -> ModelRef | None:
         return None
     tags = catalog()[architecture]
     if tag and tag not in tags:
-        raise LinprobeError(
-            f"open_clip has no weights {tag!r} for {architecture}",
-            hint=closest(name, [f"{architecture}:{known}" for known in tags]),
-        )
+        hint = closest(name, [f"{architecture}:{known}" for known in tags])
+        raise LinprobeError(f"open_clip has no weights {tag!r} for {architecture}", hint=hint)
     if tag:
         called = names_of(name, f"{architecture}-{tag}")
         return ModelRef("open_clip", architecture, called, weights, tag)

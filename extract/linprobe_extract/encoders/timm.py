@@ -47,36 +47,29 @@ def load(ref: ModelRef) -> "LoadedTower":
     LinprobeError : timm does not know the name (the hint has the closest), the download failed,
         the checkpoint does not fit, or the preprocessing is none that linprobe knows.
     """
-    from linprobe_extract.encoders.taps import PooledTaps
-    from linprobe_extract.encoders.tower import LoadedTower, effective_activation
-    from linprobe_extract.encoders.weights import (
-        digest_weights,
-        downloading,
-        load_weights,
-        read_checkpoint,
-    )
+    from linprobe_extract.encoders import tower, weights
 
     if ref.weights is None:
-        with downloading(f"the weights of timm:{ref.architecture}"):
+        with weights.downloading(f"the weights of timm:{ref.architecture}"):
             model = _create(ref, pretrained=True)
     else:
         model = _create(ref)
-        state = read_checkpoint(ref.weights)
+        state = weights.read_checkpoint(ref.weights)
         renamed = ref.rename(state) if ref.rename is not None else {}
         state = {renamed.get(key, key): tensor for key, tensor in state.items()}
         classifier = model.pretrained_cfg.get("classifier") or ()
         heads = (classifier,) if isinstance(classifier, str) else classifier
         left_out = tuple(f"{head}." for head in heads)
         kept = {key: tensor for key, tensor in state.items() if not key.startswith(left_out)}
-        load_weights(model, kept, str(ref.weights))
+        weights.load_weights(model, kept, str(ref.weights))
     model = model.float().eval()
     data = _data_config(model)
-    return LoadedTower(
-        taps=PooledTaps(model),
+    return tower.LoadedTower(
+        taps=tower.PooledTaps(model),
         architecture=f"timm:{ref.architecture.partition('.')[0]}",
         config={},
-        activation=effective_activation(model),
-        weights_sha256=digest_weights(model),
+        activation=tower.effective_activation(model),
+        weights_sha256=weights.digest_weights(model),
         preprocess=_preprocess_spec(data),
         reference=_reference(data),
     )
@@ -84,7 +77,7 @@ def load(ref: ModelRef) -> "LoadedTower":
 
 def untrained(ref: ModelRef) -> "tuple[nn.Module, int]":
     """Build a model with random weights, and tell the side of its square input in pixels."""
-    from linprobe_extract.encoders.taps import PooledTaps
+    from linprobe_extract.encoders.tower import PooledTaps
 
     model = _create(ref).eval()
     return PooledTaps(model), int(_data_config(model)["input_size"][-1])

@@ -1,7 +1,6 @@
 """Checkpoints: downloaded, read from disk, checked against a module, and given an identity.
 
-A digest is taken of the tensors after loading, in float32, so the same weights have the same
-digest whether they came as ``.pt``, as ``.safetensors`` or in half precision.
+The digest is of the tensors as loaded, in float32, whatever file format they came in.
 """
 
 import hashlib
@@ -68,14 +67,11 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise pickle.UnpicklingError(f"a {type(content).__name__} is not a state dict")
-    tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    return {str(name): tensor for name, tensor in tensors.items()}
+    return {str(name): t for name, t in content.items() if isinstance(t, torch.Tensor)}
 
 
 def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
-    """Put a state dict into a module, exactly; floating tensors become float32.
-
-    The module may have been built on the meta device; the tensors are assigned, not copied.
+    """Put a state dict into a module, which may be on the meta device; floats become float32.
 
     Raises
     ------
@@ -181,8 +177,7 @@ def _reachable() -> bool:
         return True
     endpoint = urlsplit(constants.ENDPOINT)
     port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
-    try:
-        # Long for a handshake, short for a person.
+    try:  # a timeout that is long for a handshake, short for a person
         socket.create_connection((endpoint.hostname or "", port), timeout=5.0).close()
     except OSError:
         return False

@@ -21,8 +21,8 @@ from linprobe_extract.pixels.preprocess import preprocess
 from linprobe_store.format.spec import PreprocessSpec
 
 MAX_DRIFT = 4
-"""Gray levels by which ``fast`` may differ from ``exact``: their resize kernels round differently
-(1 or 2 levels as a rule, 4 the largest of 150 random JPEGs), a wrong kernel is off by tens."""
+"""Gray levels by which ``fast`` may differ from ``exact``, by rounding: 4 was the largest of 150
+random JPEGs; a wrong kernel is off by tens."""
 
 _PROBES = ((500, 375, "RGB"), (333, 640, "RGB"), (120, 90, "RGB"), (300, 200, "L"))
 
@@ -90,7 +90,6 @@ def _encode(image: Image.Image, format_name: str) -> bytes:
 
 
 def _pixels(spec: PreprocessSpec, data: bytes) -> NDArray[np.uint8]:
-    """Preprocess one built-in image, which nothing skips, to (3, s, s)."""
     out = np.zeros((3, spec.image_size, spec.image_size), np.uint8)
     outcome = preprocess(spec, data, torch.from_numpy(out))
     if outcome.skip is not None:

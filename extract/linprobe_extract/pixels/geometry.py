@@ -19,24 +19,22 @@ MAX_ASPECT = 64
 
 @dataclass(frozen=True)
 class Geometry:
-    """Resize the whole image to (width, height), then take a square window of it."""
+    """Resize the whole image to width x height pixels, then take a square window of it.
+
+    The window begins at the column ``left`` and the row ``top``; negative where it is padded.
+    """
 
     width: int
-    """Of the whole image after the resize, in pixels."""
     height: int
-    """Of the whole image after the resize, in pixels."""
     left: int
-    """Column where the window begins; negative where it is padded."""
     top: int
-    """Row where the window begins; negative where it is padded."""
 
     def height_first(self, width: int, height: int) -> bool:
         """Whether Pillow resizes the columns before the rows of an image of this size.
 
-        Bicubic overshoots are clipped to 0..255 after each of the two passes, so their order
-        shows. Pillow 13 takes the height first where it shrinks by more than twice as many pixels
-        as the width (pull request 9549; the rule found by comparing both orders on random sizes);
-        earlier versions, and torch, always take the width first.
+        It shows, since overshoots are clipped after each pass. Pillow 13 takes the height first
+        where it shrinks by more than twice as many pixels as the width (pull request 9549; found
+        by comparing both orders on random sizes); earlier versions, and torch, never do.
         """
         rows_lost, columns_lost = height - self.height, width - self.width
         return _PILLOW >= 13 and rows_lost > 0 and rows_lost > 2 * columns_lost
@@ -65,10 +63,9 @@ def geometry_of(spec: PreprocessSpec, width: int, height: int) -> Geometry | Non
         new_width, new_height = int(side * width / height), side
     if min(new_width, new_height) < 1 or max(new_width, new_height) > MAX_ASPECT * side:
         return None
-    left, top = (_offset(extent, spec.image_size) for extent in (new_width, new_height))
+    # A centred window; halves round to even where it is cropped, down where it is padded.
+    left, top = (
+        round(spare / 2) if spare >= 0 else -(-spare // 2)
+        for spare in (new_width - spec.image_size, new_height - spec.image_size)
+    )
     return Geometry(new_width, new_height, left, top)
-
-
-def _offset(extent: int, side: int) -> int:
-    """First pixel of a centred window of ``side`` in ``extent`` pixels; halves round to even."""
-    return round((extent - side) / 2) if extent >= side else -((side - extent) // 2)

@@ -53,8 +53,7 @@ class Note(StrEnum):
     ORIENTATION_IGNORED = "orientation_ignored"
     """A JPEG whose EXIF asks for a rotation; used as stored, as the reference does."""
     DAMAGED_JPEG = "damaged_jpeg"
-    """Refused by the strict decoder of the fast path: Pillow, as in the reference, makes up what
-    is missing."""
+    """Refused by the fast path's decoder: Pillow, as in the reference, makes up what is missing."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +136,8 @@ def _resize(pixels: torch.Tensor, height: int, width: int, mode: str) -> torch.T
     """Resize uint8 (1, c, h, w) as Pillow does; rows, then columns."""
     if pixels.shape[2:] == (height, width):
         return pixels
-    return functional.interpolate(
-        pixels, size=(height, width), mode=mode, antialias=True, align_corners=False
-    )
+    size = (height, width)
+    return functional.interpolate(pixels, size, mode=mode, antialias=True, align_corners=False)
 
 
 def _write_exact(spec: PreprocessSpec, data: bytes, out: torch.Tensor) -> None:
@@ -157,8 +155,8 @@ def _write_exact(spec: PreprocessSpec, data: bytes, out: torch.Tensor) -> None:
     image.info.pop("transparency", None)  # no effect on RGB, but a warning per image
     if spec.rgb_first:
         image = image.convert("RGB")
-    size, kernel = (geometry.width, geometry.height), Image.Resampling[spec.interpolation.upper()]
-    image = image.resize(size, kernel)
+    kernel = Image.Resampling[spec.interpolation.upper()]
+    image = image.resize((geometry.width, geometry.height), kernel)
     # Padded and cropped in the image's own mode, as torchvision does.
     padding = geometry.padding(spec.image_size)
     if any(padding):

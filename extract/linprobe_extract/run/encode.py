@@ -54,7 +54,7 @@ class Run:
     batch_size: int
     """Images a batch, at least 1; halved when the device's memory is too small."""
     decode_threads: int
-    """Threads that decode, at least 1."""
+    """At least 1."""
     max_skipped: float
     """Greatest share of samples of a shard that may be skipped, in [0, 1]."""
     turns: Turns
@@ -70,7 +70,8 @@ class Run:
         ExtractError : the device's memory is too small for one image.
         StoreError : a full or failing disk; what was committed stays.
         """
-        report = RunReport(self.batch_size, n_shards_before=self.work.n_done)
+        n_before = len(self.work.shards) - len(self.work.todo)
+        report = RunReport(self.batch_size, n_shards_before=n_before)
         started = time.perf_counter()
         gauge = Gauge(self.work, self.watch)
         while self.work.todo:

@@ -158,7 +158,6 @@ class Pipeline:
         raise _StoppedError
 
     def _decode(self, samples: tuple[Sample, ...], slots: torch.Tensor) -> list[Outcome]:
-        """Task of the pool: images to pixels."""
         outcomes = []
         for sample, slot in zip(samples, slots, strict=False):
             outcome = Outcome(None)

@@ -49,7 +49,6 @@ class RunReport:
     failed: dict[str, LinprobeError] = field(default_factory=dict)
     """Shards that gave no part, by URL, and why."""
     timings: Timings = field(default_factory=Timings)
-    """Where the time went."""
     seconds: float = 0.0
     """Wall time of the encoding."""
     n_shards_missing: int = 0
@@ -65,7 +64,6 @@ class ExtractReport:
     """What the store has of a dataset, and what was done for it."""
 
     encoder: StoredEncoder
-    """As the store has it."""
     dataset: str
     """What the dataset was called in this run; the store keeps the first name it was given."""
     sealed: tuple[Split, ...]

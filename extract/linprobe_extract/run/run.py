@@ -6,7 +6,7 @@ plan and every error about arguments or shards come at once.
 
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,10 +134,9 @@ class Extraction:
         return Work(self.plan, splits, stored, fingerprints)
 
     def _stored(self, encoder_id: str) -> StoredEncoder | None:
-        try:
+        with suppress(NotFoundError):
             return FeatureStore(self.store).encoder(encoder_id)
-        except NotFoundError:
-            return None
+        return None
 
     def _check(self, splits: tuple[str, ...], ranks: Ranks) -> None:
         """Refuse before minutes of work what would fail at their end."""
@@ -207,35 +206,30 @@ def extract_features(
 
     Parameters
     ----------
-    model : name of a model (``"ViT-B/16"``, ``"ViT-B-16:laion2b_s34b_b88k"``, ``"timm:NAME"``,
-        ...), which ``weights`` to ``storage_dtype`` say how to load; or a loaded encoder.
+    model : name of a model (``"ViT-B/16"``, ``"ARCH:TAG"``, ``"timm:NAME"``), or a loaded encoder.
     data : folder of ``<split>/*.tar`` or its URL, or the name of a known dataset, which is packed
         into ``data/NAME`` when it is not there; None with ``shards``.
     store : folder of the feature store; made when it is not there.
-    shards : ``"SPLIT=PATTERN"`` entries instead of ``data``; PATTERN may hold braces and globs, or
-        be a URL or ``pipe:``.
+    shards : ``"SPLIT=PATTERN"`` instead of ``data``, with braces, globs, URLs or ``pipe:``.
     splits : the splits to extract; empty means all.
     name : what to call the dataset; default is its card's name, else the folder's.
-    label_source : ``"cls"``, ``"json:<field>"`` or ``"folder"``; default is what the card says,
-        else ``"cls"``.
+    label_source : ``"cls"``, ``"json:<field>"`` or ``"folder"``; default is the card's or ``cls``.
     classes : text file of class names, one a line, by label; default is the card's, else
         ``classnames.txt`` beside the shards, else the labels are counted.
     weights : checkpoint in place of the model's own.
     device : where the encoder runs; ``"auto"`` is CUDA where there is one.
     precision : arithmetic of the forward pass; part of the encoder's identity.
-    preprocess : ``"exact"`` is the model's own transform, bit for bit; ``"fast"`` decodes JPEGs
-        faster; part of the encoder's identity.
+    preprocess : ``"exact"`` (the model's own, bit for bit) or ``"fast"`` (JPEGs decode faster);
+        part of the encoder's identity.
     storage_dtype : dtype of the stored rows; part of the encoder's identity.
     batch_size : images a batch; default 256 on CUDA, 16 on a CPU.
     threads : threads that decode; default from the cores that this process may use.
-    max_skipped : greatest share of samples of a shard, in [0, 1], that may have no row because
-        they cannot be decoded or have no label.
+    max_skipped : greatest share of a shard's samples, in [0, 1], without readable image or label.
     watch : sees the run as it goes, from any thread.
 
     Returns
     -------
-    The encoder in the store, the splits that are sealed, and what this call did for them; its
-    ``sealed`` splits give features (n, d) per tap as read-only memory maps.
+    What was done, and the ``sealed`` splits: features (n, d) per tap as read-only memory maps.
 
     Raises
     ------

@@ -78,11 +78,6 @@ class Work:
         )
 
     @property
-    def n_done(self) -> int:
-        """Shards that are in the store already."""
-        return len(self.shards) - len(self.todo)
-
-    @property
     def n_images(self) -> int | None:
         """Images still to encode, or None when not known before reading."""
         counts = [shard.n_samples for shard in self.todo]
@@ -187,9 +182,7 @@ class Forecast:
     precision: str
     """Arithmetic of the forward pass, which is part of the id: bf16 on most GPUs, fp32 on a CPU."""
     splits_sealed: int
-    """Splits that are complete."""
     shards_done: int
-    """Shards that are in the store already."""
     shards: int
     """Shards still to encode."""
     images: int | None
@@ -209,7 +202,7 @@ def forecast(work: Work, spec: EncoderSpec, folder: str) -> Forecast:
         encoder_id=spec.encoder_id,
         precision=spec.precision,
         splits_sealed=len(work.sealed),
-        shards_done=work.n_done,
+        shards_done=len(work.shards) - len(work.todo),
         shards=len(work.todo),
         images=n_images,
         # A part and the sealed split hold each row once.

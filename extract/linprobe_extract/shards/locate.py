@@ -128,27 +128,20 @@ def _local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Sha
         elif counts.is_file() and counts.parent != folder:
             expected = _shard_count(counts.read_bytes(), str(counts))
         if expected != len(tars):
-            raise ExtractError(
-                f"split '{split}' of '{folder}' has {len(tars)} shards, expected {expected}",
-                hint=_COPY_HINT,
-            )
+            fault = f"split '{split}' of '{folder}' has {len(tars)} shards, expected {expected}"
+            raise ExtractError(fault, hint=_COPY_HINT)
     if absent := listed.keys() - splits.keys():
-        raise ExtractError(
-            f"'{folder}' has no shards of the split '{min(absent)}', which its card lists",
-            hint=_COPY_HINT,
-        )
+        fault = f"'{folder}' has no shards of the split '{min(absent)}', which its card lists"
+        raise ExtractError(fault, hint=_COPY_HINT)
     return splits
 
 
 def _listed(path: Path, card: ShardCard | None) -> Shard:
-    """A shard with what the dataset's card says about it."""
     if card is None:
         return Shard(str(path))
-    if card.bytes != path.stat().st_size:
-        raise ExtractError(
-            f"'{path}' has {path.stat().st_size} bytes; the dataset's card says {card.bytes}",
-            hint=_COPY_HINT,
-        )
+    if card.bytes != (size := path.stat().st_size):
+        fault = f"'{path}' has {size} bytes; the dataset's card says {card.bytes}"
+        raise ExtractError(fault, hint=_COPY_HINT)
     return Shard(str(path), card.fingerprint, card.samples)
 
 
@@ -195,28 +188,22 @@ def _remote_file(url: str) -> bytes | None:
 
 
 def _explicit_splits(entries: Sequence[str]) -> dict[str, tuple[Shard, ...]]:
-    """Expand ``SPLIT=PATTERN`` entries with braces and globs."""
     splits: dict[str, tuple[Shard, ...]] = {}
     for entry in entries:
         alias, _, pattern = entry.partition("=")
         split = split_named(alias)
         if split is None or not pattern:
-            raise ExtractError(
-                f"cannot understand --shards '{entry}'",
-                hint="write SPLIT=PATTERN, such as 'train=shards/train-{000..099}.tar'",
-            )
+            hint = "write SPLIT=PATTERN, such as 'train=shards/train-{000..099}.tar'"
+            raise ExtractError(f"cannot understand --shards '{entry}'", hint=hint)
         try:
             patterns = list(braceexpand.braceexpand(pattern))
         except ValueError as error:
-            raise ExtractError(
-                f"cannot expand '{pattern}': {error}",
-                hint="write braces as in train-{000..099}.tar",
-            ) from error
-        shards = tuple(Shard(url) for expanded in patterns for url in _matches(expanded))
+            hint = "write braces as in train-{000..099}.tar"
+            raise ExtractError(f"cannot expand '{pattern}': {error}", hint=hint) from error
+        shards = tuple(Shard(url) for each in patterns for url in _matches(each))
         if not shards:
-            raise ExtractError(
-                f"no shards match '{pattern}'", hint="check the pattern; quote it for the shell"
-            )
+            hint = "check the pattern; quote it for the shell"
+            raise ExtractError(f"no shards match '{pattern}'", hint=hint)
         splits[split] = splits.get(split, ()) + shards
     return splits
 

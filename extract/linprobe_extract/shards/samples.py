@@ -64,10 +64,8 @@ def _group(
             if files:
                 yield key, files
             if member_key in seen:
-                raise ShardError(
-                    f"key '{member_key}' comes twice in '{url}'",
-                    hint="keep the files of a sample together in the tar, and keys unique",
-                )
+                hint = "keep the files of a sample together in the tar, and keys unique"
+                raise ShardError(f"key '{member_key}' comes twice in '{url}'", hint=hint)
             seen.add(member_key)
             key, files = member_key, {}
         if extension in files:
@@ -82,10 +80,9 @@ def _group(
 def _sample(url: str, key: str, files: Mapping[str, bytes], labelling: Labelling) -> Sample:
     images = [name for name in files if name in IMAGE_EXTENSIONS]
     if len(images) > 1:
-        raise ShardError(
-            f"sample '{key}' of '{url}' has {len(images)} images: {', '.join(images)}",
-            hint="keep one image a sample; which one is meant cannot be told",
-        )
+        fault = f"sample '{key}' of '{url}' has {len(images)} images: {', '.join(images)}"
+        hint = "keep one image a sample; which one is meant cannot be told"
+        raise ShardError(fault, hint=hint)
     try:
         label = _label(key, files, labelling)
     except (ValueError, AttributeError, RecursionError) as error:

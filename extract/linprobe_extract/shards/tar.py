@@ -147,10 +147,8 @@ def _members(place: str, plain: _WindowReader) -> Iterator[Member]:
                 continue
             file = tar.extractfile(info) if info.isreg() else None
             if file is None:
-                raise ShardError(
-                    f"'{info.name}' in '{place}' is no regular file",
-                    hint="pack the shard again without links",
-                )
+                hint = "pack the shard again without links"
+                raise ShardError(f"'{info.name}' in '{place}' is no regular file", hint=hint)
             n_members += 1
             yield Member(info.name, file.read())
             tar.members = []  # type: ignore[attr-defined] # else it keeps all headers

@@ -40,7 +40,6 @@ class Member:
     name: str
     """Path inside the archive."""
     data: bytes
-    """Contents."""
 
 
 @dataclass(frozen=True)

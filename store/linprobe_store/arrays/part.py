@@ -5,15 +5,17 @@ from pathlib import Path
 
 from linprobe.disk import Staging, told_as_store_error
 from linprobe.errors import MismatchError, StoreError
+from linprobe.records import digest_json, plain
 from linprobe_store.arrays.unit_writer import UnitWriter
 from linprobe_store.format.commit import PartCommit, check_files, check_origin, read_commit, sign
-from linprobe_store.format.layout import COMMIT_FILE, PARTS_FOLDER, part_folder
+from linprobe_store.format.layout import COMMIT_FILE, PART_PREFIX, PARTS_FOLDER, folder_named
 from linprobe_store.format.spec import EncoderSpec, FeatureBlock, ShardFingerprint, SkippedSample
 
 
 def part_path(encoder_path: Path, shard: ShardFingerprint) -> Path:
-    """Folder of the part of a source tar."""
-    return encoder_path / PARTS_FOLDER / part_folder(shard)
+    """Folder of the part of a source tar: a function of its fingerprint alone."""
+    name = folder_named(PART_PREFIX, shard.name, digest_json(plain(shard)))
+    return encoder_path / PARTS_FOLDER / name
 
 
 def find_part(encoder_path: Path, encoder_id: str, shard: ShardFingerprint) -> PartCommit | None:

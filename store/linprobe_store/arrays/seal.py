@@ -63,7 +63,7 @@ def seal_parts(target: SealTarget, encoder_path: Path, read_labels: ReadLabels |
         )
     starts = accumulate((part.rows for part in parts), initial=0)
     rows = tuple(
-        PartRows(part.shard, start, part.rows, part.skipped_by_reason)
+        PartRows(part.shard, start, part.rows, Counter(lost.reason for lost in part.skipped))
         for part, start in zip(parts, starts, strict=False)
     )
     write_split(target, _part_blocks(encoder_path, parts, read_labels), rows)

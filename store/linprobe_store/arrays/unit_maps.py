@@ -11,14 +11,8 @@ from numpy.typing import NDArray
 
 from linprobe.errors import REPAIR, IntegrityError
 from linprobe_store.arrays.mapping import MappedArray, map_array
+from linprobe_store.format import layout
 from linprobe_store.format.commit import UnitContents
-from linprobe_store.format.layout import (
-    DATA_FOLDER,
-    KEYS_BYTES,
-    KEYS_OFFSETS,
-    LABELS,
-    features_array,
-)
 
 
 class Keys(Sequence[str]):
@@ -82,11 +76,10 @@ class UnitArrays:
 
 def map_unit(unit: Path, contents: UnitContents) -> UnitArrays:
     """Map the arrays of a unit, each of the shape that its commit says, or an IntegrityError."""
-    data, rows = unit / DATA_FOLDER, contents.rows
-    features = {tap.name: map_array(data / features_array(tap.name)) for tap in contents.taps}
-    arrays = UnitArrays(
-        features, *(map_array(data / name) for name in (LABELS, KEYS_OFFSETS, KEYS_BYTES))
-    )
+    data, rows = unit / layout.DATA_FOLDER, contents.rows
+    features = {t.name: map_array(data / (layout.FEATURES_PREFIX + t.name)) for t in contents.taps}
+    others = (layout.LABELS, layout.KEYS_OFFSETS, layout.KEYS_BYTES)
+    arrays = UnitArrays(features, *(map_array(data / name) for name in others))
     expected = {tap.name: ((rows, tap.dim), contents.dtype) for tap in contents.taps}
     mapped = {name: (x.geometry.shape, x.geometry.dtype.name) for name, x in features.items()}
     if mapped != expected or (arrays.labels.rows, arrays.keys_offsets.rows) != (rows, rows + 1):

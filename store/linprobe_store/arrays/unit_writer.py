@@ -13,20 +13,10 @@ from numpy.typing import NDArray
 from linprobe.errors import MismatchError, StoreError
 from linprobe.records import JsonValue
 from linprobe_store.arrays.array_writer import RowLayout, RowWriter
+from linprobe_store.format import layout
 from linprobe_store.format.checksums import FileDigest, digest_bytes
 from linprobe_store.format.commit import UnitContents
-from linprobe_store.format.layout import (
-    DATA_FOLDER,
-    FORMAT_NAME,
-    FORMAT_VERSION,
-    INNER_BYTES,
-    INNER_ROWS,
-    KEYS_BYTES,
-    KEYS_OFFSETS,
-    LABELS,
-    MAX_SHARD_FILE_BYTES,
-    features_array,
-)
+from linprobe_store.format.layout import INNER_BYTES, INNER_ROWS, MAX_SHARD_FILE_BYTES
 from linprobe_store.format.spec import EncoderSpec, FeatureArray, FeatureBlock, LabelArray
 from linprobe_store.format.zarr_v3 import group_json
 
@@ -45,15 +35,13 @@ class UnitWriter:
         self._source = source
         self._strong = strong
         self._folder = folder
-        self._features = {
-            tap.name: self._writer(
-                features_array(tap.name), spec.storage_dtype, (tap.dim,), "NaN",
-                f"{tap.name}_feature",
-            )
-            for tap in spec.taps
-        }  # fmt: skip
-        self._offsets = self._writer(KEYS_OFFSETS, "int64", (), -1, "key_edge")
-        self._bytes = self._writer(KEYS_BYTES, "uint8", (), 0, "key_byte")
+        self._features: dict[str, RowWriter] = {}
+        for tap in spec.taps:
+            name, axis = layout.FEATURES_PREFIX + tap.name, f"{tap.name}_feature"
+            rows = self._writer(name, spec.storage_dtype, (tap.dim,), "NaN", axis)
+            self._features[tap.name] = rows
+        self._offsets = self._writer(layout.KEYS_OFFSETS, "int64", (), -1, "key_edge")
+        self._bytes = self._writer(layout.KEYS_BYTES, "uint8", (), 0, "key_byte")
         self._labels: RowWriter | None = None
         self._offsets.append(np.zeros(1, np.int64))
 
@@ -97,18 +85,11 @@ class UnitWriter:
         for writer in (*self._features.values(), self._offsets, self._bytes, labels):
             folder = writer.folder.relative_to(self._folder).as_posix()
             files |= {f"{folder}/{name}": digest for name, digest in writer.close().items()}
-        head: dict[str, JsonValue] = {"format": FORMAT_NAME, "version": FORMAT_VERSION}
-        group = group_json({"linprobe": {**head, **attributes}})
-        (self._folder / DATA_FOLDER / "zarr.json").write_bytes(group)
-        files[f"{DATA_FOLDER}/zarr.json"] = digest_bytes(group, strong=self._strong)
-        return UnitContents(
-            files=files,
-            encoder_id=self._spec.encoder_id,
-            rows=self.rows,
-            taps=self._spec.taps,
-            dtype=self._spec.storage_dtype,
-            n_label_columns=next(iter(labels.layout.row_shape), None),
-        )
+        group = group_json({"linprobe": {**layout.FORMAT_FIELDS, **attributes}})
+        (self._folder / layout.DATA_FOLDER / "zarr.json").write_bytes(group)
+        files[f"{layout.DATA_FOLDER}/zarr.json"] = digest_bytes(group, strong=self._strong)
+        spec, width = self._spec, next(iter(labels.layout.row_shape), None)
+        return UnitContents(files, spec.encoder_id, self.rows, spec.taps, spec.storage_dtype, width)
 
     def abandon(self) -> None:
         """Close the open files of a unit that will not be published."""
@@ -122,15 +103,15 @@ class UnitWriter:
         little = np.dtype(dtype).newbyteorder("<")
         inner_rows = INNER_ROWS if row_shape else INNER_BYTES // little.itemsize
         dimensions = ("sample", dimension) if row_shape else (dimension,)
-        layout = RowLayout(little, row_shape, inner_rows, fill, dimensions, MAX_SHARD_FILE_BYTES)
-        return RowWriter(self._folder / DATA_FOLDER / name, layout, self._strong)
+        rows = RowLayout(little, row_shape, inner_rows, fill, dimensions, MAX_SHARD_FILE_BYTES)
+        return RowWriter(self._folder / layout.DATA_FOLDER / name, rows, self._strong)
 
     def _label_writer(self, labels: LabelArray) -> RowWriter:
         """Writer of the labels, whose kind and width the first block decides."""
         if self._labels is None and labels.ndim == 1:
-            self._labels = self._writer(LABELS, "int64", (), -1, "sample")
+            self._labels = self._writer(layout.LABELS, "int64", (), -1, "sample")
         elif self._labels is None:  # 255 is never a multi-hot label
-            self._labels = self._writer(LABELS, "uint8", labels.shape[1:], 255, "class")
+            self._labels = self._writer(layout.LABELS, "uint8", labels.shape[1:], 255, "class")
         return self._labels
 
     def _check_shapes(self, block: FeatureBlock) -> None:

@@ -1,23 +1,15 @@
 """``COMMIT.json``: what says that a unit is complete, and what every file of it must be."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeVar, cast
 
+from linprobe import records
 from linprobe.errors import REPAIR, IntegrityError, MismatchError
-from linprobe.records import (
-    JsonValue,
-    NonNegative,
-    canonical_json,
-    digest_json,
-    parse,
-    plain,
-    read_bytes,
-)
+from linprobe.records import JsonValue, NonNegative
 from linprobe_store.format.checksums import FileDigest, check_content, check_size
-from linprobe_store.format.layout import COMMIT_FILE, FORMAT_NAME, FORMAT_VERSION
+from linprobe_store.format.layout import COMMIT_FILE, FORMAT_FIELDS, FORMAT_NAME, FORMAT_VERSION
 from linprobe_store.format.spec import ShardFingerprint, SkippedSample, StorageDtype, Tap
 
 
@@ -83,11 +75,6 @@ class PartCommit(UnitContents, Signed):
     labelling: str
     """How the writer read the labels, in its own words; labels read in another way are others."""
 
-    @property
-    def skipped_by_reason(self) -> Mapping[str, int]:
-        """Number of skipped samples by reason, reasons in alphabetical order."""
-        return dict(sorted(Counter(sample.reason for sample in self.skipped).items()))
-
 
 @dataclass(frozen=True)
 class PartRows:
@@ -122,10 +109,10 @@ Record = TypeVar("Record", bound=Signed)
 
 def sign(kind: str, *fields: object) -> bytes:
     """Bytes of a signed file of some kind, with the fields of dataclasses and mappings."""
-    body: dict[str, JsonValue] = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "kind": kind}
+    body = {**FORMAT_FIELDS, "kind": kind}
     for group in fields:
-        body |= cast("dict[str, JsonValue]", plain(group))
-    return canonical_json({**body, "digest": digest_json(body)})
+        body |= cast("dict[str, JsonValue]", records.plain(group))
+    return records.canonical_json({**body, "digest": records.digest_json(body)})
 
 
 def parse_signed(kind: type[Record], data: bytes, place: str) -> Record:
@@ -136,10 +123,10 @@ def parse_signed(kind: type[Record], data: bytes, place: str) -> Record:
     IntegrityError : damaged, or of another kind.
     MismatchError : written in another version of the format.
     """
-    fields = cast("dict[str, JsonValue]", parse(dict[str, object], data, place))
+    fields = cast("dict[str, JsonValue]", records.parse(dict[str, object], data, place))
     if isinstance(name := fields.get("format"), str) and "version" in fields:
         check_version(name, fields["version"], place)
-    record = parse(kind, data, place)
+    record = records.parse(kind, data, place)
     check_digest(fields, place)
     return record
 
@@ -147,7 +134,7 @@ def parse_signed(kind: type[Record], data: bytes, place: str) -> Record:
 def check_digest(fields: JsonValue, place: str) -> None:
     """Refuse, by an IntegrityError, a signed record whose fields are not those of its digest."""
     body = dict(cast("Mapping[str, JsonValue]", fields))
-    expected, digest = str(body.pop("digest")), digest_json(body)
+    expected, digest = str(body.pop("digest")), records.digest_json(body)
     if digest != expected:
         raise IntegrityError(
             f"{place}: expected digest {expected[:12]}, found {digest[:12]}", hint=REPAIR
@@ -157,7 +144,7 @@ def check_digest(fields: JsonValue, place: str) -> None:
 def read_commit(kind: type[Record], unit: Path) -> Record:
     """Read and check the commit of a unit; raises as :func:`parse_signed` does."""
     path = unit / COMMIT_FILE
-    return parse_signed(kind, read_bytes(path), str(path))
+    return parse_signed(kind, records.read_bytes(path), str(path))
 
 
 def check_version(name: str, version: object, place: str) -> None:

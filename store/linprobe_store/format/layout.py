@@ -14,11 +14,11 @@ import re
 from linprobe.disk import STAGING_PREFIX
 from linprobe.errors import MismatchError
 from linprobe.names import short_id, slugify
-from linprobe.records import digest_json, plain
-from linprobe_store.format.spec import ShardFingerprint
+from linprobe.records import JsonValue
 
 FORMAT_NAME = "linprobe-store"
 FORMAT_VERSION = 1
+FORMAT_FIELDS: dict[str, JsonValue] = {"format": FORMAT_NAME, "version": FORMAT_VERSION}
 
 FORMAT_FILE = "FORMAT"
 FORMAT_LINE = f"{FORMAT_NAME} {FORMAT_VERSION}\n".encode()
@@ -48,21 +48,12 @@ LABELS = "labels"
 KEYS_BYTES = "keys_bytes"
 KEYS_OFFSETS = "keys_offsets"
 FEATURES_PREFIX = "features_"
+"""Of the name of the array that holds the features of a tap."""
 
 
 def folder_named(prefix: str, name: str, full_id: str) -> str:
     """Folder name of an encoder, a dataset or a part: readable, and ending in its id's digits."""
     return f"{prefix}{slugify(name)}-{short_id(full_id)}"
-
-
-def part_folder(shard: ShardFingerprint) -> str:
-    """Folder name of the part of a source tar: a function of its fingerprint alone."""
-    return folder_named(PART_PREFIX, shard.name, digest_json(plain(shard)))
-
-
-def features_array(tap: str) -> str:
-    """Name of the Zarr array that holds the features of a tap."""
-    return FEATURES_PREFIX + tap
 
 
 def check_split_name(split: str) -> None:

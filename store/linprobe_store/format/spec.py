@@ -1,8 +1,7 @@
 """What a stored feature is a function of, and the values that enter and leave the store.
 
-Everything in an :class:`EncoderSpec` is hashed into the encoder id; everything in a
-:class:`DatasetSpec` is hashed into the dataset id. Names that people use, library versions,
-devices and batch sizes are recorded beside them and never hashed.
+All of an :class:`EncoderSpec` and of a :class:`DatasetSpec` is hashed into its id. Names that
+people use, versions, devices and batch sizes are recorded beside them and never hashed.
 """
 
 import hashlib

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from linprobe.disk import STAGING_PREFIX
 from linprobe.errors import NotFoundError, StoreError
-from linprobe.names import short_id
 from linprobe.terminal import command
 from linprobe_store.arrays.unit_maps import map_unit
 from linprobe_store.format.commit import SplitCommit, check_files, check_origin, read_commit
@@ -44,11 +43,6 @@ class StoredDataset:
     def dataset_id(self) -> str:
         """Sha256 of the spec, 64 hex digits."""
         return self.spec.dataset_id
-
-    @property
-    def short_id(self) -> str:
-        """First 12 hex digits of the id."""
-        return short_id(self.dataset_id)
 
     @property
     def splits(self) -> tuple[str, ...]:

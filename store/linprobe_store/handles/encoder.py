@@ -13,15 +13,8 @@ from linprobe.terminal import command
 from linprobe_store.arrays.part import PartWriter, find_part, part_path
 from linprobe_store.arrays.seal import ReadLabels, SealTarget, seal_parts
 from linprobe_store.arrays.unit_maps import map_unit
+from linprobe_store.format import layout
 from linprobe_store.format.commit import PartCommit
-from linprobe_store.format.layout import (
-    DATASET_FILE,
-    DATASET_PREFIX,
-    ENCODER_FILE,
-    NAMES_FILE,
-    SETS_FOLDER,
-    check_split_name,
-)
 from linprobe_store.format.spec import (
     DatasetNames,
     DatasetSpec,
@@ -107,7 +100,7 @@ class StoredEncoder:
         MismatchError : labels outside the classes, or parts of another encoder.
         StoreError : a key comes twice, or the disk refuses.
         """
-        check_split_name(split)
+        layout.check_split_name(split)
         stored = self.register_dataset(dataset, names)
         path = stored.path / split
         if not path.exists():
@@ -116,7 +109,7 @@ class StoredEncoder:
 
     def datasets(self) -> tuple[StoredDataset, ...]:
         """Datasets with sealed splits, sorted by folder name."""
-        folders = lookup.list_folders(self.path / SETS_FOLDER, DATASET_PREFIX)
+        folders = lookup.list_folders(self.path / layout.SETS_FOLDER, layout.DATASET_PREFIX)
         return tuple(self.open_dataset(folder) for folder in folders)
 
     def dataset(self, query: str | None = None) -> StoredDataset:
@@ -152,22 +145,24 @@ class StoredEncoder:
         MismatchError : another dataset has the same first 12 digits.
         StoreError : the store cannot be written to.
         """
-        files = {DATASET_FILE: spec, NAMES_FILE: names}
-        parent = self.path / SETS_FOLDER
-        folder = lookup.make_folder(parent, DATASET_PREFIX, names.name, spec.dataset_id, files)
+        files = {layout.DATASET_FILE: spec, layout.NAMES_FILE: names}
+        parent = self.path / layout.SETS_FOLDER
+        folder = lookup.make_folder(
+            parent, layout.DATASET_PREFIX, names.name, spec.dataset_id, files
+        )
         stored = self.open_dataset(folder)
         lookup.check_full_id(folder, spec.dataset_id, stored.dataset_id)
         if stored.metric is None and names.metric is not None:
             declared = plain(DatasetNames(stored.name, names.metric))
-            write_atomic(folder / NAMES_FILE, canonical_json(declared))
+            write_atomic(folder / layout.NAMES_FILE, canonical_json(declared))
             return self.open_dataset(folder)
         return stored
 
     def open_dataset(self, folder: Path) -> StoredDataset:
         """Open the folder of a dataset; an IntegrityError if it is not what its name says."""
-        file = folder / DATASET_FILE
+        file = folder / layout.DATASET_FILE
         spec = parse_spec(DatasetSpec, read_bytes(file), str(file), lookup.folder_digits(folder))
-        names = read(DatasetNames, folder / NAMES_FILE)
+        names = read(DatasetNames, folder / layout.NAMES_FILE)
         return StoredDataset(self.spec, self.names, spec, names, folder)
 
     def record_provenance(self, entry: Provenance) -> None:
@@ -182,26 +177,22 @@ class StoredEncoder:
         """Canary features (m, d) by tap; None before :meth:`check_canary` stored them."""
         return witness.read_canary(self.path)
 
-    def check_canary(
-        self, features: Mapping[str, FeatureArray], *, min_cosine: float = 0.9999
-    ) -> None:
+    def check_canary(self, features: Mapping[str, FeatureArray]) -> None:
         """Compare this machine's canary features with the stored ones; the first call stores.
 
         Parameters
         ----------
         features : canary features (m, d) by tap, in the storage dtype.
-        min_cosine : 0.9999 is above what another model, activation or preprocessing gives, and
-            below what another GPU or batch size gives.
 
         Raises
         ------
-        MismatchError : other taps or shapes, or a lower cosine.
+        MismatchError : other taps or shapes, or a cosine below 0.9999.
         """
-        witness.check_canary(self.path, features, min_cosine)
+        witness.check_canary(self.path, features)
 
 
 def open_encoder(folder: Path) -> StoredEncoder:
     """Open the folder of an encoder, or raise an IntegrityError if it is not what its name says."""
-    file = folder / ENCODER_FILE
+    file = folder / layout.ENCODER_FILE
     spec = parse_spec(EncoderSpec, read_bytes(file), str(file), lookup.folder_digits(folder))
-    return StoredEncoder(spec, read(EncoderNames, folder / NAMES_FILE), folder)
+    return StoredEncoder(spec, read(EncoderNames, folder / layout.NAMES_FILE), folder)

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import TypeVar
 
-from linprobe.disk import STAGING_PREFIX, Staging, told_as_store_error
+from linprobe.disk import Staging, told_as_store_error
 from linprobe.errors import MismatchError, NotFoundError, StoreError
 from linprobe.names import SHORT_ID_DIGITS, short_id
 from linprobe.records import canonical_json, plain
@@ -22,8 +22,7 @@ def list_folders(parent: Path, prefix: str) -> tuple[Path, ...]:
     """Folders below ``parent`` whose names begin with ``prefix``, sorted by name."""
     if not parent.is_dir():
         return ()
-    folders = (p for p in parent.iterdir() if p.name.startswith(prefix) and p.is_dir())
-    return tuple(sorted(p for p in folders if not p.name.startswith(STAGING_PREFIX)))
+    return tuple(sorted(p for p in parent.iterdir() if p.name.startswith(prefix) and p.is_dir()))
 
 
 def folder_digits(folder: PurePath) -> str:

@@ -37,7 +37,7 @@ class Split:
 
     Opening verifies the commit, the size of every file, all metadata and the shard indexes, in
     milliseconds; labels and keys are verified when first read; ``verify --deep`` reads all.
-    Nothing here can be written to.
+    Nothing here can be written to. A tap that the encoder has not raises a NotFoundError.
 
     Examples
     --------
@@ -134,7 +134,7 @@ class Split:
         return self.arrays.read_keys(self.path)
 
     def dim(self, tap: str) -> int:
-        """Feature dimension d of a tap; a NotFoundError where the encoder has no such tap."""
+        """Feature dimension d of a tap."""
         return self._mapped(tap).geometry.shape[1]
 
     def blocks(self, tap: str, rows: int = 8192) -> Iterator[FeatureArray]:
@@ -148,10 +148,6 @@ class Split:
         Returns
         -------
         Read-only views (m, d) in the storage dtype, m <= ``rows``; nothing is copied.
-
-        Raises
-        ------
-        NotFoundError : the encoder has no such tap.
         """
         for block in self._mapped(tap).blocks(rows):
             yield cast("FeatureArray", block)
@@ -173,7 +169,6 @@ class Split:
 
         Raises
         ------
-        NotFoundError : the encoder has no such tap.
         StoreError : the split has several shard files: use :meth:`blocks` or :meth:`maps`.
         """
         maps = self.maps(tap)
@@ -200,7 +195,6 @@ class Split:
         Raises
         ------
         IndexError : an index is not in [0, n).
-        NotFoundError : the encoder has no such tap.
         """
         wanted = np.asarray(indices, np.int64).reshape(-1)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.n):

@@ -5,14 +5,8 @@ from pathlib import Path
 
 from linprobe.disk import write_atomic
 from linprobe.errors import MismatchError, StoreError
+from linprobe_store.format import layout
 from linprobe_store.format.commit import check_version
-from linprobe_store.format.layout import (
-    ENCODER_FILE,
-    ENCODER_PREFIX,
-    FORMAT_FILE,
-    FORMAT_LINE,
-    NAMES_FILE,
-)
 from linprobe_store.format.spec import EncoderNames, EncoderSpec, Tap
 from linprobe_store.handles.encoder import StoredEncoder, open_encoder
 from linprobe_store.handles.lookup import check_full_id, choose, list_folders, make_folder
@@ -39,9 +33,9 @@ class FeatureStore:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
-        line = _read_format_line(self.root / FORMAT_FILE)
+        line = _read_format_line(self.root / layout.FORMAT_FILE)
         if line is not None:
-            check_format_line(line, str(self.root / FORMAT_FILE))
+            check_format_line(line, str(self.root / layout.FORMAT_FILE))
 
     def encoders(self) -> tuple[StoredEncoder, ...]:
         """All encoders, sorted by folder name.
@@ -50,7 +44,7 @@ class FeatureStore:
         ------
         IntegrityError : the spec of one is damaged.
         """
-        return tuple(open_encoder(f) for f in list_folders(self.root, ENCODER_PREFIX))
+        return tuple(open_encoder(f) for f in list_folders(self.root, layout.ENCODER_PREFIX))
 
     def encoder(self, query: str | None = None) -> StoredEncoder:
         """An encoder by its slug, its model name, or the beginning of its id.
@@ -88,8 +82,8 @@ class FeatureStore:
         """
         _check_taps(spec.taps)
         write_format(self.root)
-        files = {ENCODER_FILE: spec, NAMES_FILE: names}
-        folder = make_folder(self.root, ENCODER_PREFIX, names.slug, spec.encoder_id, files)
+        files = {layout.ENCODER_FILE: spec, layout.NAMES_FILE: names}
+        folder = make_folder(self.root, layout.ENCODER_PREFIX, names.slug, spec.encoder_id, files)
         stored = open_encoder(folder)
         check_full_id(folder, spec.encoder_id, stored.encoder_id)
         return stored
@@ -117,13 +111,13 @@ def _read_format_line(path: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         root = path.parent
         names = {entry.name for entry in root.iterdir()} if root.is_dir() else set()
-        if FORMAT_FILE in names:  # made by another process between the two looks
+        if layout.FORMAT_FILE in names:  # made by another process between the two looks
             return path.read_text(encoding="utf-8", errors="replace")
-        if all(name.startswith(f".{FORMAT_FILE}.") for name in names) and not root.is_file():
+        if all(name.startswith(f".{layout.FORMAT_FILE}.") for name in names) and not root.is_file():
             return None
         raise StoreError(
-            f"{root}: expected a feature store, found no file {FORMAT_FILE} in it",
-            hint=f"give another --store; in a copied store, copy {FORMAT_FILE} too",
+            f"{root}: expected a feature store, found no file {layout.FORMAT_FILE} in it",
+            hint=f"give another --store; in a copied store, copy {layout.FORMAT_FILE} too",
         ) from None
 
 
@@ -136,8 +130,8 @@ def check_format_line(line: str, place: str) -> None:
 
 def write_format(root: Path) -> None:
     """Write the file ``FORMAT`` of a store that is new."""
-    if not (root / FORMAT_FILE).exists():
-        write_atomic(root / FORMAT_FILE, FORMAT_LINE)
+    if not (root / layout.FORMAT_FILE).exists():
+        write_atomic(root / layout.FORMAT_FILE, layout.FORMAT_LINE)
 
 
 def _check_taps(taps: tuple[Tap, ...]) -> None:

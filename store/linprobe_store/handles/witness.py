@@ -20,6 +20,8 @@ from linprobe_store.format.layout import CANARY_FOLDER, PROVENANCE_FILE
 from linprobe_store.format.spec import FeatureArray
 
 _FILE = "canary.npz"
+_MIN_COSINE = 0.9999
+"""Above what another model, activation or preprocessing gives; below what another GPU gives."""
 
 
 def read_canary(encoder_path: Path) -> Mapping[str, FeatureArray] | None:
@@ -30,13 +32,11 @@ def read_canary(encoder_path: Path) -> Mapping[str, FeatureArray] | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {tap: arrays[tap] for tap in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise IntegrityError(f"{path}: {error}", hint=REPAIR) from error
 
 
-def check_canary(
-    encoder_path: Path, features: Mapping[str, FeatureArray], min_cosine: float
-) -> None:
+def check_canary(encoder_path: Path, features: Mapping[str, FeatureArray]) -> None:
     """See ``StoredEncoder.check_canary``."""
     stored = read_canary(encoder_path)
     if stored is None:
@@ -58,10 +58,10 @@ def check_canary(
         norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
         cosines = np.einsum("ij,ij->i", x, y) / norms
         worst = int(cosines.argmin()) if len(cosines) else 0
-        if len(cosines) and not cosines[worst] >= min_cosine:
+        if len(cosines) and not cosines[worst] >= _MIN_COSINE:
             raise MismatchError(
                 f"{encoder_path}: canary image {worst}, {tap}: expected a cosine of at least "
-                f"{min_cosine} with the stored features, found {cosines[worst]:.6f}",
+                f"{_MIN_COSINE} with the stored features, found {cosines[worst]:.6f}",
                 hint="this machine computes other features for the same encoder: compare the "
                 "library versions in provenance.jsonl, or extract into another store",
             )
@@ -91,13 +91,9 @@ def append_provenance(encoder_path: Path, entry: Provenance) -> None:
     line = canonical_json(plain(entry)) + b"\n"
     if path.exists() and not path.read_bytes().endswith(b"\n"):
         line = b"\n" + line  # ends the line that a crash cut short
-    with told_as_store_error(path):
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            os.write(fd, line)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    with told_as_store_error(path), path.open("ab", buffering=0) as file:
+        file.write(line)
+        os.fsync(file.fileno())
 
 
 def merge_provenance(encoder_path: Path, lines: bytes) -> None:

@@ -22,9 +22,6 @@ from linprobe_train.protocol.search import SplitUse, Sweep
 from linprobe_train.scores.metrics import Score
 from linprobe_train.solver.lbfgs import FitReport
 
-MIN_AGE_S, FOREIGN_AGE_S = 10.0, 86_400.0
-"""Staging folders younger than this are another run's: on this host, and on a shared disk."""
-
 
 class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
     """What every question depends on. JSON leaves out what is at its default."""
@@ -180,7 +177,8 @@ class Answers(Generic[R]):
         with _os_errors(f"results to {self.out}"):
             Staging(self.out).discard()
         for path in self.out.glob(f"{STAGING_PREFIX}*"):
-            if is_abandoned(path, min_age_s=MIN_AGE_S, foreign_age_s=FOREIGN_AGE_S):
+            # Younger ones are another run's: on this host, and on a shared disk.
+            if is_abandoned(path, min_age_s=10.0, foreign_age_s=86_400.0):
                 shutil.rmtree(path, ignore_errors=True)
         return None
 

@@ -146,15 +146,11 @@ def _match_rows(results: Sequence[Collected]) -> list[list[Member]]:
         else:
             groups.append([(collected, rows)])
             shared.append(np.unique(rows.keys))
-    return [
-        [(collected, _in_order(rows, keys)) for collected, rows in group]
-        for group, keys in zip(groups, shared, strict=True)
-    ]
-
-
-def _in_order(rows: Predictions, keys: NDArray[np.str_]) -> Predictions:
-    order = np.argsort(rows.keys, kind="stable")
-    return rows.take(order[np.searchsorted(rows.keys[order], keys)])
+    for group, keys in zip(groups, shared, strict=True):
+        for j, (collected, rows) in enumerate(group):
+            order = np.argsort(rows.keys, kind="stable")
+            group[j] = collected, rows.take(order[np.searchsorted(rows.keys[order], keys)])
+    return groups
 
 
 def _check_same_truth(first: Member, second: Member) -> None:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe.errors import DataError, OptionError
+from linprobe.errors import DataError
 from linprobe.names import first_few
 from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_train.protocol.protocols import HALVING
@@ -32,25 +32,6 @@ HELD_OUT = 4
 """Most rows of a class on which C is chosen: CoOp's min(shots, 4)."""
 RowNumbers = NDArray[np.int64]
 """Row numbers of one class, in the order in which they are drawn."""
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Which rows are drawn; a number out of range is an ``OptionError``."""
-
-    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
-    """Rows of each class, ascending."""
-    repeats: int = 5
-    """How many times."""
-    seed: int = 0
-    """Of the random numbers."""
-
-    def __post_init__(self) -> None:
-        if not self.shots or min(self.shots) < 1 or self.repeats < 1:
-            raise OptionError(
-                f"shots {self.shots} with {self.repeats} draws; expected numbers from 1",
-                hint="--shots 1,2,4,8,16 --repeats 5",
-            )
 
 
 class FewshotQuestion(Asked, frozen=True):
@@ -156,9 +137,11 @@ class FewshotResult:
 
 def fewshot(
     splits: StoredSplits,
-    draws: Draws,
+    shots: tuple[int, ...],
+    repeats: int,
     out: Path,
     *,
+    seed: int = 0,
     metric: str | None = None,
     threads: int = 1,
     watch: Watch = ignore,
@@ -176,7 +159,9 @@ def fewshot(
     question = FewshotQuestion(
         *splits.identity,
         tap=splits.tap,
-        **vars(draws),
+        shots=shots,
+        repeats=repeats,
+        seed=seed,
         kind="fewshot-1",
         metric=splits.metric(metric),
     )
@@ -188,18 +173,18 @@ def fewshot(
     started = time.perf_counter()
     train = splits.rows(splits.train)
     val = None if splits.val is None else splits.rows(splits.val)
-    drawn = [draw_rows(train, val, draws.shots, draws.seed, i) for i in range(draws.repeats)]
+    drawn = [draw_rows(train, val, shots, seed, repeat) for repeat in range(repeats)]
     test = splits.open_test()
     results: list[ShotScore] = []
     with crew_of(threads) as crew:
-        for shots in draws.shots:
-            scores = tuple(_score(draw, shots, test, question.metric, crew) for draw in drawn)
+        for s in shots:
+            scores = tuple(_score(draw, s, test, question.metric, crew) for draw in drawn)
             values = [score.value for score in scores]
             deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-            results.append(ShotScore(shots, float(np.mean(values)), deviation, scores))
+            results.append(ShotScore(s, float(np.mean(values)), deviation, scores))
             mean = f"{question.metric} {results[-1].mean:.4f}"
-            line = f"  {shots} shots: {mean} over {len(scores)} draws"
-            watch(Progress(len(results), len(draws.shots), "numbers of shots", line=line))
+            line = f"  {s} shots: {mean} over {len(scores)} draws"
+            watch(Progress(len(results), len(shots), "numbers of shots", line=line))
     result = FewshotResult(
         question=question,
         dataset=splits.dataset.name,

@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe.errors import DataError, OptionError
+from linprobe.errors import DataError
 from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.protocol.search import SplitUse
@@ -33,22 +33,6 @@ METRICS = ("top1", "mean_per_class", "top5")
 QUERY_ROWS = 512
 """Queries of a block: with 1,024 bank rows, 2 MB of similarities a thread."""
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Votes:
-    """How neighbours vote; a number out of range is an ``OptionError``."""
-
-    k: tuple[int, ...] = (10, 20, 100, 200)
-    """Numbers of neighbours, ascending."""
-    temperature: float = 0.07
-    """T of the weights exp(cosine / T)."""
-
-    def __post_init__(self) -> None:
-        if not self.k or min(self.k) < 1:
-            raise OptionError(f"k = {self.k}; expected numbers from 1", hint="--k 10,20,100,200")
-        if not 0 < self.temperature < float("inf"):
-            raise OptionError(f"T = {self.temperature}; expected more than 0", hint="--T 0.07")
 
 
 class KnnQuestion(Asked, frozen=True):
@@ -114,7 +98,8 @@ class Neighbours:
 
 def knn(
     splits: StoredSplits,
-    how: Votes,
+    k: tuple[int, ...],
+    temperature: float,
     out: Path,
     *,
     seed: int = 0,
@@ -125,7 +110,7 @@ def knn(
 
     ``DataError``: rows have several labels, or no direction.
     """
-    question = KnnQuestion(*splits.identity, splits.tap, how.k, how.temperature, seed, "knn-1")
+    question = KnnQuestion(*splits.identity, splits.tap, k, temperature, seed, "knn-1")
     answers = Answers(out, KnnResult, "knn.json")
     names = splits.encoder.names.slug, splits.dataset.name, "knn"
     stored = answers.get(question, *names)
@@ -149,22 +134,28 @@ def knn(
         dim=bank.dim,
         bank=SplitUse("train" if splits.val is None else "train+val", bank.n),
         test=SplitUse("test", test.n),
-        results=knn_scores(bank, test, how, seed=seed, threads=threads),
+        results=knn_scores(bank, test, k, temperature, seed=seed, threads=threads),
         seconds=time.perf_counter() - started,
     )
     return answers.put(result, *names)
 
 
 def knn_scores(
-    bank: Rows, test: Rows, how: Votes, *, seed: int = 0, threads: int = 1
+    bank: Rows,
+    test: Rows,
+    k: tuple[int, ...],
+    temperature: float = 0.07,
+    *,
+    seed: int = 0,
+    threads: int = 1,
 ) -> tuple[KnnScore, ...]:
     """Score every k, in one search for the largest."""
-    wanted = sorted({min(k, bank.n) for k in how.k})
+    wanted = sorted({min(count, bank.n) for count in k})
     top = np.empty((len(wanted), test.n, min(TOP, bank.n_classes)), np.int64)
 
     def rank_block(start: int, block: Neighbours) -> None:
-        for best, k in zip(top, wanted, strict=True):
-            mass = votes(block, k, bank.labels, bank.n_classes, how.temperature)
+        for best, count in zip(top, wanted, strict=True):
+            mass = votes(block, count, bank.labels, bank.n_classes, temperature)
             best[start : start + len(mass)] = ranking(mass)
 
     with crew_of(threads) as crew:
@@ -173,9 +164,9 @@ def knn_scores(
     names = tuple(name for name in METRICS if name in existing)
     none, keys = np.empty((test.n, 0)), np.empty(0, np.str_)
     results = []
-    for k, best in zip(wanted, top, strict=True):
+    for count, best in zip(wanted, top, strict=True):
         ranked = Predictions(keys, test.labels, best, none, none)
-        results.append(KnnScore(k, scores_of(ranked, test.n_classes, seed, names)))
+        results.append(KnnScore(count, scores_of(ranked, test.n_classes, seed, names)))
     return tuple(results)
 
 

@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe.errors import DataError, OptionError, ResultError
+from linprobe.errors import DataError, ResultError
 from linprobe.names import short_id
 from linprobe.records import read
 from linprobe.terminal import command
@@ -123,10 +123,3 @@ def load_array(path: Path) -> NDArray[np.generic]:
         f"'{path}' holds no matrix of features ({why})",
         hint="give a .npy file, or an .npz with an array called features",
     )
-
-
-def check_top(top: int, classes: int) -> int:
-    """Refuse a number of classes below 1 (``OptionError``); more than there are means all."""
-    if top < 1:
-        raise OptionError(f"--top {top}; expected at least 1", hint="--top 5")
-    return min(top, classes)
