@@ -168,13 +168,15 @@ def predicted_lines(
 ) -> Iterator[str]:
     """Lines as ``table``, ``csv`` or ``jsonl`` with ``top`` classes a row, as predictions come."""
     if form == "csv":
-        ranks = range(1, top + 1)
-        yield _csv(["key", *(f"{what}_{i}" for i in ranks for what in ("class", "probability"))])
+        yield ",".join(["key", *(f"class_{i},probability_{i}" for i in range(1, top + 1))])
     for key, best in _rows(blocks, classes):
         if form == "jsonl":
             yield json.dumps(_row_json(key, best), ensure_ascii=False)
         elif form == "csv":
-            yield _csv([key, *(cell for name, p in best for cell in (name, f"{p:.6g}"))])
+            out = io.StringIO()
+            cells = [key, *(cell for name, p in best for cell in (name, f"{p:.6g}"))]
+            csv.writer(out, lineterminator="").writerow(cells)
+            yield out.getvalue()
         else:
             yield f"{key}  {'  '.join(f'{name} {100 * p:.1f} %' for name, p in best)}"
 
@@ -201,9 +203,3 @@ def _rows(
 
 def _row_json(key: str, best: Sequence[tuple[str, float]]) -> JsonValue:
     return {"key": key, "classes": [{"class": name, "probability": p} for name, p in best]}
-
-
-def _csv(cells: Sequence[str]) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="").writerow(cells)
-    return out.getvalue()
