@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from linprobe.errors import LinprobeError
-from linprobe.terminal import emit, note
+from linprobe.terminal import emit, install, note
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def main() -> NoReturn:
             raise
         _fail(
             f"this needs the package {package}, which is not installed",
-            f"{sys.executable} -m pip install 'linprobe[{EXTRAS[package]}]'",
+            install(EXTRAS[package]),
         )
     except BrokenPipeError:
         # The reader of our stdout (head, less) has left; keep the interpreter's last flush quiet.

@@ -91,6 +91,11 @@ def command(verb: str, *words: str | Path, **options: Word) -> str:
     return f"{line} ARGS={shlex.quote(flags)}" if flags else line
 
 
+def install(extra: str) -> str:
+    """Text of the command that installs an extra into the Python that runs."""
+    return f"{sys.executable} -m pip install 'linprobe[{extra}]'"
+
+
 def _flags(options: Mapping[str, Sequence[object]]) -> Iterator[str]:
     for name, values in options.items():
         flag = f"--{name.replace('_', '-')}"

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from linprobe.benchmarks import published
+from linprobe.options import RESULTS
 from linprobe.records import JsonValue, plain
-from linprobe.terminal import command, text_table
+from linprobe.terminal import command, install, text_table
 from linprobe_store.format.spec import SkippedSample
 from linprobe_train.results.answers import Answer, ProbeResult, R
 from linprobe_train.scores.intervals import Interval
@@ -70,7 +71,14 @@ def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
     paper = published(*asked, result.headline.name)
     # The same features by another protocol: how much of the number is the protocol's.
     other = "dino" if protocol.name == "clip-readme" else "clip-readme"
-    again = command("probe", store=store, model=result.encoder, data=result.dataset, protocol=other)
+    again = command(
+        "probe",
+        store=store,
+        model=result.encoder,
+        data=result.dataset,
+        out=None if answer.folder.parent == RESULTS else answer.folder.parent,
+        protocol=other,
+    )
     how = f"best on {result.held_out.source}" if result.sweep else "as given"
     fitted = f"fitted on {result.fitted_on.source}, {result.fitted_on.n} rows"
     rows = f"{len(result.classes)} classes, {result.test.n} test rows"
@@ -135,7 +143,7 @@ def fewshot_text(answer: Answer[FewshotResult], plot: Path | None) -> str:
     facts = _lines(*_asked(result), ("draws", draws))
     ending = _lines(
         *(("warning", line) for line in result.warnings),
-        ("plot", plot or "needs matplotlib: pip install 'linprobe[report]'"),
+        ("plot", plot or f"needs matplotlib: {install('report')}"),
         ("result", answer.folder),
     )
     return "\n".join([*facts, text_table(header, rows, ">>>>>>"), *ending])
