@@ -88,7 +88,7 @@ def test_every_path_that_a_document_names_exists(document: str) -> None:
 
 def test_the_floors_that_the_architecture_draws_are_the_import_contracts() -> None:
     contracts = re.findall(
-        r'containers = \["(\w+)"\]\nlayers = \[(.*?)\]', read("pyproject.toml"), re.DOTALL
+        r'containers = \["(\w+)"\]\nexhaustive = true\nlayers = \[(.*?)\]', read("pyproject.toml"), re.DOTALL
     )
     drawn = {
         package.strip("`"): [re.findall(r"\w+", floor) for floor in floors.split(" > ")]
