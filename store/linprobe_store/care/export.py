@@ -93,7 +93,6 @@ def _write_array(stream: IO[bytes], shape: tuple[int, ...], dtype: str, blocks: 
 
 
 def _write_parquet(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
-    """Columns ``key``, ``label`` and ``features``; the class names are JSON in the metadata."""
     # Imported here: an optional extra that takes half a second.
     import pyarrow as pa
     import pyarrow.parquet as pq
