@@ -138,7 +138,7 @@ def import_(
     store: StoreOption = FEATURES,
     tap: Annotated[str, typer.Option(help="Where the features come from.")] = "embedding",
     classes: Annotated[Path | None, typer.Option(help="Class names by label, one a line.")] = None,
-    metric: Annotated[str | None, typer.Option(help="Headline, such as mean_per_class.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Metric, such as mean_per_class.")] = None,
     storage_dtype: Annotated[StorageDtype | None, typer.Option(help="Default: the files'.")] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -177,10 +177,10 @@ def _in_form(split: SourceSplit, pack: bool) -> Iterator[SourceSplit]:
 
 def _move(split: SourceSplit, target: Place, folder: str) -> int:
     """Write the files of a split, and then its marker, below a folder; gives the bytes moved."""
-    moved = 0
-    for name, digest in split.marker.files.items():
-        own = join(split.folder, name)
-        moved += _move_file(split.place, own, target, join(folder, name), digest)
+    moved = sum(
+        _move_file(split.place, join(split.folder, name), target, join(folder, name), digest)
+        for name, digest in split.marker.files.items()
+    )
     target.write(join(folder, split.marker.name), split.marker.data)
     return moved
 

@@ -49,8 +49,7 @@ def import_files(
     Raises
     ------
     NotFoundError : no such file or array.
-    MismatchError : a split that cannot be read or comes twice, shapes or dtypes that do not fit,
-        labels outside the classes, class names that cannot be told apart.
+    MismatchError : a split unreadable or given twice; shapes, dtypes, labels or classes that clash.
     StoreError : a value is not finite, a row is all zero, a key comes twice, the disk refuses.
     """
     if names.metric is not None and not re.fullmatch("[a-z0-9_]+", names.metric):
@@ -76,9 +75,8 @@ def import_files(
         shards = {s.name: _fingerprint(s, digests[s.name]) for s in sources}
         split_specs = tuple(spec.SplitSpec(name, (shards[name],)) for name in sorted(shards))
         dataset = spec.DatasetSpec(split_specs, "imported", _class_names(classes, sources))
-        encoder = store.register_encoder(
-            made_by, spec.EncoderNames(encoder_name, slugify(encoder_name))
-        )
+        called = spec.EncoderNames(encoder_name, slugify(encoder_name))
+        encoder = store.register_encoder(made_by, called)
         stored = encoder.register_dataset(dataset, names)
         for source in sources:
             path, rows = stored.path / source.name, PartRows(shards[source.name], 0, source.n, {})
@@ -120,7 +118,6 @@ def _check_sources(sources: Sequence[SplitArrays]) -> None:
 
 
 def _class_names(path: Path | None, sources: Sequence[SplitArrays]) -> tuple[str, ...]:
-    """Class names from a file, else from the first split, else ``0``, ``1``, ... by label."""
     if path is not None:
         return read_class_names(path, error=MismatchError)
     given = sources[0].classes
@@ -136,7 +133,6 @@ def _class_names(path: Path | None, sources: Sequence[SplitArrays]) -> tuple[str
 
 
 def _digest(array: ArrayFile) -> str:
-    """Sha256 of dtype, shape and bytes, as 64 hex digits."""
     values = array.values
     sha256 = hashlib.sha256(f"{values.dtype.str} {values.shape}\n".encode())
     sha256.update(values.data if values.size else b"")

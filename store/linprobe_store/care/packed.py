@@ -1,8 +1,7 @@
 """Packing: a sealed split as compressed Zarr for slow links, and back, bit for bit.
 
-A packed split is ``PACKED.json`` and a ``data.zarr`` of the same arrays, compressed by Zarr's blosc
-codec (zstd with bit shuffle: 6 to 9 % smaller for float16, half for float32 that hold float16).
-``PACKED.json`` carries the commit of the sealed split, which proves every unpacked file equal.
+Its ``data.zarr`` is compressed by Zarr's blosc codec (zstd with bit shuffle: 6 to 9 % smaller for
+float16), and ``PACKED.json`` carries the sealed split's commit, which proves it equal unpacked.
 """
 
 from collections.abc import Mapping
@@ -54,10 +53,7 @@ def pack_split(split: Split, folder: Path) -> None:
 
 
 def unpack_split(packed: Path, folder: Path) -> None:
-    """Write the sealed split that a packed one stands for into ``folder``, and prove it equal.
-
-    Raises IntegrityError where the packed files are damaged, or a file is not what was committed.
-    """
+    """Write the split that a packed one stands for, proved equal; IntegrityError if damaged."""
     marker = packed / PACKED_FILE
     signed = parse_packed(read_bytes(marker), str(marker))
     commits.check_files(packed, signed.files, "deep")
