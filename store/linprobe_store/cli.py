@@ -82,7 +82,9 @@ def verify(
 def gc(
     store: StoreOption = FEATURES,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
-    damaged: Annotated[bool, typer.Option("--damaged", help="Also what fails verify.")] = False,
+    damaged: Annotated[
+        bool, typer.Option("--damaged", help="Also remove parts and splits that fail verify.")
+    ] = False,
     deep: Annotated[bool, typer.Option("--deep", help="With --damaged: check every byte.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -138,8 +140,12 @@ def import_(
     store: StoreOption = FEATURES,
     tap: Annotated[str, typer.Option(help="Where the features come from.")] = "embedding",
     classes: Annotated[Path | None, typer.Option(help="Class names by label, one a line.")] = None,
-    metric: Annotated[str | None, typer.Option(help="Metric, such as mean_per_class.")] = None,
-    storage_dtype: Annotated[StorageDtype | None, typer.Option(help="Default: the files'.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Headline metric of the dataset, such as mean_per_class.")
+    ] = None,
+    storage_dtype: Annotated[
+        StorageDtype | None, typer.Option(help="Default: as the files.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Import features made elsewhere: .npy or .npz arrays."""
@@ -191,7 +197,9 @@ def copy(
     target: Annotated[str, typer.Argument(help="The same; made if it is not there.")],
     encoder: EncoderOption = None,
     dataset: DatasetOption = None,
-    pack: Annotated[bool, typer.Option("--pack", help="Compress; copying back unpacks.")] = False,
+    pack: Annotated[
+        bool, typer.Option("--pack", help="Compress for a slow link; copy from there unpacks.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Copy sealed splits, verified; run again, it resumes."""
