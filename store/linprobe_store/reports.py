@@ -55,7 +55,10 @@ class DatasetEntry:
 
 
 def list_encoder(encoder: StoredEncoder) -> Iterator[DatasetEntry]:
-    """The datasets of an encoder, damaged splits too; without any, one entry for the encoder."""
+    """The datasets of an encoder, damaged splits too; without any, one entry for the encoder.
+
+    Raises IntegrityError where the spec of a dataset is damaged.
+    """
     n_parts = len(list_folders(encoder.path / PARTS_FOLDER, PART_PREFIX))
     own = (encoder.encoder_id, encoder.names.slug, encoder.spec.taps, encoder.spec.storage_dtype)
     if not (datasets := encoder.datasets()):

@@ -1,7 +1,8 @@
 """Packing: a sealed split as compressed Zarr for slow links, and back, bit for bit.
 
 Its ``data.zarr`` is compressed by Zarr's blosc codec (zstd with bit shuffle: 6 to 9 % smaller for
-float16), and ``PACKED.json`` carries the sealed split's commit, which proves it equal unpacked.
+float16, half for float32 that hold float16). ``PACKED.json`` carries the commit of the sealed
+split, which proves every unpacked file equal.
 """
 
 from collections.abc import Mapping
