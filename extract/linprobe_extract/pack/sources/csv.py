@@ -5,21 +5,13 @@ included (an empty cell), and the dataset is multi-label.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from linprobe.errors import PackError
 from linprobe.names import SPLITS, first_few, split_named
-from linprobe_extract.pack.listing import (
-    Listing,
-    PackOptions,
-    SourceSample,
-    class_key,
-    dataset_slug,
-    file_sample,
-    is_image_name,
-)
+from linprobe_extract.pack.listing import Listing, PackOptions, class_key, file_sample, is_image
 from linprobe_extract.pack.splits import split_by_options
 
 NAME = "csv"
@@ -45,7 +37,11 @@ def list_samples(words: str, options: PackOptions) -> Listing:
     """List the images that a table names (``.tsv``: at tabs); else PackError, naming the line."""
     path = Path(words).expanduser()
     rows = _read_rows(path, options.label_separator)
-    classes = _class_names(rows)
+    names = {name for row in rows for name in row.labels}
+    if all(name.isascii() and name.isdigit() for name in names):
+        classes = tuple(sorted(names, key=lambda name: (int(name), name)))
+    else:
+        classes = tuple(sorted(names, key=lambda name: (name != class_key(name), name)))
     label_of = {name: label for label, name in enumerate(classes)}
     samples = [
         file_sample(path.parent / row.path, row.path, tuple(label_of[name] for name in row.labels))
@@ -60,7 +56,6 @@ def list_samples(words: str, options: PackOptions) -> Listing:
     if lost:
         hint = f"paths are relative to {path.parent}"
         raise PackError(f"{path}: {len(lost):,} files are not there: {first_few(lost)}", hint=hint)
-    splits: Mapping[str, Sequence[SourceSample]]
     if rows[0].split is None:
         splits, note = split_by_options(samples, options)
     else:
@@ -68,11 +63,10 @@ def list_samples(words: str, options: PackOptions) -> Listing:
         splits = {split: members for split, members in by_split.items() if members}
         note = f"splits by the column of {path.name}"
     is_multi_label = options.label_separator is not None
-    return Listing(dataset_slug(path.stem), classes, splits, is_multi_label, notes=(note,))
+    return Listing(path.stem, classes, splits, is_multi_label, notes=(note,))
 
 
 def _read_rows(path: Path, separator: str | None) -> list[_Row]:
-    """Parse the table; a file has one row."""
     rows: dict[str, _Row] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -100,11 +94,10 @@ def _read_rows(path: Path, separator: str | None) -> list[_Row]:
 
 
 def _row_of(place: str, line: int, cells: Mapping[str, str | None], separator: str | None) -> _Row:
-    """One row, or what is wrong with it."""
     image, label = (cells["path"] or "").strip(), (cells["label"] or "").strip()
     if not image:
         raise PackError(f"{place}: no path", hint=COLUMNS)
-    if not is_image_name(image):
+    if not is_image(image):
         hint = "image names end in .jpg, .png, .webp or the like"
         raise PackError(f"{place}: {image} is not named like an image", hint=hint)
     names = [label] if separator is None else label.split(separator)
@@ -118,11 +111,3 @@ def _row_of(place: str, line: int, cells: Mapping[str, str | None], separator: s
         hint = "fill the split column in every row, or leave the column out"
         raise PackError(f"{place}: expected split train, val or test, found {written!r}", hint=hint)
     return _Row(line, image, labels, split)
-
-
-def _class_names(rows: Sequence[_Row]) -> tuple[str, ...]:
-    """All labels, sorted: as numbers where all are whole numbers, else by code point."""
-    names = {name for row in rows for name in row.labels}
-    if all(name.isascii() and name.isdigit() for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names, key=lambda name: (name != class_key(name), name)))

@@ -21,9 +21,8 @@ from linprobe_extract.pack.listing import (
     Listing,
     PackOptions,
     SourceSample,
-    dataset_slug,
     file_sample,
-    is_image_name,
+    is_image,
     printable,
 )
 from linprobe_extract.pack.splits import split_by_options
@@ -64,9 +63,8 @@ def list_samples(words: str, options: PackOptions) -> Listing:
     others = ", ".join(f"{count} {kind}" for kind, count in sorted(walk.others.items()))
     left_aside = f"left aside what is no image: {others}" if others else ""
     if not walk.images:
-        raise PackError(
-            f"{root} holds no images; {left_aside or 'left aside nothing'}", hint=LAYOUT
-        )
+        found = left_aside or "left aside nothing"
+        raise PackError(f"{root} holds no images; {found}", hint=LAYOUT)
     walk.images.sort()
     folders = _split_folders(root, walk.images)
     depth = 1 if folders else 0
@@ -87,8 +85,8 @@ def list_samples(words: str, options: PackOptions) -> Listing:
         split_notes = [rule]
     notes = [f"not followed, a loop of links: {printable(loop)}" for loop in walk.loops]
     notes += [left_aside] if left_aside else []
-    name, class_names = dataset_slug(root.resolve().name), tuple(map(printable, classes))
-    return Listing(name, class_names, splits, notes=(*notes, *split_notes))
+    class_names = tuple(map(printable, classes))
+    return Listing(root.resolve().name, class_names, splits, notes=(*notes, *split_notes))
 
 
 def _walk_images(
@@ -112,7 +110,7 @@ def _walk_images(
                 walk.others["hidden folders"] += 1
             else:
                 _walk_images(root, folder / entry.name, (*above, identity), walk)
-        elif is_image_name(entry.name):
+        elif is_image(entry.name):
             walk.images.append(str(folder / entry.name))
         else:
             kind = printable(PurePosixPath(entry.name).suffix.lower()) or "without extension"
@@ -144,7 +142,6 @@ def _split_folders(root: Path, images: list[str]) -> Mapping[str, str]:
 def _by_folder(
     samples: list[SourceSample], folders: Mapping[str, str], classes: list[str]
 ) -> tuple[Mapping[str, list[SourceSample]], list[str]]:
-    """Samples by the split of their top folder, and what a reader should know of these splits."""
     splits: dict[str, list[SourceSample]] = {split: [] for split in folders.values()}
     printed = {printable(top): split for top, split in folders.items()}
     for sample in samples:
