@@ -75,10 +75,7 @@ def write_tree(
 
 
 def _write_split(workspace: Workspace, folder: Path, records: Sequence[ShardRecord]) -> SplitCard:
-    """Fill the folder of a split; shards are numbered without gaps.
-
-    ``samples.csv`` says which sample came from which file of the source.
-    """
+    """Fill the folder of a split; ``samples.csv`` says which file of the source a sample was."""
     folder.mkdir()
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")

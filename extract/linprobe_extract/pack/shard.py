@@ -106,7 +106,6 @@ def write_shard(
 
 
 def _member(name: str, content: bytes) -> bytes:
-    """Header, content and padding of a member of a tar; its time and owner are 0."""
     info = tarfile.TarInfo(name)
     info.size = len(content)
     header = info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
