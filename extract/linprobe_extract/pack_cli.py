@@ -124,7 +124,6 @@ def _report_text(report: "PackReport") -> str:
 
 
 def _trouble(card: DatasetCard) -> list[str]:
-    """What is wrong with the images, one line each: unreadable, leaking, twice, contradictory."""
     lines = []
     if card.unreadable:
         names = first_few(f"{image.name} ({image.reason})" for image in card.unreadable)

@@ -24,9 +24,8 @@ class PackOptions:
     seed: int = 0
     """Seed of every split rule."""
     test_fraction: float = 0.2
-    """Share of each class for test, where the source has no splits."""
     val_fraction: float = 0.0
-    """Share of each class for val, where the source has no splits."""
+    """Shares of each class for test and val, where the source has no splits."""
     drop_leaks: bool = False
     """Leave out of train what test or val also hold, and out of val what test also holds."""
     label_separator: str | None = None
@@ -69,7 +68,6 @@ class Listing:
     classes: tuple[str, ...]
     """Class names by label; k entries."""
     splits: Mapping[str, Sequence[SourceSample]]
-    """Samples of every split, in row order."""
     is_multi_label: bool = False
     metric: str | None = None
     """The metric to quote; None for the usual one of its kind of labels."""

@@ -31,18 +31,16 @@ MAX_JOBS = 16
 
 @dataclass(frozen=True)
 class PackReport:
-    """What a run of ``pack`` did."""
+    """What a run of ``pack`` did, in so many seconds of wall time."""
 
     out: Path
     card: DatasetCard
     is_new: bool
     """Whether this run put it there; False where there was nothing to do."""
     n_packed: int
-    """Shards written by this run."""
     n_kept: int
     """Shards that were there before: of an interrupted run, or all of them."""
     seconds: float
-    """Wall time of the run."""
 
 
 def pack(source: str, out: Path, options: PackOptions, watch: Watch = ignore) -> PackReport:
@@ -107,7 +105,7 @@ def _nothing_to_do(out: Path, card: DatasetCard, started: float) -> PackReport:
 def _write_shards(
     workspace: Workspace, plan: PackPlan, options: PackOptions, watch: Watch
 ) -> tuple[list[ShardRecord], int]:
-    """Write what is missing; the record of every planned shard in order, and how many are new."""
+    """Write what is missing; all records in the order of the plan, and how many are new."""
     earlier = {(shard.split, shard.index): workspace.load_record(shard) for shard in plan.shards}
     total = sum(len(shard.samples) for shard in plan.shards)
     n_done = sum(len(s.samples) for s in plan.shards if earlier[s.split, s.index])

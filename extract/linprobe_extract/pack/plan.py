@@ -34,7 +34,6 @@ class PlannedShard:
     first_row: int
     """Row of its first sample in the split."""
     samples: tuple[SourceSample, ...]
-    """At least one."""
 
 
 @dataclass(frozen=True)

@@ -66,11 +66,9 @@ def sources() -> Mapping[str, Source]:
     by_name: dict[str, Source] = {}
     for place, source in [*ours, *others]:
         if not isinstance(source, Source):
-            raise PackError(
-                f"{place} is no source: expected {', '.join(Source.__annotations__)} and "
-                "list_samples",
-                hint=f"correct the entry point {GROUP} of its package, or uninstall it",
-            )
+            expected = f"expected {', '.join(Source.__annotations__)} and list_samples"
+            hint = f"correct the entry point {GROUP} of its package, or uninstall it"
+            raise PackError(f"{place} is no source: {expected}", hint=hint)
         if source.NAME in by_name:
             hint = f"rename it in its package, which names the entry point {GROUP}"
             raise PackError(f"two sources are called {source.NAME}, one of them {place}", hint=hint)
@@ -98,12 +96,10 @@ def named_source(text: str) -> NamedSource:
         known = f"{forms()}, or a dataset that '{command('datasets')}' lists"
         hint = f"did you mean {' or '.join(close)}?" if close else known
         raise PackError(f"unknown source {text!r}", hint=hint)
-    return NamedSource(
-        request=kind if source.IS_PATH else text,
-        never_changes=source.NEVER_CHANGES,
-        path=Path(words).expanduser() if source.IS_PATH else None,
-        list_samples=partial(source.list_samples, words),
-    )
+    list_samples, never_changes = partial(source.list_samples, words), source.NEVER_CHANGES
+    if source.IS_PATH:
+        return NamedSource(kind, never_changes, Path(words).expanduser(), list_samples)
+    return NamedSource(text, never_changes, None, list_samples)
 
 
 def names_without_words() -> tuple[str, ...]:

@@ -64,10 +64,9 @@ def read_pets(files: SplitFiles) -> list[SourceSample]:
 
 def read_caltech(files: SplitFiles) -> list[SourceSample]:
     """Caltech-101 with its background, which torchvision leaves out and the paper counts."""
+    folders = enumerate(caltech_folders(files.dataset))
     return files.samples(
-        (path, label)
-        for label, folder in enumerate(caltech_folders(files.dataset))
-        for path in sorted(folder.glob("*.jpg"))
+        (path, n) for n, folder in folders for path in sorted(folder.glob("*.jpg"))
     )
 
 

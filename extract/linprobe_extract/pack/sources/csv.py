@@ -43,24 +43,23 @@ def list_samples(words: str, options: PackOptions) -> Listing:
     else:
         classes = tuple(sorted(names, key=lambda name: (name != class_key(name), name)))
     label_of = {name: label for label, name in enumerate(classes)}
-    samples = [
-        file_sample(path.parent / row.path, row.path, tuple(label_of[name] for name in row.labels))
-        for row in rows
-    ]
-    pairs = list(zip(rows, samples, strict=True))
-    lost = [
-        f"{row.path} (line {row.line})"
-        for row, sample in pairs
-        if not sample.n_bytes and not (path.parent / row.path).is_file()
-    ]
+    root, samples, lost = path.parent, [], []
+    for row in rows:
+        labels = tuple(label_of[name] for name in row.labels)
+        samples.append(file_sample(root / row.path, row.path, labels))
+        if not samples[-1].n_bytes and not (root / row.path).is_file():
+            lost.append(f"{row.path} (line {row.line})")
     if lost:
-        hint = f"paths are relative to {path.parent}"
+        hint = f"paths are relative to {root}"
         raise PackError(f"{path}: {len(lost):,} files are not there: {first_few(lost)}", hint=hint)
     if rows[0].split is None:
         splits, note = split_by_options(samples, options)
     else:
-        by_split = {split: [s for row, s in pairs if row.split == split] for split in SPLITS}
-        splits = {split: members for split, members in by_split.items() if members}
+        splits = {
+            split: [sample for row, sample in zip(rows, samples, strict=True) if row.split == split]
+            for split in SPLITS
+            if any(row.split == split for row in rows)
+        }
         note = f"splits by the column of {path.name}"
     is_multi_label = options.label_separator is not None
     return Listing(path.stem, classes, splits, is_multi_label, notes=(note,))
@@ -73,18 +72,16 @@ def _read_rows(path: Path, separator: str | None) -> list[_Row]:
             table = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
             columns = table.fieldnames or ()
             if not {"path", "label"} <= set(columns):
-                present = ", ".join(columns) or "nothing"
-                raise PackError(
-                    f"{path}: expected the columns path and label, found {present}", hint=COLUMNS
+                trouble = (
+                    f"expected the columns path and label, found {', '.join(columns) or 'nothing'}"
                 )
+                raise PackError(f"{path}: {trouble}", hint=COLUMNS)
             for cells in table:
                 row = _row_of(f"{path}, line {table.line_num}", table.line_num, cells, separator)
                 if row.path in rows:
-                    lines = f"lines {rows[row.path].line} and {row.line}"
-                    raise PackError(
-                        f"{path}: {row.path} is named twice, in {lines}",
-                        hint="keep one row per image; for several labels see --label-separator",
-                    )
+                    twice = f"twice, in lines {rows[row.path].line} and {row.line}"
+                    hint = "keep one row per image; for several labels see --label-separator"
+                    raise PackError(f"{path}: {row.path} is named {twice}", hint=hint)
                 rows[row.path] = row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise PackError(f"{path} cannot be read as a table: {error}", hint=COLUMNS) from error

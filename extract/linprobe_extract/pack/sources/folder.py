@@ -40,13 +40,11 @@ SHOWN_CLASSES = 3
 
 @dataclass
 class _Walk:
-    """What a walk through a folder came across; paths are relative to it, with ``/``."""
+    """Images by path relative to the folder, other files by extension, links that make loops."""
 
     images: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
-    """Files that are no images, counted by extension."""
     loops: list[str] = field(default_factory=list)
-    """Links to a folder that they lie in; not followed."""
 
 
 def list_samples(words: str, options: PackOptions) -> Listing:
@@ -74,10 +72,7 @@ def list_samples(words: str, options: PackOptions) -> Listing:
     class_of = {name: name.split("/")[depth] for name in walk.images}
     classes = sorted(set(class_of.values()))
     label_of = {name: label for label, name in enumerate(classes)}
-    samples = [
-        file_sample(root / name, name, (label_of[class_name],))
-        for name, class_name in class_of.items()
-    ]
+    samples = [file_sample(root / name, name, (label_of[of],)) for name, of in class_of.items()]
     if len(folders) > 1:
         splits, split_notes = _by_folder(samples, folders, classes)
     else:
@@ -134,9 +129,8 @@ def _split_folders(root: Path, images: list[str]) -> Mapping[str, str]:
         raise PackError(f"{root}: two folders for one split: {first_few(splits)}", hint=hint)
     if "train" not in held:
         raise PackError(f"{root}: expected a train folder, found {first_few(splits)}", hint=LAYOUT)
-    if held == {"train", "val"}:
-        return {top: "test" if split == "val" else split for top, split in splits.items()}
-    return splits
+    is_imagenet = held == {"train", "val"}
+    return {top: "test" if is_imagenet and s == "val" else s for top, s in splits.items()}
 
 
 def _by_folder(

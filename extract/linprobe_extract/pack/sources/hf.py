@@ -105,13 +105,12 @@ def _labelled(name: str, arguments: Mapping[str, Argument]) -> tuple[dict[str, _
 def _columns(features: Mapping[str, Any], arguments: Mapping[str, Argument]) -> list[str]:
     import datasets
 
-    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    labels = [
-        name
-        for name, kind in features.items()
-        if getattr(getattr(kind, "feature", kind), "names", None) is not None
-    ]
-    chosen = []
+    images, labels, chosen = [], [], []
+    for column, kind in features.items():
+        if isinstance(kind, datasets.Image):
+            images.append(column)
+        elif getattr(getattr(kind, "feature", kind), "names", None) is not None:
+            labels.append(column)
     for key, columns in (("image", images), ("label", [*labels, *({"label"} & set(features))])):
         name = str(arguments[key]) if key in arguments else next(iter(columns), None)
         if name is None or name not in features:
