@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from linprobe.benchmarks import known_datasets
 from linprobe.names import SPLITS, first_few
@@ -23,44 +23,40 @@ DEFAULTS = PackOptions()
 
 def pack(
     source: Annotated[
-        str, typer.Argument(help=f"{forms()} | a known dataset (see the command datasets)")
+        str, Argument(help=f"{forms()} | a known dataset (see the command datasets)")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the shards and the card.")],
-    name: Annotated[
-        str | None, typer.Option(help="Name to record. [default: of the source]")
-    ] = None,
+    out: Annotated[Path, Option(help="Folder for the shards and the card.")],
+    name: Annotated[str | None, Option(help="Name to record. [default: of the source]")] = None,
     root: Annotated[
         Path | None,
-        typer.Option(help="Where a known dataset's files are, or go to. [default: OUT.source]"),
+        Option(help="Where a known dataset's files are, or go to. [default: OUT.source]"),
     ] = None,
-    download: Annotated[bool, typer.Option(help="Download missing files.")] = True,
-    seed: Annotated[int, typer.Option(help="Seed of the split rule.")] = DEFAULTS.seed,
+    download: Annotated[bool, Option(help="Download missing files.")] = True,
+    seed: Annotated[int, Option(help="Seed of the split rule.")] = DEFAULTS.seed,
     test_fraction: Annotated[
-        float, typer.Option(help="Share of each class for test, where nothing is split.")
+        float, Option(help="Share of each class for test, where nothing is split.")
     ] = DEFAULTS.test_fraction,
     val_fraction: Annotated[
-        float, typer.Option(help="Share of each class for val, where nothing is split.")
+        float, Option(help="Share of each class for val, where nothing is split.")
     ] = DEFAULTS.val_fraction,
     label_separator: Annotated[
-        str | None, typer.Option(help="Separates several labels of one image in a csv file.")
+        str | None, Option(help="Separates several labels of one image in a csv file.")
     ] = None,
     drop_leaks: Annotated[
-        bool, typer.Option("--drop-leaks", help="Leave images of test and val out of train.")
+        bool, Option("--drop-leaks", help="Leave images of test and val out of train.")
     ] = False,
     shard_samples: Annotated[
-        int | None, typer.Option(min=1, help="Most images in a shard. [default: 1000]")
+        int | None, Option(min=1, help="Most images in a shard. [default: 1000]")
     ] = None,
     shard_bytes: Annotated[
-        int, typer.Option(min=1, help="Most bytes in a shard.")
+        int, Option(min=1, help="Most bytes in a shard.")
     ] = DEFAULTS.shard_bytes,
     any_counts: Annotated[
-        bool, typer.Option("--any-counts", help="Pack a known dataset whatever its size.")
+        bool, Option("--any-counts", help="Pack a known dataset whatever its size.")
     ] = False,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Threads. [default: cores, at most 16]")
-    ] = None,
+    jobs: Annotated[int | None, Option(min=1, help="Threads. [default: cores, at most 16]")] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the dataset that --out holds.")
+        bool, Option("--overwrite", help="Replace the dataset that --out holds.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -85,13 +81,12 @@ def pack(
     with watching("packing") as watch:
         report = pack_source(source, out, options, watch)
     if as_json:
-        emit_json(report_json(report))
+        emit_json(_report_json(report))
     else:
-        emit(report_text(report))
+        emit(_report_text(report))
 
 
-def report_json(report: "PackReport") -> JsonValue:
-    """The report as one JSON object."""
+def _report_json(report: "PackReport") -> JsonValue:
     card = report.card
     return {
         "out": str(report.out),
@@ -111,8 +106,7 @@ def report_json(report: "PackReport") -> JsonValue:
     }
 
 
-def report_text(report: "PackReport") -> str:
-    """The report as a few lines for a person."""
+def _report_text(report: "PackReport") -> str:
     card = report.card
     lines = [f"{card.name}: {len(card.classes)} classes, headline metric {card.headline_metric}"]
     for name, split in card.splits.items():
@@ -125,12 +119,11 @@ def report_text(report: "PackReport") -> str:
         lines.append(f"packed {size} in {report.seconds:.1f} s{earlier}: {report.out}")
     else:
         lines.append(f"nothing to do: {report.out} holds it already")
-    following = command("extract", model="ViT-B/16", data=report.out, store="features")
-    return "\n".join([*lines, f"next: {following}"])
+    lines.append(f"next: {command('extract', model='ViT-B/16', data=report.out, store='features')}")
+    return "\n".join(lines)
 
 
 def _trouble(card: DatasetCard) -> list[str]:
-    """What is wrong with the images, one line each: unreadable, leaking, twice, contradictory."""
     lines = []
     if card.unreadable:
         names = first_few(f"{image.name} ({image.reason})" for image in card.unreadable)

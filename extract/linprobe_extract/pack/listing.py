@@ -1,6 +1,5 @@
 """What every source becomes before anything is read: samples, labels, classes and splits."""
 
-import hashlib
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,9 +24,8 @@ class PackOptions:
     seed: int = 0
     """Seed of every split rule."""
     test_fraction: float = 0.2
-    """Share of each class for test, where the source has no splits."""
     val_fraction: float = 0.0
-    """Share of each class for val, where the source has no splits."""
+    """Shares of each class for test and val, where the source has no splits."""
     drop_leaks: bool = False
     """Leave out of train what test or val also hold, and out of val what test also holds."""
     label_separator: str | None = None
@@ -35,13 +33,11 @@ class PackOptions:
     root: Path | None = None
     """Where the files of a known dataset are, or are downloaded to; None for ``OUT.source``."""
     download: bool = True
-    """Whether missing files may be downloaded."""
     check_counts: bool = True
     """Whether a known dataset must have the sizes of the table."""
     jobs: int | None = None
     """Threads; None for the number of cores, at most 16."""
     overwrite: bool = False
-    """Replace whatever dataset the output folder holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +64,11 @@ class Listing:
     """A labelled image dataset, listed and not yet read."""
 
     name: str
-    """Slug of the dataset."""
+    """What its slug is made of."""
     classes: tuple[str, ...]
     """Class names by label; k entries."""
     splits: Mapping[str, Sequence[SourceSample]]
-    """Samples of every split, in row order."""
     is_multi_label: bool = False
-    """Whether a sample has any number of labels."""
     metric: str | None = None
     """The metric to quote; None for the usual one of its kind of labels."""
     shard_samples: int = 1000
@@ -102,15 +96,13 @@ def check_listing(listing: Listing) -> None:
             hint = f"remove the empty {split} split, or put images into it"
             raise PackError(f"{listing.name}: the {split} split is empty", hint=hint)
         for sample in samples:
-            if any(not 0 <= label < k for label in sample.labels):
-                raise PackError(
-                    f"{sample.name}: expected labels in 0..{k - 1}, found {sample.labels}",
-                    hint="the source names fewer classes than its labels use",
-                )
-            if not listing.is_multi_label and len(sample.labels) != 1:
+            name, labels, n = sample.name, sample.labels, len(sample.labels)
+            if any(not 0 <= label < k for label in labels):
+                hint = "the source names fewer classes than its labels use"
+                raise PackError(f"{name}: expected labels in 0..{k - 1}, found {labels}", hint=hint)
+            if n != 1 and not listing.is_multi_label:
                 hint = "give every image one label, or pack as multi-label with --label-separator"
-                n = len(sample.labels)
-                raise PackError(f"{sample.name}: expected one label, found {n}", hint=hint)
+                raise PackError(f"{name}: expected one label, found {n}", hint=hint)
 
 
 def check_classes(classes: Sequence[str]) -> None:
@@ -123,17 +115,14 @@ def check_classes(classes: Sequence[str]) -> None:
     same_names: dict[str, list[str]] = {}
     for name in classes:
         if not name.strip() or "\ufeff" in name or len(f"{name}.".splitlines()) != 1:
-            raise PackError(
-                f"class name {name!r} is empty, or has a line break or a byte order mark",
-                hint="rename the class: classnames.txt holds one class a line",
-            )
+            hint = "rename the class: classnames.txt holds one class a line"
+            trouble = "is empty, or has a line break or a byte order mark"
+            raise PackError(f"class name {name!r} {trouble}", hint=hint)
         same_names.setdefault(class_key(name), []).append(name)
     for same in same_names.values():
         if len(same) > 1:
-            raise PackError(
-                f"{len(same)} classes with one name: {', '.join(map(repr, same))}",
-                hint="rename one of them, or merge their images",
-            )
+            hint, names = "rename one of them, or merge their images", ", ".join(map(repr, same))
+            raise PackError(f"{len(same)} classes with one name: {names}", hint=hint)
 
 
 def class_key(name: str) -> str:
@@ -187,18 +176,6 @@ def extension_of(name: str) -> str:
     return PurePosixPath(name).suffix.lower().removeprefix(".")
 
 
-def is_image_name(name: str) -> bool:
+def is_image(name: str) -> bool:
     """Whether a file of this name is taken for an image; hidden files are not."""
     return extension_of(name) in IMAGE_EXTENSIONS and PurePosixPath(name).name[0] != "."
-
-
-def listing_digest(listing: Listing) -> str:
-    """Sha256 over everything that a listing says: as 64 hex digits."""
-    digest = hashlib.sha256()
-    head = (listing.name, listing.classes, listing.is_multi_label, listing.headline_metric)
-    digest.update(repr(head).encode())
-    for split in sorted(listing.splits):
-        for sample in listing.splits[split]:
-            row = (split, sample.name, sample.labels, sample.n_bytes, sample.stamp)
-            digest.update(repr(row).encode())
-    return digest.hexdigest()

@@ -31,34 +31,24 @@ MAX_JOBS = 16
 
 @dataclass(frozen=True)
 class PackReport:
-    """What a run of ``pack`` did."""
+    """What a run of ``pack`` did, in so many seconds of wall time."""
 
     out: Path
     card: DatasetCard
     is_new: bool
     """Whether this run put it there; False where there was nothing to do."""
     n_packed: int
-    """Shards written by this run."""
     n_kept: int
     """Shards that were there before: of an interrupted run, or all of them."""
     seconds: float
-    """Wall time of the run."""
 
 
 def pack(source: str, out: Path, options: PackOptions, watch: Watch = ignore) -> PackReport:
     """Pack ``source`` into the folder ``out``: shards, class names, card.
 
-    Parameters
-    ----------
-    source : ``digits``, ``imagefolder:DIR``, ``csv:FILE``, ``torchvision:NAME[:key=value,...]``,
-        ``hf:NAME``, what another package adds, or the name of a known dataset.
-    out : the folder of the dataset; its parents are made.
-    options : how to pack.
-    watch : sees samples as they are done, those of an earlier run included.
-
-    Returns
-    -------
-    What was done, with the card. Where ``out`` holds the same already, nothing is.
+    ``source`` is ``csv:FILE`` or another form of the command line, or the name of a known dataset;
+    ``watch`` sees samples as they are done, those of an earlier run included. Where ``out`` holds
+    the same already, nothing is done.
 
     Raises
     ------
@@ -97,7 +87,6 @@ def pack(source: str, out: Path, options: PackOptions, watch: Watch = ignore) ->
 
 
 def _nothing_to_do(out: Path, card: DatasetCard, started: float) -> PackReport:
-    """The report of a run that finds everything there."""
     sizes = {
         f"{split}/{shard.name}": shard.bytes
         for split, content in card.splits.items()
@@ -116,19 +105,18 @@ def _nothing_to_do(out: Path, card: DatasetCard, started: float) -> PackReport:
 def _write_shards(
     workspace: Workspace, plan: PackPlan, options: PackOptions, watch: Watch
 ) -> tuple[list[ShardRecord], int]:
-    """Write what is missing; the record of every planned shard in order, and how many are new."""
+    """Write what is missing; all records in the order of the plan, and how many are new."""
     earlier = {(shard.split, shard.index): workspace.load_record(shard) for shard in plan.shards}
     total = sum(len(shard.samples) for shard in plan.shards)
     n_done = sum(len(s.samples) for s in plan.shards if earlier[s.split, s.index])
-    watch(Progress(n_done, total, "images"))
     lock = threading.Lock()
     records: list[ShardRecord] = []
     elsewhere: frozenset[str] = frozenset()
 
-    def count() -> None:
+    def count(n: int = 1) -> None:
         nonlocal n_done
         with lock:
-            n_done += 1
+            n_done += n
             watch(Progress(n_done, total, "images"))
 
     def write(shard: PlannedShard) -> ShardRecord:
@@ -144,6 +132,7 @@ def _write_shards(
             workspace.save_record(record)
         return record
 
+    count(0)
     Image.init()
     # Reading, hashing and decoding all release the interpreter lock.
     n_threads = options.jobs or min(MAX_JOBS, available_cores())

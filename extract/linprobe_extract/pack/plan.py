@@ -4,6 +4,7 @@ A shard is closed by count or by an upper bound on its bytes: what later turns o
 dropped makes it smaller and moves nothing.
 """
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from pathlib import PurePosixPath
 
 from linprobe.errors import PackError
 from linprobe.records import digest_json
-from linprobe_extract.pack.listing import Listing, PackOptions, SourceSample, listing_digest
+from linprobe_extract.pack.listing import Listing, PackOptions, SourceSample
 
 PACK_VERSION = 1
 """Raised by one when the same source and options would give other shards."""
@@ -33,7 +34,6 @@ class PlannedShard:
     first_row: int
     """Row of its first sample in the split."""
     samples: tuple[SourceSample, ...]
-    """At least one."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,6 @@ class PackPlan:
     """All that will be done, decided."""
 
     listing: Listing
-    """What is packed."""
     request: str
     """See :class:`~linprobe_extract.shards.card.DatasetCard`."""
     digest: str
@@ -73,7 +72,13 @@ def plan_pack(listing: Listing, request: str, options: PackOptions) -> PackPlan:
         for index, part in enumerate(parts):
             shards.append(PlannedShard(split, index, first_row, part))
             first_row += len(part)
-    digest = digest_json({"request": request, "listing": listing_digest(listing)})
+    head = (listing.name, listing.classes, listing.is_multi_label, listing.headline_metric)
+    content = hashlib.sha256(repr(head).encode())
+    for split in sorted(listing.splits):
+        for sample in listing.splits[split]:
+            row = (split, sample.name, sample.labels, sample.n_bytes, sample.stamp)
+            content.update(repr(row).encode())
+    digest = digest_json({"request": request, "listing": content.hexdigest()})
     return PackPlan(listing, request, digest, tuple(shards))
 
 

@@ -31,24 +31,19 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
     no_filter = np.zeros((height, 1), np.uint8)
     scanlines = np.concatenate([no_filter, pixels.reshape(height, -1)], axis=1)
-    stored = _store(scanlines.tobytes())
-    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", stored) + _chunk(b"IEND", b"")
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    """One PNG chunk with its length and checksum."""
-    body = kind + content
-    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
-
-
-def _store(content: bytes) -> bytes:
-    """A zlib stream of stored blocks."""
+    content = scanlines.tobytes()
     parts = [ZLIB_HEADER]
     for start in range(0, max(len(content), 1), STORED_LIMIT):
         block = content[start : start + STORED_LIMIT]
         is_last = start + STORED_LIMIT >= len(content)
         parts.append(struct.pack("<BHH", is_last, len(block), len(block) ^ 0xFFFF) + block)
-    return b"".join([*parts, struct.pack(">I", zlib.adler32(content))])
+    stored = b"".join([*parts, struct.pack(">I", zlib.adler32(content))])
+    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", stored) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def pixel_samples(

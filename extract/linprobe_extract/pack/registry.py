@@ -5,7 +5,7 @@ entry point of the group ``linprobe.sources`` in a package of your own.
 """
 
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
@@ -18,18 +18,11 @@ from linprobe.benchmarks import KnownDataset, find_known, known_datasets
 from linprobe.errors import PackError
 from linprobe.terminal import command
 from linprobe_extract.pack import sources as built_in
-from linprobe_extract.pack.listing import (
-    Listing,
-    PackOptions,
-    SourceSample,
-    dataset_slug,
-    parse_arguments,
-)
+from linprobe_extract.pack.listing import Listing, PackOptions, dataset_slug, parse_arguments
 from linprobe_extract.pack.sources import csv, folder, torchvision
 from linprobe_extract.pack.splits import choose, split_per_class
 
 GROUP = "linprobe.sources"
-"""Entry points of this group are sources."""
 TABLE_NAME = "dataset.csv"
 
 
@@ -55,12 +48,11 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class NamedSource:
-    """A source and the words that it was given."""
+    """A source and the words that it was given; ``never_changes`` as of :class:`Source`."""
 
     request: str
     """What of the words decides which shards come out."""
     never_changes: bool
-    """As of :class:`Source`."""
     path: Path | None
     """The file or folder that is read; None where the words are no path."""
     list_samples: Callable[[PackOptions], Listing]
@@ -74,11 +66,9 @@ def sources() -> Mapping[str, Source]:
     by_name: dict[str, Source] = {}
     for place, source in [*ours, *others]:
         if not isinstance(source, Source):
-            raise PackError(
-                f"{place} is no source: expected {', '.join(Source.__annotations__)} and "
-                "list_samples",
-                hint=f"correct the entry point {GROUP} of its package, or uninstall it",
-            )
+            expected = f"expected {', '.join(Source.__annotations__)} and list_samples"
+            hint = f"correct the entry point {GROUP} of its package, or uninstall it"
+            raise PackError(f"{place} is no source: {expected}", hint=hint)
         if source.NAME in by_name:
             hint = f"rename it in its package, which names the entry point {GROUP}"
             raise PackError(f"two sources are called {source.NAME}, one of them {place}", hint=hint)
@@ -106,12 +96,10 @@ def named_source(text: str) -> NamedSource:
         known = f"{forms()}, or a dataset that '{command('datasets')}' lists"
         hint = f"did you mean {' or '.join(close)}?" if close else known
         raise PackError(f"unknown source {text!r}", hint=hint)
-    return NamedSource(
-        request=kind if source.IS_PATH else text,
-        never_changes=source.NEVER_CHANGES,
-        path=Path(words).expanduser() if source.IS_PATH else None,
-        list_samples=partial(source.list_samples, words),
-    )
+    list_samples, never_changes = partial(source.list_samples, words), source.NEVER_CHANGES
+    if source.IS_PATH:
+        return NamedSource(kind, never_changes, Path(words).expanduser(), list_samples)
+    return NamedSource(text, never_changes, None, list_samples)
 
 
 def names_without_words() -> tuple[str, ...]:
@@ -130,8 +118,10 @@ def list_source(source: NamedSource, out: Path, options: PackOptions) -> Listing
                 hint="choose an --out folder outside the source",
             )
     listing = source.list_samples(replace(options, root=root))
-    name = dataset_slug(options.name) if options.name else listing.name
     expected = listing.expected if options.check_counts else None
+    name = dataset_slug(options.name or listing.name)
+    if not options.name and listing.name in names_without_words():
+        name = listing.name  # the slug of a known dataset, as its file writes it
     return replace(listing, name=name, expected=expected)
 
 
@@ -150,7 +140,12 @@ def list_known(row: KnownDataset, arguments: str, options: PackOptions) -> Listi
             f"{row.slug}: expected {row.n_classes} classes, found {len(listing.classes)}",
             hint="get the files again; or pass --any-counts to pack what is there",
         )
-    splits, note = _split(row, listing.splits, options.seed)
+    splits, note, seed = listing.splits, f"split: {row.split}", options.seed
+    if row.rule is not None and "all" in splits:
+        splits, note = split_per_class(splits["all"], row.rule, seed)
+    elif row.is_subset and row.sizes is not None:
+        sizes, note = row.sizes, f"{row.split}, chosen by seed {seed}"
+        splits = {split: choose(samples, sizes[split], seed) for split, samples in splits.items()}
     return replace(
         listing,
         name=row.slug,
@@ -163,7 +158,6 @@ def list_known(row: KnownDataset, arguments: str, options: PackOptions) -> Listi
 
 
 def _list_by_hand(row: KnownDataset, options: PackOptions) -> Listing:
-    """List the folder or table that the user made of a dataset that nothing downloads."""
     root = options.root or Path()
     if not root.exists():
         raise PackError(
@@ -179,16 +173,3 @@ def _list_by_hand(row: KnownDataset, options: PackOptions) -> Listing:
         return listing
     everything = [sample for samples in listing.splits.values() for sample in samples]
     return replace(listing, splits={"all": sorted(everything, key=lambda sample: sample.name)})
-
-
-def _split(
-    row: KnownDataset, splits: Mapping[str, Sequence[SourceSample]], seed: int
-) -> tuple[Mapping[str, Sequence[SourceSample]], str]:
-    """The splits that the table promises, and how they were made."""
-    if row.rule is not None and "all" in splits:
-        return split_per_class(splits["all"], row.rule, seed)
-    if row.is_subset and row.sizes is not None:
-        sizes = row.sizes
-        chosen = {split: choose(samples, sizes[split], seed) for split, samples in splits.items()}
-        return chosen, f"{row.split}, chosen by seed {seed}"
-    return splits, f"split: {row.split}"

@@ -49,11 +49,11 @@ def write_tree(
         for split in (split for split in SPLITS if split in listing.splits):
             filled = [record for record in records if record.split == split and record.kept]
             if not filled:
-                raise PackError(
-                    f"{listing.name}: no image of the {split} split is left: all are unreadable "
-                    "or were dropped",
-                    hint="check one of the files; without --drop-leaks, leaks stay in train",
+                hint = "check one of the files; without --drop-leaks, leaks stay in train"
+                trouble = (
+                    f"no image of the {split} split is left: all are unreadable or were dropped"
                 )
+                raise PackError(f"{listing.name}: {trouble}", hint=hint)
             splits[split] = _write_split(workspace, tree.path / split, filled)
         card = DatasetCard(
             name=listing.name,
@@ -75,10 +75,7 @@ def write_tree(
 
 
 def _write_split(workspace: Workspace, folder: Path, records: Sequence[ShardRecord]) -> SplitCard:
-    """Fill the folder of a split; shards are numbered without gaps.
-
-    ``samples.csv`` says which sample came from which file of the source.
-    """
+    """Fill the folder of a split; ``samples.csv`` says which file of the source a sample was."""
     folder.mkdir()
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")

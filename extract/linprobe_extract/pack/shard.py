@@ -26,11 +26,10 @@ LABELS_FIELD = "labels"
 
 @dataclass(frozen=True)
 class PackedImage:
-    """An image that was read whole and could be decoded, with the sha256 of its bytes in hex."""
+    """An image that could be decoded: its key, name in the source, and sha256 in hex."""
 
     key: str
     name: str
-    """Name in the source."""
     labels: tuple[int, ...]
     sha256: str
 
@@ -43,9 +42,8 @@ class ShardRecord:
     index: int
     """Its place in the plan."""
     bytes: int
-    """Size of the tar."""
     sha256: str
-    """Of the tar, as 64 hex digits."""
+    """Of the tar of so many bytes, as 64 hex digits."""
     kept: tuple[PackedImage, ...]
     """In the tar, in order."""
     dropped: tuple[PackedImage, ...]
@@ -106,7 +104,6 @@ def write_shard(
 
 
 def _member(name: str, content: bytes) -> bytes:
-    """Header, content and padding of a member of a tar; its time and owner are 0."""
     info = tarfile.TarInfo(name)
     info.size = len(content)
     header = info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")

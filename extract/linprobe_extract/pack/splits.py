@@ -7,15 +7,16 @@ library and no order of listing, and adding images moves few of the old ones acr
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 from linprobe.benchmarks import PerClassRule
 from linprobe.errors import PackError
 from linprobe_extract.pack.listing import PackOptions, SourceSample
 
+_Splits: TypeAlias = Mapping[str, list[SourceSample]]
 
-def split_by_options(
-    samples: Sequence[SourceSample], options: PackOptions
-) -> tuple[Mapping[str, list[SourceSample]], str]:
+
+def split_by_options(samples: Sequence[SourceSample], options: PackOptions) -> tuple[_Splits, str]:
     """Split each class by the shares of the options, rounded; the splits, and the rule in words.
 
     Every class has at least one sample in train; one of two or more has at least one in test,
@@ -42,7 +43,7 @@ def split_by_options(
 
 def split_per_class(
     samples: Sequence[SourceSample], rule: PerClassRule, seed: int
-) -> tuple[Mapping[str, list[SourceSample]], str]:
+) -> tuple[_Splits, str]:
     """Take the same number of every class for train, then for test, or PackError; and the rule."""
     needed = rule.train + (1 if rule.test is None else rule.test)
     chosen: dict[str, str] = {}
@@ -67,14 +68,11 @@ def choose(samples: Sequence[SourceSample], n: int, seed: int) -> list[SourceSam
 
 
 def _ranked(samples: Iterable[SourceSample], seed: int) -> list[str]:
-    """Names in the order of the sha256 of seed and name."""
     names = (sample.name for sample in samples)
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
 
 
-def _ranked_classes(
-    samples: Sequence[SourceSample], seed: int
-) -> Mapping[tuple[int, ...], list[str]]:
+def _ranked_classes(samples: Sequence[SourceSample], seed: int) -> dict[tuple[int, ...], list[str]]:
     """Ranked names by their one label; all together where any sample is multi-label."""
     is_multi_label = any(len(sample.labels) != 1 for sample in samples)
     classes: dict[tuple[int, ...], list[SourceSample]] = defaultdict(list)
@@ -83,9 +81,7 @@ def _ranked_classes(
     return {labels: _ranked(members, seed) for labels, members in classes.items()}
 
 
-def _gather(
-    samples: Sequence[SourceSample], chosen: Mapping[str, str]
-) -> Mapping[str, list[SourceSample]]:
+def _gather(samples: Sequence[SourceSample], chosen: Mapping[str, str]) -> _Splits:
     """The samples of each split, in their order; those with no split are left out."""
     splits: dict[str, list[SourceSample]] = {}
     for sample in samples:

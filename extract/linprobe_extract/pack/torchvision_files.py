@@ -39,7 +39,6 @@ class SplitFiles:
     root: Path
     split: str
     download: bool
-    """Whether missing files may be downloaded."""
 
     def sample(self, file: str | Path, labels: tuple[int, ...]) -> SourceSample:
         """A file as a sample, the bytes as they are; its name is the path under the root."""
@@ -57,11 +56,6 @@ class SplitFiles:
         return (self.dataset[index] for index in range(len(self.dataset)))
 
 
-def read_gtsrb(files: SplitFiles) -> list[SourceSample]:
-    """Traffic signs: the class keeps its (path, label) pairs to itself."""
-    return files.samples(files.dataset._samples)  # noqa: SLF001 # no public way to the paths
-
-
 def read_pets(files: SplitFiles) -> list[SourceSample]:
     """Pets: the class keeps its paths and labels to itself."""
     dataset = files.dataset
@@ -70,10 +64,9 @@ def read_pets(files: SplitFiles) -> list[SourceSample]:
 
 def read_caltech(files: SplitFiles) -> list[SourceSample]:
     """Caltech-101 with its background, which torchvision leaves out and the paper counts."""
+    folders = enumerate(caltech_folders(files.dataset))
     return files.samples(
-        (path, label)
-        for label, folder in enumerate(caltech_folders(files.dataset))
-        for path in sorted(folder.glob("*.jpg"))
+        (path, n) for n, folder in folders for path in sorted(folder.glob("*.jpg"))
     )
 
 
@@ -119,17 +112,11 @@ def read_pcam(files: SplitFiles) -> list[SourceSample]:
     return pixel_samples(images, labels[:].reshape(-1), files.split + "/{:06d}")
 
 
-def read_clevr(files: SplitFiles) -> list[SourceSample]:
-    """CLEVR: the label is the number of objects."""
-    fewest = CLEVR_COUNTS.start
-    return files.samples((path, int(count) - fewest) for path, count in files.pairs())
-
-
 def read_sun(files: SplitFiles) -> list[SourceSample]:
     """SUN397: torchvision lists all images; the project's partition 1 says which are whose."""
     folder = files.root / "SUN397"
     labels = {f"/{path.relative_to(folder).as_posix()}": label for path, label in files.pairs()}
-    table = _sun_partition(files.root, SUN_FILES[files.split], download=files.download)
+    table = _sun_partition(files, SUN_FILES[files.split])
     names = table.read_text(encoding="utf-8").split()
     lost = [name for name in names if name not in labels]
     if lost:
@@ -140,12 +127,13 @@ def read_sun(files: SplitFiles) -> list[SourceSample]:
     return files.samples((folder / name[1:], labels[name]) for name in names)
 
 
-def _sun_partition(root: Path, name: str, *, download: bool) -> Path:
+def _sun_partition(files: SplitFiles, name: str) -> Path:
     """Where the list of a partition is; downloaded where allowed."""
+    root = files.root
     for folder in (root, root / "SUN397", root / "Partitions"):
         if (folder / name).exists():
             return folder / name
-    if not download:
+    if not files.download:
         raise PackError(f"{root / name} is not there", hint=f"unpack {SUN_PARTITIONS} into {root}")
     from torchvision.datasets.utils import download_and_extract_archive
 
@@ -167,9 +155,11 @@ def imagenet_classes(dataset: Any) -> list[str]:
 
 READERS: Mapping[str, Callable[[SplitFiles], list[SourceSample]]] = {
     "Caltech101": read_caltech,
-    "CLEVRClassification": read_clevr,
+    "CLEVRClassification": lambda files: files.samples(
+        (path, int(count) - CLEVR_COUNTS.start) for path, count in files.pairs()
+    ),
     "FER2013": read_fer,
-    "GTSRB": read_gtsrb,
+    "GTSRB": lambda files: files.samples(files.dataset._samples),  # noqa: SLF001 # no public way
     "OxfordIIITPet": read_pets,
     "PCAM": read_pcam,
     "SUN397": read_sun,

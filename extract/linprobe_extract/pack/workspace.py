@@ -62,10 +62,9 @@ class Workspace:
 
     def load_record(self, shard: PlannedShard) -> ShardRecord | None:
         """What an earlier run recorded of a shard; None where it is not done."""
-        path = self._record_path(shard)
+        path, hint = self._record_path(shard), f"remove {self.folder} and pack again"
         if not path.exists():
             return None
-        hint = f"remove {self.folder} and pack again"
         record = read(ShardRecord, path, error=PackError, hint=hint)
         return record if has_size(self.tar_path(shard), record.bytes) else None
 
@@ -92,7 +91,6 @@ class Workspace:
                 staging.drop()
 
     def _earlier_plan(self) -> str | None:
-        """Digest of the plan that the folder belongs to; None where it belongs to none yet."""
         plan_file = self.folder / "plan"
         return plan_file.read_text() if plan_file.exists() else None
 

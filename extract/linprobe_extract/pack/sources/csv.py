@@ -5,21 +5,13 @@ included (an empty cell), and the dataset is multi-label.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from linprobe.errors import PackError
 from linprobe.names import SPLITS, first_few, split_named
-from linprobe_extract.pack.listing import (
-    Listing,
-    PackOptions,
-    SourceSample,
-    class_key,
-    dataset_slug,
-    file_sample,
-    is_image_name,
-)
+from linprobe_extract.pack.listing import Listing, PackOptions, class_key, file_sample, is_image
 from linprobe_extract.pack.splits import split_by_options
 
 NAME = "csv"
@@ -45,52 +37,51 @@ def list_samples(words: str, options: PackOptions) -> Listing:
     """List the images that a table names (``.tsv``: at tabs); else PackError, naming the line."""
     path = Path(words).expanduser()
     rows = _read_rows(path, options.label_separator)
-    classes = _class_names(rows)
+    names = {name for row in rows for name in row.labels}
+    if all(name.isascii() and name.isdigit() for name in names):
+        classes = tuple(sorted(names, key=lambda name: (int(name), name)))
+    else:
+        classes = tuple(sorted(names, key=lambda name: (name != class_key(name), name)))
     label_of = {name: label for label, name in enumerate(classes)}
-    samples = [
-        file_sample(path.parent / row.path, row.path, tuple(label_of[name] for name in row.labels))
-        for row in rows
-    ]
-    pairs = list(zip(rows, samples, strict=True))
-    lost = [
-        f"{row.path} (line {row.line})"
-        for row, sample in pairs
-        if not sample.n_bytes and not (path.parent / row.path).is_file()
-    ]
+    root, samples, lost = path.parent, [], []
+    for row in rows:
+        labels = tuple(label_of[name] for name in row.labels)
+        samples.append(file_sample(root / row.path, row.path, labels))
+        if not samples[-1].n_bytes and not (root / row.path).is_file():
+            lost.append(f"{row.path} (line {row.line})")
     if lost:
-        hint = f"paths are relative to {path.parent}"
+        hint = f"paths are relative to {root}"
         raise PackError(f"{path}: {len(lost):,} files are not there: {first_few(lost)}", hint=hint)
-    splits: Mapping[str, Sequence[SourceSample]]
     if rows[0].split is None:
         splits, note = split_by_options(samples, options)
     else:
-        by_split = {split: [s for row, s in pairs if row.split == split] for split in SPLITS}
-        splits = {split: members for split, members in by_split.items() if members}
+        splits = {
+            split: [sample for row, sample in zip(rows, samples, strict=True) if row.split == split]
+            for split in SPLITS
+            if any(row.split == split for row in rows)
+        }
         note = f"splits by the column of {path.name}"
     is_multi_label = options.label_separator is not None
-    return Listing(dataset_slug(path.stem), classes, splits, is_multi_label, notes=(note,))
+    return Listing(path.stem, classes, splits, is_multi_label, notes=(note,))
 
 
 def _read_rows(path: Path, separator: str | None) -> list[_Row]:
-    """Parse the table; a file has one row."""
     rows: dict[str, _Row] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             table = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
             columns = table.fieldnames or ()
             if not {"path", "label"} <= set(columns):
-                present = ", ".join(columns) or "nothing"
-                raise PackError(
-                    f"{path}: expected the columns path and label, found {present}", hint=COLUMNS
+                trouble = (
+                    f"expected the columns path and label, found {', '.join(columns) or 'nothing'}"
                 )
+                raise PackError(f"{path}: {trouble}", hint=COLUMNS)
             for cells in table:
                 row = _row_of(f"{path}, line {table.line_num}", table.line_num, cells, separator)
                 if row.path in rows:
-                    lines = f"lines {rows[row.path].line} and {row.line}"
-                    raise PackError(
-                        f"{path}: {row.path} is named twice, in {lines}",
-                        hint="keep one row per image; for several labels see --label-separator",
-                    )
+                    twice = f"twice, in lines {rows[row.path].line} and {row.line}"
+                    hint = "keep one row per image; for several labels see --label-separator"
+                    raise PackError(f"{path}: {row.path} is named {twice}", hint=hint)
                 rows[row.path] = row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise PackError(f"{path} cannot be read as a table: {error}", hint=COLUMNS) from error
@@ -100,11 +91,10 @@ def _read_rows(path: Path, separator: str | None) -> list[_Row]:
 
 
 def _row_of(place: str, line: int, cells: Mapping[str, str | None], separator: str | None) -> _Row:
-    """One row, or what is wrong with it."""
     image, label = (cells["path"] or "").strip(), (cells["label"] or "").strip()
     if not image:
         raise PackError(f"{place}: no path", hint=COLUMNS)
-    if not is_image_name(image):
+    if not is_image(image):
         hint = "image names end in .jpg, .png, .webp or the like"
         raise PackError(f"{place}: {image} is not named like an image", hint=hint)
     names = [label] if separator is None else label.split(separator)
@@ -118,11 +108,3 @@ def _row_of(place: str, line: int, cells: Mapping[str, str | None], separator: s
         hint = "fill the split column in every row, or leave the column out"
         raise PackError(f"{place}: expected split train, val or test, found {written!r}", hint=hint)
     return _Row(line, image, labels, split)
-
-
-def _class_names(rows: Sequence[_Row]) -> tuple[str, ...]:
-    """All labels, sorted: as numbers where all are whole numbers, else by code point."""
-    names = {name for row in rows for name in row.labels}
-    if all(name.isascii() and name.isdigit() for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names, key=lambda name: (name != class_key(name), name)))

@@ -21,9 +21,8 @@ from linprobe_extract.pack.listing import (
     Listing,
     PackOptions,
     SourceSample,
-    dataset_slug,
     file_sample,
-    is_image_name,
+    is_image,
     printable,
 )
 from linprobe_extract.pack.splits import split_by_options
@@ -41,13 +40,11 @@ SHOWN_CLASSES = 3
 
 @dataclass
 class _Walk:
-    """What a walk through a folder came across; paths are relative to it, with ``/``."""
+    """Images by path relative to the folder, other files by extension, links that make loops."""
 
     images: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
-    """Files that are no images, counted by extension."""
     loops: list[str] = field(default_factory=list)
-    """Links to a folder that they lie in; not followed."""
 
 
 def list_samples(words: str, options: PackOptions) -> Listing:
@@ -64,9 +61,8 @@ def list_samples(words: str, options: PackOptions) -> Listing:
     others = ", ".join(f"{count} {kind}" for kind, count in sorted(walk.others.items()))
     left_aside = f"left aside what is no image: {others}" if others else ""
     if not walk.images:
-        raise PackError(
-            f"{root} holds no images; {left_aside or 'left aside nothing'}", hint=LAYOUT
-        )
+        found = left_aside or "left aside nothing"
+        raise PackError(f"{root} holds no images; {found}", hint=LAYOUT)
     walk.images.sort()
     folders = _split_folders(root, walk.images)
     depth = 1 if folders else 0
@@ -76,10 +72,7 @@ def list_samples(words: str, options: PackOptions) -> Listing:
     class_of = {name: name.split("/")[depth] for name in walk.images}
     classes = sorted(set(class_of.values()))
     label_of = {name: label for label, name in enumerate(classes)}
-    samples = [
-        file_sample(root / name, name, (label_of[class_name],))
-        for name, class_name in class_of.items()
-    ]
+    samples = [file_sample(root / name, name, (label_of[of],)) for name, of in class_of.items()]
     if len(folders) > 1:
         splits, split_notes = _by_folder(samples, folders, classes)
     else:
@@ -87,8 +80,8 @@ def list_samples(words: str, options: PackOptions) -> Listing:
         split_notes = [rule]
     notes = [f"not followed, a loop of links: {printable(loop)}" for loop in walk.loops]
     notes += [left_aside] if left_aside else []
-    name, class_names = dataset_slug(root.resolve().name), tuple(map(printable, classes))
-    return Listing(name, class_names, splits, notes=(*notes, *split_notes))
+    class_names = tuple(map(printable, classes))
+    return Listing(root.resolve().name, class_names, splits, notes=(*notes, *split_notes))
 
 
 def _walk_images(
@@ -112,7 +105,7 @@ def _walk_images(
                 walk.others["hidden folders"] += 1
             else:
                 _walk_images(root, folder / entry.name, (*above, identity), walk)
-        elif is_image_name(entry.name):
+        elif is_image(entry.name):
             walk.images.append(str(folder / entry.name))
         else:
             kind = printable(PurePosixPath(entry.name).suffix.lower()) or "without extension"
@@ -136,15 +129,13 @@ def _split_folders(root: Path, images: list[str]) -> Mapping[str, str]:
         raise PackError(f"{root}: two folders for one split: {first_few(splits)}", hint=hint)
     if "train" not in held:
         raise PackError(f"{root}: expected a train folder, found {first_few(splits)}", hint=LAYOUT)
-    if held == {"train", "val"}:
-        return {top: "test" if split == "val" else split for top, split in splits.items()}
-    return splits
+    is_imagenet = held == {"train", "val"}
+    return {top: "test" if is_imagenet and s == "val" else s for top, s in splits.items()}
 
 
 def _by_folder(
     samples: list[SourceSample], folders: Mapping[str, str], classes: list[str]
 ) -> tuple[Mapping[str, list[SourceSample]], list[str]]:
-    """Samples by the split of their top folder, and what a reader should know of these splits."""
     splits: dict[str, list[SourceSample]] = {split: [] for split in folders.values()}
     printed = {printable(top): split for top, split in folders.items()}
     for sample in samples:

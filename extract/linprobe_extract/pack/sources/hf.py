@@ -4,7 +4,7 @@ The columns are those of the keys ``image`` and ``label``, or the first of type 
 of type ClassLabel or else ``label``. The bytes that the hub stores are those in the shards.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -17,9 +17,8 @@ from linprobe_extract.pack.listing import (
     Listing,
     PackOptions,
     SourceSample,
-    dataset_slug,
     extension_of,
-    is_image_name,
+    is_image,
     parse_arguments,
 )
 from linprobe_extract.pack.splits import split_by_options
@@ -53,16 +52,20 @@ def list_samples(words: str, options: PackOptions) -> Listing:
     feature = next(iter(tables.values())).feature
     is_multi_label = hasattr(feature, "feature")
     names = getattr(feature.feature if is_multi_label else feature, "names", None)
-    classes = tuple(map(str, names)) if names else _classes(tables.values())
-    label_of = None if names else {value: label for label, value in enumerate(classes)}
+    if names:
+        classes, label_of = tuple(map(str, names)), None
+    else:
+        values = {v for table in tables.values() for cell in table.labels for v in _values(cell)}
+        are_numbers = all(value.isdecimal() for value in values)
+        classes = tuple(sorted(values, key=int) if are_numbers else sorted(values))
+        label_of = {value: label for label, value in enumerate(classes)}
     splits: Mapping[str, list[SourceSample]] = {
         split: _samples(table, split, label_of) for split, table in tables.items()
     }
     if set(splits) == {"train"}:
         splits, rule = split_by_options(splits["train"], options)
         notes.append(rule)
-    slug = dataset_slug(name.replace("/", "-"))
-    return Listing(slug, classes, splits, is_multi_label=is_multi_label, notes=tuple(notes))
+    return Listing(name, classes, splits, is_multi_label=is_multi_label, notes=tuple(notes))
 
 
 def _labelled(name: str, arguments: Mapping[str, Argument]) -> tuple[dict[str, _Table], list[str]]:
@@ -100,22 +103,19 @@ def _labelled(name: str, arguments: Mapping[str, Argument]) -> tuple[dict[str, _
 
 
 def _columns(features: Mapping[str, Any], arguments: Mapping[str, Argument]) -> list[str]:
-    """The columns of images and of labels: as named, or the first of their type."""
     import datasets
 
-    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    labels = [
-        name
-        for name, kind in features.items()
-        if getattr(getattr(kind, "feature", kind), "names", None) is not None
-    ]
-    chosen = []
+    images, labels, chosen = [], [], []
+    for column, kind in features.items():
+        if isinstance(kind, datasets.Image):
+            images.append(column)
+        elif getattr(getattr(kind, "feature", kind), "names", None) is not None:
+            labels.append(column)
     for key, columns in (("image", images), ("label", [*labels, *({"label"} & set(features))])):
         name = str(arguments[key]) if key in arguments else next(iter(columns), None)
         if name is None or name not in features:
-            raise PackError(
-                f"no {key} column {name or ''} among {', '.join(features)}", hint=COLUMNS
-            )
+            present = ", ".join(features)
+            raise PackError(f"no {key} column {name or ''} among {present}", hint=COLUMNS)
         chosen.append(name)
     return chosen
 
@@ -136,22 +136,21 @@ def _samples(table: _Table, split: str, label_of: Mapping[str, int] | None) -> l
     rows = zip(table.labels, names.to_pylist(), sizes.to_pylist(), strict=True)
     samples = []
     for index, (cell, name, size) in enumerate(rows):
-        values = map(str, _values(cell))
-        labels = {int(value) if label_of is None else label_of[value] for value in values}
-        sample = SourceSample(
-            name=f"{split}/{index:07d}{f'-{PurePosixPath(name).name}' if name else ''}",
-            labels=tuple(sorted(labels)),
-            extension=extension_of(name) if name and is_image_name(name) else "",
-            n_bytes=int(size or 0),
-            stamp=0,
-            read=partial(_read, images, table.image, index),
+        labels = {int(v) if label_of is None else label_of[v] for v in _values(cell)}
+        samples.append(
+            SourceSample(
+                name=f"{split}/{index:07d}{f'-{PurePosixPath(name).name}' if name else ''}",
+                labels=tuple(sorted(labels)),
+                extension=extension_of(name) if name and is_image(name) else "",
+                n_bytes=int(size or 0),
+                stamp=0,
+                read=partial(_read, images, table.image, index),
+            )
         )
-        samples.append(sample)
     return samples
 
 
 def _read(images: Any, column: str, index: int) -> bytes:
-    """The stored bytes of one image; of its file, where the dataset holds paths."""
     cell = images[index][column]
     if cell is None:
         raise OSError("no image in this row")
@@ -159,14 +158,5 @@ def _read(images: Any, column: str, index: int) -> bytes:
     return Path(cell["path"]).read_bytes() if stored is None else bytes(stored)
 
 
-def _values(cell: object) -> list[object]:
-    """The labels in a cell."""
-    return cell if isinstance(cell, list) else [cell]
-
-
-def _classes(tables: Iterable[_Table]) -> tuple[str, ...]:
-    """The values of a column without class names, sorted: as numbers where all are such."""
-    cells = (cell for table in tables for cell in table.labels)
-    values = {str(value) for cell in cells for value in _values(cell)}
-    are_numbers = all(value.isdecimal() for value in values)
-    return tuple(sorted(values, key=int) if are_numbers else sorted(values))
+def _values(cell: object) -> list[str]:
+    return list(map(str, cell)) if isinstance(cell, list) else [str(cell)]

@@ -7,7 +7,7 @@ that the class hands to its ``loader``, or the rows of its ``data`` array, writt
 import contextlib
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,15 +71,22 @@ def list_class(
             samples = READERS[source.name](files)
         elif hasattr(dataset, "loader"):
             samples = files.samples(files.pairs())
-        elif hasattr(dataset, "data"):
-            samples = _samples_of_arrays(dataset, split)
+        elif hasattr(dataset, "data"):  # (n, h, w), (n, h, w, 3) or (n, 3, h, w)
+            pixels: NDArray[np.uint8] = np.asarray(dataset.data)
+            if pixels.ndim == 4 and pixels.shape[1] == 3:
+                pixels = pixels.transpose(0, 2, 3, 1)
+            targets = dataset.targets if hasattr(dataset, "targets") else dataset.labels
+            samples = pixel_samples(pixels, targets, split + "/{:06d}")
         else:
             raise PackError(
                 f"torchvision's {source.name} gives neither files nor arrays with one label each",
                 hint="export it as folders of images, and pack imagefolder:DIR",
             )
         splits[split] = samples
-        classes = classes or _class_names(source.name, dataset, samples)
+        if not classes:
+            own_names = CLASS_NAMES.get(source.name, lambda it: getattr(it, "classes", None))
+            n = 1 + max((label for sample in samples for label in sample.labels), default=0)
+            classes = tuple(map(str, own_names(dataset) or range(n)))
     return Listing(source.name, classes, splits)
 
 
@@ -102,20 +109,3 @@ def _open(name: str, arguments: Mapping[str, Argument], root: Path, *, download:
             hint=f"put the files under {root} as torchvision's {name} expects them "
             "(extract/DATASETS.md), or let it download them",
         ) from error
-
-
-def _samples_of_arrays(dataset: Any, split: str) -> list[SourceSample]:
-    """Samples of a class that holds (n, h, w), (n, h, w, 3) or (n, 3, h, w) uint8 pixels."""
-    pixels: NDArray[np.uint8] = np.asarray(dataset.data)
-    if pixels.ndim == 4 and pixels.shape[1] == 3:
-        pixels = pixels.transpose(0, 2, 3, 1)
-    targets = dataset.targets if hasattr(dataset, "targets") else dataset.labels
-    return pixel_samples(pixels, targets, split + "/{:06d}")
-
-
-def _class_names(name: str, dataset: Any, samples: Sequence[SourceSample]) -> tuple[str, ...]:
-    """Names of the classes; numbers where the class has none."""
-    names = CLASS_NAMES[name](dataset) if name in CLASS_NAMES else getattr(dataset, "classes", None)
-    if names is None:
-        names = range(1 + max((label for sample in samples for label in sample.labels), default=0))
-    return tuple(map(str, names))
