@@ -5,7 +5,6 @@ folder that exists is a finished answer. Probes, k-NN and few-shot results are k
 """
 
 import shutil
-import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -80,17 +79,25 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class ProbeResult:
-    """The content of ``result.json``."""
+class Result:
+    """What every result begins with."""
 
-    question: Question
+    question: Asked
     """What was asked."""
     dataset: str
     """Name of the dataset."""
     encoder: str
     """Model name of the encoder."""
     dim: int
-    """d."""
+    """Features of a row."""
+
+
+@dataclass(frozen=True)
+class ProbeResult(Result):
+    """The content of ``result.json``."""
+
+    question: Question
+    """What was asked."""
     classes: tuple[str, ...]
     """Class names by label."""
     fitted_on: SplitUse
@@ -124,15 +131,7 @@ class ProbeResult:
         return next(score for score in self.scores if score.name == name)
 
 
-class Answered(typing.Protocol):
-    """A result that knows its question."""
-
-    @property
-    def question(self) -> Asked:
-        """Everything the result depends on."""
-
-
-R = TypeVar("R", bound=Answered)
+R = TypeVar("R", bound=Result)
 
 
 @dataclass(frozen=True)
