@@ -1,7 +1,6 @@
-"""Results on disk: one folder for each question, complete or absent.
+"""Results on disk: a folder for each question, named by the hash of all that a number depends on.
 
-A question is everything a number depends on, hashed; its result is committed by one rename, so a
-folder that exists is a finished answer. Probes, k-NN and few-shot results are kept alike.
+A result is committed by one rename, so a folder that exists is a finished answer.
 """
 
 import shutil
@@ -170,8 +169,7 @@ class Answers(Generic[R]):
         written, or as in :meth:`read`.
         """
         folder = self.folder(question, *names)
-        result = self.read(folder)
-        if result is not None:
+        if (result := self.read(folder)) is not None:
             return Answer(result, folder, fresh=False)
         with _os_errors(f"results to {self.out}"):
             Staging(self.out).discard()
@@ -183,13 +181,12 @@ class Answers(Generic[R]):
 
     def read(self, folder: Path) -> R | None:
         """The result in a folder, None for none; ``ResultError``: it is not of this version."""
-        path = folder / self.file
+        path, hint = folder / self.file, f"remove {folder} and run it again"
         if not path.exists():
             return None
-        hint = f"remove {folder} and run it again"
-        place = f"{path} is not a result of this version"
         data = read_bytes(path, error=ResultError, hint=hint)
-        return parse(self.kind, data, place, error=ResultError, hint=hint)
+        what = f"{path} is not a result of this version"
+        return parse(self.kind, data, what, error=ResultError, hint=hint)
 
     def put(
         self, result: R, *names: str, write_files: Callable[[Path], None] = lambda folder: None

@@ -23,10 +23,9 @@ from linprobe_store.handles.split import Split
 from linprobe_train.solver.losses import Loss
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.probe import Probe
-from linprobe_train.solver.rows import BLOCK_ROWS, Block, Features, Rows, as_matrix
+from linprobe_train.solver.rows import BLOCK_ROWS, AnyFeatures, Block, Features, Rows, as_matrix
 
 if TYPE_CHECKING:
-    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import Pipeline
 
 CARD_FILE, ARRAYS_FILE = "probe.json", "probe.safetensors"
@@ -94,15 +93,14 @@ class SavedProbe:
 
     def blocks(self, features: Features) -> Iterator[Float64]:
         """:meth:`predict_proba` block by block, so that memory does not grow with n."""
-        views: Iterator[Block]
+        views: Iterator[AnyFeatures]
         if isinstance(features, Split):
             self.check_encoder(features.encoder_id, features.encoder_names.model)
-            views = map(Block, features.blocks(self.card.tap, rows=BLOCK_ROWS))
+            views = features.blocks(self.card.tap, rows=BLOCK_ROWS)
         else:
-            whole = as_matrix(features)
-            starts = range(0, len(whole), BLOCK_ROWS)
-            views = (Block(whole[start : start + BLOCK_ROWS]) for start in starts)
-        for block in views:
+            x = as_matrix(features)
+            views = (x[i : i + BLOCK_ROWS] for i in range(0, len(x), BLOCK_ROWS))
+        for block in map(Block, views):
             features = block.read()
             squares = np.einsum("ij,ij->i", features, features, dtype=np.float64)
             bad = np.flatnonzero(~np.isfinite(squares) | ((squares == 0) & self.card.normalize))
@@ -186,31 +184,25 @@ def _check(probe: Probe) -> None:
 
 def _classifier(probe: Probe, names: NDArray[np.generic]) -> object:
     """A fitted ``LogisticRegression``, or for independent classes one of each."""
-    if not probe.multi_label:
-        return _logistic(probe.coef, probe.intercept, names)
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.preprocessing import LabelBinarizer
 
+    def logistic(
+        coef: Float64, intercept: Float64, labels: NDArray[np.generic]
+    ) -> LogisticRegression:
+        model = LogisticRegression()
+        model.coef_, model.intercept_ = coef.copy(), intercept.copy()
+        model.classes_, model.n_features_in_ = labels, coef.shape[1]
+        model.n_iter_ = np.zeros(1, np.int32)
+        return model
+
+    if not probe.multi_label:
+        return logistic(probe.coef, probe.intercept, names)
     model = OneVsRestClassifier(LogisticRegression())
-    no_yes = np.array([0, 1])
-    model.estimators_ = [
-        _logistic(row[None], np.array([intercept]), no_yes)
-        for row, intercept in zip(probe.coef, probe.intercept, strict=True)
-    ]
+    pairs = zip(probe.coef, probe.intercept, strict=True)
+    model.estimators_ = [logistic(row[None], b[None], np.array([0, 1])) for row, b in pairs]
     model.label_binarizer_ = LabelBinarizer(sparse_output=True)
     model.label_binarizer_.fit(np.eye(len(probe.fitted), dtype=np.int64))
     model.n_features_in_ = probe.coef.shape[1]
-    return model
-
-
-def _logistic(
-    coef: Float64, intercept: Float64, labels: NDArray[np.generic]
-) -> "LogisticRegression":
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression()
-    model.coef_, model.intercept_ = coef.copy(), intercept.copy()
-    model.classes_, model.n_features_in_ = labels, coef.shape[1]
-    model.n_iter_ = np.zeros(1, np.int32)
     return model

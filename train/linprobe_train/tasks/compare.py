@@ -1,7 +1,4 @@
-"""Encoders, taps and protocols side by side on the same test rows.
-
-Rows are matched by key. What only some results have is left out of the comparison, and said so.
-"""
+"""Encoders, taps and protocols side by side on the test rows that all have, matched by key."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,8 +56,7 @@ class Standing:
     difference_interval: Interval
     """95 %, paired bootstrap."""
     mcnemar: McNemar | None
-    """Against the best; its ``only_first`` are the rows that only the best gets right. None for
-    multi-label rows."""
+    """The best first, then this one; None for multi-label rows."""
     dim: int
     """Features of a row."""
     bytes_per_image: int | None
@@ -238,7 +234,7 @@ def mcnemar(first: Hits, second: Hits) -> McNemar:
 def overview_of(comparisons: Sequence[Comparison]) -> Overview:
     """Put comparisons of several datasets into one table."""
     labels = sorted({line.label for part in comparisons for line in part.standings})
-    table: NDArray[np.float64] = np.full((len(labels), len(comparisons)), np.nan)
+    table = np.full((len(labels), len(comparisons)), np.nan)
     for j, part in enumerate(comparisons):
         for line in part.standings:
             table[labels.index(line.label), j] = line.value

@@ -1,9 +1,8 @@
 """Probes on few rows of each class: how much an encoder leaves to be learnt.
 
 The convention of the CLIP paper's figure 6 and of CoOp (Zhou et al. 2022, section 4.1): 1, 2, 4, 8
-and 16 rows of each class, and C chosen on min(shots, 4) more rows of each class, never on test.
-Draws are seeded and nested: the rows of 4 shots are among those of 8. The final fit sees the shots
-alone, so that s shots mean s labels a class for the weights.
+and 16 rows of each class, and C chosen on min(shots, 4) more of each, which the final fit does not
+see. Draws are seeded and nested: the rows of 4 shots are among those of 8.
 """
 
 import time

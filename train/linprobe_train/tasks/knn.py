@@ -2,9 +2,8 @@
 
 The convention of Wu et al. 2018 (section 3.4) as DINO runs it (Caron et al. 2021, ``eval_knn.py``):
 features L2-normalised; the k most similar training rows vote for their class with weight
-exp(cosine / T); k = 10, 20, 100, 200 and T = 0.07. Nothing is chosen, so all k are given; k = 20 is
-the one that DINO reports. The bank is train and, where there is one, val: the rows that the linear
-probe is fitted on. Symbols: b queries of a block, m bank rows of a block, d features.
+exp(cosine / T); k = 10, 20, 100, 200 (DINO reports 20) and T = 0.07. The bank is train and val.
+Symbols: b queries of a block, m bank rows of a block, d features.
 """
 
 import time
