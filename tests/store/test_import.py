@@ -174,7 +174,7 @@ def test_a_metric_that_is_no_name_is_refused(tmp_path: Path) -> None:
         (b"cat\n\ndog\neel\n", "line 2 of .* is blank"),
         (b"cat\ndog\ncat\neel\n", "class name 'cat' occurs 2 times .* 1, 3"),
         ("cat\nété\ndog\neel\n".encode("latin-1"), "expected UTF-8"),
-        (b"cat\n\xef\xbb\xbfdog\neel\nfly\n", "line 2 of .* byte order mark"),
+        (b"cat\n\xef\xbb\xbfdog\neel\nfly\n", "line 2 of .* cannot be printed"),
     ],
 )
 def test_class_names_that_cannot_be_meant_are_refused_by_line(
@@ -212,6 +212,20 @@ def test_a_split_without_rows_is_imported(tmp_path: Path) -> None:
     (split,) = do_import(tmp_path / "s", f"train={tmp_path}/a.npz")
 
     assert (split.n, split.classes) == (0, ())
+
+
+@pytest.mark.parametrize("array", ["classes", "keys"])
+def test_names_stored_as_bytes_are_read_as_utf8_or_refused(tmp_path: Path, array: str) -> None:
+    arrays = {"x": np.ones((2, 2), "f2"), "y": np.arange(2)}
+    for name, encoding in (("good", "utf-8"), ("bad", "latin-1")):
+        texts = np.array([text.encode(encoding) for text in ("é", "b")])
+        np.savez(tmp_path / f"{name}.npz", **arrays, **{array: texts})
+
+    (split,) = do_import(tmp_path / "s", f"train={tmp_path}/good.npz")
+    with pytest.raises(MismatchError, match=f"{array}.* expected UTF-8"):
+        do_import(tmp_path / "t", f"train={tmp_path}/bad.npz")
+
+    assert "é" in (split.classes if array == "classes" else list(split.keys))
 
 
 @pytest.mark.parametrize("n_columns", [None, 3])

@@ -122,7 +122,7 @@ def _class_names(path: Path | None, sources: Sequence[SplitArrays]) -> tuple[str
         return read_class_names(path, error=MismatchError)
     given = sources[0].classes
     if given is not None:
-        names = tuple(given.values.astype(str).ravel().tolist())
+        names = _texts(given, slice(None))
         check_class_names(names, given.place, error=MismatchError)
         return names
     n_classes = 0
@@ -130,6 +130,17 @@ def _class_names(path: Path | None, sources: Sequence[SplitArrays]) -> tuple[str
         largest = int(labels.max()) if labels.ndim == 1 and len(labels) else -1
         n_classes = max(n_classes, largest + 1 if labels.ndim == 1 else labels.shape[1])
     return tuple(map(str, range(n_classes)))
+
+
+def _texts(array: ArrayFile, rows: slice) -> tuple[str, ...]:
+    """Names or keys; those stored as bytes are UTF-8."""
+    values = array.values[rows].ravel()
+    try:
+        is_bytes = values.dtype.kind == "S"
+        return tuple((np.char.decode(values, "utf-8") if is_bytes else values.astype(str)).tolist())
+    except UnicodeDecodeError as error:
+        message = f"{array.place}: expected UTF-8, found {error.reason} in {error.object!r}"
+        raise MismatchError(message, hint="store it as text (dtype U) or as UTF-8") from None
 
 
 def _digest(array: ArrayFile) -> str:
@@ -162,7 +173,7 @@ def _blocks(source: SplitArrays, encoder: spec.EncoderSpec) -> Iterator[spec.Fea
         if source.keys is None:
             keys = tuple(f"{source.name}/{i:0{width}d}" for i in rows)
         else:
-            keys = tuple(source.keys.values[start : rows.stop].astype(str).tolist())
+            keys = _texts(source.keys, slice(start, rows.stop))
         taps = {encoder.taps[0].name: cast("spec.FeatureArray", features)}
         kept = labels.astype(np.int64) if labels.ndim == 1 else labels.astype(np.uint8)
         yield spec.FeatureBlock(keys, taps, kept)

@@ -141,7 +141,8 @@ class StoredEncoder:
             same first 12 digits.
         StoreError : the store cannot be written to.
         """
-        check_class_names(spec.classes, names.name, error=MismatchError)
+        if spec.classes:  # a dataset without rows has none
+            check_class_names(spec.classes, names.name, error=MismatchError)
         files = {layout.DATASET_FILE: spec, layout.NAMES_FILE: names}
         parent = self.path / layout.SETS_FOLDER
         folder = lookup.make_folder(
