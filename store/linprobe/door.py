@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from linprobe.errors import LinprobeError
-from linprobe.terminal import emit, note
+from linprobe.terminal import emit, install, note
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ VERBS = (
     Verb("store copy", f"{_STORE}:copy", "Copy sealed splits, verified; run again, it resumes."),
 )
 
-_OF_EXTRACT = ("open_clip", "PIL", "simplejpeg", "timm", "torch", "torchvision", "webdataset")
+_OF_EXTRACT = ("braceexpand", "huggingface_hub", "open_clip", "PIL", "simplejpeg", "timm", "torch")
 EXTRAS = {
     "datasets": "hf",
     "distributed": "cluster",
     "pyarrow": "parquet",
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
-    **dict.fromkeys(_OF_EXTRACT, "extract"),
+    **dict.fromkeys((*_OF_EXTRACT, "torchvision", "webdataset"), "extract"),
 }
 """The extra that brings a package, by the name that Python imports."""
 
@@ -157,7 +157,7 @@ def main() -> NoReturn:
             raise
         _fail(
             f"this needs the package {package}, which is not installed",
-            f"{sys.executable} -m pip install 'linprobe[{EXTRAS[package]}]'",
+            install(EXTRAS[package]),
         )
     except BrokenPipeError:
         # The reader of our stdout (head, less) has left; keep the interpreter's last flush quiet.

@@ -20,8 +20,8 @@
 from pathlib import Path
 
 REPAIR = (
-    "copy it again from where it is whole, or remove it with 'linprobe store gc --damaged' "
-    "and make it again"
+    "copy it again from where it is whole; or remove it, a part or split with 'linprobe store gc "
+    "--damaged', an encoder or dataset with 'linprobe store rm', and make it again"
 )
 
 

@@ -1,6 +1,7 @@
 """Names that people, files and folders carry, and the one way to read each."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -97,22 +98,26 @@ def check_class_names(names: Sequence[str], place: str, *, error: type[LinprobeE
 
     Raises
     ------
-    LinprobeError : of class ``error``: a name is blank, holds a byte order mark, or occurs twice.
+    LinprobeError : of class ``error``: there is none, or a name is blank, holds a character that
+        cannot be printed (a control character, a byte order mark), or occurs twice.
     """
+    if not names:
+        raise error(f"no class names in '{place}'", hint="one class name a line, by label")
     for number, name in enumerate(names, start=1):
         if not name.strip():
             raise error(
                 f"line {number} of '{place}' is blank, expected a class name",
                 hint="the n-th line names the class with the label n - 1",
             )
-        if "\ufeff" in name:
+        if any(unicodedata.category(char) in ("Cc", "Cf") for char in name):
             raise error(
-                f"line {number} of '{place}' holds a byte order mark: {name!r}",
-                hint="join the files as plain UTF-8",
+                f"line {number} of '{place}' holds a character that cannot be printed: {name!r}",
+                hint="write the names as plain UTF-8, without control characters or marks",
             )
-    name, count = Counter(names).most_common(1)[0]
+    keys = [unicodedata.normalize("NFC", name.strip()) for name in names]
+    name, count = Counter(keys).most_common(1)[0]
     if count > 1:
-        lines = [number for number, other in enumerate(names, start=1) if other == name]
+        lines = [number for number, other in enumerate(keys, start=1) if other == name]
         raise error(
             f"class name {name!r} occurs {count} times in '{place}' (lines "
             f"{first_few(map(str, lines))})",

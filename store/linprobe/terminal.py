@@ -26,6 +26,11 @@ _MAKE_VARIABLES = {
     "model": "MODEL", "data": "DATA", "store": "STORE", "out": "OUT", "images": "IMAGES"
 }  # fmt: skip
 _MAKE_DEFAULTS = {"store": "features", "out": "results"}
+_PLACEHOLDERS: Mapping[str, Mapping[str, str]] = {
+    "extract": {"model": "MODEL", "data": "DATA"},
+    "store import": {"split": "NAME=FILE", "encoder-name": "NAME", "dataset": "NAME"},
+}
+"""What a person has to fill in where the command does not know it."""
 _AGES = (("s", 60.0), ("min", 60.0), ("h", 24.0), ("d", 365.0))
 
 
@@ -57,7 +62,8 @@ def command(verb: str, *words: str | Path, **options: Word) -> str:
     verb : such as ``probe`` or ``store verify``.
     words : its arguments.
     options : by name, with ``_`` for ``-``; None and False are left out, True is a bare flag, a
-        sequence repeats the option.
+        sequence repeats the option. What a command cannot do without stands in capitals where it
+        is not given.
 
     Returns
     -------
@@ -66,11 +72,14 @@ def command(verb: str, *words: str | Path, **options: Word) -> str:
     """
     given = {
         name: [value] if isinstance(value, str) or not isinstance(value, Sequence) else [*value]
-        for name, value in options.items()
+        for name, value in {**_PLACEHOLDERS.get(verb, {}), **options}.items()
         if value is not None and value is not False
     }
     installed = os.environ.get(MAKE_VARIABLE)
-    if not installed or verb not in _MAKE_TARGETS or words:
+    # The Makefile cuts DATA at spaces, and takes the last part of a path for a dataset's name.
+    data = "".join(map(str, given.get("data", ())))
+    fits = " " not in data and not ("/" in data and verb in ("probe", "compare"))
+    if not installed or verb not in _MAKE_TARGETS or words or not fits:
         parts = [*(installed or "linprobe").split(), *verb.split(), *map(str, words)]
         return shlex.join([*parts, *_flags(given)])
     line = f"make {verb}"
@@ -80,6 +89,11 @@ def command(verb: str, *words: str | Path, **options: Word) -> str:
             line += f" {variable}={shlex.quote(text)}"
     flags = shlex.join(_flags(given))
     return f"{line} ARGS={shlex.quote(flags)}" if flags else line
+
+
+def install(extra: str) -> str:
+    """Text of the command that installs an extra into the Python that runs."""
+    return f"{sys.executable} -m pip install 'linprobe[{extra}]'"
 
 
 def _flags(options: Mapping[str, Sequence[object]]) -> Iterator[str]:

@@ -1,6 +1,5 @@
 """The commands ``linprobe store ...``: list, check, clean, import, export and copy stores."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +18,6 @@ from linprobe_store.care.importing import import_files
 from linprobe_store.care.verify import verify_store
 from linprobe_store.format.layout import PARTS_FOLDER
 from linprobe_store.format.spec import DatasetNames, StorageDtype
-from linprobe_store.handles.encoder import StoredEncoder
-from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 
 _ENCODER_HELP = "Model name, slug, or beginning of the id."
@@ -28,14 +25,19 @@ EncoderOption = Annotated[str | None, typer.Option(help=_ENCODER_HELP)]
 DatasetOption = Annotated[str | None, typer.Option(help="Name, or beginning of the id.")]
 
 
+def _tell(value: object, text: str, as_json: bool) -> None:
+    if as_json:
+        emit_json(plain(value))
+    else:
+        emit(text)
+
+
 def ls(store: StoreOption = FEATURES, as_json: JsonOption = False) -> None:
     """List encoders, datasets and splits."""
     encoders = FeatureStore(store).encoders()
     entries = [entry for encoder in encoders for entry in reports.list_encoder(encoder)]
-    if as_json:
-        emit_json({"store": str(store), "datasets": plain(entries)})
-    elif entries:
-        emit(reports.listing_text(entries))
+    if as_json or entries:
+        _tell({"store": store, "datasets": entries}, reports.listing_text(entries), as_json)
     else:
         note(f"{store}: empty; fill it with '{command('extract')}' or '{command('store import')}'")
 
@@ -47,9 +49,6 @@ def show(
 ) -> None:
     """Show everything known about an encoder and its datasets."""
     stored = FeatureStore(store).encoder(encoder)
-    if not as_json:
-        emit(reports.encoder_text(stored))
-        return
     value = {
         "encoder_id": stored.encoder_id,
         "path": stored.path,
@@ -59,7 +58,7 @@ def show(
         "provenance": stored.provenance(),
         "datasets": [entry for entry in reports.list_encoder(stored) if entry.dataset_id],
     }
-    emit_json(plain(value))
+    _tell(value, reports.encoder_text(stored), as_json)
 
 
 def verify(
@@ -69,10 +68,8 @@ def verify(
 ) -> None:
     """Check every unit of a store; exit code 1 if one is damaged."""
     units = tuple(verify_store(FeatureStore(store), deep=deep))
-    if as_json:
-        emit_json({"store": str(store), "deep": deep, "units": plain(units)})
-    else:
-        emit(reports.verification_text(units, store))
+    value = {"store": store, "deep": deep, "units": units}
+    _tell(value, reports.verification_text(units, store), as_json)
     if problems := [unit for unit in units if unit.problem]:
         clean = command("store gc", damaged=True, deep=deep, store=store)
         raise IntegrityError(
@@ -126,10 +123,8 @@ def rm(
     if not yes:
         typer.confirm(f"remove {path} ({human_bytes(n_bytes)})?", abort=True, err=True)
     remove.remove_folder(path)
-    if as_json:
-        emit_json({"store": str(store), "removed": str(path), "bytes": n_bytes})
-    else:
-        emit(f"removed {path}  {human_bytes(n_bytes)}")
+    value = {"store": store, "removed": path, "bytes": n_bytes}
+    _tell(value, f"removed {path}  {human_bytes(n_bytes)}", as_json)
 
 
 def import_(
@@ -160,32 +155,24 @@ def import_(
     splits = import_files(
         opened, split, encoder_name, names, tap=tap, classes=classes, storage_dtype=storage_dtype
     )
-    _note_names(before, splits[0], names)
-    if not as_json:
-        emit(reports.imported_text(splits))
-        return
-    rows = [{"name": s.name, "rows": s.n, "digest": s.digest, "path": str(s.path)} for s in splits]
-    ids = {"encoder_id": splits[0].encoder_id, "dataset_id": splits[0].dataset_id}
-    emit_json(plain({**ids, "splits": rows}))
-
-
-def _note_names(before: Sequence[StoredEncoder], imported: Split, given: DatasetNames) -> None:
-    """Say which features had the name already, and which names a dataset keeps."""
-    own, kept = imported.encoder_names, imported.dataset_names
-    is_new = all(encoder.encoder_id != imported.encoder_id for encoder in before)
+    own, kept, encoder_id = splits[0].encoder_names, splits[0].dataset_names, splits[0].encoder_id
+    is_new = all(encoder.encoder_id != encoder_id for encoder in before)
     others = [encoder.short_id for encoder in before if is_new and encoder.names == own]
     if others:
         note(
             f"{own.model!r} is already the name of other features ({', '.join(others)}); "
-            f"these are {short_id(imported.encoder_id)}"
+            f"these are {short_id(encoder_id)}"
         )
-    if kept.name != given.name:
+    if kept.name != dataset:
         note(f"these rows are in the store already as {kept.name!r}, and keep that name")
-    if given.metric not in (None, kept.metric):
+    if metric not in (None, kept.metric):
         note(
             f"{kept.name!r} keeps the metric it was imported with ({kept.metric or 'none'}); "
-            f"score by another with '{command('probe', metric=given.metric)}'"
+            f"score by another with '{command('probe', metric=metric)}'"
         )
+    rows = [{"name": s.name, "rows": s.n, "digest": s.digest, "path": s.path} for s in splits]
+    value = {"encoder_id": encoder_id, "dataset_id": splits[0].dataset_id, "splits": rows}
+    _tell(value, reports.imported_text(splits), as_json)
 
 
 def export(
@@ -200,11 +187,9 @@ def export(
     """Export a split for other programs, features not normalised."""
     opened = FeatureStore(store).split(split, encoder=encoder, dataset=dataset)
     paths = export_split(opened, tap, out)
-    if as_json:
-        n_bytes = sum(path.stat().st_size for path in paths)
-        emit_json(plain({"paths": paths, "rows": opened.n, "bytes": n_bytes}))
-    else:
-        emit("\n".join(map(str, paths)))
+    n_bytes = sum(path.stat().st_size for path in paths)
+    value = {"paths": paths, "rows": opened.n, "bytes": n_bytes}
+    _tell(value, "\n".join(map(str, paths)), as_json)
 
 
 def copy(
@@ -222,9 +207,7 @@ def copy(
     for copied in copy_store(source, target, encoder=encoder, dataset=dataset, pack=pack):
         note(f"{copied.outcome}: {copied.folder}  {human_bytes(copied.bytes)}")
         copies.append(copied)
-    if as_json:
-        emit_json({"source": source, "target": target, "splits": plain(copies)})
-        return
     n_new = sum(item.outcome == "copied" for item in copies)
     total = human_bytes(sum(item.bytes for item in copies))
-    emit(f"{n_new} splits copied ({total}), {len(copies) - n_new} there already: {target}")
+    text = f"{n_new} splits copied ({total}), {len(copies) - n_new} there already: {target}"
+    _tell({"source": source, "target": target, "splits": copies}, text, as_json)

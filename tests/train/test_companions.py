@@ -272,7 +272,7 @@ def test_without_the_plotting_library_few_shots_are_answered_and_the_extra_is_na
     where = ["--store", str(tmp_path / "features"), "--out", str(tmp_path / "results")]
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     text = command("fewshot", *where, "--shots", "1", "--repeats", "2")
-    assert "plot      needs matplotlib: pip install 'linprobe[report]'" in text
+    assert "-m pip install 'linprobe[report]'" in text
     monkeypatch.undo()
     text = command("fewshot", *where, "--shots", "1", "--repeats", "2")
 

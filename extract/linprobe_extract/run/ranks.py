@@ -82,10 +82,8 @@ class Turns:
             yield items[index]
 
     def is_last(self, round_name: str) -> bool:
-        """Tell whether all other processes have finished this round.
-
-        Without a shared store nobody can know, so everyone may be: sealing twice is harmless.
-        """
+        """Tell whether all others have finished; without a shared store everyone may be last."""
+        # Sealing twice is harmless.
         return self.add is None or self.add(f"{round_name}/done", 1) == self.ranks.world_size
 
 
@@ -112,10 +110,7 @@ class Stop(threading.Event):
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Turn the first SIGINT or SIGTERM into a wish to stop while the block runs.
-
-    The handlers that were there before take the second signal, and come back at the end.
-    """
+    """Turn the first SIGINT or SIGTERM into a wish to stop; the second one stops at once."""
     stop = Stop()
 
     def restore() -> None:

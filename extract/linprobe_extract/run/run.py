@@ -120,7 +120,6 @@ class Extraction:
         return ExtractReport(stored, self.plan.name, run.sealed, run, stop.exit_code)
 
     def _work(self, ranks: Ranks, *, read_only: bool) -> Work:
-        """What is left to do, once it is sure that it can be done."""
         splits = self.splits or tuple(split.name for split in self.plan.splits)
         for name in splits:
             self.plan.split(name)

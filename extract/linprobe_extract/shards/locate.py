@@ -137,9 +137,10 @@ def _local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Sha
 
 
 def _listed(path: Path, card: ShardCard | None) -> Shard:
+    size = path.stat().st_size
     if card is None:
         return Shard(str(path))
-    if card.bytes != (size := path.stat().st_size):
+    if card.bytes != size:
         fault = f"'{path}' has {size} bytes; the dataset's card says {card.bytes}"
         raise ExtractError(fault, hint=_COPY_HINT)
     return Shard(str(path), card.fingerprint, card.samples)

@@ -27,8 +27,7 @@ class RowLayout:
     row_shape: tuple[int, ...]
     """Shape of a row: ``(d,)`` of features, ``()`` of class ids."""
     inner_rows: int
-    """Rows of an inner chunk at most; an array that fits into one file has chunks of equal size,
-    so that little is padded."""
+    """Rows of an inner chunk at most; chunks of an array of one file are equal, to pad little."""
     fill: float | int | str
     """Fill value, as Zarr writes it in JSON; also pads the last inner chunk."""
     dimensions: tuple[str, ...]

@@ -82,7 +82,7 @@ class PartWriter:
     def commit(
         self, *, skipped: Sequence[SkippedSample], batch_size: int, planned: int, labelling: str
     ) -> PartCommit:
-        """Make the part visible, whole and durable, unless another writer of the tar was first.
+        """Make the part visible, whole and durable; gives the commit of whichever writer was first.
 
         Parameters
         ----------
@@ -90,10 +90,6 @@ class PartWriter:
         batch_size : images per forward pass, for the record.
         planned : samples in the tar; must equal rows + skipped.
         labelling : how the labels were read, such as ``cls``; parts of one split must agree.
-
-        Returns
-        -------
-        The commit that is in the store now, whoever wrote it.
 
         Raises
         ------

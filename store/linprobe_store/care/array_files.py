@@ -30,10 +30,9 @@ class ArrayFile:
 
 @dataclass(frozen=True)
 class SplitArrays:
-    """The arrays of one split."""
+    """The arrays of one split, such as ``train``."""
 
     name: str
-    """``train``, ``val`` or ``test``."""
     features: ArrayFile
     """(n, d) floating point."""
     labels: ArrayFile
@@ -52,14 +51,8 @@ class SplitArrays:
 def open_split(text: str, unzipped: Path) -> SplitArrays:
     """Map the arrays that a ``--split`` names; those of a ``.npz`` are unzipped first.
 
-    Parameters
-    ----------
-    text : ``NAME=FILE.npz``, ``NAME=FILE.npz:FEATURES,LABELS`` or ``NAME=FEATURES.npy,LABELS.npy``.
-
-    Raises
-    ------
-    NotFoundError : no such file, or no such array in it.
-    MismatchError : another text; a file that is cut or no array; objects, or Fortran order.
+    Raises NotFoundError where a file or an array in it is missing, and MismatchError for another
+    text, a file that is cut or no array, objects, or Fortran order.
     """
     name, _, rest = text.partition("=")
     if not rest:
@@ -107,9 +100,7 @@ def _map(path: Path, place: str) -> ArrayFile:
     except (ValueError, EOFError) as error:
         raise MismatchError(f"{place}: {error}", hint=_NOT_AN_ARRAY) from None
     if not values.ndim or not values.flags.c_contiguous:
-        order = " in Fortran order" if values.ndim else ""
-        raise MismatchError(
-            f"{place}: expected plain rows, found {values.dtype} {values.shape}{order}",
-            hint="save it as np.ascontiguousarray(array)",
-        )
+        found = f"{values.dtype} {values.shape}{' in Fortran order' if values.ndim else ''}"
+        message = f"{place}: expected plain rows, found {found}"
+        raise MismatchError(message, hint="save it as np.ascontiguousarray(array)")
     return ArrayFile(place, values)

@@ -1,8 +1,7 @@
 """Copying sealed splits between stores, local or behind URLs: verified, resumable, never half.
 
-The files of a split are moved first, each checked against the sha256 of its commit, and the marker
-that says that it is complete last. For a local store they are moved into a staging folder that
-survives an interruption, and renamed once. Parts are not copied: they serve who extracts.
+Files are checked against the sha256 of their commit, and the marker that completes a split comes
+last; a local copy is staged, resumed, and renamed once. Parts stay: they serve who extracts.
 """
 
 import tempfile
@@ -79,10 +78,7 @@ def copy_store(
 
 
 def _receive(split: SourceSplit, target: Path, pack: bool) -> int | None:
-    """Copy a split, and what is recorded beside its encoder, into a local store.
-
-    Gives the bytes moved, or None where the split was there.
-    """
+    """Copy a split, and what is beside its encoder; the bytes moved, or None if it was there."""
     encoder = FeatureStore(target).register_encoder(split.encoder.spec, split.encoder.names)
     source, own = split.place, split.encoder.path
     canary, provenance = f"{own}/{_CANARY}", f"{own}/{layout.PROVENANCE_FILE}"
@@ -102,7 +98,6 @@ def _receive(split: SourceSplit, target: Path, pack: bool) -> int | None:
 
 
 def _fetch(split: SourceSplit, final: Path, pack: bool) -> int:
-    """Fetch a split into a staging folder, unpack it if need be, and rename it."""
     with _in_form(split, pack) as wanted:
         is_packed = wanted.marker.name == layout.PACKED_FILE
         form = f"copy-{'packed-' if is_packed else ''}{split.name}"
@@ -120,7 +115,6 @@ def _fetch(split: SourceSplit, final: Path, pack: bool) -> int:
 
 
 def _send(split: SourceSplit, target: Place, pack: bool) -> int | None:
-    """Copy a split, and what stands beside it, to a URL; gives what :func:`_receive` gives."""
     if target.size(layout.FORMAT_FILE) is None:
         target.write(layout.FORMAT_FILE, layout.FORMAT_LINE)
     line = target.read(layout.FORMAT_FILE).decode(errors="replace")
@@ -183,10 +177,10 @@ def _in_form(split: SourceSplit, pack: bool) -> Iterator[SourceSplit]:
 
 def _move(split: SourceSplit, target: Place, folder: str) -> int:
     """Write the files of a split, and then its marker, below a folder; gives the bytes moved."""
-    moved = 0
-    for name, digest in split.marker.files.items():
-        own = join(split.folder, name)
-        moved += _move_file(split.place, own, target, join(folder, name), digest)
+    moved = sum(
+        _move_file(split.place, join(split.folder, name), target, join(folder, name), digest)
+        for name, digest in split.marker.files.items()
+    )
     target.write(join(folder, split.marker.name), split.marker.data)
     return moved
 

@@ -36,8 +36,7 @@ def export_split(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
     ModuleNotFoundError : a Parquet file without the extra ``parquet``.
     """
     writers = {".npz": _write_npz, ".npy": _write_npy, ".parquet": _write_parquet}
-    writer = writers.get(out.suffix)
-    if writer is None:
+    if (writer := writers.get(out.suffix)) is None:
         message = f"{out}: expected one of {', '.join(writers)}, found {out.suffix!r}"
         raise MismatchError(message, hint="choose one of them")
     split.dim(tap)
@@ -93,16 +92,14 @@ def _write_array(stream: IO[bytes], shape: tuple[int, ...], dtype: str, blocks: 
 
 
 def _write_parquet(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
-    """Columns ``key``, ``label`` and ``features``; the class names are JSON in the metadata."""
     # Imported here: an optional extra that takes half a second.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     def column(rows: NDArray[np.generic]) -> pa.Array:
         values = pa.array(rows.reshape(-1))
-        if rows.ndim == 2:
-            return pa.FixedSizeListArray.from_arrays(values, rows.shape[1])
-        return values
+        is_flat = rows.ndim == 1
+        return values if is_flat else pa.FixedSizeListArray.from_arrays(values, rows.shape[1])
 
     features = column(np.empty((0, split.dim(tap)), split.dtype)).type
     kinds = {"key": pa.string(), "label": column(split.labels[:0]).type, "features": features}

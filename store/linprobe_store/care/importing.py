@@ -19,19 +19,8 @@ from linprobe.names import check_class_names, read_class_names, slugify
 from linprobe.records import digest_json
 from linprobe_store.arrays.seal import BLOCK_ROWS, SealTarget, write_split
 from linprobe_store.care.array_files import ArrayFile, SplitArrays, open_split
+from linprobe_store.format import spec
 from linprobe_store.format.commit import PartRows
-from linprobe_store.format.spec import (
-    DatasetNames,
-    DatasetSpec,
-    EncoderNames,
-    EncoderSpec,
-    FeatureArray,
-    FeatureBlock,
-    ShardFingerprint,
-    SplitSpec,
-    StorageDtype,
-    Tap,
-)
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore, write_format
 
@@ -40,31 +29,27 @@ def import_files(
     store: FeatureStore,
     splits: Sequence[str],
     encoder_name: str,
-    names: DatasetNames,
+    names: spec.DatasetNames,
     *,
     tap: str = "embedding",
     classes: Path | None = None,
-    storage_dtype: StorageDtype | None = None,
+    storage_dtype: spec.StorageDtype | None = None,
 ) -> tuple[Split, ...]:
     """Import arrays as sealed splits; what is there already is opened.
 
-    Memory is O(block): the arrays are mapped, those of a ``.npz`` after unzipping them into the
-    store for as long as the import lasts, and read twice: for their digest, and to store them.
+    Memory is O(block): the arrays, unzipped into the store meanwhile, are mapped and read twice.
 
     Parameters
     ----------
-    splits : all splits of the dataset, as :func:`open_split` takes them; together they are the
-        identity of encoder and dataset, of which names are no part.
+    splits : all of the dataset, for :func:`open_split`; the identity of encoder and dataset.
     tap : tap that the features come from.
-    classes : text file of class names by label; None takes the array ``classes`` of the first
-        ``.npz``, or numbers the classes where it has none.
+    classes : text file of names by label; None takes those of the first ``.npz``, or numbers.
     storage_dtype : None keeps float16 and float32, and stores float64 as float32.
 
     Raises
     ------
     NotFoundError : no such file or array.
-    MismatchError : a split that cannot be read or comes twice, shapes or dtypes that do not fit,
-        labels outside the classes, class names that cannot be told apart.
+    MismatchError : a split unreadable or given twice; shapes, dtypes, labels or classes that clash.
     StoreError : a value is not finite, a row is all zero, a key comes twice, the disk refuses.
     """
     if names.metric is not None and not re.fullmatch("[a-z0-9_]+", names.metric):
@@ -76,27 +61,28 @@ def import_files(
         _check_sources(sources)
         digests = {source.name: _digest(source.features) for source in sources}
         features = sources[0].features.values
-        kept: StorageDtype = "float16" if features.dtype.itemsize == 2 else "float32"
-        spec = EncoderSpec(
+        kept: spec.StorageDtype = "float16" if features.dtype.itemsize == 2 else "float32"
+        made_by = spec.EncoderSpec(
             architecture=f"imported:{encoder_name}",
             config={},
             activation="unknown",
             weights_sha256=digest_json(digests),
-            taps=(Tap(tap, features.shape[1]),),
+            taps=(spec.Tap(tap, features.shape[1]),),
             preprocess=None,
             precision="unknown",
             storage_dtype=storage_dtype or kept,
         )
         shards = {s.name: _fingerprint(s, digests[s.name]) for s in sources}
-        split_specs = tuple(SplitSpec(name, (shards[name],)) for name in sorted(shards))
-        dataset = DatasetSpec(split_specs, "imported", _class_names(classes, sources))
-        encoder = store.register_encoder(spec, EncoderNames(encoder_name, slugify(encoder_name)))
+        split_specs = tuple(spec.SplitSpec(name, (shards[name],)) for name in sorted(shards))
+        dataset = spec.DatasetSpec(split_specs, "imported", _class_names(classes, sources))
+        called = spec.EncoderNames(encoder_name, slugify(encoder_name))
+        encoder = store.register_encoder(made_by, called)
         stored = encoder.register_dataset(dataset, names)
         for source in sources:
             path, rows = stored.path / source.name, PartRows(shards[source.name], 0, source.n, {})
             if not path.exists():
-                target = SealTarget(path, spec, dataset, source.name)
-                write_split(target, _blocks(source, spec), (rows,))
+                target = SealTarget(path, made_by, dataset, source.name)
+                write_split(target, _blocks(source, made_by), (rows,))
     return tuple(stored.split(source.name) for source in sources)
 
 
@@ -106,20 +92,16 @@ def _check_sources(sources: Sequence[SplitArrays]) -> None:
         raise MismatchError(f"--split {name} is given twice", hint="give each split once")
     first = sources[0].features.values
     for source in sources:
-        features, labels, place = (
-            source.features.values,
-            source.labels.values,
-            source.features.place,
-        )
+        features, labels = source.features.values, source.labels.values
         if features.dtype.kind != "f" or features.ndim != 2:
-            expected = "features (n, d) of floating point"
             raise MismatchError(
-                f"{place}: expected {expected}, found {features.shape} {features.dtype}",
+                f"{source.features.place}: expected features (n, d) of floating point, "
+                f"found {features.shape} {features.dtype}",
                 hint="one row per sample; name the array with NAME=FILE.npz:FEATURES,LABELS",
             )
         if (features.shape[1:], features.dtype) != (first.shape[1:], first.dtype):
             raise MismatchError(
-                f"{place}: expected rows {first.shape[1:]} {first.dtype} as in "
+                f"{source.features.place}: expected rows {first.shape[1:]} {first.dtype} as in "
                 f"{sources[0].name!r}, found {features.shape[1:]} {features.dtype}",
                 hint="all splits of one import come from one encoder",
             )
@@ -132,13 +114,10 @@ def _check_sources(sources: Sequence[SplitArrays]) -> None:
         for other in (source.labels, source.keys):
             if other is not None and (n := len(other.values)) != source.n:
                 message = f"{other.place}: expected {source.n} rows as in the features, found {n}"
-                raise MismatchError(
-                    message, hint="give one label, and one key, per row of features"
-                )
+                raise MismatchError(message, hint="give one label, and one key, per feature row")
 
 
 def _class_names(path: Path | None, sources: Sequence[SplitArrays]) -> tuple[str, ...]:
-    """Class names from a file, else from the first split, else ``0``, ``1``, ... by label."""
     if path is not None:
         return read_class_names(path, error=MismatchError)
     given = sources[0].classes
@@ -154,21 +133,20 @@ def _class_names(path: Path | None, sources: Sequence[SplitArrays]) -> tuple[str
 
 
 def _digest(array: ArrayFile) -> str:
-    """Sha256 of dtype, shape and bytes, as 64 hex digits."""
     values = array.values
     sha256 = hashlib.sha256(f"{values.dtype.str} {values.shape}\n".encode())
     sha256.update(values.data if values.size else b"")
     return sha256.hexdigest()
 
 
-def _fingerprint(source: SplitArrays, features_digest: str) -> ShardFingerprint:
+def _fingerprint(source: SplitArrays, features_digest: str) -> spec.ShardFingerprint:
     """A made-up shard for a split, whose digest covers features, labels and keys."""
     keys = "numbered" if source.keys is None else _digest(source.keys)
     content = digest_json([features_digest, _digest(source.labels), keys])
-    return ShardFingerprint(f"imported-{source.name}", source.features.values.nbytes, content)
+    return spec.ShardFingerprint(f"imported-{source.name}", source.features.values.nbytes, content)
 
 
-def _blocks(source: SplitArrays, spec: EncoderSpec) -> Iterator[FeatureBlock]:
+def _blocks(source: SplitArrays, encoder: spec.EncoderSpec) -> Iterator[spec.FeatureBlock]:
     """The rows of a split as the writer takes them; without keys, they are numbered."""
     width = len(str(source.n))
     for start in range(0, source.n, BLOCK_ROWS):
@@ -180,11 +158,11 @@ def _blocks(source: SplitArrays, spec: EncoderSpec) -> Iterator[FeatureBlock]:
                 hint="give class ids (n,), or 1 where a sample has the class and 0 elsewhere",
             )
         with np.errstate(over="ignore"):  # infinities are refused by name when written
-            features = source.features.values[start : rows.stop].astype(spec.storage_dtype)
+            features = source.features.values[start : rows.stop].astype(encoder.storage_dtype)
         if source.keys is None:
             keys = tuple(f"{source.name}/{i:0{width}d}" for i in rows)
         else:
             keys = tuple(source.keys.values[start : rows.stop].astype(str).tolist())
-        taps = {spec.taps[0].name: cast("FeatureArray", features)}
+        taps = {encoder.taps[0].name: cast("spec.FeatureArray", features)}
         kept = labels.astype(np.int64) if labels.ndim == 1 else labels.astype(np.uint8)
-        yield FeatureBlock(keys, taps, kept)
+        yield spec.FeatureBlock(keys, taps, kept)

@@ -1,8 +1,8 @@
 """Packing: a sealed split as compressed Zarr for slow links, and back, bit for bit.
 
-A packed split is ``PACKED.json`` and a ``data.zarr`` of the same arrays, compressed by Zarr's blosc
-codec (zstd with bit shuffle: 6 to 9 % smaller for float16, half for float32 that hold float16).
-``PACKED.json`` carries the commit of the sealed split, which proves every unpacked file equal.
+Its ``data.zarr`` is compressed by Zarr's blosc codec (zstd with bit shuffle: 6 to 9 % smaller for
+float16, half for float32 that hold float16). ``PACKED.json`` carries the commit of the sealed
+split, which proves every unpacked file equal.
 """
 
 from collections.abc import Mapping
@@ -17,15 +17,8 @@ from linprobe.names import first_few
 from linprobe.records import canonical_json, plain, read, read_bytes
 from linprobe_store.arrays.array_writer import RowLayout, RowWriter
 from linprobe_store.arrays.mapping import MappedArray
+from linprobe_store.format import commit as commits
 from linprobe_store.format.checksums import check_content, digest_file
-from linprobe_store.format.commit import (
-    Signed,
-    SplitCommit,
-    check_digest,
-    check_files,
-    parse_signed,
-    sign,
-)
 from linprobe_store.format.layout import COMMIT_FILE, DATA_FOLDER, PACKED_FILE
 from linprobe_store.format.zarr_v3 import ArrayGeometry, parse_geometry
 from linprobe_store.handles.split import Split
@@ -37,18 +30,18 @@ _GROUP = f"{DATA_FOLDER}/{_METADATA}"
 
 
 @dataclass(frozen=True)
-class PackedCommit(Signed):
+class PackedCommit(commits.Signed):
     """The marker of a packed split: its own files, and the sealed split that they stand for."""
 
     kind: Literal["packed"]
-    commit: SplitCommit
+    commit: commits.SplitCommit
     metadata: Mapping[str, str]
     """Each ``zarr.json`` of the sealed split, by its path below the split's folder."""
 
 
 def pack_split(split: Split, folder: Path) -> None:
     """Write a sealed split into ``folder`` in its packed form; IntegrityError if it is damaged."""
-    check_files(split.path, split.commit.files, "deep")
+    commits.check_files(split.path, split.commit.files, "deep")
     for mapped in split.arrays.all():
         _pack_array(mapped, folder / mapped.folder.relative_to(split.path))
     names = _metadata_files(split.commit)
@@ -57,17 +50,14 @@ def pack_split(split: Split, folder: Path) -> None:
     paths = [path for path in folder.rglob("*") if path.is_file()]
     files = {path.relative_to(folder).as_posix(): digest_file(path, strong=True) for path in paths}
     fields = {"files": files, "commit": split.commit, "metadata": metadata}
-    (folder / PACKED_FILE).write_bytes(sign("packed", fields))
+    (folder / PACKED_FILE).write_bytes(commits.sign("packed", fields))
 
 
 def unpack_split(packed: Path, folder: Path) -> None:
-    """Write the sealed split that a packed one stands for into ``folder``, and prove it equal.
-
-    Raises IntegrityError where the packed files are damaged, or a file is not what was committed.
-    """
+    """Write the split that a packed one stands for, proved equal; IntegrityError if damaged."""
     marker = packed / PACKED_FILE
     signed = parse_packed(read_bytes(marker), str(marker))
-    check_files(packed, signed.files, "deep")
+    commits.check_files(packed, signed.files, "deep")
     for name in _metadata_files(signed.commit):
         text = signed.metadata[name].encode()
         if name != _GROUP:
@@ -81,14 +71,14 @@ def unpack_split(packed: Path, folder: Path) -> None:
 
 def parse_packed(data: bytes, place: str) -> PackedCommit:
     """Read the marker of a packed split and the commit in it; raises as ``parse_signed`` does."""
-    packed = parse_signed(PackedCommit, data, place)
-    check_digest(plain(packed.commit), f"{place}: commit")
+    packed = commits.parse_signed(PackedCommit, data, place)
+    commits.check_digest(plain(packed.commit), f"{place}: commit")
     if lost := sorted(set(_metadata_files(packed.commit)) - set(packed.metadata)):
         raise IntegrityError(f"{place}: expected the metadata {first_few(lost)}", hint=REPAIR)
     return packed
 
 
-def _metadata_files(commit: SplitCommit) -> list[str]:
+def _metadata_files(commit: commits.SplitCommit) -> list[str]:
     return [name for name in commit.files if name.endswith(_METADATA)]
 
 

@@ -8,10 +8,9 @@ from linprobe.errors import NotFoundError, StoreError
 
 
 class Place:
-    """A folder of this machine, or one behind an fsspec URL such as ``s3://bucket/features``.
+    """A folder, or one behind an fsspec URL such as ``s3://bucket/features``; names are relative.
 
-    Files and folders in it are named relative to it, with ``/``. Raises StoreError where no driver
-    is installed for the kind of URL.
+    Raises StoreError where no driver is installed for the kind of URL.
     """
 
     def __init__(self, location: str) -> None:
@@ -29,9 +28,8 @@ class Place:
                 else (fsspec.filesystem("file"), str(self.local.absolute()))
             )
         except (ImportError, ValueError) as error:
-            raise StoreError(
-                f"{location}: {error}", hint="install the fsspec driver of this kind of URL"
-            ) from error
+            hint = "install the fsspec driver of this kind of URL"
+            raise StoreError(f"{location}: {error}", hint=hint) from error
         self._root = root.rstrip("/")
 
     def folders(self, name: str) -> tuple[str, ...]:

@@ -61,10 +61,8 @@ class SourceSplit:
 def list_splits(place: Place, encoder: str | None, dataset: str | None) -> tuple[SourceSplit, ...]:
     """Sealed and packed splits of a store; of an encoder and a dataset, by name or id, or of all.
 
-    Raises
-    ------
-    NotFoundError : not a store, or nothing matches.
-    IntegrityError : a spec or commit is damaged; MismatchError : it is of another version.
+    Raises NotFoundError where it is not a store or nothing matches, IntegrityError where a spec or
+    commit is damaged, and MismatchError where one is of another version.
     """
     line = place.read(layout.FORMAT_FILE).decode(errors="replace")
     check_format_line(line, f"{place.label}/{layout.FORMAT_FILE}")
@@ -117,7 +115,6 @@ def read_marker(place: Place, folder: str, name: str) -> Marker:
 def _folders(
     place: Place, parent: str, spec_kind: type[Spec], names_kind: type[Names]
 ) -> Iterator[SourceFolder[Spec, Names]]:
-    """The encoders of a store, or the datasets of an encoder."""
     prefix, spec_file = layout.DATASET_PREFIX, layout.DATASET_FILE
     if spec_kind is spec.EncoderSpec:
         prefix, spec_file = layout.ENCODER_PREFIX, layout.ENCODER_FILE

@@ -26,7 +26,6 @@ class Leftover:
     """Something that no reader will miss."""
 
     path: Path
-    """The folder, file or link."""
     bytes: int
     why: str
 

@@ -38,13 +38,7 @@ class UnitReport:
 
 
 def verify_store(store: FeatureStore, *, deep: bool) -> Iterator[UnitReport]:
-    """Look at every unit of a store.
-
-    Parameters
-    ----------
-    deep : every byte is read and compared with its checksums; otherwise what opening a unit
-        verifies: the commit, the size of every file, all metadata and the shard indexes.
-    """
+    """Look at every unit: at all that opening it verifies, and where ``deep`` at every byte."""
     for folder in list_folders(store.root, layout.ENCODER_PREFIX):
         report = _report("encoder", folder, _check_encoder)
         yield report
@@ -97,7 +91,6 @@ def _check_split(dataset: StoredDataset, deep: bool, path: Path) -> UnitContents
 
 
 def _check_bytes(path: Path, contents: UnitContents, deep: bool) -> UnitContents:
-    """Check every byte where ``deep``, and that no file was added."""
     if deep:
         check_files(path, contents.files, "deep")
     on_disk = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}

@@ -118,10 +118,7 @@ def sign(kind: str, *fields: object) -> bytes:
 def parse_signed(kind: type[Record], data: bytes, place: str) -> Record:
     """Read a signed file and check its format, version, fields and digest.
 
-    Raises
-    ------
-    IntegrityError : damaged, or of another kind.
-    MismatchError : written in another version of the format.
+    Raises a MismatchError for another version of the format, an IntegrityError for other damage.
     """
     fields = cast("dict[str, JsonValue]", records.parse(dict[str, object], data, place))
     if isinstance(name := fields.get("format"), str) and "version" in fields:

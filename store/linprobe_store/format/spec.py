@@ -184,10 +184,8 @@ Spec = TypeVar("Spec", EncoderSpec, DatasetSpec)
 def parse_spec(kind: type[Spec], data: bytes, place: str, folder_digits: str) -> Spec:
     """Read the spec of an encoder or dataset, whose id is the sha256 of its file.
 
-    Raises
-    ------
-    IntegrityError : it is no such spec, not canonical JSON, or its id does not begin with
-        ``folder_digits``: it was changed, or its folder renamed.
+    Raises an IntegrityError where it is no such spec, not canonical JSON, or its id does not begin
+    with ``folder_digits``: it was changed, or its folder renamed.
     """
     spec = parse(kind, data, place)
     file_id = hashlib.sha256(data).hexdigest()

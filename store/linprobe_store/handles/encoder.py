@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import cast
 
 from linprobe.disk import write_atomic
-from linprobe.errors import NotFoundError
-from linprobe.names import short_id
+from linprobe.errors import MismatchError, NotFoundError
+from linprobe.names import check_class_names, short_id
 from linprobe.records import canonical_json, plain, read, read_bytes
 from linprobe.terminal import command
 from linprobe_store.arrays.part import PartWriter, find_part, part_path
@@ -63,12 +63,7 @@ class StoredEncoder:
         return find_part(self.path, self.encoder_id, shard)
 
     def part_labels(self, shard: ShardFingerprint) -> LabelArray:
-        """Labels (n,) int64 or (n, k) uint8 in the part of a source tar, in row order, read-only.
-
-        Raises
-        ------
-        NotFoundError : it has no part yet.
-        """
+        """Labels (n,) int64 or (n, k) uint8 of a tar's part; a NotFoundError where it has none."""
         part = self.committed_part(shard)
         if part is None:
             raise NotFoundError(
@@ -142,9 +137,11 @@ class StoredEncoder:
         Raises
         ------
         IntegrityError : it is there already, and damaged.
-        MismatchError : another dataset has the same first 12 digits.
+        MismatchError : class names that cannot be told apart or printed; another dataset has the
+            same first 12 digits.
         StoreError : the store cannot be written to.
         """
+        check_class_names(spec.classes, names.name, error=MismatchError)
         files = {layout.DATASET_FILE: spec, layout.NAMES_FILE: names}
         parent = self.path / layout.SETS_FOLDER
         folder = lookup.make_folder(

@@ -38,12 +38,7 @@ class FeatureStore:
             check_format_line(line, str(self.root / layout.FORMAT_FILE))
 
     def encoders(self) -> tuple[StoredEncoder, ...]:
-        """All encoders, sorted by folder name.
-
-        Raises
-        ------
-        IntegrityError : the spec of one is damaged.
-        """
+        """All encoders, sorted by folder name; an IntegrityError where one is damaged."""
         return tuple(open_encoder(f) for f in list_folders(self.root, layout.ENCODER_PREFIX))
 
     def encoder(self, query: str | None = None) -> StoredEncoder:

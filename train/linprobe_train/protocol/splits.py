@@ -65,10 +65,9 @@ class StoredSplits:
 
         ``OptionError``: the labels do not have the metric asked for.
         """
+        multi_label, declared = self.train.labels.ndim == 2, self.dataset.metric
         if wanted is not None:
-            multi_label = self.train.labels.ndim == 2
             return metric_of_labels(wanted, len(self.train.classes), multi_label=multi_label).name
-        declared = self.dataset.metric
         return declared if declared in self.metrics else self.metrics[0]
 
     def warnings(self, metric: str) -> tuple[str, ...]:

@@ -1,11 +1,9 @@
-"""Results on disk: one folder for each question, complete or absent.
+"""Results on disk: a folder for each question, named by the hash of all that a number depends on.
 
-A question is everything a number depends on, hashed; its result is committed by one rename, so a
-folder that exists is a finished answer. Probes, k-NN and few-shot results are kept alike.
+A result is committed by one rename, so a folder that exists is a finished answer.
 """
 
 import shutil
-import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -80,17 +78,25 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class ProbeResult:
-    """The content of ``result.json``."""
+class Result:
+    """What every result begins with."""
 
-    question: Question
+    question: Asked
     """What was asked."""
     dataset: str
     """Name of the dataset."""
     encoder: str
     """Model name of the encoder."""
     dim: int
-    """d."""
+    """Features of a row."""
+
+
+@dataclass(frozen=True)
+class ProbeResult(Result):
+    """The content of ``result.json``."""
+
+    question: Question
+    """What was asked."""
     classes: tuple[str, ...]
     """Class names by label."""
     fitted_on: SplitUse
@@ -124,15 +130,7 @@ class ProbeResult:
         return next(score for score in self.scores if score.name == name)
 
 
-class Answered(typing.Protocol):
-    """A result that knows its question."""
-
-    @property
-    def question(self) -> Asked:
-        """Everything the result depends on."""
-
-
-R = TypeVar("R", bound=Answered)
+R = TypeVar("R", bound=Result)
 
 
 @dataclass(frozen=True)
@@ -171,8 +169,7 @@ class Answers(Generic[R]):
         written, or as in :meth:`read`.
         """
         folder = self.folder(question, *names)
-        result = self.read(folder)
-        if result is not None:
+        if (result := self.read(folder)) is not None:
             return Answer(result, folder, fresh=False)
         with _os_errors(f"results to {self.out}"):
             Staging(self.out).discard()
@@ -184,13 +181,12 @@ class Answers(Generic[R]):
 
     def read(self, folder: Path) -> R | None:
         """The result in a folder, None for none; ``ResultError``: it is not of this version."""
-        path = folder / self.file
+        path, hint = folder / self.file, f"remove {folder} and run it again"
         if not path.exists():
             return None
-        hint = f"remove {folder} and run it again"
-        place = f"{path} is not a result of this version"
         data = read_bytes(path, error=ResultError, hint=hint)
-        return parse(self.kind, data, place, error=ResultError, hint=hint)
+        what = f"{path} is not a result of this version"
+        return parse(self.kind, data, what, error=ResultError, hint=hint)
 
     def put(
         self, result: R, *names: str, write_files: Callable[[Path], None] = lambda folder: None

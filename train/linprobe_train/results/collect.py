@@ -5,12 +5,10 @@ keep the others from being read. A result stands on its own; where the store is 
 size of the features, and whether they are still those that the result was made from.
 """
 
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -24,10 +22,7 @@ from linprobe_store.handles.lookup import MIN_PREFIX
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.protocol.protocols import all_protocols
 from linprobe_train.results.answers import ProbeResult, digest_of, read_result
-from linprobe_train.scores.predictions import Predictions, load_predictions
-
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error)
-"""What NumPy raises for a damaged ``.npz``."""
+from linprobe_train.scores.predictions import UNREADABLE, Predictions, load_predictions
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class Collected:
                 raise ValueError(f"expected {n} rows, found {len(rows.keys)} keys")
             if rows.top.size and not 0 <= int(rows.top.min()) <= int(rows.top.max()) < k:
                 raise ValueError(f"expected classes below {k}, found {int(rows.top.max())}")
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise ResultError(
                 f"{path} does not hold the predictions of its result ({error})",
                 hint=f"remove {self.folder} and run the probe again",

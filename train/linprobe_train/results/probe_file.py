@@ -8,10 +8,10 @@ features, k classes.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -23,10 +23,10 @@ from linprobe_store.handles.split import Split
 from linprobe_train.solver.losses import Loss
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.probe import Probe
-from linprobe_train.solver.rows import BLOCK_ROWS, Block, Features, Rows, as_matrix
+from linprobe_train.solver.rows import BLOCK_ROWS, AnyFeatures, Block, Features, Rows, as_matrix
 
 if TYPE_CHECKING:
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import Pipeline
 
 CARD_FILE, ARRAYS_FILE = "probe.json", "probe.safetensors"
 
@@ -57,20 +57,6 @@ class ProbeCard:
     """Version of the files."""
 
 
-class SklearnClassifier(Protocol):
-    """What is used of a fitted scikit-learn classifier, which brings no types."""
-
-    @property
-    def classes_(self) -> NDArray[np.generic]:
-        """Labels in the order of the columns."""
-
-    def predict(self, X: ArrayLike) -> NDArray[np.generic]:
-        """Labels of rows (n, d)."""
-
-    def predict_proba(self, X: ArrayLike) -> Float64:
-        """Probabilities (n, k)."""
-
-
 @dataclass(frozen=True)
 class SavedProbe:
     """A probe with the names of its classes and the encoder whose features it takes."""
@@ -88,22 +74,11 @@ class SavedProbe:
         return self.card.classes
 
     def predict_proba(self, features: Features) -> Float64:
-        """Probability of every class.
+        """Probability of every class, (n, k); rows sum to 1 unless classes are independent.
 
-        Parameters
-        ----------
-        features : a stored split, or an array (n, d) of features as the encoder gives them: the
-            probe normalises them itself where it was trained so.
-
-        Returns
-        -------
-        (n, k) float64; rows sum to 1 unless classes are independent. A class without a training
-        row has 0.
-
-        Raises
-        ------
-        DataError : features of another encoder or dimension, or a row that is not finite or has no
-            direction.
+        ``features`` are a stored split or an array (n, d) as the encoder gives it: the probe
+        normalises them itself where it was trained so. A class without a training row has 0.
+        ``DataError``: another encoder or dimension; a row that is not finite or has no direction.
         """
         blocks = list(self.blocks(features))
         return np.concatenate(blocks) if blocks else np.empty((0, len(self.classes)))
@@ -118,16 +93,23 @@ class SavedProbe:
 
     def blocks(self, features: Features) -> Iterator[Float64]:
         """:meth:`predict_proba` block by block, so that memory does not grow with n."""
-        views: Iterator[Block]
+        views: Iterator[AnyFeatures]
         if isinstance(features, Split):
             self.check_encoder(features.encoder_id, features.encoder_names.model)
-            views = map(Block, features.blocks(self.card.tap, rows=BLOCK_ROWS))
+            views = features.blocks(self.card.tap, rows=BLOCK_ROWS)
         else:
-            whole = as_matrix(features)
-            starts = range(0, len(whole), BLOCK_ROWS)
-            views = (Block(whole[start : start + BLOCK_ROWS]) for start in starts)
-        for block in views:
-            _check_rows(block, normalize=self.card.normalize)
+            x = as_matrix(features)
+            views = (x[i : i + BLOCK_ROWS] for i in range(0, len(x), BLOCK_ROWS))
+        for block in map(Block, views):
+            features = block.read()
+            squares = np.einsum("ij,ij->i", features, features, dtype=np.float64)
+            bad = np.flatnonzero(~np.isfinite(squares) | ((squares == 0) & self.card.normalize))
+            if len(bad):
+                what = "all zeros" if squares[bad[0]] == 0 else "NaN or infinite"
+                raise DataError(
+                    f"a row of features is {what} (row {bad[0]} of a block of {block.n})",
+                    hint="extract or import the features again",
+                )
             rows = Rows((block,), np.zeros(block.n, np.int64), self.probe.n_classes)
             yield self.probe.probabilities(rows)
 
@@ -141,25 +123,19 @@ class SavedProbe:
                 hint=f"use features of {self.card.encoder}, or train a probe on {model}",
             )
 
-    def to_sklearn(self) -> SklearnClassifier:
-        """Copy into a fitted scikit-learn ``Pipeline`` that needs nothing of ours.
+    def to_sklearn(self) -> "Pipeline":
+        """Copy into a fitted classifier of raw features (n, d) that needs nothing of ours.
 
-        Returns
-        -------
-        A classifier of raw features (n, d). Its ``classes_`` are the names of the classes that the
-        probe was fitted on; a multi-label probe gives scikit-learn's indicator matrix, with a
-        column for each fitted class.
+        Its ``classes_`` are the names of the classes that the probe was fitted on; a multi-label
+        probe gives scikit-learn's indicator matrix, with a column for each fitted class.
         """
         from sklearn.pipeline import Pipeline
         from sklearn.preprocessing import Normalizer
 
         names = np.array([self.classes[i] for i in self.probe.fitted])
-        steps = [("probe", _classifier(self.probe, names))]
-        if self.probe.normalize:
-            # scikit-learn checks that a pipeline was fitted by its last step alone.
-            steps.insert(0, ("unit", Normalizer()))
-        pipeline: SklearnClassifier = Pipeline(steps)
-        return pipeline
+        # scikit-learn checks that a pipeline was fitted by its last step alone.
+        unit = [("unit", Normalizer())] if self.probe.normalize else []
+        return Pipeline([*unit, ("probe", _classifier(self.probe, names))])
 
 
 def save_probe(folder: Path, probe: Probe, card: ProbeCard) -> None:
@@ -170,15 +146,9 @@ def save_probe(folder: Path, probe: Probe, card: ProbeCard) -> None:
 
 
 def load_probe(path: Path | str) -> SavedProbe:
-    """Read a probe; nothing that is stored is ever executed.
+    """Read the probe in a folder, or one of its two files; nothing stored is ever executed.
 
-    Parameters
-    ----------
-    path : folder of a result, or one of the probe's two files in it.
-
-    Raises
-    ------
-    ResultError : a file is missing, damaged, of another version, or the two disagree.
+    ``ResultError``: a file is missing, damaged, of another version, or the two disagree.
     """
     folder = Path(path)
     folder = folder.parent if folder.name in (CARD_FILE, ARRAYS_FILE) else folder
@@ -212,46 +182,27 @@ def _check(probe: Probe) -> None:
         raise ValueError(f"class {probe.fitted.max()} of {probe.n_classes}")
 
 
-def _check_rows(block: Block, *, normalize: bool) -> None:
-    features = block.read()
-    squares = np.einsum("ij,ij->i", features, features, dtype=np.float64)
-    bad = ~np.isfinite(squares) | ((squares == 0) & normalize)
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        what = "all zeros" if squares[row] == 0 else "NaN or infinite"
-        raise DataError(
-            f"a row of features is {what} (row {row} of a block of {block.n})",
-            hint="extract or import the features again",
-        )
-
-
 def _classifier(probe: Probe, names: NDArray[np.generic]) -> object:
     """A fitted ``LogisticRegression``, or for independent classes one of each."""
-    if not probe.multi_label:
-        return _logistic(probe.coef, probe.intercept, names)
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.preprocessing import LabelBinarizer
 
+    def logistic(
+        coef: Float64, intercept: Float64, labels: NDArray[np.generic]
+    ) -> LogisticRegression:
+        model = LogisticRegression()
+        model.coef_, model.intercept_ = coef.copy(), intercept.copy()
+        model.classes_, model.n_features_in_ = labels, coef.shape[1]
+        model.n_iter_ = np.zeros(1, np.int32)
+        return model
+
+    if not probe.multi_label:
+        return logistic(probe.coef, probe.intercept, names)
     model = OneVsRestClassifier(LogisticRegression())
-    no_yes = np.array([0, 1])
-    model.estimators_ = [
-        _logistic(row[None], np.array([intercept]), no_yes)
-        for row, intercept in zip(probe.coef, probe.intercept, strict=True)
-    ]
+    pairs = zip(probe.coef, probe.intercept, strict=True)
+    model.estimators_ = [logistic(row[None], b[None], np.array([0, 1])) for row, b in pairs]
     model.label_binarizer_ = LabelBinarizer(sparse_output=True)
     model.label_binarizer_.fit(np.eye(len(probe.fitted), dtype=np.int64))
     model.n_features_in_ = probe.coef.shape[1]
-    return model
-
-
-def _logistic(
-    coef: Float64, intercept: Float64, labels: NDArray[np.generic]
-) -> "LogisticRegression":
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression()
-    model.coef_, model.intercept_ = coef.copy(), intercept.copy()
-    model.classes_, model.n_features_in_ = labels, coef.shape[1]
-    model.n_iter_ = np.zeros(1, np.int32)
     return model

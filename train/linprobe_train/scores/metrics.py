@@ -154,10 +154,9 @@ def undefined(name: str, n: int) -> DataError:
 def scores_of(
     rows: Predictions, k: int, seed: int, names: tuple[str, ...] | None = None
 ) -> tuple[Score, ...]:
-    """Score n >= 1 rows of k classes, each metric with its 95 % interval.
+    """Score n >= 1 rows of k classes, each metric with its 95 % interval on the same draws of rows.
 
-    ``names`` None means every metric that these labels have; those without a value on these rows
-    are left out. All metrics share the bootstrap's draws of rows.
+    ``names`` None means all that these labels have. Those without a value here are left out.
     """
     if names is None:
         names = score_names(k, multi_label=rows.labels.ndim == 2)
@@ -188,8 +187,7 @@ def mean_per_class(rows: Predictions) -> Statistic:
     hit, labels = rows.hits(), rows.labels
 
     def value(w: Float64) -> float:
-        size = np.bincount(labels, w)
-        right = np.bincount(labels, w * hit)
+        size, right = np.bincount(labels, w), np.bincount(labels, w * hit)
         return float((right[size > 0] / size[size > 0]).mean())
 
     return value
@@ -233,8 +231,7 @@ def roc_auc(rows: Predictions) -> Statistic:
     positive = rows.labels == 1
 
     def value(w: Float64) -> float:
-        up = np.bincount(group, w * positive)
-        down = np.bincount(group, w * ~positive)
+        up, down = np.bincount(group, w * positive), np.bincount(group, w * ~positive)
         pairs = up.sum() * down.sum()
         below = np.cumsum(down) - down
         return float(up @ (below + down / 2) / pairs) if pairs else float("nan")

@@ -3,9 +3,11 @@
 n rows, k classes, t = min(5, k) classes kept for each row.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,8 @@ from numpy.typing import NDArray
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.solver.preparation import Float64
 
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error)
+"""What NumPy raises for a damaged ``.npz``."""
 TOP = 5
 """Classes kept for a row."""
 Hits = NDArray[np.bool_]
@@ -43,8 +47,7 @@ class Predictions:
 
     def hits(self, count: int = 1) -> Hits:
         """Whether the label of a single-label row is among its ``count`` best classes, (n,)."""
-        inside: Hits = np.asarray((self.top[:, :count] == self.labels[:, None]).any(axis=1))
-        return inside
+        return np.asarray((self.top[:, :count] == self.labels[:, None]).any(axis=1))
 
     def take(self, rows: NDArray[np.intp]) -> "Predictions":
         """The rows at these positions, in their order."""
@@ -54,10 +57,7 @@ class Predictions:
 def predictions_of(
     p: Float64, labels: LabelArray, keys: Sequence[str] = (), *, count: int = TOP
 ) -> Predictions:
-    """Keep the ``count`` best classes of p (n, k) for labels (n,), or (n, k) multi-hot.
-
-    ``keys`` are n sample keys, or () where they are not needed.
-    """
+    """Keep the ``count`` best classes of p (n, k) for labels (n,), or (n, k) multi-hot."""
     top = best_classes(p, count)
     own = p if labels.ndim == 2 else p[np.arange(len(p)), labels]
     best = np.take_along_axis(p, top, axis=1)

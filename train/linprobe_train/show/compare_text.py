@@ -76,18 +76,12 @@ def compare_csv(comparisons: Sequence[Comparison]) -> str:
     for part in comparisons:
         for line in part.standings:
             test, own, apart = line.mcnemar, line.interval, line.difference_interval
-            paired: tuple[object, ...] = (None, None, None)
-            if test is not None:
-                paired = test.only_first, test.only_second, test.p
-            writer.writerow(
-                (
-                    *(part.dataset, part.metric, part.rows),
-                    *(line.encoder, line.tap, line.protocol, line.label, line.C),
-                    *(line.value, own.low, own.high, line.top1),
-                    *(line.difference, apart.low, apart.high, *paired),
-                    *(line.dim, line.bytes_per_image, line.bytes, line.folder),
-                )
-            )
+            cells = [part.dataset, part.metric, part.rows, line.encoder, line.tap, line.protocol]
+            cells += [line.label, line.C, line.value, own.low, own.high, line.top1]
+            cells += [line.difference, apart.low, apart.high]
+            cells += [None] * 3 if test is None else [test.only_first, test.only_second, test.p]
+            cells += [line.dim, line.bytes_per_image, line.bytes, line.folder]
+            writer.writerow(cells)
     return out.getvalue().rstrip("\n")
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from linprobe.benchmarks import published
+from linprobe.options import RESULTS
 from linprobe.records import JsonValue, plain
-from linprobe.terminal import command, text_table
+from linprobe.terminal import command, install, text_table
 from linprobe_store.format.spec import SkippedSample
 from linprobe_train.results.answers import Answer, ProbeResult, R
 from linprobe_train.scores.intervals import Interval
@@ -70,7 +71,14 @@ def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
     paper = published(*asked, result.headline.name)
     # The same features by another protocol: how much of the number is the protocol's.
     other = "dino" if protocol.name == "clip-readme" else "clip-readme"
-    again = command("probe", store=store, model=result.encoder, data=result.dataset, protocol=other)
+    again = command(
+        "probe",
+        store=store,
+        model=result.encoder,
+        data=result.dataset,
+        out=None if answer.folder.parent == RESULTS else answer.folder.parent,
+        protocol=other,
+    )
     how = f"best on {result.held_out.source}" if result.sweep else "as given"
     fitted = f"fitted on {result.fitted_on.source}, {result.fitted_on.n} rows"
     rows = f"{len(result.classes)} classes, {result.test.n} test rows"
@@ -135,7 +143,7 @@ def fewshot_text(answer: Answer[FewshotResult], plot: Path | None) -> str:
     facts = _lines(*_asked(result), ("draws", draws))
     ending = _lines(
         *(("warning", line) for line in result.warnings),
-        ("plot", plot or "needs matplotlib: pip install 'linprobe[report]'"),
+        ("plot", plot or f"needs matplotlib: {install('report')}"),
         ("result", answer.folder),
     )
     return "\n".join([*facts, text_table(header, rows, ">>>>>>"), *ending])
@@ -168,13 +176,15 @@ def predicted_lines(
 ) -> Iterator[str]:
     """Lines as ``table``, ``csv`` or ``jsonl`` with ``top`` classes a row, as predictions come."""
     if form == "csv":
-        ranks = range(1, top + 1)
-        yield _csv(["key", *(f"{what}_{i}" for i in ranks for what in ("class", "probability"))])
+        yield ",".join(["key", *(f"class_{i},probability_{i}" for i in range(1, top + 1))])
     for key, best in _rows(blocks, classes):
         if form == "jsonl":
             yield json.dumps(_row_json(key, best), ensure_ascii=False)
         elif form == "csv":
-            yield _csv([key, *(cell for name, p in best for cell in (name, f"{p:.6g}"))])
+            out = io.StringIO()
+            cells = [key, *(cell for name, p in best for cell in (name, f"{p:.6g}"))]
+            csv.writer(out, lineterminator="").writerow(cells)
+            yield out.getvalue()
         else:
             yield f"{key}  {'  '.join(f'{name} {100 * p:.1f} %' for name, p in best)}"
 
@@ -201,9 +211,3 @@ def _rows(
 
 def _row_json(key: str, best: Sequence[tuple[str, float]]) -> JsonValue:
     return {"key": key, "classes": [{"class": name, "probability": p} for name, p in best]}
-
-
-def _csv(cells: Sequence[str]) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="").writerow(cells)
-    return out.getvalue()

@@ -1,7 +1,4 @@
-"""Encoders, taps and protocols side by side on the same test rows.
-
-Rows are matched by key. What only some results have is left out of the comparison, and said so.
-"""
+"""Encoders, taps and protocols side by side on the test rows that all have, matched by key."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,8 +56,7 @@ class Standing:
     difference_interval: Interval
     """95 %, paired bootstrap."""
     mcnemar: McNemar | None
-    """Against the best; its ``only_first`` are the rows that only the best gets right. None for
-    multi-label rows."""
+    """The best first, then this one; None for multi-label rows."""
     dim: int
     """Features of a row."""
     bytes_per_image: int | None
@@ -110,11 +106,8 @@ def compare(
 
     A ``store`` that is there adds the size of features and whether they have changed. Results of
     one dataset name without a common test row are shown apart, or refused if ``strict``.
-
-    Raises
-    ------
-    ResultError : results name different classes for the same key; ``strict`` ones share no row.
-    OptionError : a result's metric is of a package that is not installed here.
+    ``ResultError``: classes of a key differ, or ``strict`` ones share no row; ``OptionError``: a
+    result's metric is of a package that is not installed here.
     """
     comparisons = []
     for name in sorted({collected.dataset for collected in results}):
@@ -153,22 +146,8 @@ def _match_rows(results: Sequence[Collected]) -> list[list[Member]]:
     return groups
 
 
-def _check_same_truth(first: Member, second: Member) -> None:
-    """Refuse results that do not mean the same by the same key; class ids may differ."""
-    ours, theirs = _truth(*first), _truth(*second)
-    differ = np.flatnonzero(ours != theirs)
-    if len(differ):
-        i = int(differ[0])
-        raise ResultError(
-            f"'{first[0].folder}' and '{second[0].folder}' give different classes to "
-            f"{len(differ)} of {len(ours)} test rows; the first is '{first[1].keys[i]}': "
-            f"{ours[i]} and {theirs[i]}",
-            hint="probe both encoders on the same labels",
-        )
-
-
 def _truth(collected: Collected, rows: Predictions) -> NDArray[np.str_]:
-    """Names of the classes of every row, (n,)."""
+    """Names of the classes of every row, (n,): ids may differ between results."""
     names = np.array(collected.result.classes, dtype=np.str_)
     if rows.labels.ndim == 1:
         return np.asarray(names[rows.labels])
@@ -180,8 +159,18 @@ def _comparison(
 ) -> Comparison:
     results = [collected.result for collected, _ in members]
     metric, n = metric_named(results[0].question.metric), members[0][1].n
+    ours = _truth(*members[0])
     for collected, rows in members:
-        _check_same_truth(members[0], (collected, rows))
+        theirs = _truth(collected, rows)
+        differ = np.flatnonzero(ours != theirs)
+        if len(differ):
+            i = differ[0]
+            raise ResultError(
+                f"'{members[0][0].folder}' and '{collected.folder}' give different classes to "
+                f"{len(differ)} of {n} test rows; the first is '{rows.keys[i]}': "
+                f"{ours[i]} and {theirs[i]}",
+                hint="probe both encoders on the same labels",
+            )
         if collected.result.test.n > n:
             notes.append(
                 f"{collected.label}: {collected.result.test.n - n} of {collected.result.test.n} "
@@ -245,7 +234,7 @@ def mcnemar(first: Hits, second: Hits) -> McNemar:
 def overview_of(comparisons: Sequence[Comparison]) -> Overview:
     """Put comparisons of several datasets into one table."""
     labels = sorted({line.label for part in comparisons for line in part.standings})
-    table: NDArray[np.float64] = np.full((len(labels), len(comparisons)), np.nan)
+    table = np.full((len(labels), len(comparisons)), np.nan)
     for j, part in enumerate(comparisons):
         for line in part.standings:
             table[labels.index(line.label), j] = line.value

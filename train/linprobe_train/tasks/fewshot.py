@@ -1,9 +1,8 @@
 """Probes on few rows of each class: how much an encoder leaves to be learnt.
 
 The convention of the CLIP paper's figure 6 and of CoOp (Zhou et al. 2022, section 4.1): 1, 2, 4, 8
-and 16 rows of each class, and C chosen on min(shots, 4) more rows of each class, never on test.
-Draws are seeded and nested: the rows of 4 shots are among those of 8. The final fit sees the shots
-alone, so that s shots mean s labels a class for the weights.
+and 16 rows of each class, and C chosen on min(shots, 4) more of each, which the final fit does not
+see. Draws are seeded and nested: the rows of 4 shots are among those of 8.
 """
 
 import time
@@ -21,7 +20,7 @@ from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_train.protocol.protocols import HALVING
 from linprobe_train.protocol.search import SplitUse, run_sweep
 from linprobe_train.protocol.splits import StoredSplits
-from linprobe_train.results.answers import Answer, Answers, Asked
+from linprobe_train.results.answers import Answer, Answers, Asked, Result
 from linprobe_train.scores.metrics import score_value
 from linprobe_train.solver.fit import FitSettings, make_trainer
 from linprobe_train.solver.lbfgs import Tolerance
@@ -76,11 +75,9 @@ class Draw:
     def warnings(self, classes: Sequence[str]) -> tuple[str, ...]:
         """Name classes that cannot give as many rows as asked for."""
         short = [rows for rows in self.shots if len(rows) < self.most]
-        if not short:
-            return ()
         names = first_few(classes[int(self.train.labels[rows[0]])] for rows in short)
         line = f"{len(short)} classes have fewer than {self.most} rows and give what they have"
-        return (f"{line}: {names}",)
+        return (f"{line}: {names}",) if short else ()
 
 
 @dataclass(frozen=True)
@@ -110,17 +107,11 @@ class ShotScore:
 
 
 @dataclass(frozen=True)
-class FewshotResult:
+class FewshotResult(Result):
     """The content of ``fewshot.json``."""
 
     question: FewshotQuestion
     """What was asked."""
-    dataset: str
-    """Name."""
-    encoder: str
-    """Model name."""
-    dim: int
-    """Features of a row."""
     metric: str
     """The dataset's metric."""
     held_out: str
@@ -156,19 +147,13 @@ def fewshot(
             f"{splits.dataset.name} has several labels a row: shots of a class are not defined",
             hint=f"{command('probe')} gives mAP",
         )
+    metric = splits.metric(metric)
     question = FewshotQuestion(
-        *splits.identity,
-        tap=splits.tap,
-        shots=shots,
-        repeats=repeats,
-        seed=seed,
-        kind="fewshot-1",
-        metric=splits.metric(metric),
+        *splits.identity, splits.tap, shots, repeats, seed, "fewshot-1", metric
     )
     answers = Answers(out, FewshotResult, "fewshot.json")
     names = splits.encoder.names.slug, splits.dataset.name, "fewshot"
-    stored = answers.get(question, *names)
-    if stored is not None:
+    if stored := answers.get(question, *names):
         return stored
     started = time.perf_counter()
     train = splits.rows(splits.train)
@@ -178,19 +163,18 @@ def fewshot(
     results: list[ShotScore] = []
     with crew_of(threads) as crew:
         for s in shots:
-            scores = tuple(_score(draw, s, test, question.metric, crew) for draw in drawn)
+            scores = tuple(_score(draw, s, test, metric, crew) for draw in drawn)
             values = [score.value for score in scores]
             deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
             results.append(ShotScore(s, float(np.mean(values)), deviation, scores))
-            mean = f"{question.metric} {results[-1].mean:.4f}"
-            line = f"  {s} shots: {mean} over {len(scores)} draws"
+            line = f"  {s} shots: {metric} {np.mean(values):.4f} over {len(scores)} draws"
             watch(Progress(len(results), len(shots), "numbers of shots", line=line))
     result = FewshotResult(
         question=question,
         dataset=splits.dataset.name,
         encoder=splits.encoder.names.model,
         dim=train.dim,
-        metric=question.metric,
+        metric=metric,
         held_out=f"min(shots, {HELD_OUT}) rows a class of {'train' if val is None else 'val'}",
         test=SplitUse("test", test.n),
         results=tuple(results),
@@ -215,8 +199,7 @@ def draw_rows(
 ) -> Draw:
     """Shuffle the rows of every class; without val, held-out rows are training rows but no shots.
 
-    A class then keeps at least one row to fit and holds out at least one; ``DataError`` where it
-    has a single one.
+    A class then keeps and holds out at least one row each; ``DataError`` where it has a single one.
     """
     most = max(shots)
     rng = np.random.default_rng([seed, repeat])
@@ -224,13 +207,12 @@ def draw_rows(
     if val is not None:
         held = tuple(rng.permutation(rows) for rows in _by_class(val))
         return Draw(train, tuple(rows[:most] for rows in drawn), val, held, most)
-    for rows in drawn:
-        if len(rows) < 2:
-            raise DataError(
-                f"class {int(train.labels[rows[0]])} has a single training row: none is left to "
-                "choose C on",
-                hint="extract a val split, or give the class more rows",
-            )
+    single = [train.labels[rows[0]] for rows in drawn if len(rows) == 1]
+    if single:
+        raise DataError(
+            f"class {single[0]} has a single training row: none is left to choose C on",
+            hint="extract a val split, or give the class more rows",
+        )
     cuts = [min(most, len(rows) - min(HELD_OUT, len(rows) // 2)) for rows in drawn]
     pairs = [np.split(rows, [cut]) for rows, cut in zip(drawn, cuts, strict=True)]
     shots_of, held = zip(*pairs, strict=True)

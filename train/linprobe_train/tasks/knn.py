@@ -2,9 +2,8 @@
 
 The convention of Wu et al. 2018 (section 3.4) as DINO runs it (Caron et al. 2021, ``eval_knn.py``):
 features L2-normalised; the k most similar training rows vote for their class with weight
-exp(cosine / T); k = 10, 20, 100, 200 and T = 0.07. Nothing is chosen, so all k are given; k = 20 is
-the one that DINO reports. The bank is train and, where there is one, val: the rows that the linear
-probe is fitted on. Symbols: b queries of a block, m bank rows of a block, d features.
+exp(cosine / T); k = 10, 20, 100, 200 (DINO reports 20) and T = 0.07. The bank is train and val.
+Symbols: b queries of a block, m bank rows of a block, d features.
 """
 
 import time
@@ -21,7 +20,7 @@ from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.protocol.search import SplitUse
 from linprobe_train.protocol.splits import StoredSplits
-from linprobe_train.results.answers import Answer, Answers, Asked
+from linprobe_train.results.answers import Answer, Answers, Asked, Result
 from linprobe_train.scores.metrics import Score, score_names, scores_of
 from linprobe_train.scores.predictions import TOP, Predictions, best_classes
 from linprobe_train.solver.passes import Crew, crew_of
@@ -65,17 +64,11 @@ class KnnScore:
 
 
 @dataclass(frozen=True)
-class KnnResult:
+class KnnResult(Result):
     """The content of ``knn.json``."""
 
     question: KnnQuestion
     """What was asked."""
-    dataset: str
-    """Name."""
-    encoder: str
-    """Model name."""
-    dim: int
-    """Features of a row."""
     bank: SplitUse
     """Rows that vote."""
     test: SplitUse
@@ -113,8 +106,7 @@ def knn(
     question = KnnQuestion(*splits.identity, splits.tap, k, temperature, seed, "knn-1")
     answers = Answers(out, KnnResult, "knn.json")
     names = splits.encoder.names.slug, splits.dataset.name, "knn"
-    stored = answers.get(question, *names)
-    if stored is not None:
+    if stored := answers.get(question, *names):
         return stored
     started = time.perf_counter()
     train = splits.rows(splits.train)
@@ -163,11 +155,9 @@ def knn_scores(
     existing = score_names(test.n_classes, multi_label=False)
     names = tuple(name for name in METRICS if name in existing)
     none, keys = np.empty((test.n, 0)), np.empty(0, np.str_)
-    results = []
-    for count, best in zip(wanted, top, strict=True):
-        ranked = Predictions(keys, test.labels, best, none, none)
-        results.append(KnnScore(count, scores_of(ranked, test.n_classes, seed, names)))
-    return tuple(results)
+    ranked = [Predictions(keys, test.labels, best, none, none) for best in top]
+    scores = [scores_of(rows, test.n_classes, seed, names) for rows in ranked]
+    return tuple(map(KnnScore, wanted, scores))
 
 
 def votes(
@@ -196,10 +186,9 @@ def with_neighbours(
 ) -> list[T]:
     """Find the k most similar bank rows of every query exactly, and make something of them.
 
-    Products of unit rows, block by block, in BLAS; per query only the best k are kept: some 40 MB a
-    thread for k = 200 and d = 512, whatever the queries and the bank. Rows are L2-normalised here;
-    k is at most the rows of the bank. ``use`` gets the first query of a block and the neighbours of
-    at most 512 queries; what it gives is returned in the order of the blocks.
+    Rows are L2-normalised here; k is at most the rows of the bank. Some 40 MB a thread for k = 200
+    and d = 512, whatever n. ``use`` gets the first query of a block and the neighbours of at most
+    512 queries; what it gives is returned in the order of the blocks.
     """
     unit = Preparation(normalize=True)
 

@@ -4,12 +4,10 @@ Features come from the store, from an array on disk, or from image files through
 images (:mod:`linprobe_store.image_encoder`).
 """
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +23,7 @@ from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 from linprobe_store.image_encoder import ImageRequest, find_image_features
 from linprobe_train.results.probe_file import SavedProbe
-from linprobe_train.scores.predictions import best_classes
+from linprobe_train.scores.predictions import UNREADABLE, best_classes
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.rows import Features
 
@@ -59,13 +57,13 @@ def predict_images(
 
     ``LinprobeError``: no encoder of images is installed, or it is not the probe's; nothing decodes.
     """
-    n = 0
+    found = False
     for rows in find_image_features()(request):
         skipped += rows.skipped
-        n += len(rows.keys)
         if rows.keys:
+            found = True
             yield _predicted(saved.predict_proba(rows.features[saved.card.tap]), rows.keys, top)
-    if n == 0:
+    if not found:
         first = f"; the first is '{skipped[0].key}': {skipped[0].reason}" if skipped else ""
         raise DataError(
             f"none of {len(skipped)} images could be decoded{first}",
@@ -117,7 +115,7 @@ def load_array(path: Path) -> NDArray[np.generic]:
             if len(names) == 1:
                 return np.asarray(arrays[names[0]])
             why: object = f"it holds the arrays {', '.join(arrays) or 'none'}"
-    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         why = error
     raise DataError(
         f"'{path}' holds no matrix of features ({why})",

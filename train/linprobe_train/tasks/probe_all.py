@@ -5,8 +5,8 @@ on disk costs no fit, so running it again resumes. Processes times threads stay 
 and the memory limit is shared out among the processes.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -125,7 +125,15 @@ def probe_all(
     line = f"{len(tasks)} probes, {jobs} at once with {threads} threads each"
     watch(Progress(0, len(tasks), "probes", line=line))
     outcomes: dict[Task, Outcome] = {}
-    with _backend(pool, jobs):
+    try:
+        cluster = _cluster() if pool.backend == CLUSTER else nullcontext()
+        backend = parallel_config(pool.backend, n_jobs=jobs)
+    except (ValueError, ImportError) as error:
+        raise OptionError(
+            f"joblib has no backend {pool.backend!r} here ({error})",
+            hint="--joblib-backend loky; for dask, pip install 'linprobe[cluster]'",
+        ) from error
+    with cluster, backend:
         runs = Parallel(return_as="generator_unordered")(
             delayed(run_task)(store, task, each, out) for task in tasks
         )
@@ -149,20 +157,6 @@ def run_task(store: Path, task: Task, recipe: Recipe, out: Path) -> Outcome:
         return Outcome(task, None, False, "", None, None, problem)
     score, C = answer.result.headline, answer.result.C
     return Outcome(task, str(answer.folder), answer.fresh, score.name, score.value, C, None)
-
-
-@contextmanager
-def _backend(pool: Pool, jobs: int) -> Iterator[None]:
-    try:
-        cluster = _cluster() if pool.backend == CLUSTER else nullcontext()
-        chosen = parallel_config(pool.backend, n_jobs=jobs)
-    except (ValueError, ImportError) as error:
-        raise OptionError(
-            f"joblib has no backend {pool.backend!r} here ({error})",
-            hint="--joblib-backend loky; for dask, pip install 'linprobe[cluster]'",
-        ) from error
-    with cluster, chosen:
-        yield
 
 
 def _cluster() -> AbstractContextManager[object]:
