@@ -49,8 +49,7 @@ class SourceSample:
     labels: tuple[int, ...]
     """Class ids: exactly one, or any number where the listing is multi-label."""
     extension: str
-    """Extension of the image in the shard, in lower case, without a dot; empty where the source
-    gives no name, and the format decides."""
+    """Of the image in the shard, lower case, without a dot; where empty, the format decides."""
     n_bytes: int
     """Size of the image file in bytes; 0 where it cannot be told."""
     stamp: int

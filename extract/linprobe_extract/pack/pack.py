@@ -94,10 +94,8 @@ def _nothing_to_do(out: Path, card: DatasetCard, started: float) -> PackReport:
     }
     damaged = [name for name, n_bytes in sizes.items() if not has_size(out / name, n_bytes)]
     if damaged:
-        raise PackError(
-            f"{out}: {len(damaged)} shards are gone or have another size: {first_few(damaged)}",
-            hint="pack it again with --overwrite",
-        )
+        trouble = f"{len(damaged)} shards are gone or have another size: {first_few(damaged)}"
+        raise PackError(f"{out}: {trouble}", hint="pack it again with --overwrite")
     Workspace(out).clear(card.plan)
     return PackReport(out, card, False, 0, len(sizes), time.monotonic() - started)
 

@@ -96,11 +96,7 @@ def _write_split(workspace: Workspace, folder: Path, records: Sequence[ShardReco
 
 
 def _find_duplicates(records: Sequence[ShardRecord]) -> tuple[DuplicateImage, ...]:
-    """Every image with more than one copy, in the order in which its first copy was packed.
-
-    Copies are found by the sha256 of their bytes, those that ``--drop-leaks`` left out included.
-    Re-encoded or resized copies have other bytes and are not found.
-    """
+    """Every image with copies of the same bytes, dropped ones too, in the order of packing."""
     times = Counter(image.sha256 for record in records for image in (*record.kept, *record.dropped))
     copies: dict[str, list[tuple[PackedImage, ShardRecord]]] = defaultdict(list)
     for record in records:

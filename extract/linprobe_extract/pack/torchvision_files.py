@@ -43,9 +43,8 @@ class SplitFiles:
     def sample(self, file: str | Path, labels: tuple[int, ...]) -> SourceSample:
         """A file as a sample, the bytes as they are; its name is the path under the root."""
         path = Path(file)
-        is_under = path.is_relative_to(self.root)
-        name = path.relative_to(self.root).as_posix() if is_under else path.name
-        return file_sample(path, name, labels)
+        name = path.relative_to(self.root) if path.is_relative_to(self.root) else path.name
+        return file_sample(path, str(name), labels)
 
     def samples(self, pairs: Iterable[tuple[str | Path, int]]) -> list[SourceSample]:
         """Files as samples with one label each."""

@@ -41,10 +41,9 @@ class Workspace:
         with Staging(self.out.parent, resume_as=self._name) as staging:
             earlier = self._earlier_plan()
             if earlier not in (None, plan_digest) and not restart:
-                raise PackError(
-                    f"{self.folder} holds unfinished packing of another source or of other options",
-                    hint=f"choose another --out, or --overwrite to drop it and replace {self.out}",
-                )
+                trouble = "holds unfinished packing of another source or of other options"
+                hint = f"choose another --out, or --overwrite to drop it and replace {self.out}"
+                raise PackError(f"{self.folder} {trouble}", hint=hint)
             if earlier != plan_digest:
                 for name in ("records", "tars"):
                     shutil.rmtree(self.folder / name, ignore_errors=True)

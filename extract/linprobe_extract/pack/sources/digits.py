@@ -21,10 +21,7 @@ Digits)."""
 
 
 def list_samples(words: str, options: PackOptions) -> Listing:  # it takes none
-    """List the test part of UCI's handwritten digits, as scikit-learn ships it.
-
-    Pixels 0..16 become gray levels 0..255; a seeded stratified fifth is the test split.
-    """
+    """List UCI's test digits, as scikit-learn ships them: gray 0..255, a seeded fifth for test."""
     from sklearn.datasets import load_digits
 
     rows, labels = load_digits(return_X_y=True)

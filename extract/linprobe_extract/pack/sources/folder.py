@@ -87,10 +87,7 @@ def list_samples(words: str, options: PackOptions) -> Listing:
 def _walk_images(
     root: Path, folder: PurePosixPath, above: tuple[tuple[int, int], ...], walk: _Walk
 ) -> None:
-    """Add what lies under ``folder``; ``above`` identifies the folders that it lies in.
-
-    Links are followed, loops are not; hidden folders are left aside.
-    """
+    """Add what lies under ``folder``, itself inside folders ``above``; links yes, loops no."""
     status = (root / folder).stat()
     identity = (status.st_dev, status.st_ino)
     if identity in above:
@@ -119,10 +116,9 @@ def _split_folders(root: Path, images: list[str]) -> Mapping[str, str]:
     if not any(name.count("/") > 1 and name.split("/")[0] in splits for name in images):
         return {}
     if strange := [top for top in tops if top not in splits]:
-        raise PackError(
-            f"{root}: {first_few(splits)} look like splits, and {first_few(strange)} do not",
-            hint="move the other folders elsewhere, or rename the splits if they are classes",
-        )
+        hint = "move the other folders elsewhere, or rename the splits if they are classes"
+        found = f"{first_few(splits)} look like splits, and {first_few(strange)} do not"
+        raise PackError(f"{root}: {found}", hint=hint)
     held = set(splits.values())
     if len(held) < len(splits):
         hint = "keep one folder each of train, val and test"

@@ -121,10 +121,7 @@ def _columns(features: Mapping[str, Any], arguments: Mapping[str, Argument]) -> 
 
 
 def _samples(table: _Table, split: str, label_of: Mapping[str, int] | None) -> list[SourceSample]:
-    """The samples of one split; image sizes come from the offsets of the Arrow column.
-
-    A label is an id; or, with ``label_of``, a value.
-    """
+    """The samples of one split, sizes by offsets of the Arrow column; labels are ids or keys."""
     import datasets
     import pyarrow.compute
 
