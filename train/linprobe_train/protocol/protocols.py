@@ -131,8 +131,6 @@ ROWS = (
     ),
 )
 """Ours, in the order of ``--help``."""
-PROTOCOLS: Mapping[str, Protocol] = {row.protocol.name: row.protocol for row in ROWS}
-"""Ours, by name."""
 
 
 @cache
