@@ -11,15 +11,13 @@ from hypothesis import strategies as st
 from linprobe.errors import DataError, OptionError
 from linprobe_train.protocol.protocols import (
     HALVING,
-    ROWS,
+    PROTOCOLS,
     Grid,
     best_C,
     list_grid,
     protocol_named,
 )
 from linprobe_train.protocol.search import stratified_folds, stratified_tenth
-
-PROTOCOLS = {row.protocol.name: row.protocol for row in ROWS}
 
 
 def walk(grid: Grid, score: Callable[[float], float]) -> tuple[dict[float, float], int]:

@@ -131,6 +131,8 @@ ROWS = (
     ),
 )
 """Ours, in the order of ``--help``."""
+PROTOCOLS: Mapping[str, Protocol] = {row.protocol.name: row.protocol for row in ROWS}
+"""Ours, by name."""
 
 
 @cache
