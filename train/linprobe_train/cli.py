@@ -70,8 +70,7 @@ def probe(
     from linprobe_train.show.text import answer_text, answers_json, outcomes_text
     from linprobe_train.solver.fit import FitSettings
     from linprobe_train.solver.memory import parse_bytes
-    from linprobe_train.tasks.probe import Recipe
-    from linprobe_train.tasks.probe import probe as probe_splits
+    from linprobe_train.tasks import probe as task
     from linprobe_train.tasks.probe_all import Pool, check_outcomes, list_tasks, probe_all
 
     named = protocol_named(protocol).changed(
@@ -85,7 +84,7 @@ def probe(
         threads=thread_count(threads),
         memory_bytes=None if memory is None else parse_bytes(memory),
     )
-    recipe, datasets = Recipe(named, settings, metric, cv, seed), tuple(data or ())
+    recipe, datasets = task.Recipe(named, settings, metric, cv, seed), tuple(data or ())
     with watching("probing") as watch:
         if every:
             pool = Pool(jobs, backend, threads, settings.memory_bytes)
@@ -93,7 +92,7 @@ def probe(
             outcomes = probe_all(store, tasks, recipe, out, pool, watch)
         else:
             opened = find_splits(store, model, datasets, named.tap)
-            answers = [probe_splits(splits, recipe, out, watch) for splits in opened]
+            answers = [task.probe(splits, recipe, out, watch) for splits in opened]
     if every:
         emit_json({"probes": plain(outcomes)}) if as_json else emit(outcomes_text(outcomes))
         check_outcomes(outcomes)

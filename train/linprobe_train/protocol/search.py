@@ -96,10 +96,9 @@ def run_sweep(trials: Sequence[Trial], grid: Grid, metric: str, watch: Watch = i
 
 
 def stratified_tenth(labels: LabelArray, seed: int) -> NDArray[np.bool_]:
-    """Mark a tenth of the rows, (n,), as near a tenth of every class as whole rows allow.
+    """Mark a tenth of the rows, (n,), and of every class as near as whole rows allow (DINOv2).
 
-    As in DINOv2; multi-label rows are drawn without regard to their labels. ``DataError``: a class
-    has a single row, or there are fewer than two rows.
+    ``DataError``: a class has a single row, or there are fewer than two rows.
     """
     order = _spread_by_class(labels, seed)
     held = np.zeros(len(labels), bool)

@@ -1,8 +1,7 @@
 """Results gathered from disk: which there are, what each said about every row, how to call it.
 
-A folder that holds a damaged result or one of another version is named and left out: it must not
-keep the others from being read. A result stands on its own; where the store is at hand it adds the
-size of the features, and whether they are still those that the result was made from.
+A damaged result, or one of another version, is named and left out. A store at hand adds the size of
+the features, and whether they are still those that the result was made from.
 """
 
 from collections import Counter

@@ -1,10 +1,8 @@
 """Metrics: one row of a table each, computed from what is kept of the predictions.
 
 A statistic is a function of row weights (multiplicities): the same code gives the value (all ones)
-and its bootstrap. n rows, k classes.
-
-To add a metric, add a row to :data:`METRICS`; a package of your own adds one without a fork through
-the entry-point group ``linprobe.metrics``, whose entries name :class:`Metric` objects.
+and its bootstrap. n rows, k classes. To add one, add a row to :data:`METRICS`, or name it in the
+entry-point group ``linprobe.metrics`` of a package of your own.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,8 +1,7 @@
 """Every encoder and dataset of a store, one probe each, over processes or a cluster.
 
-Each task stands alone: what fails is told at the end and stops no other; what is already answered
-on disk costs no fit, so running it again resumes. Processes times threads stay within the cores,
-and the memory limit is shared out among the processes.
+What fails is told at the end and stops no other; what is answered on disk costs no fit. Processes
+times threads stay within the cores, and the processes share the memory limit.
 """
 
 from collections.abc import Sequence
