@@ -21,6 +21,8 @@ from typing import BinaryIO
 from linprobe.errors import StoreError
 
 STAGING_PREFIX = "tmp-"
+TEMPORARY_FILE = ".*." + "[0-9a-f]" * 12
+"""Glob of the files that :func:`atomic_file` has in the making."""
 
 _HINTS = {
     errno.ENOSPC: "free some space, or choose another place; what was committed before is whole",
@@ -33,7 +35,7 @@ _HINTS = {
 
 
 @contextmanager
-def told_as_store_error(place: Path | str) -> Iterator[None]:
+def store_errors(place: Path | str) -> Iterator[None]:
     """Tell what the operating system refuses (full disk, read-only, ...) as an expected failure.
 
     Raises
@@ -67,7 +69,7 @@ class Staging:
         own = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self.path = parent / f"{STAGING_PREFIX}{resume_as or own}"
         self._is_kept = resume_as is not None
-        with told_as_store_error(parent):
+        with store_errors(parent):
             self.path.mkdir(parents=True, exist_ok=self._is_kept)
             self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -87,7 +89,7 @@ class Staging:
         ------
         StoreError : the operating system refused.
         """
-        with told_as_store_error(self.path):
+        with store_errors(self.path):
             sync_tree(self.path)
             try:
                 self.path.rename(final)
@@ -100,7 +102,7 @@ class Staging:
 
     def take(self, path: Path) -> None:
         """Move a unit in here: gone from its place at once, and removed with this folder."""
-        with told_as_store_error(path):
+        with store_errors(path):
             path.rename(self.path / path.name)
 
     def __enter__(self) -> "Staging":
@@ -154,7 +156,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     StoreError : the operating system refused.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
-    with told_as_store_error(path):
+    with store_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:

@@ -6,32 +6,49 @@ A package names an object under a group in its ``pyproject.toml``::
     brier = "my_package.scores:BRIER"
 """
 
-from importlib.metadata import entry_points
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
-from linprobe.errors import OptionError
+from linprobe.errors import LinprobeError
 
 T = TypeVar("T")
 
 
-def declared(group: str, kind: type[T]) -> tuple[T, ...]:
+def installed(group: str) -> Iterator[tuple[EntryPoint, object]]:
     """Objects that installed packages name under a group, sorted by the names of the entries.
 
     Raises
     ------
-    OptionError : an entry cannot be loaded, or is not a ``kind``.
+    LinprobeError : an entry cannot be loaded; names it and its package.
     """
-    objects = []
     for entry in sorted(entry_points(group=group), key=lambda entry: entry.name):
         try:
             value = entry.load()
-        except Exception as error:
-            raise _refused(group, entry.value, f"cannot be loaded ({error})") from error
+        except Exception as error:  # whatever the code of another package raises
+            raise refused(entry, f"{type(error).__name__}: {error}") from error
+        yield entry, value
+
+
+def declared(group: str, kind: type[T]) -> tuple[T, ...]:
+    """Objects of a group, which must all be of a ``kind``.
+
+    Raises
+    ------
+    LinprobeError : an entry cannot be loaded, or is not a ``kind``.
+    """
+    objects = []
+    for entry, value in installed(group):
         if not isinstance(value, kind):
-            raise _refused(group, entry.value, f"is not a {kind.__name__}")
+            raise refused(entry, f"it is not a {kind.__name__}")
         objects.append(value)
     return tuple(objects)
 
 
-def _refused(group: str, value: str, why: str) -> OptionError:
-    return OptionError(f"the entry {value} of {group} {why}", hint="mend or remove its package")
+def refused(entry: EntryPoint, why: str) -> LinprobeError:
+    """Error for an entry that cannot be used."""
+    package = entry.dist.name if entry.dist else "an installed package"
+    return LinprobeError(
+        f"'{entry.name}' of {package} cannot be used: {why}",
+        hint=f"pip uninstall {package}, or mend {entry.value} of its group {entry.group}",
+    )

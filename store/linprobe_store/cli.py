@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from linprobe.errors import IntegrityError
+from linprobe.errors import IntegrityError, NotFoundError
 from linprobe.names import short_id
 from linprobe.options import FEATURES, JsonOption, StoreOption
 from linprobe.records import plain
@@ -67,6 +67,8 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check every unit of a store; exit code 1 if one is damaged."""
+    if not store.is_dir():
+        raise NotFoundError(f"{store}: no such folder", hint="name the store with --store DIR")
     units = tuple(verify_store(FeatureStore(store), deep=deep))
     value = {"store": store, "deep": deep, "units": units}
     _tell(value, reports.verification_text(units, store), as_json)

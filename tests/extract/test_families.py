@@ -13,6 +13,7 @@ import torch
 from encoder_factories import make_model, random_pixels, randomise, save_weights
 from tar_factories import write_dataset
 
+from linprobe import plugins
 from linprobe.errors import LinprobeError
 from linprobe_extract.encoders import demo, family, open_clip_names
 from linprobe_extract.encoders import timm as timm_family
@@ -225,8 +226,8 @@ def test_a_family_of_another_package_takes_no_name_of_ours(site: Path) -> None:
     ("source", "message"),
     [
         ("import no_such_module", "No module named 'no_such_module'"),
-        (FOREIGN.replace('"mine:"', '""', 1), "its prefix '' has no colon"),
-        ("", "no attribute 'prefix'"),
+        (FOREIGN.replace('"mine:"', '""', 1), "expected a prefix with a colon, found ''"),
+        ("", "found None"),
     ],
 )
 def test_a_family_that_cannot_be_used_is_named_with_its_package(
@@ -243,7 +244,7 @@ def test_a_family_that_cannot_be_used_is_named_with_its_package(
 
 def test_a_family_may_not_be_called_as_ours(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point = importlib.metadata.EntryPoint("timm", "linprobe_extract.encoders.timm", family.GROUP)
-    monkeypatch.setattr(family, "entry_points", lambda group: [point])
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
     families.cache_clear()
     with pytest.raises(LinprobeError, match="linprobe has a family of this name"):
         resolve_model("demo")

@@ -216,10 +216,10 @@ def test_a_split_without_rows_is_imported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("array", ["classes", "keys"])
 def test_names_stored_as_bytes_are_read_as_utf8_or_refused(tmp_path: Path, array: str) -> None:
-    arrays = {"x": np.ones((2, 2), "f2"), "y": np.arange(2)}
+    x, y = np.ones((2, 2), "f2"), np.arange(2)
     for name, encoding in (("good", "utf-8"), ("bad", "latin-1")):
         texts = np.array([text.encode(encoding) for text in ("é", "b")])
-        np.savez(tmp_path / f"{name}.npz", **arrays, **{array: texts})
+        np.savez(tmp_path / f"{name}.npz", x=x, y=y, **{array: texts})  # type: ignore[arg-type]
 
     (split,) = do_import(tmp_path / "s", f"train={tmp_path}/good.npz")
     with pytest.raises(MismatchError, match=f"{array}.* expected UTF-8"):

@@ -10,7 +10,7 @@ import pytest
 from train_command import CLASSES, some_splits
 from train_factories import stored_dataset
 
-from linprobe.errors import OptionError
+from linprobe.errors import LinprobeError
 from linprobe.plugins import declared
 
 METRIC = """
@@ -89,13 +89,14 @@ def test_a_protocol_of_another_package_is_named_like_ours(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("source", "words"), [("ERROR = 3", "is not a str"), ("import nothing_of_this_name", "loaded")]
+    ("source", "words"),
+    [("ERROR = 3", "is not a str"), ("import nothing_of_this_name", "ModuleNotFoundError")],
 )
 def test_an_entry_that_is_none_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, words: str
 ) -> None:
     installed(tmp_path, "linprobe.tests", "mine:ERROR", source)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(OptionError, match=f"mine:ERROR of linprobe.tests .*{words}"):
+    with pytest.raises(LinprobeError, match=f"cannot be used: .*{words}"):
         declared("linprobe.tests", str)
     sys.modules.pop("mine", None)

@@ -21,13 +21,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from linprobe.errors import LinprobeError
 from linprobe.machine import Device
+from linprobe.plugins import installed, refused
 from linprobe.terminal import command
 from linprobe_store.format.spec import EncoderNames, StorageDtype
 
@@ -129,24 +130,14 @@ def families() -> Mapping[str, Family]:
     """
     package = __name__.rpartition(".")[0]
     every = {n: cast("Family", import_module(f"{package}.{m}")) for n, m in BUILT_IN.items()}
-    every |= {point.name: _installed(point) for point in entry_points(group=GROUP)}
+    for entry, family in installed(GROUP):
+        prefix = getattr(family, "prefix", None)
+        if entry.name in every:
+            raise refused(entry, "linprobe has a family of this name")
+        if not isinstance(prefix, str) or not prefix.endswith(":"):
+            raise refused(entry, f"expected a prefix with a colon, found {prefix!r}")
+        every[entry.name] = cast("Family", family)
     return dict(sorted(every.items(), key=lambda item: not item[1].prefix))
-
-
-def _installed(point: EntryPoint) -> Family:
-    package = point.dist.name if point.dist else "an installed package"
-    try:
-        family = cast("Family", point.load())
-        fault = "" if family.prefix.endswith(":") else f"its prefix {family.prefix!r} has no colon"
-    except Exception as error:  # whatever the code of another package raises when it is imported
-        fault = f"{type(error).__name__}: {error}"
-    if fault or point.name in BUILT_IN:
-        raise LinprobeError(
-            f"the encoder family '{point.name}' of {package} cannot be used: "
-            + (fault or "linprobe has a family of this name"),
-            hint=f"pip uninstall {package}, or mend {point.value}",
-        )
-    return family
 
 
 def libraries() -> dict[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from linprobe.disk import told_as_store_error
+from linprobe.disk import store_errors
 from linprobe.errors import PackError, StoreError
 from linprobe.machine import available_cores
 from linprobe.names import first_few
@@ -76,7 +76,7 @@ def pack(source: str, out: Path, options: PackOptions, watch: Watch = ignore) ->
         )
     workspace = Workspace(out)
     try:
-        with told_as_store_error(out), workspace.opened(plan.digest, restart=options.overwrite):
+        with store_errors(out), workspace.opened(plan.digest, restart=options.overwrite):
             records, n_packed = _write_shards(workspace, plan, options, watch)
             check_counts(listing, records)
             card = write_tree(workspace, plan, source, options.seed, records)

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from linprobe.benchmarks import KnownDataset, find_known, known_datasets
 from linprobe.errors import PackError
+from linprobe.plugins import installed
 from linprobe.terminal import command
 from linprobe_extract.pack import sources as built_in
 from linprobe_extract.pack.listing import Listing, PackOptions, dataset_slug, parse_arguments
@@ -62,7 +62,7 @@ def sources() -> Mapping[str, Source]:
     """Every source by its name, our own first; PackError where an entry point is none."""
     modules = sorted(module.name for module in pkgutil.iter_modules(built_in.__path__))
     ours = [(name, import_module(f"{built_in.__name__}.{name}")) for name in modules]
-    others = [(point.value, point.load()) for point in entry_points(group=GROUP)]
+    others = [(entry.name, value) for entry, value in installed(GROUP)]
     by_name: dict[str, Source] = {}
     for place, source in [*ours, *others]:
         if not isinstance(source, Source):

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 import fsspec
 
-from linprobe.disk import told_as_store_error
+from linprobe.disk import store_errors
 from linprobe.errors import IntegrityError
 from linprobe.records import parse, plain
 from linprobe_extract.shards.tar import fingerprint_shard, open_shard, unreadable
@@ -60,7 +60,7 @@ class JsonCache(Generic[T]):
         self._known[key] = value
         if is_known or self._read_only or not lasting:
             return
-        with told_as_store_error(self._path):
+        with store_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps({key: plain(value)}) + "\n")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from linprobe.disk import Staging, told_as_store_error
+from linprobe.disk import Staging, store_errors
 from linprobe.errors import MismatchError, StoreError
 from linprobe.records import digest_json, plain
 from linprobe_store.arrays.unit_writer import UnitWriter
@@ -76,7 +76,7 @@ class PartWriter:
                     hint="pack the shard again with one key per sample",
                 )
             self._keys.add(key)
-        with told_as_store_error(self._staging.path):
+        with store_errors(self._staging.path):
             self._unit.append(block)
 
     def commit(
@@ -102,7 +102,7 @@ class PartWriter:
                 f"{len(skipped)} skipped",
                 hint="the tar changed while it was read, or is cut: fetch it again",
             )
-        with told_as_store_error(self._staging.path):
+        with store_errors(self._staging.path):
             contents = self._unit.close({"kind": "part", "encoder_id": self._spec.encoder_id})
             own = {"shard": self.shard, "skipped": skipped}
             run = {"batch_size": batch_size, "labelling": labelling}

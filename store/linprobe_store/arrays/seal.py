@@ -14,7 +14,7 @@ from typing import TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe.disk import Staging, told_as_store_error
+from linprobe.disk import Staging, store_errors
 from linprobe.errors import MismatchError, NotFoundError, StoreError
 from linprobe.names import first_few
 from linprobe.terminal import command
@@ -121,7 +121,7 @@ def write_split(
     ``parts``, and a StoreError where a key comes twice, a value cannot be stored or the disk fails.
     """
     place = f"split {target.split!r}"
-    with told_as_store_error(target.path), Staging(target.path.parent) as staging:
+    with store_errors(target.path), Staging(target.path.parent) as staging:
         unit = UnitWriter(staging.path, target.spec, place, strong=True)
         hashes = [np.empty(0, np.int64)]
         try:

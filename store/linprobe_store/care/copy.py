@@ -12,7 +12,7 @@ from pathlib import Path
 from posixpath import join
 from typing import Literal
 
-from linprobe.disk import Staging, told_as_store_error
+from linprobe.disk import Staging, store_errors
 from linprobe.errors import REPAIR, IntegrityError, MismatchError, StoreError
 from linprobe.names import short_id
 from linprobe_store.care.packed import pack_split, unpack_split
@@ -68,7 +68,7 @@ def copy_store(
     StoreError : the disk or the remote refuses.
     """
     for split in list_splits(Place(source), encoder, dataset):
-        with told_as_store_error(target):
+        with store_errors(target):
             place = Place(target)
             local = place.local
             moved = _receive(split, local, pack) if local else _send(split, place, pack)

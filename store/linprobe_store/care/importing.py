@@ -13,7 +13,7 @@ from typing import cast
 
 import numpy as np
 
-from linprobe.disk import Staging, told_as_store_error
+from linprobe.disk import Staging, store_errors
 from linprobe.errors import MismatchError
 from linprobe.names import check_class_names, read_class_names, slugify
 from linprobe.records import digest_json
@@ -56,7 +56,7 @@ def import_files(
         message = f"--metric {names.metric!r}: expected a name of a-z, 0-9 and _"
         raise MismatchError(message, hint="--metric top1")
     write_format(store.root)
-    with told_as_store_error(store.root), Staging(store.root) as unzipped:
+    with store_errors(store.root), Staging(store.root) as unzipped:
         sources = [open_split(text, unzipped.path) for text in splits]
         _check_sources(sources)
         digests = {source.name: _digest(source.features) for source in sources}
@@ -136,11 +136,11 @@ def _texts(array: ArrayFile, rows: slice) -> tuple[str, ...]:
     """Names or keys; those stored as bytes are UTF-8."""
     values = array.values[rows].ravel()
     try:
-        is_bytes = values.dtype.kind == "S"
-        return tuple((np.char.decode(values, "utf-8") if is_bytes else values.astype(str)).tolist())
+        texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()]
     except UnicodeDecodeError as error:
         message = f"{array.place}: expected UTF-8, found {error.reason} in {error.object!r}"
         raise MismatchError(message, hint="store it as text (dtype U) or as UTF-8") from None
+    return tuple(texts)
 
 
 def _digest(array: ArrayFile) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from linprobe.disk import STAGING_PREFIX, is_abandoned, remove_unit, told_as_store_error
+from linprobe.disk import STAGING_PREFIX, is_abandoned, remove_unit, store_errors
 from linprobe_store.care.verify import verify_store
 from linprobe_store.format.layout import DATASET_PREFIX, ENCODER_PREFIX, PARTS_FOLDER, SETS_FOLDER
 from linprobe_store.handles.lookup import remove_claim
@@ -61,7 +61,7 @@ def find_damaged(store: FeatureStore, *, deep: bool) -> Iterator[Leftover]:
 def remove_leftovers(leftovers: Iterable[Leftover]) -> None:
     """Remove left-overs and damaged units; StoreError where the operating system refuses."""
     for leftover in leftovers:
-        with told_as_store_error(leftover.path):
+        with store_errors(leftover.path):
             if leftover.path.is_symlink() or leftover.path.is_file():
                 leftover.path.unlink(missing_ok=True)
             elif leftover.path.name.startswith(STAGING_PREFIX):

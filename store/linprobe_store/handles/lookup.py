@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import TypeVar
 
-from linprobe.disk import Staging, told_as_store_error
+from linprobe.disk import Staging, store_errors
 from linprobe.errors import MismatchError, NotFoundError, StoreError
 from linprobe.names import SHORT_ID_DIGITS, short_id
 from linprobe.records import canonical_json, plain
@@ -45,7 +45,7 @@ def make_folder(
             return folder
     folder_name = folder_named(prefix, name, full_id)
     claim = parent / f".{prefix}{digits}"
-    with told_as_store_error(parent):
+    with store_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)
         try:
             claim.symlink_to(folder_name)

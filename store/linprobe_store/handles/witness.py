@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from linprobe.disk import Staging, told_as_store_error
+from linprobe.disk import Staging, store_errors
 from linprobe.errors import REPAIR, IntegrityError, MismatchError
 from linprobe.records import NonNegative, canonical_json, parse, plain
 from linprobe_store.format.layout import CANARY_FOLDER, PROVENANCE_FILE
@@ -40,7 +40,7 @@ def check_canary(encoder_path: Path, features: Mapping[str, FeatureArray]) -> No
     """See ``StoredEncoder.check_canary``."""
     stored = read_canary(encoder_path)
     if stored is None:
-        with told_as_store_error(encoder_path), Staging(encoder_path) as staging:
+        with store_errors(encoder_path), Staging(encoder_path) as staging:
             # The keys are taps, never one of savez's own parameters: those are no valid tap names.
             np.savez(staging.path / _FILE, **dict(features))  # type: ignore[arg-type]
             if staging.publish(encoder_path / CANARY_FOLDER):
@@ -91,7 +91,7 @@ def append_provenance(encoder_path: Path, entry: Provenance) -> None:
     line = canonical_json(plain(entry)) + b"\n"
     if path.exists() and not path.read_bytes().endswith(b"\n"):
         line = b"\n" + line  # ends the line that a crash cut short
-    with told_as_store_error(path), path.open("ab", buffering=0) as file:
+    with store_errors(path), path.open("ab", buffering=0) as file:
         file.write(line)
         os.fsync(file.fileno())
 

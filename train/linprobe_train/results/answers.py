@@ -12,7 +12,7 @@ from typing import Generic, Literal, TypeVar
 
 import msgspec
 
-from linprobe.disk import STAGING_PREFIX, Staging, is_abandoned
+from linprobe.disk import STAGING_PREFIX, TEMPORARY_FILE, Staging, is_abandoned
 from linprobe.errors import ResultError, StoreError
 from linprobe.records import digest_json, encode, parse, plain, read_bytes
 from linprobe_train.protocol.protocols import Protocol
@@ -173,10 +173,10 @@ class Answers(Generic[R]):
             return Answer(result, folder, fresh=False)
         with _os_errors(f"results to {self.out}"):
             Staging(self.out).discard()
-        for path in self.out.glob(f"{STAGING_PREFIX}*"):
+        for path in (*self.out.glob(f"{STAGING_PREFIX}*"), *self.out.glob(f"*/{TEMPORARY_FILE}")):
             # Younger ones are another run's: on this host, and on a shared disk.
             if is_abandoned(path, min_age_s=10.0, foreign_age_s=86_400.0):
-                shutil.rmtree(path, ignore_errors=True)
+                path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
         return None
 
     def read(self, folder: Path) -> R | None:

@@ -110,8 +110,13 @@ def compare(
     result's metric is of a package that is not installed here.
     """
     comparisons = []
-    for name in sorted({collected.dataset for collected in results}):
-        groups = _match_rows([collected for collected in results if collected.dataset == name])
+    # One dataset id is one dataset, whatever it was called; imports of one dataset's features by
+    # several encoders have an id each, and their name in common.
+    called: dict[str, str] = {}
+    for collected in sorted(results, key=lambda collected: collected.dataset):
+        called.setdefault(collected.result.question.dataset_id, collected.dataset)
+    for name in sorted(set(called.values())):
+        groups = _match_rows([c for c in results if called[c.result.question.dataset_id] == name])
         if strict and len(groups) > 1:
             first, second = groups[0][0][0], groups[1][0][0]
             raise ResultError(
