@@ -106,23 +106,28 @@ def check_class_names(names: Sequence[str], place: str, *, error: type[LinprobeE
     for number, name in enumerate(names, start=1):
         if not name.strip():
             raise error(
-                f"line {number} of '{place}' is blank, expected a class name",
+                f"class name {number} of '{place}' is blank",
                 hint="the n-th line names the class with the label n - 1",
             )
-        if any(unicodedata.category(char) in ("Cc", "Cf") for char in name):
+        if any(c == "\ufeff" or unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
             raise error(
-                f"line {number} of '{place}' holds a character that cannot be printed: {name!r}",
+                f"class name {number} of '{place}' has a character that cannot be printed: {name!r}",
                 hint="write the names as plain UTF-8, without control characters or marks",
             )
-    keys = [unicodedata.normalize("NFC", name.strip()) for name in names]
+    keys = [class_key(name) for name in names]
     name, count = Counter(keys).most_common(1)[0]
     if count > 1:
         lines = [number for number, other in enumerate(keys, start=1) if other == name]
         raise error(
-            f"class name {name!r} occurs {count} times in '{place}' (lines "
+            f"class name {name!r} occurs {count} times in '{place}' (numbers "
             f"{first_few(map(str, lines))})",
             hint="give every class a name of its own, such as 'crane (bird)'",
         )
+
+
+def class_key(name: str) -> str:
+    """The form in which two class names are compared: NFC, no outer spaces."""
+    return unicodedata.normalize("NFC", name).strip()
 
 
 def parse_wholes(option: str, text: str) -> tuple[int, ...]:

@@ -33,14 +33,14 @@ def test_class_names_are_the_lines_without_marks_and_line_ends(tmp_path: Path, d
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"cat\n\ndog\n", "line 2 of .* is blank"),
-        (b"", "line 1 of .* is blank"),
-        (b"cat\rdog\r", "line 1 of .* cannot be printed"),
-        ("cat\ndog\n".encode("utf-16-le"), "line 1 of .* cannot be printed"),
+        (b"cat\n\ndog\n", "class name 2 of .* is blank"),
+        (b"", "class name 1 of .* is blank"),
+        (b"cat\rdog\r", "class name 1 of .* cannot be printed"),
+        ("cat\ndog\n".encode("utf-16-le"), "class name 1 of .* cannot be printed"),
         ("e\u0301\n\u00e9\n".encode(), "occurs 2 times"),
-        (b"cat\ndog\ncat\n", r"'cat' occurs 2 times in .* \(lines 1, 3\)"),
+        (b"cat\ndog\ncat\n", r"'cat' occurs 2 times in .* \(numbers 1, 3\)"),
         ("cat\nblåhaj\n".encode("latin-1"), "expected UTF-8, found .* at byte 6"),
-        (b"cat\n\xef\xbb\xbfdog\n", "line 2 of .* holds a character that cannot be printed"),
+        (b"cat\n\xef\xbb\xbfdog\n", "class name 2 of .* has a character that cannot be printed"),
     ],
 )
 def test_class_names_that_would_shift_or_confuse_are_refused(

@@ -62,7 +62,7 @@ def test_copies_in_two_splits_leak_and_copies_with_two_labels_contradict() -> No
         ({"format": "other"}, "found other"),
         ({"headline_metric": 7}, r"Expected `str`, got `int` - at `\$.headline_metric`"),
         ({"classes": None}, r"Expected `array`, got `null` - at `\$.classes`"),
-        ({"classes": ["a", " "]}, "line 2 of .* is blank"),
+        ({"classes": ["a", " "]}, "class name 2 of .* is blank"),
         ({"splits": []}, "Expected `object`"),
         ({"splits": {"train": {"samples": -1, "shards": []}}}, r">= 0 - at .*samples"),
         ({"extra": 1}, "extra"),

@@ -196,7 +196,7 @@ def _one_class(root: Path) -> None:
         (_two_train, "two folders for one split: test, train, training"),
         (_strange, "test, train look like splits, and extra do not"),
         (_no_train, "expected a train folder, found test, val"),
-        (_same_name, "2 classes with one name"),
+        (_same_name, "occurs 2 times"),
         (_one_class, "at least 2 classes, found 1: a"),
     ],
 )

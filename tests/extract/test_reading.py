@@ -365,7 +365,7 @@ def test_a_blank_line_among_class_names_is_refused_and_none_at_the_end_counts(
     assert plan_dataset(str(folder)).classes == ("cat", "dog")
 
     (folder / "classnames.txt").write_text("cat\n\ndog\n")
-    with pytest.raises(ExtractError, match=r"line 2 of .* is blank"):
+    with pytest.raises(ExtractError, match=r"class name 2 of .* is blank"):
         plan_dataset(str(folder))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from linprobe.benchmarks import Argument
 from linprobe.errors import PackError
-from linprobe.names import IMAGE_EXTENSIONS
+from linprobe.names import IMAGE_EXTENSIONS, check_class_names
 
 
 @dataclass(frozen=True)
@@ -111,22 +111,7 @@ def check_classes(classes: Sequence[str]) -> None:
             f"expected at least 2 classes, found {len(classes)}: {', '.join(classes) or 'none'}",
             hint="one folder (or label) per class; see extract/DATASETS.md for the layouts",
         )
-    same_names: dict[str, list[str]] = {}
-    for name in classes:
-        if not name.strip() or "\ufeff" in name or len(f"{name}.".splitlines()) != 1:
-            hint = "rename the class: classnames.txt holds one class a line"
-            trouble = "is empty, or has a line break or a byte order mark"
-            raise PackError(f"class name {name!r} {trouble}", hint=hint)
-        same_names.setdefault(class_key(name), []).append(name)
-    for same in same_names.values():
-        if len(same) > 1:
-            hint, names = "rename one of them, or merge their images", ", ".join(map(repr, same))
-            raise PackError(f"{len(same)} classes with one name: {names}", hint=hint)
-
-
-def class_key(name: str) -> str:
-    """The form in which two class names are compared: NFC, no outer spaces."""
-    return unicodedata.normalize("NFC", name).strip()
+    check_class_names(classes, "the source", error=PackError)
 
 
 def dataset_slug(text: str) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from linprobe.errors import PackError
-from linprobe.names import SPLITS, first_few, split_named
-from linprobe_extract.pack.listing import Listing, PackOptions, class_key, file_sample, is_image
+from linprobe.names import SPLITS, class_key, first_few, split_named
+from linprobe_extract.pack.listing import Listing, PackOptions, file_sample, is_image
 from linprobe_extract.pack.splits import split_by_options
 
 NAME = "csv"
