@@ -43,9 +43,7 @@ class Diagnosis:
 def diagnose(model: str) -> Diagnosis:
     """Look at the machine, and time the tower of a model on it in batches as a run makes them.
 
-    Raises
-    ------
-    LinprobeError : no model is called so, or its configuration cannot be had.
+    A LinprobeError is raised if no model is called so, or its configuration cannot be had.
     """
     rate = _forward_rate(EncoderChoice(model))
     place = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"

@@ -85,10 +85,9 @@ def _encode(encoder: Encoder, batch: list[_Image], pool: ThreadPoolExecutor) -> 
 def _load_the_same(request: ImageRequest) -> Encoder:
     wanted = request.encoder
     if wanted.preprocess is None or wanted.precision == "unknown":
-        raise ExtractError(
-            f"the features of {request.model} were imported: how images become them is not known",
-            hint="predict on stored or imported features of that encoder instead",
-        )
+        hint = "predict on stored or imported features of that encoder instead"
+        problem = f"the features of {request.model} were imported"
+        raise ExtractError(f"{problem}: how images become them is not known", hint=hint)
     encoder = Encoder.load(
         request.model,
         weights=request.weights,

@@ -38,12 +38,7 @@ def names() -> Mapping[str, str]:
 
 
 def resolve(name: str, weights: Path | None) -> ModelRef | None:
-    """Find the weights inside their package, without importing it.
-
-    Raises
-    ------
-    LinprobeError : the package is not installed; the hint installs it.
-    """
+    """Find the weights inside their package, unimported; LinprobeError if it is not installed."""
     if name not in MODELS:
         return None
     number = MODELS[name]

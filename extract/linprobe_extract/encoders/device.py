@@ -1,8 +1,4 @@
-"""The encoder on its device: launch a batch now, collect its features later.
-
-On CUDA the copy of the next batch to the device overlaps the forward pass of this one, and nothing
-waits for the copy back. On a CPU a launch computes at once.
-"""
+"""The encoder on its device: launch a batch now, collect its features later (a CPU: at once)."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
@@ -19,12 +15,7 @@ Launch: TypeAlias = Callable[[torch.Tensor], Collect]
 
 
 def launcher(encoder: Encoder) -> Launch:
-    """Give the function that starts batches on the encoder's device.
-
-    Raises (when called or collected)
-    ------
-    torch.OutOfMemoryError : the batch does not fit the device.
-    """
+    """Give what starts batches; torch.OutOfMemoryError, then or later, if one does not fit."""
     dtype = getattr(torch, encoder.spec.storage_dtype)
     if encoder.device.type == "cuda":
         return _cuda_launcher(encoder, dtype)

@@ -11,13 +11,8 @@ from torch import nn
 from linprobe.errors import LinprobeError
 from linprobe.machine import Device, available_cores, keep_freed_memory
 from linprobe.terminal import command
-from linprobe_extract.encoders.family import (
-    EncoderChoice,
-    Precision,
-    PreprocessPath,
-    families,
-    resolve_model,
-)
+from linprobe_extract.encoders import family
+from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath
 from linprobe_extract.pixels.canary import check_preprocess, with_canary
 from linprobe_extract.pixels.preprocess import FAST_INTERPOLATIONS
 from linprobe_store.format.spec import EncoderNames, EncoderSpec, PreprocessSpec, StorageDtype, Tap
@@ -127,17 +122,13 @@ class Encoder:
 
 
 def load_encoder(choice: EncoderChoice, *, local_rank: int = 0) -> Encoder:
-    """Load a model, prove its preprocessing, and put it on this process's device.
+    """Load a model as :meth:`Encoder.load`, on this process's device.
 
     ``local_rank`` is the number of this process among those that share the machine's GPUs.
-
-    Raises
-    ------
-    LinprobeError : as :meth:`Encoder.load`.
     """
-    ref = resolve_model(choice.model, weights=choice.weights)
+    ref = family.resolve_model(choice.model, weights=choice.weights)
     device = _device(choice.device, local_rank)
-    tower = families()[ref.family].load(ref)
+    tower = family.families()[ref.family].load(ref)
     pixels = replace(tower.preprocess, path=choice.preprocess)
     if pixels.path == "fast" and pixels.interpolation not in FAST_INTERPOLATIONS:
         problem = f"the fast path cannot resize with {pixels.interpolation}"
@@ -163,13 +154,11 @@ def load_encoder(choice: EncoderChoice, *, local_rank: int = 0) -> Encoder:
 def load_untrained(choice: EncoderChoice) -> tuple[nn.Module, int]:
     """Build the taps of a model with random weights on its device, and tell the input's side.
 
-    Raises
-    ------
-    LinprobeError : the model is unknown or cannot be built, or the device is not there.
+    A LinprobeError is raised if the model cannot be built or the device is not there.
     """
-    ref = resolve_model(choice.model, weights=choice.weights)
+    ref = family.resolve_model(choice.model, weights=choice.weights)
     device = _device(choice.device)
-    taps, side = families()[ref.family].untrained(ref)
+    taps, side = family.families()[ref.family].untrained(ref)
     _place(taps, device, choice.precision)
     return taps, side
 
@@ -211,13 +200,11 @@ def _measure(taps: nn.Module, side: int, precision: str) -> tuple[Tap, ...]:
         features = taps(ramp.repeat(1, 3, 1, 1).to(parameter.dtype))
     for name, feature in features.items():
         if feature.ndim != 2:
-            raise LinprobeError(
-                f"the {name} of one image has the shape {tuple(feature.shape)}, expected (1, d)",
-                hint="linprobe takes towers that pool to one vector",
-            )
+            problem = f"the {name} of one image has the shape {tuple(feature.shape)}"
+            hint = "linprobe takes towers that pool to one vector"
+            raise LinprobeError(f"{problem}, expected (1, d)", hint=hint)
         if not bool(feature.isfinite().all()):
-            raise LinprobeError(
-                f"the {name} of a gray ramp has infinities or NaN, in {precision}",
-                hint="is the checkpoint whole, and --model its architecture? try --precision fp32",
-            )
+            hint = "is the checkpoint whole, and --model its architecture? try --precision fp32"
+            problem = f"the {name} of a gray ramp has infinities or NaN, in {precision}"
+            raise LinprobeError(problem, hint=hint)
     return tuple(Tap(name, feature.shape[1]) for name, feature in features.items())

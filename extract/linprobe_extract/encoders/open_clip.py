@@ -1,8 +1,4 @@
-"""open_clip towers: the only file that imports open_clip.
-
-Only the vision tower is built, on the meta device where it can be: a thirtieth of a second in
-place of two. Its taps equal what the full model gives, bit for bit.
-"""
+"""open_clip towers, whose taps equal the full model's: the only file that imports open_clip."""
 
 import json
 from collections.abc import Mapping
@@ -48,10 +44,8 @@ class _Config:
 def load_tower(ref: ModelRef) -> tower.LoadedTower:
     """Build the vision tower of an open_clip model and load its weights.
 
-    Raises
-    ------
-    LinprobeError : a download failed (the hint is the offline way), the configuration is not
-        open_clip's, the checkpoint does not fit, or the activation is not the one asked for.
+    A LinprobeError is raised if a download failed, the configuration is not open_clip's, the
+    checkpoint does not fit, or the activation is not the one asked for.
     """
     config = _read_config(ref)
     visual = _load_visual(config, ref.weights or _find_weights(ref))
@@ -108,16 +102,14 @@ def _from_json(path: Path) -> _Config:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise LinprobeError(
-            f"cannot read the model configuration {path}: {error}",
-            hint="a local-dir: folder holds open_clip_config.json and one checkpoint",
-        ) from error
+        hint = "a local-dir: folder holds open_clip_config.json and one checkpoint"
+        problem = f"cannot read the model configuration {path}: {error}"
+        raise LinprobeError(problem, hint=hint) from error
     model = content.get("model_cfg", content) if isinstance(content, dict) else {}
     if not {"embed_dim", "vision_cfg"} <= model.keys():
-        raise LinprobeError(
-            f"{path} is not a model configuration of open_clip: no embed_dim and vision_cfg",
-            hint="it has the form of the files in open_clip/model_configs",
-        )
+        problem = f"{path} is not a model configuration of open_clip: no embed_dim and vision_cfg"
+        hint = "it has the form of the files in open_clip/model_configs"
+        raise LinprobeError(problem, hint=hint)
     return _Config(model, content.get("preprocess_cfg", {}), bool(model.get("quick_gelu")))
 
 
@@ -161,11 +153,9 @@ def _build_visual(config: _Config, device: str) -> Any:
             vision = CLIPVisionCfg(**config.model["vision_cfg"])
             visual = _build_vision_tower(config.model["embed_dim"], vision, config.quick_gelu)
     except (TypeError, ValueError, RuntimeError) as error:
-        problem = f"cannot build this model: {weights.first_line(error)}"
-        raise LinprobeError(
-            f"open_clip {open_clip.__version__} {problem}",
-            hint="a newer open_clip_torch or timm may know it",
-        ) from error
+        problem = f"open_clip {open_clip.__version__} cannot build this model"
+        hint = "a newer open_clip_torch or timm may know it"
+        raise LinprobeError(f"{problem}: {weights.first_line(error)}", hint=hint) from error
     visual.output_tokens = False  # CoCa's caption tokens are no feature
     return visual
 
@@ -194,10 +184,8 @@ def _stated(config: _Config) -> dict[str, JsonValue]:
 def _preprocess_spec(transform: PreprocessCfg) -> PreprocessSpec:
     size = transform.size if isinstance(transform.size, int) else transform.size[0]
     if transform.size not in (size, (size, size), [size, size]):
-        raise LinprobeError(
-            f"the input of this model is not square: {transform.size}",
-            hint="linprobe extracts from square inputs only",
-        )
+        problem = f"the input of this model is not square: {transform.size}"
+        raise LinprobeError(problem, hint="linprobe extracts from square inputs only")
     mean, std = transform.mean, transform.std
     # A configuration may give the values of the channels as one number.
     means = (mean,) * 3 if isinstance(mean, int | float) else mean
@@ -219,10 +207,9 @@ def _reference(transform: PreprocessCfg) -> ReferenceTransform:
     """open_clip's own transform, up to its uint8 pixels."""
     *steps, to_tensor, normalize = image_transform_v2(transform, is_train=False).transforms
     if not (isinstance(to_tensor, ToTensor) and isinstance(normalize, Normalize)):
-        raise LinprobeError(
-            f"open_clip {open_clip.__version__} ends its transform in another way",
-            hint="constraints.txt lists the tested version of open_clip_torch",
-        )
+        hint = "constraints.txt lists the tested version of open_clip_torch"
+        problem = f"open_clip {open_clip.__version__} ends its transform in another way"
+        raise LinprobeError(problem, hint=hint)
 
     def pixels(image: Image.Image) -> NDArray[np.uint8]:
         for step in steps:

@@ -39,9 +39,7 @@ def names() -> Mapping[str, str]:
 def resolve(name: str, weights: Path | None) -> ModelRef | None:
     """Resolve the name of an open_clip model.
 
-    Raises
-    ------
-    LinprobeError : no such configuration or tag (the hint has the closest), or no ``--weights``.
+    A LinprobeError says that there is no such configuration, tag (with the closest) or --weights.
     """
     if name in OPENAI_MODELS:
         architecture = OPENAI_MODELS[name]
@@ -85,10 +83,7 @@ def catalog() -> Mapping[str, tuple[str, ...]]:
 
     The tags stand in its module ``pretrained``, which is imported without the package's
     ``__init__`` and without two libraries that it can spare: all those import torch, for seconds.
-
-    Raises
-    ------
-    ModuleNotFoundError : open_clip is not installed.
+    Without open_clip, a ModuleNotFoundError is raised.
     """
     spec = find_spec("open_clip")
     if spec is None or spec.origin is None:

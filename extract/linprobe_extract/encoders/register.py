@@ -18,12 +18,9 @@ from linprobe_store.handles.witness import Provenance
 
 
 def register(encoder: Encoder, store: Path, *, batch_size: int) -> StoredEncoder:
-    """Make the encoder known to a store, prove that it gives the features it gave before, record.
+    """Make an encoder known to a store, and record it, if its canary features are those stored.
 
-    Raises
-    ------
-    MismatchError : the canary features differ from those that the store has of this encoder.
-    StoreError : the store cannot be written to.
+    Else a MismatchError is raised; a StoreError if the store cannot be written to.
     """
     images, side = canary_images(), encoder.image_size
     pixels = torch.zeros((len(images), 3, side, side), dtype=torch.uint8)

@@ -1,8 +1,4 @@
-"""timm models as encoders: the only file that imports timm.
-
-The feature is the pooled output before the classifier, which is not built. Images become RGB
-before timm's evaluation transform, as in its loader.
-"""
+"""timm models up to their classifier as encoders: the only file that imports timm."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,10 +38,8 @@ def resolve(name: str, weights: Path | None) -> ModelRef:
 def load(ref: ModelRef) -> "LoadedTower":
     """Build a model without its classifier and load its weights.
 
-    Raises
-    ------
-    LinprobeError : timm does not know the name (the hint has the closest), the download failed,
-        the checkpoint does not fit, or the preprocessing is none that linprobe knows.
+    A LinprobeError is raised if timm does not know the name (the hint has the closest), the
+    download failed, the checkpoint does not fit, or linprobe does not know the preprocessing.
     """
     from linprobe_extract.encoders import tower, weights
 
@@ -89,10 +83,8 @@ def _create(ref: ModelRef, *, pretrained: bool = False) -> Any:
     if not timm.is_model(ref.architecture):
         known = [f"{prefix}{name}" for name in timm.list_models()]
         otherwise = "python -c 'import timm; print(timm.list_models())' lists the names"
-        raise LinprobeError(
-            f"timm {timm.__version__} has no model {ref.architecture!r}",
-            hint=closest(f"{prefix}{ref.architecture}", known, otherwise=otherwise),
-        )
+        hint = closest(f"{prefix}{ref.architecture}", known, otherwise=otherwise)
+        raise LinprobeError(f"timm {timm.__version__} has no model {ref.architecture!r}", hint=hint)
     return timm.create_model(ref.architecture, pretrained=pretrained, num_classes=0)
 
 
@@ -108,10 +100,8 @@ def _preprocess_spec(data: Mapping[str, Any]) -> PreprocessSpec:
     mode, mean, std = data["crop_mode"], data["mean"], data["std"]
     fills = {round(255 * value) for value in mean} if mode == "border" else {0}
     if channels != 3 or height != width or mode not in _RESIZE_MODES or len(fills) != 1:
-        raise LinprobeError(
-            f"unsupported preprocessing: input {channels}x{height}x{width}, crop mode {mode}",
-            hint="linprobe extracts from square RGB inputs",
-        )
+        problem = f"unsupported preprocessing: input {channels}x{height}x{width}, crop mode {mode}"
+        raise LinprobeError(problem, hint="linprobe extracts from square RGB inputs")
     return PreprocessSpec(
         image_size=height,
         mean=(float(mean[0]), float(mean[1]), float(mean[2])),

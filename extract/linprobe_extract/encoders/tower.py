@@ -1,8 +1,7 @@
-"""What an adapter gives: a frozen vision tower with its taps, and all that identifies it.
+"""Vision towers: pixels (b, 3, s, s) to features (b, d) by tap, and all that identifies them.
 
-A tower maps pixels (b, 3, s, s) to features (b, d) by tap, in one pass. ``embedding`` is what the
-library's ``encode_image`` returns, bit for bit; ``pre_projection``, if there is such a map, what
-enters the last linear one (the CLIP paper's appendix A.3 probes it).
+``embedding`` is what ``encode_image`` returns, bit for bit; ``pre_projection``, if any, is what
+enters the last linear map (the CLIP paper's appendix A.3 probes it).
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,4 @@
-"""Checkpoints: downloaded, read from disk, checked against a module, and given an identity.
-
-The digest is of the tensors as loaded, in float32, whatever file format they came in.
-"""
+"""Checkpoints: downloaded, read from disk, checked against a module, and given an identity."""
 
 import hashlib
 import pickle
@@ -32,11 +29,8 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """Read the state dict of a checkpoint to the CPU, without running code that is in it.
 
     Takes ``.safetensors``, a pickled state dict (plain or under ``state_dict``), and a TorchScript
-    archive (OpenAI's files). The prefix ``module.`` of data-parallel training is removed.
-
-    Raises
-    ------
-    LinprobeError : the file cannot be read as one of these.
+    archive (OpenAI's files), else raises a LinprobeError. The prefix ``module.`` of data-parallel
+    training is removed.
     """
     try:
         state = load_file(path) if path.suffix == ".safetensors" else _read_pickle(path)
@@ -73,9 +67,7 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
 def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: str) -> None:
     """Put a state dict into a module, which may be on the meta device; floats become float32.
 
-    Raises
-    ------
-    LinprobeError : keys are missing, left over, or of another shape; names ``source`` and them.
+    A LinprobeError names ``source`` and the keys that are missing, left over or of another shape.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     shared = expected.keys() & state.keys()
@@ -114,11 +106,9 @@ def digest_weights(module: nn.Module) -> str:
 
 
 def find_checkpoint(folder: Path) -> Path:
-    """Find the checkpoint of a model folder, preferring the names that open_clip writes.
+    """Find the checkpoint of a model folder; names that open_clip writes come first.
 
-    Raises
-    ------
-    LinprobeError : there is none, or several and none of them has such a name.
+    A LinprobeError is raised if there is none, or several and none of them has such a name.
     """
     written = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
     for pattern in (*written, "*.safetensors", "*.bin", "*.pt", "*.pth"):
@@ -135,9 +125,7 @@ def find_checkpoint(folder: Path) -> Path:
 def downloading(what: str, *, hint: str = "") -> Iterator[None]:
     """Inside, something is downloaded, from the hub's cache alone if the hub does not answer.
 
-    Raises
-    ------
-    LinprobeError : the download failed; ``hint`` is another way than ``--weights FILE``.
+    A LinprobeError says that it failed; ``hint`` is another way than ``--weights FILE``.
     """
     try:
         with cache_alone_if_unreachable():

@@ -1,8 +1,4 @@
-"""Built-in images that prove what a preprocessing does with today's libraries on this machine.
-
-Their pixels are hashed into the encoder id (the canary), and before anything is extracted, both
-paths are compared with the model's own transform.
-"""
+"""Built-in images that prove what a preprocessing does with today's libraries on this machine."""
 
 import hashlib
 import io
@@ -50,12 +46,10 @@ def with_canary(spec: PreprocessSpec) -> PreprocessSpec:
 
 
 def check_preprocess(spec: PreprocessSpec, reference: ReferenceTransform) -> None:
-    """Refuse to go on if our pixels are not those of the model's own transform.
+    """Check our pixels of the built-in images against the model's own transform.
 
-    Raises
-    ------
-    LinprobeError : ``exact`` is not bit-equal to ``reference``, or ``fast`` is further than
-        :data:`MAX_DRIFT` from it, on one of the built-in images.
+    A LinprobeError is raised if ``exact`` is not bit-equal to ``reference``, or ``fast`` is further
+    than :data:`MAX_DRIFT` from it.
     """
     for data in canary_images() + _probe_jpegs():
         expected = reference(Image.open(io.BytesIO(data))).transpose(2, 0, 1)
@@ -93,8 +87,6 @@ def _pixels(spec: PreprocessSpec, data: bytes) -> NDArray[np.uint8]:
     out = np.zeros((3, spec.image_size, spec.image_size), np.uint8)
     outcome = preprocess(spec, data, torch.from_numpy(out))
     if outcome.skip is not None:
-        raise LinprobeError(
-            f"a built-in image was skipped as {outcome.skip}",
-            hint="reinstall pillow and simplejpeg; constraints.txt lists the tested versions",
-        )
+        hint = "reinstall pillow and simplejpeg; constraints.txt lists the tested versions"
+        raise LinprobeError(f"a built-in image was skipped as {outcome.skip}", hint=hint)
     return out

@@ -1,7 +1,6 @@
-"""Where the pixels of the encoder's square input come from: arithmetic on integer sizes.
+"""Where the encoder's pixels come from, by integer sizes; one pixel of offset is another feature.
 
-It rounds as torchvision's ``Resize`` and ``CenterCrop`` and timm's ``ResizeKeepRatio`` and
-``CenterCropOrPad`` do: one pixel of offset is another feature.
+Rounds as torchvision's Resize and CenterCrop, and timm's ResizeKeepRatio and CenterCropOrPad.
 """
 
 import math

@@ -1,9 +1,7 @@
 """JPEG without Pillow: the only file that imports simplejpeg.
 
-simplejpeg wraps the same libjpeg-turbo with the same defaults (accurate DCT, smooth chroma
-upsampling) as Pillow, so the pixels are the same; it reads a header in microseconds, decodes
-without the interpreter lock, and in strict mode refuses files that Pillow would decode with
-made-up pixels. Whatever is refused here goes to Pillow, which has the last word.
+It wraps Pillow's libjpeg-turbo with the same defaults, so the pixels are the same, and refuses
+files whose pixels Pillow would make up; whatever is refused here goes to Pillow.
 """
 
 from typing import Literal
@@ -27,9 +25,7 @@ class DamagedJpegError(ValueError):
 def read_header(data: bytes) -> tuple[int, int, int]:
     """Width and height in pixels, and channels: 3 (colour), 1 (gray) or 4 (CMYK, YCCK: print).
 
-    Raises
-    ------
-    DamagedJpegError : there is no whole header.
+    A DamagedJpegError is raised if there is no whole header.
     """
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
@@ -41,9 +37,7 @@ def read_header(data: bytes) -> tuple[int, int, int]:
 def decode(data: bytes, channels: int) -> NDArray[np.uint8]:
     """Decode to uint8 pixels (height, width, ``channels``), 3 for RGB or 1 for gray.
 
-    Raises
-    ------
-    DamagedJpegError : anything in the file is not as the standard says.
+    A DamagedJpegError is raised if anything in the file is not as the standard says.
     """
     colorspace = "RGB" if channels == 3 else "GRAY"
     try:

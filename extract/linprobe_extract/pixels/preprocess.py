@@ -1,9 +1,7 @@
-"""Image bytes to the encoder's uint8 pixels, by one of two paths.
+"""Image bytes to the encoder's uint8 pixels, by one of two paths; all functions are thread-safe.
 
-``exact`` is the model's own transform, bit for bit, by Pillow. ``fast`` takes plain RGB and gray
-JPEGs without Pillow and resizes them with torch's antialiased uint8 kernel: within
-``canary.MAX_DRIFT`` gray levels of ``exact``, at a third of its cost; the rest goes to ``exact``.
-Neither rotates by EXIF: the models' transforms do not. All functions are thread-safe.
+``exact`` is the model's own transform, bit for bit, by Pillow. ``fast`` takes plain JPEGs, within
+``canary.MAX_DRIFT`` gray levels of it, and leaves the rest to ``exact``. Neither rotates by EXIF.
 """
 
 import io
@@ -77,14 +75,10 @@ def limit_thread() -> None:
 
 
 def preprocess(spec: PreprocessSpec, data: bytes, out: torch.Tensor) -> Outcome:
-    """Write the pixels of one encoded image; whatever its bytes are, nothing is raised.
+    """Write the pixels of one image file; whatever its bytes are, nothing is raised.
 
-    Parameters
-    ----------
-    spec : the preprocessing of the encoder.
-    data : a whole image file.
-    out : uint8 (3, s, s) on the host, s = ``spec.image_size``, any strides: a slot of a batch
-        buffer, or ``torch.from_numpy`` of one. Its content is undefined if the image is skipped.
+    ``out`` is uint8 (3, s, s) on the host, s = ``spec.image_size``, with any strides; its content
+    is undefined if the image is skipped.
     """
     is_jpeg = data[:3] == jpeg.MAGIC
     rotated = is_jpeg and jpeg.exif_orientation(data) != 1
