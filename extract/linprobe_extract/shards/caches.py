@@ -1,8 +1,6 @@
-"""What was learnt at a cost and is remembered beside a store, as lines of JSON.
+"""What was learnt at a cost, such as a shard's sha256, is remembered beside a store as JSON lines.
 
-A shard is known by its sha256, which takes a read of the whole file: it is remembered under
-(path, size, modification time) or (URL, size, ETag). Caches are local to a host and may be deleted
-at any time.
+Caches are local to a host and may be deleted at any time.
 """
 
 import json

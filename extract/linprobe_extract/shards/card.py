@@ -1,7 +1,6 @@
 """The card of a packed dataset: ``dataset.json``, written last, so that its presence is the seal.
 
-Holds what is known about a packed dataset beyond its tars, not how they were made. A folder of
-shards without a card (made by others) is no error.
+A folder of shards without a card (made by others) is no error.
 """
 
 from collections.abc import Mapping
@@ -146,11 +145,8 @@ class DatasetCard:
 def load_card(folder: Path) -> DatasetCard | None:
     """Read ``folder/dataset.json``; None where there is none: shards that others made.
 
-    Raises
-    ------
-    CardError : the file is no JSON, of another format or version, or a field is missing, unknown
-        or of another kind.
-    StoreError : the file cannot be read.
+    Raises CardError where it is no JSON, of another format or version, or a field is missing,
+    unknown or of another kind; StoreError where it cannot be read.
     """
     path = folder / CARD_NAME
     if not path.exists():

@@ -1,7 +1,6 @@
-"""The plan of a dataset: its splits, their shards in order, its classes and where labels are.
+"""The plan of a dataset: its splits, their shards in row order (``2.tar`` before ``10.tar``).
 
-The order of the shards is the natural one (``2.tar`` before ``10.tar``) and is the row order of
-the features. Knows no image, no model and no torch, so that an error about arguments comes at once.
+Knows no image, no model and no torch, so that an error about arguments comes at once.
 """
 
 import glob
@@ -12,14 +11,8 @@ from pathlib import Path
 import braceexpand
 import fsspec
 
+from linprobe import names
 from linprobe.errors import ExtractError
-from linprobe.names import (
-    SPLIT_ALIASES,
-    natural_key,
-    parse_class_names,
-    read_class_names,
-    split_named,
-)
 from linprobe.terminal import command
 from linprobe_extract.shards.card import DatasetCard, ShardCard, load_card
 from linprobe_extract.shards.types import DatasetPlan, Shard, SplitPlan
@@ -39,24 +32,10 @@ def plan_dataset(
     label_source: str | None = None,
     classes_file: Path | None = None,
 ) -> DatasetPlan:
-    """Locate the shards of a dataset and put them in order.
+    """Locate the shards of a dataset, as ``extract_features`` takes them, and put them in order.
 
-    Parameters
-    ----------
-    data : a folder, or the URL of one, that holds ``<split>/*.tar``; None with ``shards``.
-    shards : ``SPLIT=PATTERN`` entries; PATTERN may hold braces and globs, or be a URL or ``pipe:``.
-    name : what to call the dataset; default is the card's name, else the folder's.
-    label_source : overrides what the card says; ``cls`` without a card.
-    classes_file : class names, one a line; default is the card's or ``classnames.txt``.
-
-    Returns
-    -------
-    The splits, sorted by name, each with its shards in row order.
-
-    Raises
-    ------
-    ExtractError : no such folder, no shards in it, or an entry that cannot be understood.
-    CardError : the folder's ``dataset.json`` is damaged.
+    Raises ExtractError where there is no such folder, no shards in it, or an entry that cannot be
+    understood; CardError where the folder's ``dataset.json`` is damaged.
     """
     card = None
     if shards:
@@ -72,7 +51,7 @@ def plan_dataset(
         card = load_card(Path(data))
         splits, default_name = _local_splits(Path(data), card), Path(data).resolve().name
     if classes_file is not None:
-        classes: tuple[str, ...] | None = read_class_names(classes_file, error=ExtractError)
+        classes: tuple[str, ...] | None = names.read_class_names(classes_file, error=ExtractError)
     elif card is not None:
         classes = card.classes
     else:
@@ -90,10 +69,10 @@ def _classes_beside(base: str) -> tuple[str, ...] | None:
     """The names in ``classnames.txt``; None where there is no such file."""
     if "://" not in base:
         path = Path(base) / "classnames.txt"
-        return read_class_names(path, error=ExtractError) if path.is_file() else None
+        return names.read_class_names(path, error=ExtractError) if path.is_file() else None
     url = f"{base.rstrip('/')}/classnames.txt"
     data = _remote_file(url)
-    return None if data is None else parse_class_names(data, url, error=ExtractError)
+    return None if data is None else names.parse_class_names(data, url, error=ExtractError)
 
 
 def _local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Shard, ...]]:
@@ -102,7 +81,7 @@ def _local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Sha
     for path in folder.iterdir():
         flat = re.match(r"([A-Za-z]+)[-_.]?\d*\.tar", path.name)
         alias = path.name if path.is_dir() else flat[1] if flat else ""
-        if split_named(alias):
+        if names.split_named(alias):
             for tar in path.iterdir() if path.is_dir() else (path,):
                 # Not their indexes, nor what a copy in progress leaves.
                 if re.fullmatch(r"[^.].*\.tar(\.(gz|bz2|xz))?", tar.name) and tar.is_file():
@@ -112,14 +91,13 @@ def _local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Sha
     listed = card.splits if card else {}
     splits: dict[str, tuple[Shard, ...]] = {}
     for alias, tars in sorted(paths.items()):
-        split = SPLIT_ALIASES[alias.lower()]
+        split = names.SPLIT_ALIASES[alias.lower()]
         if split in splits:
-            raise ExtractError(
-                f"'{folder}' holds the split '{split}' twice, under '{alias}' and another name",
-                hint=f"keep one of them, or name the shards: --shards '{split}=path/*.tar'",
-            )
+            fault = f"'{folder}' holds the split '{split}' twice, under '{alias}' and another name"
+            hint = f"keep one of them, or name the shards: --shards '{split}=path/*.tar'"
+            raise ExtractError(fault, hint=hint)
         cards = {shard.name: shard for shard in listed[split].shards} if split in listed else {}
-        tars = sorted(tars, key=lambda tar: natural_key(str(tar)))
+        tars = sorted(tars, key=lambda tar: names.natural_key(str(tar)))
         splits[split] = tuple(_listed(tar, cards.get(tar.name)) for tar in tars)
         counts = tars[0].parent / "nshards.txt"
         expected = len(tars)
@@ -149,17 +127,16 @@ def _listed(path: Path, card: ShardCard | None) -> Shard:
 def _shard_count(data: bytes, place: str) -> int:
     text = data.decode("utf-8-sig", errors="replace").strip()
     if not text.isdigit():
-        raise ExtractError(
-            f"'{place}' holds {text[:40]!r}, expected the number of shards",
-            hint="write the number, or remove the file where it lies on disk",
-        )
+        hint = "write the number, or remove the file where it lies on disk"
+        fault = f"'{place}' holds {text[:40]!r}, expected the number of shards"
+        raise ExtractError(fault, hint=hint)
     return int(text)
 
 
 def _remote_splits(base: str) -> dict[str, tuple[Shard, ...]]:
     """List ``<split>/<i>.tar`` under a URL, counted by ``<split>/nshards.txt``."""
     splits: dict[str, tuple[Shard, ...]] = {}
-    for alias, split in SPLIT_ALIASES.items():
+    for alias, split in names.SPLIT_ALIASES.items():
         folder = f"{base.rstrip('/')}/{alias}"
         data = None if split in splits else _remote_file(f"{folder}/nshards.txt")
         if data is not None:
@@ -192,7 +169,7 @@ def _explicit_splits(entries: Sequence[str]) -> dict[str, tuple[Shard, ...]]:
     splits: dict[str, tuple[Shard, ...]] = {}
     for entry in entries:
         alias, _, pattern = entry.partition("=")
-        split = split_named(alias)
+        split = names.split_named(alias)
         if split is None or not pattern:
             hint = "write SPLIT=PATTERN, such as 'train=shards/train-{000..099}.tar'"
             raise ExtractError(f"cannot understand --shards '{entry}'", hint=hint)
@@ -213,7 +190,7 @@ def _matches(pattern: str) -> list[str]:
     if "://" in pattern or pattern.startswith("pipe:"):
         return [pattern]
     if any(char in pattern for char in "*?["):
-        return sorted(glob.glob(pattern, recursive=True), key=natural_key)  # noqa: PTH207 - may be absolute
+        return sorted(glob.glob(pattern, recursive=True), key=names.natural_key)  # noqa: PTH207 - may be absolute
     if not Path(pattern).is_file():
         raise ExtractError(f"no shard at '{pattern}'", hint="check the path or the braces")
     return [pattern]

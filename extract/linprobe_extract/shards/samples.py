@@ -1,7 +1,7 @@
 """Tar members to labelled samples, with the checks that webdataset leaves out.
 
 A sample is a run of adjacent members with one key: the path up to the first dot of the basename.
-A key seen before, a sample without image or label: each is refused or counted, never passed over.
+What is amiss is refused or counted, never passed over.
 """
 
 import json
@@ -24,10 +24,8 @@ NO_LABEL = "no_label"
 def read_samples(url: str, members: Iterable[Member], labelling: Labelling) -> Iterator[Sample]:
     """Group the members of a shard, in tar order, into samples; ``url`` is for messages.
 
-    Raises
-    ------
-    ShardError : a key comes twice or its members are not adjacent, a label cannot be understood,
-        or no sample at all has a label.
+    Raises ShardError where a key comes twice or its members are not adjacent, a label cannot be
+    understood, or no sample at all has a label.
     """
     seen: set[str] = set()
     n_labelled = 0
@@ -36,10 +34,9 @@ def read_samples(url: str, members: Iterable[Member], labelling: Labelling) -> I
         n_labelled += sample.reason != NO_LABEL
         yield sample
     if seen and not n_labelled:
-        raise ShardError(
-            f"no sample of '{url}' has a label; expected {_expected_label(labelling.source)}",
-            hint="name the JSON field with --label-key, or use --label-from folder",
-        )
+        fault = f"no sample of '{url}' has a label; expected {_expected_label(labelling.source)}"
+        hint = "name the JSON field with --label-key, or use --label-from folder"
+        raise ShardError(fault, hint=hint)
 
 
 def split_member(name: str) -> tuple[str, str]:
@@ -69,9 +66,8 @@ def _group(
             seen.add(member_key)
             key, files = member_key, {}
         if extension in files:
-            raise ShardError(
-                f"'{member.name}' comes twice in '{url}'", hint="keep keys unique: pack it again"
-            )
+            hint = "keep keys unique: pack it again"
+            raise ShardError(f"'{member.name}' comes twice in '{url}'", hint=hint)
         files[extension] = member.data
     if files:
         yield key, files
@@ -140,10 +136,9 @@ def label_array(labels: Sequence[Label], classes: tuple[str, ...] | None) -> Lab
     if not any(isinstance(label, tuple) for label in labels):
         return np.array(labels, np.int64)
     if classes is None:
-        raise ShardError(
-            "samples have several labels each and the number of classes is unknown",
-            hint="name the classes in classnames.txt or with --classes FILE",
-        )
+        fault = "samples have several labels each and the number of classes is unknown"
+        hint = "name the classes in classnames.txt or with --classes FILE"
+        raise ShardError(fault, hint=hint)
     hot = np.zeros((len(labels), len(classes)), np.uint8)
     for row, label in zip(hot, labels, strict=True):
         row[list(label) if isinstance(label, tuple) else [label]] = 1

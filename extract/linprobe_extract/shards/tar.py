@@ -1,9 +1,6 @@
 """One source tar as a stream of members that knows whether it came whole.
 
-Tar readers stop without a word at a damaged header, at a cut between two members, and at the first
-of two archives in one file. So every byte is seen on its way: what follows the last member must be
-the end-of-archive mark and nothing else. webdataset opens ``pipe:`` commands; its own tar iterator
-cannot tell where it stopped.
+Tar readers stop silently at damage, cuts and second archives: so every byte is seen on its way.
 """
 
 import bz2
@@ -106,10 +103,8 @@ def read_members(
     It is plain or compressed by gzip, bzip2 or xz, and read once. ``expected`` is what its bytes
     must be; ``place`` is what to call it in messages, by default its URL.
 
-    Raises
-    ------
-    ShardError : the stream cannot be read, is not a tar, is cut or damaged anywhere, holds links
-        or nothing at all, or has other bytes than ``expected``.
+    Raises ShardError where the stream cannot be read, is not a tar, is cut or damaged anywhere,
+    holds links or nothing at all, or has other bytes than ``expected``.
     """
     place = place or shard.url
     try:

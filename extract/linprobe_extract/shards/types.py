@@ -108,7 +108,6 @@ class DatasetPlan:
         splits = {split.name: split for split in self.splits}
         if name in splits:
             return splits[name]
-        raise ExtractError(
-            f"dataset '{self.name}' has no split '{name}'; it has {', '.join(splits)}",
-            hint=f"choose with --split among: {', '.join(splits)}",
-        )
+        known = ", ".join(splits)
+        fault = f"dataset '{self.name}' has no split '{name}'; it has {known}"
+        raise ExtractError(fault, hint=f"choose with --split among: {known}")
