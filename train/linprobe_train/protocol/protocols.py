@@ -145,9 +145,8 @@ def protocol_named(name: str) -> Protocol:
     """Look a protocol up; ``OptionError`` lists those there are."""
     known = all_protocols()
     if name not in known:
-        raise OptionError(
-            f"no protocol {name!r}; known: {', '.join(known)}", hint="--protocol default"
-        )
+        what = f"no protocol {name!r}; known: {', '.join(known)}"
+        raise OptionError(what, hint="--protocol default")
     return known[name].protocol
 
 
@@ -165,6 +164,5 @@ def parse_grid(C: float | None, grid: str | None) -> Grid | None:
     try:
         return list_grid(*(float(value) for value in grid.split(",")))
     except ValueError as error:
-        raise OptionError(
-            f"--grid {grid!r} is not a list of numbers", hint="for example --grid 0.1,1,10"
-        ) from error
+        what = f"--grid {grid!r} is not a list of numbers"
+        raise OptionError(what, hint="for example --grid 0.1,1,10") from error

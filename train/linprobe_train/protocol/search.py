@@ -1,7 +1,4 @@
-"""From rows to a fitted probe: hold rows out, choose C on them, fit all of them at that C.
-
-Knows nothing of test rows, stores or files.
-"""
+"""From rows to a fitted probe: hold rows out, choose C on them, fit all of them at that C."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -113,9 +110,8 @@ def stratified_folds(labels: LabelArray, k: int, seed: int) -> NDArray[np.int64]
     ``DataError``: k is not in 2..n, or a class has a single row.
     """
     if not 2 <= k <= len(labels):
-        raise DataError(
-            f"{k} folds of {len(labels)} rows; expected 2 to {len(labels)}", hint="--cv 5"
-        )
+        what = f"{k} folds of {len(labels)} rows; expected 2 to {len(labels)}"
+        raise DataError(what, hint="--cv 5")
     folds = np.empty(len(labels), np.int64)
     folds[_spread_by_class(labels, seed)] = np.arange(len(labels)) % k
     return folds
@@ -131,11 +127,9 @@ def _spread_by_class(labels: LabelArray, seed: int) -> NDArray[np.intp]:
         return order
     single = np.flatnonzero(np.bincount(labels) == 1)
     if len(single):
-        raise DataError(
-            f"class {single[0]} has a single training row: none of it can be held out for "
-            "validation",
-            hint="extract a val split, fix C with --C, or give the class more rows",
-        )
+        what = f"class {single[0]} has a single training row: none of it can be held out"
+        hint = "extract a val split, fix C with --C, or give the class more rows"
+        raise DataError(f"{what} for validation", hint=hint)
     return order[np.argsort(labels[order], kind="stable")]
 
 

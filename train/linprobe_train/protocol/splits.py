@@ -1,7 +1,4 @@
-"""Stored splits as rows, and the one rule of which split is for what.
-
-The test split is only handed out by :meth:`StoredSplits.open_test`, after C is chosen.
-"""
+"""Stored splits as rows; test rows come only from ``open_test``, after C is chosen."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,17 +93,14 @@ def open_splits(encoder: StoredEncoder, dataset: str | None, tap: str) -> Stored
     """
     taps = [known.name for known in encoder.spec.taps]
     if tap not in taps:
-        raise OptionError(
-            f"{encoder.names.model} has no tap {tap!r}; it has {', '.join(taps)}",
-            hint=f"pass --tap {taps[0]}",
-        )
+        what = f"{encoder.names.model} has no tap {tap!r}; it has {', '.join(taps)}"
+        raise OptionError(what, hint=f"pass --tap {taps[0]}")
     stored = encoder.dataset(dataset)
     for name in ("train", "test"):
         if name not in stored.splits:
-            raise DataError(
-                f"{stored.name} has no {name} split; it has {', '.join(stored.splits) or 'none'}",
-                hint=f"add it with {command('extract', split=name)}",
-            )
+            known = ", ".join(stored.splits) or "none"
+            hint = f"add it with {command('extract', split=name)}"
+            raise DataError(f"{stored.name} has no {name} split; it has {known}", hint=hint)
     val = stored.split("val") if "val" in stored.splits else None
     return StoredSplits(encoder, stored, tap, stored.split("train"), val, stored.split("test"))
 
@@ -118,8 +112,6 @@ def find_splits(
     encoder = FeatureStore(store).encoder(model)
     names = data or tuple(dataset.dataset_id for dataset in encoder.datasets())
     if not names:
-        raise DataError(
-            f"{store} holds no dataset for {encoder.names.model}",
-            hint=f"add one with {command('extract', model=encoder.names.model)}",
-        )
+        hint = f"add one with {command('extract', model=encoder.names.model)}"
+        raise DataError(f"{store} holds no dataset for {encoder.names.model}", hint=hint)
     return [open_splits(encoder, name, tap) for name in names]

@@ -1,7 +1,4 @@
-"""Plots as SVG and pictures as data URIs; the adapter of matplotlib and Pillow.
-
-Colours of a page's plots are CSS variables, so that a plot follows it to dark and into print.
-"""
+"""Plots as SVG and pictures as data URIs; the adapter of matplotlib and Pillow."""
 
 import base64
 import io
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INK, _ACCENT, _LINE = "#010101", "#020202", "#030303"
-"""Colours that matplotlib is given; other ones stand in the file."""
+"""Colours that matplotlib is given; others stand in the file, CSS variables for a page's themes."""
 _OF_THE_PAGE = {_INK: "currentColor", _ACCENT: "var(--accent)", _LINE: "var(--line)"}
 _OF_A_FILE = {_INK: "#1b1f24", _ACCENT: "#0072b2", _LINE: "#d1d9e0"}
 HEAT = (36, 120, 222)

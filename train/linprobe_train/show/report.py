@@ -1,7 +1,4 @@
-"""The report of one result: one HTML file, ``templates/report.html.j2`` filled with values.
-
-What its blocks show is computed here, in :mod:`.facts` and in :mod:`.plots`.
-"""
+"""The report of one result: one HTML file, ``templates/report.html.j2`` filled with values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,21 +48,17 @@ def render(template: str | Path, values: Mapping[str, object]) -> str:
     try:
         return environment.from_string(template.read_text(encoding="utf-8")).render(values)
     except (OSError, ValueError, TypeError, jinja2.TemplateError) as error:
-        raise OptionError(
-            f"the template {template} cannot be filled: {error}",
-            hint=f"compare it with {TEMPLATES / 'report.html.j2'}",
-        ) from error
+        hint = f"compare it with {TEMPLATES / 'report.html.j2'}"
+        what = f"the template {template} cannot be filled: {error}"
+        raise OptionError(what, hint=hint) from error
 
 
 def write_report(collected: Collected, places: Places) -> Path:
     """Write ``report.html`` into the folder of a result; an older one is replaced.
 
-    Raises
-    ------
-    OptionError : the user's template cannot be read or filled.
-    ModuleNotFoundError : Jinja or matplotlib is not installed; they come with the extra ``report``.
-    ResultError : the predictions are missing or damaged.
-    StoreError : the file cannot be written.
+    ``OptionError``: the user's template cannot be read or filled; ``ModuleNotFoundError``: no
+    Jinja or matplotlib, which the extra ``report`` brings; ``ResultError``: the predictions are
+    missing or damaged; ``StoreError``: the file cannot be written.
     """
     path = collected.folder / REPORT_FILE
     write_atomic(path, report_html(collected, places).encode())

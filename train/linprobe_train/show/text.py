@@ -71,14 +71,9 @@ def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
     paper = published(*asked, result.headline.name)
     # The same features by another protocol: how much of the number is the protocol's.
     other = "dino" if protocol.name == "clip-readme" else "clip-readme"
-    again = command(
-        "probe",
-        store=store,
-        model=result.encoder,
-        data=result.dataset,
-        out=None if answer.folder.parent == RESULTS else answer.folder.parent,
-        protocol=other,
-    )
+    out = None if answer.folder.parent == RESULTS else answer.folder.parent
+    model, data = result.encoder, result.dataset
+    again = command("probe", store=store, model=model, data=data, out=out, protocol=other)
     how = f"best on {result.held_out.source}" if result.sweep else "as given"
     fitted = f"fitted on {result.fitted_on.source}, {result.fitted_on.n} rows"
     rows = f"{len(result.classes)} classes, {result.test.n} test rows"

@@ -117,10 +117,8 @@ def fit_rows(
     if weights is not None:
         valid = weights.shape == (rows.n,) and np.isfinite(weights).all() and (weights >= 0).all()
         if not valid or not weights.any():
-            raise DataError(
-                f"row weights of shape {weights.shape}; expected ({rows.n},), >= 0 and not all 0",
-                hint="give one weight for every row",
-            )
+            what = f"row weights of shape {weights.shape}; expected ({rows.n},), >= 0 and not all 0"
+            raise DataError(what, hint="give one weight for every row")
     with crew_of(settings.threads) as crew:
         trainer = make_trainer(rows, settings, crew, weights)
         report = trainer.fit(C, tolerance)
@@ -132,10 +130,8 @@ def make_trainer(
 ) -> Trainer:
     """Check rows and ready them for fitting.
 
-    Raises
-    ------
-    DataError : fewer than two classes, bad features, or class weights for multi-label rows.
-    OptionError : ``memory_bytes`` is too small.
+    ``DataError``: fewer than two classes, bad features, or class weights for multi-label rows;
+    ``OptionError``: ``memory_bytes`` is too small.
     """
     fitted = fitted_classes(rows)
     weights = _weights(rows, settings, sample_weight)
@@ -179,10 +175,9 @@ def fitted_classes(rows: Rows) -> NDArray[np.int64]:
     else:
         fitted = np.unique(rows.labels)
     if len(fitted) < (1 if rows.multi_label else 2):
-        raise DataError(
-            f"the {rows.n} training rows are of {len(fitted)} class; expected at least two classes",
-            hint="check the labels of the training split",
-        )
+        found = f"the {rows.n} training rows are of {len(fitted)} class"
+        hint = "check the labels of the training split"
+        raise DataError(f"{found}; expected at least two classes", hint=hint)
     return fitted.astype(np.int64)
 
 
@@ -191,9 +186,8 @@ def _weights(rows: Rows, settings: FitSettings, sample: Float64 | None) -> Float
     if not settings.balanced:
         return sample
     if rows.multi_label:
-        raise DataError(
-            "balanced class weights are not defined for multi-label rows", hint="drop --balanced"
-        )
+        what = "balanced class weights are not defined for multi-label rows"
+        raise DataError(what, hint="drop --balanced")
     mass = np.ones(rows.n) if sample is None else sample
     per_class = np.bincount(rows.labels, mass, rows.n_classes)
     present = np.count_nonzero(per_class)

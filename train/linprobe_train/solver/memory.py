@@ -47,11 +47,9 @@ def plan_memory(
     state = pairs + metric + points + blocks + 24 * d * d
     whole, least = value_bytes * n * d + 8 * m * sampled + state, pilot + state
     if least > limit_bytes:
-        raise OptionError(
-            f"a probe of {m} x {d} weights needs about {human_bytes(least)} of memory; "
-            f"allowed are {human_bytes(limit_bytes)}",
-            hint=f"--memory {human_bytes(1.1 * least).replace(' ', '')}",
-        )
+        needs = f"a probe of {m} x {d} weights needs about {human_bytes(least)} of memory"
+        hint = f"--memory {human_bytes(1.1 * least).replace(' ', '')}"
+        raise OptionError(f"{needs}; allowed are {human_bytes(limit_bytes)}", hint=hint)
     resident = whole <= limit_bytes
     return MemoryPlan(resident, whole if resident else least, limit_bytes)
 

@@ -1,8 +1,7 @@
 """The path over C: every fit starts from those before it.
 
-A start is the solution at the nearest C, or, where two solutions lie near, the straight line
-through both in ln C if its objective is lower. A jump of more than a decade is bridged by loose
-fits: from far away the metric misleads, and small steps cost less than the detours.
+A start is the solution at the nearest C, or the line through two in ln C if its objective is lower.
+A jump of over a decade is bridged by loose fits: from afar the metric misleads into detours.
 """
 
 import math

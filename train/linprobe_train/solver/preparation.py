@@ -1,7 +1,4 @@
-"""What happens to a stored row before the probe sees it: cast, unit norm, standardised.
-
-Applied block by block while reading; the store keeps rows as the encoder gave them.
-"""
+"""What happens to a stored row, as it is read: cast, unit norm, standardised."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -72,16 +69,12 @@ def check_features(rows: Rows, *, normalize: bool) -> None:
         if bad.any():
             row = int(bad.argmax())
             what = "all zeros" if squares[row] == 0 else "NaN or infinite values"
-            raise DataError(
-                f"row {start + row} of the features is {what}",
-                hint="remove the row, or extract or import the features again",
-            )
+            hint = "remove the row, or extract or import the features again"
+            raise DataError(f"row {start + row} of the features is {what}", hint=hint)
         equal = equal and bool((features == first).all())
     if equal:
-        raise DataError(
-            f"all {rows.n} rows of the features are equal: nothing tells the classes apart",
-            hint="check the encoder and its preprocessing, or the imported array",
-        )
+        what = f"all {rows.n} rows of the features are equal: nothing tells the classes apart"
+        raise DataError(what, hint="check the encoder and its preprocessing, or the imported array")
 
 
 def column_moments(rows: Rows, *, normalize: bool) -> tuple[Float64, Float64]:

@@ -57,10 +57,9 @@ class Probe:
         DataError : rows of another dimension.
         """
         if rows.dim != self.coef.shape[1]:
-            raise DataError(
-                f"rows have {rows.dim} features; the probe was trained on {self.coef.shape[1]}",
-                hint="use features of the encoder and tap the probe was trained on",
-            )
+            what = f"rows have {rows.dim} features; the probe was trained on {self.coef.shape[1]}"
+            hint = "use features of the encoder and tap the probe was trained on"
+            raise DataError(what, hint=hint)
         double = rows.blocks[0].features.dtype == np.float64
         preparation = Preparation(self.normalize, arithmetic="float64" if double else "float32")
         columns = np.ascontiguousarray(self.coef.T, dtype=preparation.arithmetic)

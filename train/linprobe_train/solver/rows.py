@@ -1,7 +1,4 @@
-"""Rows: labelled features as views over arrays or a stored split's memory map, copied by block.
-
-n rows, d feature dimension, k classes, b rows of one block.
-"""
+"""Labelled features, (n, d) of k classes, as views of arrays or memory maps in blocks (b, d)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -98,10 +95,8 @@ class Rows:
         ours = self.dim, self.n_classes, self.multi_label
         theirs = other.dim, other.n_classes, other.multi_label
         if ours != theirs:
-            raise DataError(
-                f"cannot join rows of (dim, classes, multi-label) {ours} and {theirs}",
-                hint="use splits of the same dataset and the same encoder",
-            )
+            what = f"cannot join rows of (dim, classes, multi-label) {ours} and {theirs}"
+            raise DataError(what, hint="use splits of the same dataset and the same encoder")
         labels = np.concatenate([self.labels, other.labels])
         return Rows(self.blocks + other.blocks, labels, self.n_classes)
 
@@ -119,32 +114,25 @@ class Rows:
 def rows_of_views(views: Sequence[AnyFeatures], labels: LabelArray, n_classes: int) -> Rows:
     """Rows over arrays (b, d) that follow one another.
 
-    Raises
-    ------
-    DataError : no rows, another number of labels than rows, a label outside [0, k), or a multi-hot
-        matrix that is not (n, k) of 0 and 1.
+    ``DataError``: no rows, another number of labels than rows, a label outside [0, k), or a
+    multi-hot matrix that is not (n, k) of 0 and 1.
     """
     blocks = tuple(Block(view) for view in views if len(view))
     n = sum(block.n for block in blocks)
     if n == 0:
         raise DataError("there are no rows", hint="extract the split, or give it some rows")
     if n != len(labels):
-        raise DataError(
-            f"{n} rows of features and {len(labels)} labels", hint="give one label for every row"
-        )
+        what = f"{n} rows of features and {len(labels)} labels"
+        raise DataError(what, hint="give one label for every row")
     low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
     if labels.ndim == 2 and (labels.shape[1] != n_classes or high > 1):
-        raise DataError(
-            f"multi-hot labels of shape {labels.shape} with values up to {high}; expected "
-            f"(n, {n_classes}) of 0 and 1",
-            hint="give one column for every class",
-        )
+        found = f"multi-hot labels of shape {labels.shape} with values up to {high}"
+        what = f"{found}; expected (n, {n_classes}) of 0 and 1"
+        raise DataError(what, hint="give one column for every class")
     if labels.ndim == 1 and (low < 0 or high >= n_classes):
-        raise DataError(
-            f"label {low if low < 0 else high} is outside 0..{n_classes - 1}, the range of "
-            f"{n_classes} classes",
-            hint="number the classes from 0 without gaps",
-        )
+        found = f"label {low if low < 0 else high} is outside 0..{n_classes - 1}"
+        what = f"{found}, the range of {n_classes} classes"
+        raise DataError(what, hint="number the classes from 0 without gaps")
     return Rows(blocks, labels, n_classes)
 
 
@@ -158,9 +146,7 @@ def as_matrix(features: ArrayLike) -> AnyFeatures:
     """View numbers (n, d) as floats, float64 where they are none; DataError for anything else."""
     array = np.asarray(features)
     if array.ndim != 2 or array.dtype.kind not in "fiu":
-        raise DataError(
-            f"features of shape {array.shape} and type {array.dtype}; expected numbers (n, d)",
-            hint="give one row of features for every sample",
-        )
+        what = f"features of shape {array.shape} and type {array.dtype}; expected numbers (n, d)"
+        raise DataError(what, hint="give one row of features for every sample")
     kind = array.dtype if array.dtype in (np.float16, np.float32) else np.dtype(np.float64)
     return cast("AnyFeatures", array.astype(kind, copy=False))
