@@ -111,7 +111,7 @@ def check_class_names(names: Sequence[str], place: str, *, error: type[LinprobeE
             )
         if any(c == "\ufeff" or unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
             raise error(
-                f"class name {number} of '{place}' has a character that cannot be printed: {name!r}",
+                f"class name {number} of '{place}' has an unprintable character: {name!r}",
                 hint="write the names as plain UTF-8, without control characters or marks",
             )
     keys = [class_key(name) for name in names]

@@ -174,7 +174,7 @@ def test_a_metric_that_is_no_name_is_refused(tmp_path: Path) -> None:
         (b"cat\n\ndog\neel\n", "class name 2 of .* is blank"),
         (b"cat\ndog\ncat\neel\n", "class name 'cat' occurs 2 times .* 1, 3"),
         ("cat\nété\ndog\neel\n".encode("latin-1"), "expected UTF-8"),
-        (b"cat\n\xef\xbb\xbfdog\neel\nfly\n", "class name 2 of .* cannot be printed"),
+        (b"cat\n\xef\xbb\xbfdog\neel\nfly\n", "class name 2 of .* unprintable"),
     ],
 )
 def test_class_names_that_cannot_be_meant_are_refused_by_line(
