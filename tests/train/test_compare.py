@@ -21,6 +21,14 @@ from linprobe_train.show.compare_text import FORMATS
 from linprobe_train.tasks.compare import compare, mcnemar, overview_of
 
 
+def test_one_dataset_under_two_names_is_one_comparison(tmp_path: Path) -> None:
+    splits = some_splits()
+    results = [probed(tmp_path / name, "good", splits, name=name) for name in ("toys", "dolls")]
+
+    assert len({collected.result.question.dataset_id for collected in results}) == 1
+    assert len(compare(results)) == 1
+
+
 def test_results_are_compared_on_the_same_rows_whatever_their_order(tmp_path: Path) -> None:
     splits = some_splits()
     good = probed(tmp_path, "good", splits)
