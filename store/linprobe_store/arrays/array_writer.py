@@ -1,7 +1,6 @@
-"""Streaming writer of one Zarr array: rows go straight to shard files, memory stays O(block).
+"""Streaming writer of one Zarr array, 3 to 8 times as fast as assigning to it; memory O(block).
 
-That is three to eight times as fast as assigning to a Zarr array. Files are written once, front
-to back; nothing is ever read back, changed or appended to.
+Files are written once, front to back; nothing is ever read back, changed or appended to.
 """
 
 import math

@@ -65,11 +65,7 @@ class MappedArray:
 
 
 def map_array(folder: Path) -> MappedArray:
-    """Map a Zarr v3 array in the layout of the store, whoever wrote it.
-
-    Raises an IntegrityError where a file is missing or damaged, and a StoreError for valid Zarr
-    that cannot be mapped: compressed, rows out of order, ...
-    """
+    """Map anyone's array of our layout; IntegrityError if damaged, StoreError for other Zarr."""
     metadata = folder / "zarr.json"
     geometry = parse_geometry(read_bytes(metadata), str(metadata))
     maps = tuple(_map_file(folder, geometry, i) for i in range(geometry.n_files))

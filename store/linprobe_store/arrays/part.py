@@ -32,13 +32,8 @@ def find_part(encoder_path: Path, encoder_id: str, shard: ShardFingerprint) -> P
 class PartWriter:
     """Writer of one part; a context manager that keeps nothing unless :meth:`commit` is called.
 
-    Rows stream to disk as they come; memory holds one block and the keys of one tar.
-
-    Parameters
-    ----------
-    encoder_path : folder of the encoder in a store.
-    spec : the encoder, whose taps, dims and storage dtype every block must have.
-    shard : the source tar.
+    Rows stream to disk as they come; memory holds one block and the keys of one tar. Every block
+    must have the taps, dims and storage dtype of ``spec``.
     """
 
     def __init__(self, encoder_path: Path, spec: EncoderSpec, shard: ShardFingerprint) -> None:
@@ -64,17 +59,13 @@ class PartWriter:
     def append(self, block: FeatureBlock) -> None:
         """Check consecutive rows of the tar and write them.
 
-        Raises
-        ------
-        MismatchError : taps, dims, dtype, lengths or labels are not those expected.
-        StoreError : NaN, infinity, an all-zero row, a key that comes twice, or the disk refuses.
+        Raises a MismatchError for other taps, dims, dtype, lengths or labels, and a StoreError
+        for NaN, infinity, an all-zero row, a key that comes twice, or where the disk refuses.
         """
         for key in block.keys:
             if key in self._keys:
-                raise StoreError(
-                    f"{self.shard.name}: the key {key!r} comes twice",
-                    hint="pack the shard again with one key per sample",
-                )
+                message = f"{self.shard.name}: the key {key!r} comes twice"
+                raise StoreError(message, hint="pack the shard again with one key per sample")
             self._keys.add(key)
         with store_errors(self._staging.path):
             self._unit.append(block)
@@ -84,17 +75,9 @@ class PartWriter:
     ) -> PartCommit:
         """Make the part visible, whole and durable; gives the commit of whichever writer was first.
 
-        Parameters
-        ----------
-        skipped : every sample of the tar that has no row.
-        batch_size : images per forward pass, for the record.
-        planned : samples in the tar; must equal rows + skipped.
-        labelling : how the labels were read, such as ``cls``; parts of one split must agree.
-
-        Raises
-        ------
-        MismatchError : rows and skipped samples do not add up to ``planned``.
-        StoreError : the disk refuses.
+        The tar has ``planned`` samples: rows + ``skipped``, or a MismatchError; a StoreError where
+        the disk refuses. ``batch_size`` (images per forward pass) is for the record; ``labelling``
+        says how labels were read, such as ``cls``: parts of one split must agree.
         """
         if self.rows + len(skipped) != planned:
             raise MismatchError(

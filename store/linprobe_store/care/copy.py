@@ -54,18 +54,11 @@ def copy_store(
 ) -> Iterator[CopiedSplit]:
     """Copy the sealed splits of a store; yields each one when it is done.
 
-    Parameters
-    ----------
-    source, target : local folders or fsspec URLs; the target is made if it is not there.
-    encoder, dataset : by name or id; None means all.
-    pack : compress for the wire. Without it, what is packed is unpacked into a local target.
-
-    Raises
-    ------
-    NotFoundError : the source has no such encoder or dataset.
-    IntegrityError : the source is damaged, or bytes changed on the way.
-    MismatchError : the target holds other content under the same ids.
-    StoreError : the disk or the remote refuses.
+    Source and target are local folders or fsspec URLs; the target is made if it is not there.
+    Encoder and dataset are named by name or id; None means all. ``pack`` compresses for the wire;
+    without it, what is packed is unpacked into a local target. Raises NotFoundError for an unknown
+    encoder or dataset, IntegrityError where the source is damaged or bytes changed on the way,
+    MismatchError for other content under the same ids, StoreError where disk or remote refuses.
     """
     for split in list_splits(Place(source), encoder, dataset):
         with store_errors(target):

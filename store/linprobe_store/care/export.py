@@ -21,19 +21,11 @@ _Blocks: TypeAlias = Iterable[NDArray[np.generic]]
 def export_split(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
     """Export the features of one tap, un-normalised, with labels and keys; gives the files.
 
-    Parameters
-    ----------
-    tap : a tap of the split.
-    out : ``.npz`` (arrays ``features``, ``labels``, ``keys``, ``classes``, as ``import`` takes
-        them), ``.npy`` (features, and a ``.csv`` with a line ``key,label`` per row beside it), or
-        ``.parquet`` (columns ``key``, ``label``, ``features``; needs the extra ``parquet``).
-
-    Raises
-    ------
-    NotFoundError : no such tap.
-    MismatchError : another suffix.
-    StoreError : a file is there already, or the disk refuses.
-    ModuleNotFoundError : a Parquet file without the extra ``parquet``.
+    ``out``: ``.npz`` (arrays ``features``, ``labels``, ``keys``, ``classes``, as ``import`` takes
+    them), ``.npy`` (features, and a ``.csv`` with a line ``key,label`` per row beside it), or
+    ``.parquet`` (columns ``key``, ``label``, ``features``; ModuleNotFoundError without the extra).
+    Raises NotFoundError for an unknown tap, MismatchError for another suffix, and StoreError where
+    a file is there already or the disk refuses.
     """
     writers = {".npz": _write_npz, ".npy": _write_npy, ".parquet": _write_parquet}
     if (writer := writers.get(out.suffix)) is None:

@@ -116,10 +116,7 @@ def sign(kind: str, *fields: object) -> bytes:
 
 
 def parse_signed(kind: type[Record], data: bytes, place: str) -> Record:
-    """Read a signed file and check its format, version, fields and digest.
-
-    Raises a MismatchError for another version of the format, an IntegrityError for other damage.
-    """
+    """Read, check a signed file; MismatchError for another version, IntegrityError for damage."""
     fields = cast("dict[str, JsonValue]", records.parse(dict[str, object], data, place))
     if isinstance(name := fields.get("format"), str) and "version" in fields:
         check_version(name, fields["version"], place)
@@ -133,9 +130,8 @@ def check_digest(fields: JsonValue, place: str) -> None:
     body = dict(cast("Mapping[str, JsonValue]", fields))
     expected, digest = str(body.pop("digest")), records.digest_json(body)
     if digest != expected:
-        raise IntegrityError(
-            f"{place}: expected digest {expected[:12]}, found {digest[:12]}", hint=REPAIR
-        )
+        message = f"{place}: expected digest {expected[:12]}, found {digest[:12]}"
+        raise IntegrityError(message, hint=REPAIR)
 
 
 def read_commit(kind: type[Record], unit: Path) -> Record:

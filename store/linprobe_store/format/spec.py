@@ -1,7 +1,6 @@
 """What a stored feature is a function of, and the values that enter and leave the store.
 
-All of an :class:`EncoderSpec` and of a :class:`DatasetSpec` is hashed into its id. Names that
-people use, versions, devices and batch sizes are recorded beside them and never hashed.
+A spec is hashed whole into its id; names, versions, devices and batch sizes never are.
 """
 
 import hashlib
@@ -190,10 +189,8 @@ def parse_spec(kind: type[Spec], data: bytes, place: str, folder_digits: str) ->
     spec = parse(kind, data, place)
     file_id = hashlib.sha256(data).hexdigest()
     if not file_id.startswith(folder_digits):
-        raise IntegrityError(
-            f"{place}: expected an id that begins with {folder_digits}, found {file_id[:12]}",
-            hint=REPAIR,
-        )
+        message = f"{place}: expected an id that begins with {folder_digits}, found {file_id[:12]}"
+        raise IntegrityError(message, hint=REPAIR)
     if canonical_json(plain(spec)) != data:
         raise IntegrityError(f"{place}: expected canonical JSON of every field", hint=REPAIR)
     return spec

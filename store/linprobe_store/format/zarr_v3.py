@@ -73,10 +73,7 @@ class ArrayGeometry:
 
 
 def check_index(geometry: ArrayGeometry, i: int, index: bytes, place: str) -> None:
-    """Prove from its index that the rows of file ``i`` lie back to back in order.
-
-    Raises an IntegrityError where its checksum fails, else a StoreError where chunks lie elsewhere.
-    """
+    """Prove rows in order; IntegrityError for a bad checksum, StoreError for chunks elsewhere."""
     if google_crc32c.value(index[:-4]) != int.from_bytes(index[-4:], "little"):
         raise IntegrityError(f"{place}: the shard index fails its checksum", hint=REPAIR)
     if index != geometry.file_index(i):
@@ -119,10 +116,7 @@ def group_json(attributes: JsonValue) -> bytes:
 
 
 def parse_geometry(data: bytes, place: str) -> ArrayGeometry:
-    """Geometry of an array from its ``zarr.json``, whoever wrote it.
-
-    Raises a StoreError where its layout is not ours: compressed, big-endian, ...
-    """
+    """Geometry from anyone's ``zarr.json``; StoreError for a layout not ours: compressed, ..."""
     metadata = parse(dict[str, Any], data, place)
     try:
         (file_rows, *_) = metadata["chunk_grid"]["configuration"]["chunk_shape"]
