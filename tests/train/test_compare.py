@@ -22,10 +22,19 @@ from linprobe_train.tasks.compare import compare, mcnemar, overview_of
 
 
 def test_one_dataset_under_two_names_is_one_comparison(tmp_path: Path) -> None:
-    splits = some_splits()
-    results = [probed(tmp_path / name, "good", splits, name=name) for name in ("toys", "dolls")]
+    words: list[str | Path] = []
+    for split, data in some_splits().items():
+        np.savez(tmp_path / f"{split}.npz", x=data.features, y=data.labels)
+        words += ["--split", f"{split}={tmp_path}/{split}.npz"]
+    for name in ("toys", "dolls"):
+        store = tmp_path / name
+        command(
+            "store", "import", *words, "--encoder-name", "e", "--dataset", name, "--store", store
+        )
+        command("probe", "--store", store, "--out", store, "--C", "1", "--threads", "1")
+    results = [collected for name in ("toys", "dolls") for collected in collect(tmp_path / name)]
 
-    assert len({collected.result.question.dataset_id for collected in results}) == 1
+    assert len(results) == 2
     assert len(compare(results)) == 1
 
 
