@@ -1,7 +1,6 @@
 """Sealing: the parts of a split, in shard-list order, into one array per field.
 
-Memory is O(block) and 8 bytes per row (a hash of each key, to find duplicates); rows go from the
-maps of the parts straight to the shard files of the split.
+Memory is O(block) and 8 bytes per row (a hash of each key, to find duplicates).
 """
 
 from collections import Counter
@@ -21,15 +20,10 @@ from linprobe.terminal import command
 from linprobe_store.arrays.part import find_part, part_path
 from linprobe_store.arrays.unit_maps import Keys, UnitArrays, map_unit
 from linprobe_store.arrays.unit_writer import UnitWriter
+from linprobe_store.format import spec
 from linprobe_store.format.commit import PartCommit, PartRows, check_files, sign
 from linprobe_store.format.layout import COMMIT_FILE
-from linprobe_store.format.spec import (
-    DatasetSpec,
-    EncoderSpec,
-    FeatureArray,
-    FeatureBlock,
-    LabelArray,
-)
+from linprobe_store.format.spec import DatasetSpec, EncoderSpec, FeatureBlock, LabelArray
 
 BLOCK_ROWS = 4096
 """Rows read and written at once."""
@@ -44,11 +38,9 @@ class SealTarget:
     path: Path
     """Folder of the split; its parent exists."""
     spec: EncoderSpec
-    """Encoder."""
     dataset: DatasetSpec
     """Dataset, whose classes bound the labels."""
     split: str
-    """Name of the split."""
 
 
 def seal_parts(target: SealTarget, encoder_path: Path, read_labels: ReadLabels | None) -> None:
@@ -73,23 +65,18 @@ def _find_parts(target: SealTarget, encoder_path: Path) -> list[PartCommit]:
     """Commits of all parts of a split, in row order."""
     splits = {split.name: split.shards for split in target.dataset.splits}
     if target.split not in splits:
-        raise NotFoundError(
-            f"the dataset has no split {target.split!r}",
-            hint=f"its splits are: {', '.join(splits)}",
-        )
+        hint = f"its splits are: {', '.join(splits)}"
+        raise NotFoundError(f"the dataset has no split {target.split!r}", hint=hint)
     shards = splits[target.split]
     if len(set(shards)) < len(shards):
-        raise MismatchError(
-            f"split {target.split!r} lists a shard twice", hint="list every shard once"
-        )
+        message = f"split {target.split!r} lists a shard twice"
+        raise MismatchError(message, hint="list every shard once")
     commits = {shard: find_part(encoder_path, target.spec.encoder_id, shard) for shard in shards}
     missing = [shard.name for shard, commit in commits.items() if commit is None]
     if missing:
-        raise NotFoundError(
-            f"split {target.split!r}: {len(missing)} of {len(shards)} shards have no part: "
-            f"{first_few(missing)}",
-            hint=f"{command('extract')} makes them",
-        )
+        lack = f"{len(missing)} of {len(shards)} shards have no part: {first_few(missing)}"
+        hint = f"{command('extract')} makes them"
+        raise NotFoundError(f"split {target.split!r}: {lack}", hint=hint)
     return [commit for commit in commits.values() if commit is not None]
 
 
@@ -108,7 +95,7 @@ def _part_blocks(
         taps = {tap: mapped.whole() for tap, mapped in arrays.features.items()}
         for start in range(0, part.rows, BLOCK_ROWS):
             stop = min(start + BLOCK_ROWS, part.rows)
-            features = {tap: cast("FeatureArray", x[start:stop]) for tap, x in taps.items()}
+            features = {tap: cast("spec.FeatureArray", x[start:stop]) for tap, x in taps.items()}
             yield FeatureBlock(keys.between(start, stop), features, labels[start:stop])
 
 
@@ -131,10 +118,9 @@ def write_split(
                 hashes.append(np.fromiter(map(hash, block.keys), np.int64, len(block.keys)))
             expected = sum(part.rows for part in parts)
             if unit.rows != expected:
-                raise MismatchError(
-                    f"{place}: expected {expected} rows, found {unit.rows}",
-                    hint="the source changed while it was read; run it again",
-                )
+                message = f"{place}: expected {expected} rows, found {unit.rows}"
+                hint = "the source changed while it was read; run it again"
+                raise MismatchError(message, hint=hint)
             own = {"dataset_id": target.dataset.dataset_id, "split": target.split}
             contents = unit.close({"kind": "split", "encoder_id": target.spec.encoder_id, **own})
         finally:
@@ -157,10 +143,8 @@ def _check_range(labels: LabelArray, n_classes: int, place: str) -> None:
         wanted = f"labels in 0..{n_classes - 1} ({n_classes} classes)"
         given = f"{labels.min()}..{labels.max()}"
     if wanted:
-        raise MismatchError(
-            f"{place}: expected {wanted}, found {given}",
-            hint="give the class list that the labels were made with",
-        )
+        message = f"{place}: expected {wanted}, found {given}"
+        raise MismatchError(message, hint="give the class list that the labels were made with")
 
 
 def _check_unique(hashes: NDArray[np.int64], arrays: UnitArrays, place: str) -> None:

@@ -58,10 +58,8 @@ class UnitWriter:
         try:
             keys = [key.encode() for key in block.keys]
         except UnicodeEncodeError as error:
-            raise StoreError(
-                f"{self._source}: the key {error.object!r} is not valid UTF-8",
-                hint="rename the member and pack the shard again",
-            ) from None
+            message = f"{self._source}: the key {error.object!r} is not valid UTF-8"
+            raise StoreError(message, hint="rename the member and pack the shard again") from None
         if not keys:
             return
         for tap, features in block.features.items():
@@ -77,10 +75,8 @@ class UnitWriter:
         """
         labels = self._labels or self._label_writer(np.empty(0, np.int64))
         if any(writer.rows != self.rows for writer in (*self._features.values(), labels)):
-            raise StoreError(
-                f"{self._source}: a block was written in part",
-                hint="write this source again from its beginning",
-            )
+            message = f"{self._source}: a block was written in part"
+            raise StoreError(message, hint="write this source again from its beginning")
         files: dict[str, FileDigest] = {}
         for writer in (*self._features.values(), self._offsets, self._bytes, labels):
             folder = writer.folder.relative_to(self._folder).as_posix()
@@ -119,10 +115,8 @@ class UnitWriter:
         expected = {t.name: ((n, t.dim), self._spec.storage_dtype) for t in self._spec.taps}
         given = {name: (x.shape, x.dtype.name) for name, x in block.features.items()}
         if expected != given:
-            raise MismatchError(
-                f"{self._source}: expected features {expected}, found {given}",
-                hint="give the taps, dims and dtype of the encoder's spec",
-            )
+            message = f"{self._source}: expected features {expected}, found {given}"
+            raise MismatchError(message, hint="give the taps, dims and dtype of the encoder's spec")
         kind = (labels.ndim, labels.dtype.name)
         if kind not in ((1, "int64"), (2, "uint8")) or len(labels) != n:
             raise MismatchError(
