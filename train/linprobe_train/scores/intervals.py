@@ -1,7 +1,6 @@
 """95 % intervals: Wilson's for shares of rows, a seeded bootstrap for everything else.
 
-The bootstrap draws n of n rows with replacement; statistics are functions of the multiplicities of
-the rows, w (n,) float64 that sum to n, so that several can be evaluated on the same draws.
+A statistic is a function of the multiplicities of n rows, w (n,) float64 that sum to n.
 """
 
 import math
