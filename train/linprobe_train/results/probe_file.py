@@ -1,7 +1,4 @@
-"""A probe on disk: ``probe.safetensors`` for the arrays, ``probe.json`` for what they mean.
-
-Here alone scikit-learn's classifiers are filled by hand. n rows, d features, k classes.
-"""
+"""A probe on disk, arrays and card, and as scikit-learn's; n rows, d features, k classes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""95 % intervals: Wilson's for shares of rows, a seeded bootstrap for everything else.
-
-A statistic is a function of the multiplicities of n rows, w (n,) float64 that sum to n.
-"""
+"""95 % intervals: Wilson's for shares, else a bootstrap by row multiplicities w (n,) float64."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,7 +1,4 @@
-"""Metrics: a row each of :data:`METRICS`, or of the entry-point group ``linprobe.metrics``.
-
-A statistic is a function of row weights: ones give the value, draws the bootstrap. n rows.
-"""
+"""Metrics, functions of row weights: a row each of :data:`METRICS`, or a ``linprobe.metrics``."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
