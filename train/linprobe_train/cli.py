@@ -1,7 +1,4 @@
-"""The commands of the train stage: parse, call one function, print.
-
-Imports are inside the commands, so that help costs nothing.
-"""
+"""The commands of the train stage: parse, import what is needed, call one function, print."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -38,12 +35,8 @@ def probe(
     data: DataListOption = None,
     protocol: Annotated[str, typer.Option(help=protocols_help())] = "default",
     tap: Annotated[str | None, typer.Option(help="embedding or pre_projection.")] = None,
-    normalize: Annotated[
-        bool | None, typer.Option("--normalize/--no-normalize", help="L2-normalise rows.")
-    ] = None,
-    standardize: Annotated[
-        bool | None, typer.Option("--standardize/--no-standardize", help="Standardise features.")
-    ] = None,
+    normalize: Annotated[bool | None, typer.Option(help="L2-normalise rows.")] = None,
+    standardize: Annotated[bool | None, typer.Option(help="Standardise features.")] = None,
     c_value: Annotated[float | None, typer.Option("--C", help="One value of C, no sweep.")] = None,
     grid: Annotated[str | None, typer.Option(help="Values of C: 0.1,1,10.")] = None,
     metric: MetricOption = None,

@@ -1,9 +1,4 @@
-"""A probe on disk: ``probe.safetensors`` for the arrays, ``probe.json`` for what they mean.
-
-Read back it classifies features of the encoder that it was trained on, or becomes a plain
-scikit-learn estimator; here alone scikit-learn's classifiers are filled by hand. Symbols: n rows, d
-features, k classes.
-"""
+"""A probe on disk, arrays and card, and as scikit-learn's; n rows, d features, k classes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -188,11 +183,9 @@ def _classifier(probe: Probe, names: NDArray[np.generic]) -> object:
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.preprocessing import LabelBinarizer
 
-    def logistic(
-        coef: Float64, intercept: Float64, labels: NDArray[np.generic]
-    ) -> LogisticRegression:
+    def logistic(coef: Float64, bias: Float64, labels: NDArray[np.generic]) -> LogisticRegression:
         model = LogisticRegression()
-        model.coef_, model.intercept_ = coef.copy(), intercept.copy()
+        model.coef_, model.intercept_ = coef.copy(), bias.copy()
         model.classes_, model.n_features_in_ = labels, coef.shape[1]
         model.n_iter_ = np.zeros(1, np.int32)
         return model

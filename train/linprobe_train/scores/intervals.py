@@ -1,8 +1,4 @@
-"""95 % intervals: Wilson's for shares of rows, a seeded bootstrap for everything else.
-
-The bootstrap draws n of n rows with replacement; statistics are functions of the multiplicities of
-the rows, w (n,) float64 that sum to n, so that several can be evaluated on the same draws.
-"""
+"""95 % intervals: Wilson's for shares, else a bootstrap by row multiplicities w (n,) float64."""
 
 import math
 from collections.abc import Callable, Sequence

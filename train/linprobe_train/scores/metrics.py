@@ -1,9 +1,4 @@
-"""Metrics: one row of a table each, computed from what is kept of the predictions.
-
-A statistic is a function of row weights (multiplicities): the same code gives the value (all ones)
-and its bootstrap. n rows, k classes. To add one, add a row to :data:`METRICS`, or name it in the
-entry-point group ``linprobe.metrics`` of a package of your own.
-"""
+"""Metrics, functions of row weights: a row each of :data:`METRICS`, or a ``linprobe.metrics``."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -89,14 +84,12 @@ def metric_named(name: str) -> Metric:
 
 def title_of(name: str) -> str:
     """A metric's name for people; the name itself where its package is not installed here."""
-    metric = all_metrics().get(name)
-    return name if metric is None else metric.title
+    return all_metrics()[name].title if name in all_metrics() else name
 
 
 def unit_of(name: str) -> str:
     """A metric's unit; "" where its package is not installed here."""
-    metric = all_metrics().get(name)
-    return "" if metric is None else metric.unit
+    return all_metrics()[name].unit if name in all_metrics() else ""
 
 
 def scale_of(name: str) -> float:

@@ -1,7 +1,4 @@
-"""What a probe said about every test row: what each metric is computed from, small enough to keep.
-
-n rows, k classes, t = min(5, k) classes kept for each row.
-"""
+"""What a probe said of every test row: n rows, k classes, t = min(5, k) kept for each."""
 
 import zlib
 from collections.abc import Sequence

@@ -1,7 +1,4 @@
-"""Average precision of one class, and its mean over classes, for multi-label rows.
-
-Rows of equal probability form one step of the ranking: no order is made up among them.
-"""
+"""Average precision by class, multi-label; rows of equal probability are one step of ranking."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,8 +30,7 @@ class Ranking:
         w = weights[self.order]
         hits = np.cumsum(w * self.positive)[self.ends]
         seen = np.cumsum(w)[self.ends]
-        ones = np.ones_like(hits)
-        precision = np.divide(hits, seen, out=ones, where=seen > 0)
+        precision = np.divide(hits, seen, out=np.ones_like(hits), where=seen > 0)
         recall = np.divide(hits, hits[-1], out=np.full_like(hits, np.nan), where=hits[-1] > 0)
         return precision, recall
 

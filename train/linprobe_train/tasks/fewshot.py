@@ -1,8 +1,7 @@
-"""Probes on few rows of each class: how much an encoder leaves to be learnt.
+"""Probes on few rows of each class, as in CLIP's figure 6 and CoOp (Zhou et al. 2022, 4.1).
 
-The convention of the CLIP paper's figure 6 and of CoOp (Zhou et al. 2022, section 4.1): 1, 2, 4, 8
-and 16 rows of each class, and C chosen on min(shots, 4) more of each, which the final fit does not
-see. Draws are seeded and nested: the rows of 4 shots are among those of 8.
+C is chosen on min(shots, 4) more rows of each class, which the final fit does not see. Draws are
+seeded and nested: the rows of 4 shots are among those of 8.
 """
 
 import time

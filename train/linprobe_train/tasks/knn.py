@@ -1,9 +1,7 @@
-"""k nearest neighbours on stored features: how good they are without any training.
+"""k nearest neighbours, as Wu et al. 2018 (3.4) and DINO (Caron et al. 2021, ``eval_knn.py``).
 
-The convention of Wu et al. 2018 (section 3.4) as DINO runs it (Caron et al. 2021, ``eval_knn.py``):
-features L2-normalised; the k most similar training rows vote for their class with weight
-exp(cosine / T); k = 10, 20, 100, 200 (DINO reports 20) and T = 0.07. The bank is train and val.
-Symbols: b queries of a block, m bank rows of a block, d features.
+Rows are L2-normalised; the k most similar of train and val vote for their class with weight
+exp(cosine / T). Symbols: b queries of a block, m bank rows of a block, d features.
 """
 
 import time
@@ -186,9 +184,8 @@ def with_neighbours(
 ) -> list[T]:
     """Find the k most similar bank rows of every query exactly, and make something of them.
 
-    Rows are L2-normalised here; k is at most the rows of the bank. Some 40 MB a thread for k = 200
-    and d = 512, whatever n. ``use`` gets the first query of a block and the neighbours of at most
-    512 queries; what it gives is returned in the order of the blocks.
+    Rows are L2-normalised here; k is at most the rows of the bank. ``use`` gets the first query of
+    a block and the neighbours of its at most 512; what it gives is returned in block order.
     """
     unit = Preparation(normalize=True)
 
@@ -210,8 +207,7 @@ def with_neighbours(
 def _merge(best: Float32, rows: NDArray[np.int64], similarity: Float32, first: int) -> None:
     """Let better rows of a block (b, m) into the best (b, k), in place; columns stay in row order.
 
-    A later row that only equals the worst kept one stays out, so ties go to earlier rows. After a
-    few blocks hardly anything passes, and the cost is that of one comparison per similarity.
+    A later row that only equals the worst kept one stays out, so ties go to earlier rows.
     """
     k = best.shape[1]
     query, column = np.nonzero(similarity > best.min(axis=1)[:, None])

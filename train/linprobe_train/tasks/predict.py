@@ -1,8 +1,4 @@
-"""A saved probe on new rows: the most probable classes, block by block.
-
-Features come from the store, from an array on disk, or from image files through whatever encodes
-images (:mod:`linprobe_store.image_encoder`).
-"""
+"""A saved probe on new rows, of the store, an array or images: the most probable classes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -17,14 +17,7 @@ from linprobe_store.format.spec import LabelArray
 from linprobe_train.protocol.protocols import Protocol
 from linprobe_train.protocol.search import Search, SplitUse, search
 from linprobe_train.protocol.splits import StoredSplits
-from linprobe_train.results.answers import (
-    Answer,
-    Answers,
-    Environment,
-    Facts,
-    ProbeResult,
-    Question,
-)
+from linprobe_train.results import answers
 from linprobe_train.results.probe_file import ProbeCard, save_probe
 from linprobe_train.scores.metrics import scores_of, undefined
 from linprobe_train.scores.predictions import predictions_of, save_predictions
@@ -53,9 +46,9 @@ class Recipe:
             clash = "with a single C" if fixed else "is too few folds"
             raise OptionError(f"--cv {self.folds} {clash}", hint="--cv 5 without --C, or --C alone")
 
-    def question(self, splits: StoredSplits) -> Question:
+    def question(self, splits: StoredSplits) -> answers.Question:
         """Everything that the result on these splits depends on."""
-        return Question(
+        return answers.Question(
             *splits.identity,
             protocol=self.protocol,
             metric=splits.metric(self.metric),
@@ -69,14 +62,14 @@ class Recipe:
 
 def probe(
     splits: StoredSplits, recipe: Recipe, out: Path, watch: Watch = ignore
-) -> Answer[ProbeResult]:
+) -> answers.Answer[answers.ProbeResult]:
     """Give the stored answer, or search, score and store one; test is opened after the final fit.
 
     ``DataError``: rows or labels that no probe can be fitted on; ``OptionError``: the labels do not
     have the metric, or the memory does not suffice; ``ResultError``: it cannot be written.
     """
     question, settings = recipe.question(splits), recipe.settings
-    answers = Answers(out, ProbeResult)
+    kept = answers.Answers(out, answers.ProbeResult)
     encoder, dataset, protocol = splits.encoder.names, splits.dataset.name, question.protocol.name
     names = encoder.slug, dataset, protocol
 
@@ -84,8 +77,7 @@ def probe(
         watch(Progress(0, None, "values of C", line=line))
 
     say(f"probing {dataset} with {encoder.model} ({protocol})")
-    stored = answers.get(question, *names)
-    if stored is not None:
+    if stored := kept.get(question, *names):
         say(f"nothing to do: {stored.folder} answers this question")
         return stored
     wall, cpu = time.perf_counter(), time.process_time()
@@ -110,8 +102,10 @@ def probe(
     if question.metric not in {score.name for score in scores}:
         raise undefined(question.metric, test.n)
     versions = {name: version(name) for name in ("linprobe", "numpy", "scipy", "scikit-learn")}
-    skipped = {split.name: dict(split.skipped_by_reason) for split in splits.all}
-    result = ProbeResult(
+    reasons = {split.name: dict(split.skipped_by_reason) for split in splits.all}
+    skipped = {name: counts for name, counts in reasons.items() if counts}
+    seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+    result = answers.ProbeResult(
         question=question,
         dataset=dataset,
         encoder=encoder.model,
@@ -125,17 +119,8 @@ def probe(
         fit=chosen.fit,
         scores=scores,
         warnings=_warnings(splits, question, chosen, test.labels),
-        environment=Environment(
-            versions,
-            settings.threads,
-            seconds=time.perf_counter() - wall,
-            cpu_seconds=time.process_time() - cpu,
-        ),
-        facts=Facts(
-            splits.dataset.spec.label_source,
-            splits.dataset.metric,
-            {name: reasons for name, reasons in skipped.items() if reasons},
-        ),
+        environment=answers.Environment(versions, settings.threads, seconds, cpu_seconds),
+        facts=answers.Facts(splits.dataset.spec.label_source, splits.dataset.metric, skipped),
     )
 
     def write_files(folder: Path) -> None:
@@ -154,11 +139,11 @@ def probe(
         (folder / ENCODER_FILE).write_bytes(canonical_json(plain(splits.encoder.spec)))
         save_predictions(folder / "predictions.npz", rows)
 
-    return answers.put(result, *names, write_files=write_files)
+    return kept.put(result, *names, write_files=write_files)
 
 
 def _warnings(
-    splits: StoredSplits, question: Question, chosen: Search, labels: LabelArray
+    splits: StoredSplits, question: answers.Question, chosen: Search, labels: LabelArray
 ) -> tuple[str, ...]:
     """What a reader of the result must know."""
     lines = [] if chosen.sweep is None else list(chosen.sweep.warnings())

@@ -1,7 +1,6 @@
-"""Every encoder and dataset of a store, one probe each, over processes or a cluster.
+"""One probe for every encoder and dataset of a store; what fails stops no other.
 
-What fails is told at the end and stops no other; what is answered on disk costs no fit. Processes
-times threads stay within the cores, and the processes share the memory limit.
+Processes times threads stay within the cores, and the processes share the memory limit.
 """
 
 from collections.abc import Sequence
@@ -98,19 +97,12 @@ def list_tasks(store: Path, model: str | None, data: tuple[str, ...]) -> tuple[T
         if is_named(data, dataset.dataset_id, dataset.name)
     )
     if not tasks:
-        raise ProbeError(
-            f"{store} holds nothing to probe", hint=f"fill it with {command('extract')}"
-        )
+        raise ProbeError(f"{store} has nothing to probe", hint=f"fill it: {command('extract')}")
     return tasks
 
 
 def probe_all(
-    store: Path,
-    tasks: tuple[Task, ...],
-    recipe: Recipe,
-    out: Path,
-    pool: Pool,
-    watch: Watch = ignore,
+    store: Path, tasks: Sequence[Task], recipe: Recipe, out: Path, pool: Pool, watch: Watch = ignore
 ) -> tuple[Outcome, ...]:
     """Probe every task; outcomes in their order. ``OptionError``: the backend is not there."""
     jobs = min(pool.jobs or available_cores(), len(tasks))
