@@ -132,13 +132,13 @@ def _trouble(card: DatasetCard) -> list[str]:
     what = f"{n_dropped:,} dropped" if n_dropped else "kept; --drop-leaks leaves them out"
     within = [image for image in card.duplicates if not image.is_leak]
     contradictions = [image for image in card.duplicates if image.is_contradiction]
-    for level, images, one, several, trouble in (
+    for level, images, singular, plural, trouble in (
         ("warning", card.leaks, "leaks", "leak", f"across splits ({what})"),
         ("note", within, "occurs", "occur", "more than once within a split"),
         ("warning", contradictions, "has", "have", "more than one label"),
     ):
         if images:
-            verb = one if len(images) == 1 else several
+            verb = singular if len(images) == 1 else plural
             names = first_few(" = ".join(image.names) for image in images)
             lines.append(f"{level}: {_counted(images, 'image')} {verb} {trouble}: {names}")
     return lines

@@ -25,7 +25,7 @@ EncoderOption = Annotated[str | None, typer.Option(help=_ENCODER_HELP)]
 DatasetOption = Annotated[str | None, typer.Option(help="Name, or beginning of the id.")]
 
 
-def _tell(value: object, text: str, as_json: bool) -> None:
+def _show(value: object, text: str, as_json: bool) -> None:
     if as_json:
         emit_json(plain(value))
     else:
@@ -37,7 +37,7 @@ def ls(store: StoreOption = FEATURES, as_json: JsonOption = False) -> None:
     encoders = FeatureStore(store).encoders()
     entries = [entry for encoder in encoders for entry in reports.list_encoder(encoder)]
     if as_json or entries:
-        _tell({"store": store, "datasets": entries}, reports.listing_text(entries), as_json)
+        _show({"store": store, "datasets": entries}, reports.listing_text(entries), as_json)
     else:
         note(f"{store}: empty; fill it with '{command('extract')}' or '{command('store import')}'")
 
@@ -58,7 +58,7 @@ def show(
         "provenance": stored.provenance(),
         "datasets": [entry for entry in reports.list_encoder(stored) if entry.dataset_id],
     }
-    _tell(value, reports.encoder_text(stored), as_json)
+    _show(value, reports.encoder_text(stored), as_json)
 
 
 def verify(
@@ -71,7 +71,7 @@ def verify(
         raise NotFoundError(f"{store}: no such folder", hint="name the store with --store DIR")
     units = tuple(verify_store(FeatureStore(store), deep=deep))
     value = {"store": store, "deep": deep, "units": units}
-    _tell(value, reports.verification_text(units, store), as_json)
+    _show(value, reports.verification_text(units, store), as_json)
     if problems := [unit for unit in units if unit.problem]:
         clean = command("store gc", damaged=True, deep=deep, store=store)
         raise IntegrityError(
@@ -126,7 +126,7 @@ def rm(
         typer.confirm(f"remove {path} ({human_bytes(n_bytes)})?", abort=True, err=True)
     remove.remove_folder(path)
     value = {"store": store, "removed": path, "bytes": n_bytes}
-    _tell(value, f"removed {path}  {human_bytes(n_bytes)}", as_json)
+    _show(value, f"removed {path}  {human_bytes(n_bytes)}", as_json)
 
 
 def import_(
@@ -174,7 +174,7 @@ def import_(
         )
     rows = [{"name": s.name, "rows": s.n, "digest": s.digest, "path": s.path} for s in splits]
     value = {"encoder_id": encoder_id, "dataset_id": splits[0].dataset_id, "splits": rows}
-    _tell(value, reports.imported_text(splits), as_json)
+    _show(value, reports.imported_text(splits), as_json)
 
 
 def export(
@@ -191,7 +191,7 @@ def export(
     paths = export_split(opened, tap, out)
     n_bytes = sum(path.stat().st_size for path in paths)
     value = {"paths": paths, "rows": opened.n, "bytes": n_bytes}
-    _tell(value, "\n".join(map(str, paths)), as_json)
+    _show(value, "\n".join(map(str, paths)), as_json)
 
 
 def copy(
@@ -212,4 +212,4 @@ def copy(
     n_new = sum(item.outcome == "copied" for item in copies)
     total = human_bytes(sum(item.bytes for item in copies))
     text = f"{n_new} splits copied ({total}), {len(copies) - n_new} there already: {target}"
-    _tell({"source": source, "target": target, "splits": copies}, text, as_json)
+    _show({"source": source, "target": target, "splits": copies}, text, as_json)

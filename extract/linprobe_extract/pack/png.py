@@ -57,11 +57,16 @@ def pixel_samples(
     n_bytes = len(encode_png(images[0])) if len(images) else 0
     return [
         SourceSample(
-            names.format(row), (int(label),), "png", n_bytes, 0, partial(_encode_one, images, row)
+            names.format(row),
+            (int(label),),
+            "png",
+            n_bytes,
+            0,
+            partial(_encode_scanline, images, row),
         )
         for row, label in enumerate(labels)
     ]
 
 
-def _encode_one(images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], row: int) -> bytes:
+def _encode_scanline(images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], row: int) -> bytes:
     return encode_png(np.asarray(images[row], dtype=np.uint8))

@@ -136,9 +136,9 @@ def list_known(row: KnownDataset, arguments: str, options: PackOptions) -> Listi
     else:
         listing = torchvision.list_class(row.torchvision, parse_arguments(arguments), options)
     if options.check_counts and len(listing.classes) != row.n_classes:
-        found = f"expected {row.n_classes} classes, found {len(listing.classes)}"
+        what = f"expected {row.n_classes} classes, found {len(listing.classes)}"
         hint = "get the files again; or pass --any-counts to pack what is there"
-        raise PackError(f"{row.slug}: {found}", hint=hint)
+        raise PackError(f"{row.slug}: {what}", hint=hint)
     splits, note, seed = listing.splits, f"split: {row.split}", options.seed
     if row.rule is not None and "all" in splits:
         splits, note = split_per_class(splits["all"], row.rule, seed)

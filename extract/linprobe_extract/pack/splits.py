@@ -49,9 +49,9 @@ def split_per_class(
     chosen: dict[str, str] = {}
     for labels, names in _ranked_classes(samples, seed).items():
         if len(names) < needed:
-            found = f"expected at least {needed} images, found {len(names)}"
+            what = f"expected at least {needed} images, found {len(names)}"
             hint = "the source is not complete; get its files again"
-            raise PackError(f"class {labels}: {found}", hint=hint)
+            raise PackError(f"class {labels}: {what}", hint=hint)
         end = None if rule.test is None else needed
         chosen |= dict.fromkeys(names[: rule.train], "train")
         chosen |= dict.fromkeys(names[rule.train : end], "test")

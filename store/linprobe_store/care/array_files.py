@@ -100,7 +100,7 @@ def _map(path: Path, place: str) -> ArrayFile:
     except (ValueError, EOFError) as error:
         raise MismatchError(f"{place}: {error}", hint=_NOT_AN_ARRAY) from None
     if not values.ndim or not values.flags.c_contiguous:
-        found = f"{values.dtype} {values.shape}{' in Fortran order' if values.ndim else ''}"
-        message = f"{place}: expected plain rows, found {found}"
+        what = f"{values.dtype} {values.shape}{' in Fortran order' if values.ndim else ''}"
+        message = f"{place}: expected plain rows, found {what}"
         raise MismatchError(message, hint="save it as np.ascontiguousarray(array)")
     return ArrayFile(place, values)

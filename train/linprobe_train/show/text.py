@@ -161,8 +161,8 @@ def outcomes_text(outcomes: Sequence[Outcome]) -> str:
         if outcome.problem:
             failed.append(f"failed: {task.encoder} on {task.dataset}: {outcome.problem}")
     states = [outcome.state for outcome in outcomes]
-    done, there = states.count("done"), states.count("was there")
-    counts = f"{done} probed, {there} were there, {len(failed)} failed"
+    done, stored = states.count("done"), states.count("was there")
+    counts = f"{done} probed, {stored} were there, {len(failed)} failed"
     return "\n".join([text_table(header, rows, "<<<>><"), *failed, counts])
 
 

@@ -175,9 +175,9 @@ def fitted_classes(rows: Rows) -> NDArray[np.int64]:
     else:
         fitted = np.unique(rows.labels)
     if len(fitted) < (1 if rows.multi_label else 2):
-        found = f"the {rows.n} training rows are of {len(fitted)} class"
+        what = f"the {rows.n} training rows are of {len(fitted)} class"
         hint = "check the labels of the training split"
-        raise DataError(f"{found}; expected at least two classes", hint=hint)
+        raise DataError(f"{what}; expected at least two classes", hint=hint)
     return fitted.astype(np.int64)
 
 

@@ -53,11 +53,11 @@ def predict_images(
 
     ``LinprobeError``: no encoder of images is installed, or it is not the probe's; nothing decodes.
     """
-    found = False
+    what = False
     for rows in find_image_features()(request):
         skipped += rows.skipped
         if rows.keys:
-            found = True
+            what = True
             yield _predicted(saved.predict_proba(rows.features[saved.card.tap]), rows.keys, top)
     if not found:
         first = f"; the first is '{skipped[0].key}': {skipped[0].reason}" if skipped else ""

@@ -61,8 +61,8 @@ def list_samples(words: str, options: PackOptions) -> Listing:
     others = ", ".join(f"{count} {kind}" for kind, count in sorted(walk.others.items()))
     left_aside = f"left aside what is no image: {others}" if others else ""
     if not walk.images:
-        found = left_aside or "left aside nothing"
-        raise PackError(f"{root} holds no images; {found}", hint=LAYOUT)
+        what = left_aside or "left aside nothing"
+        raise PackError(f"{root} holds no images; {what}", hint=LAYOUT)
     walk.images.sort()
     folders = _split_folders(root, walk.images)
     depth = 1 if folders else 0
@@ -117,8 +117,8 @@ def _split_folders(root: Path, images: list[str]) -> Mapping[str, str]:
         return {}
     if strange := [top for top in tops if top not in splits]:
         hint = "move the other folders elsewhere, or rename the splits if they are classes"
-        found = f"{first_few(splits)} look like splits, and {first_few(strange)} do not"
-        raise PackError(f"{root}: {found}", hint=hint)
+        what = f"{first_few(splits)} look like splits, and {first_few(strange)} do not"
+        raise PackError(f"{root}: {what}", hint=hint)
     held = set(splits.values())
     if len(held) < len(splits):
         hint = "keep one folder each of train, val and test"
