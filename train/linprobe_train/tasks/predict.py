@@ -53,13 +53,13 @@ def predict_images(
 
     ``LinprobeError``: no encoder of images is installed, or it is not the probe's; nothing decodes.
     """
-    what = False
+    has_rows = False
     for rows in find_image_features()(request):
         skipped += rows.skipped
         if rows.keys:
-            what = True
+            has_rows = True
             yield _predicted(saved.predict_proba(rows.features[saved.card.tap]), rows.keys, top)
-    if not found:
+    if not has_rows:
         first = f"; the first is '{skipped[0].key}': {skipped[0].reason}" if skipped else ""
         raise DataError(
             f"none of {len(skipped)} images could be decoded{first}",
