@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
 from linprobe_train.solver.passes import Crew, Objective, Point, evaluate, with_ridge
 from linprobe_train.solver.preconditioner import BlockMetric, block_metric
@@ -149,6 +148,9 @@ class PairMemory:
     def direction(self, gradient: Float64, metric: Callable[[Float32], Float32]) -> Float64:
         """Inverse Hessian times gradient, (m, d + 1)."""
         g = gradient.astype(np.float32)
+        # Not before a fit: a stored answer is shown without the eighth of a second that it takes.
+        from scipy.linalg import solve_triangular
+
         if not self._order:
             return metric(g).astype(np.float64)
         known = len(self._order)

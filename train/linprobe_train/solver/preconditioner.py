@@ -22,7 +22,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import blas, lapack
 
 from linprobe_train.solver.losses import Loss, probabilities
 from linprobe_train.solver.passes import Crew
@@ -168,6 +167,8 @@ def block_metric(problem: Problem, V: Float64, l2: float, crew: Crew) -> BlockMe
 
 def _factor(R: Float32, q: Float32, diagonal: Float32, l2: float) -> Float32:
     """T of one column, (r, d); takes the curvature of its rows out of ``diagonal``."""
+    from scipy.linalg import blas, lapack  # not before a fit, as in lbfgs
+
     diagonal -= q @ np.square(R)
     np.maximum(diagonal, np.float32(l2), out=diagonal)
     root = np.sqrt(1 / diagonal)

@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from joblib import Parallel, delayed, parallel_config
-
 from linprobe.errors import LinprobeError, OptionError, ProbeError
 from linprobe.machine import available_cores
 from linprobe.terminal import Progress, Watch, command, ignore
@@ -105,6 +103,8 @@ def probe_all(
     store: Path, tasks: Sequence[Task], recipe: Recipe, out: Path, pool: Pool, watch: Watch = ignore
 ) -> tuple[Outcome, ...]:
     """Probe every task; outcomes in their order. ``OptionError``: the backend is not there."""
+    from joblib import Parallel, delayed, parallel_config  # for --all alone
+
     jobs = min(pool.jobs or available_cores(), len(tasks))
     if pool.backend == CLUSTER:  # its machines are not this one: nothing is shared out
         threads, memory = pool.threads or 1, pool.memory_bytes
