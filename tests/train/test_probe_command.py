@@ -1,6 +1,7 @@
 """``linprobe probe`` from a store to a result."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -324,3 +325,17 @@ def test_the_test_split_is_opened_once_and_after_the_search(
     probe(tmp_path)
 
     assert events == ["train", "val", "searched", "test"]
+
+
+def test_what_a_killed_page_left_in_a_result_is_cleaned_by_the_next_run(tmp_path: Path) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "test", n=80), classes=CLASSES)
+    probe(tmp_path, "--C", "1")
+    left, fresh = (only_folder(tmp_path) / f".report.html.{digit * 12}" for digit in "ab")
+    for path in (left, fresh):
+        path.write_text("half a page")
+    os.utime(left, (1.0, 1.0))
+
+    probe(tmp_path, "--C", "2")
+
+    assert fresh.exists()
+    assert not left.exists()

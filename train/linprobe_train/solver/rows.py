@@ -126,12 +126,12 @@ def rows_of_views(views: Sequence[AnyFeatures], labels: LabelArray, n_classes: i
         raise DataError(what, hint="give one label for every row")
     low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
     if labels.ndim == 2 and (labels.shape[1] != n_classes or high > 1):
-        what = f"multi-hot labels of shape {labels.shape} with values up to {high}"
-        what = f"{what}; expected (n, {n_classes}) of 0 and 1"
+        what = f"multi-hot labels of shape {labels.shape} with values up to {high}; "
+        what += f"expected (n, {n_classes}) of 0 and 1"
         raise DataError(what, hint="give one column for every class")
     if labels.ndim == 1 and (low < 0 or high >= n_classes):
-        what = f"label {low if low < 0 else high} is outside 0..{n_classes - 1}"
-        what = f"{what}, the range of {n_classes} classes"
+        what = f"label {low if low < 0 else high} is outside 0..{n_classes - 1}, "
+        what += f"the range of {n_classes} classes"
         raise DataError(what, hint="number the classes from 0 without gaps")
     return Rows(blocks, labels, n_classes)
 
