@@ -34,6 +34,7 @@ def export_split(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
     split.dim(tap)
     with store_errors(out), Staging(out.parent) as staging:
         names = writer(split, tap, staging.path / out.name)
+        split.check_unchanged()
         finals = tuple(out.with_name(path.name) for path in names)
         for final in finals:
             if final.exists():
