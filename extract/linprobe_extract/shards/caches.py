@@ -15,13 +15,15 @@ from typing import Generic, TypeVar
 import fsspec
 
 from linprobe.disk import store_errors
-from linprobe.errors import IntegrityError
-from linprobe.records import parse, plain
+from linprobe.errors import IntegrityError, StoreError
+from linprobe.records import parse, plain, read_bytes
 from linprobe_extract.shards.tar import fingerprint_shard, open_shard, unreadable
 from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import ShardFingerprint
 
 T = TypeVar("T")
+_MAX_BYTES = 1 << 30
+"""A line for each of four million shards."""
 
 
 class JsonCache(Generic[T]):
@@ -40,8 +42,8 @@ class JsonCache(Generic[T]):
 
     def reload(self) -> None:
         """Learn what other processes have written meanwhile."""
-        with suppress(OSError):
-            for line in self._path.read_bytes().splitlines():
+        with suppress(StoreError):
+            for line in read_bytes(self._path, limit=_MAX_BYTES).splitlines():
                 with suppress(IntegrityError):
                     self._known |= parse(self._kind, line, str(self._path))
 

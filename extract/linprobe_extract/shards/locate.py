@@ -13,6 +13,7 @@ import fsspec
 
 from linprobe import names
 from linprobe.errors import ExtractError
+from linprobe.records import MAX_BYTES, read_bytes
 from linprobe.terminal import command
 from linprobe_extract.shards.card import DatasetCard, ShardCard, load_card
 from linprobe_extract.shards.types import DatasetPlan, Shard, SplitPlan
@@ -22,6 +23,7 @@ _LAYOUT_HINT = (
     "or give each split: --shards 'train=path/{00..09}.tar'"
 )
 _COPY_HINT = "copy or pack the dataset again"
+_COUNT_HINT = "write the number, or remove the file where it lies on disk"
 
 
 def plan_dataset(
@@ -104,7 +106,8 @@ def _local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Sha
         if split in listed:
             expected = len(cards)
         elif counts.is_file() and counts.parent != folder:
-            expected = _shard_count(counts.read_bytes(), str(counts))
+            data = read_bytes(counts, error=ExtractError, hint=_COUNT_HINT)
+            expected = _shard_count(data, str(counts))
         if expected != len(tars):
             fault = f"split '{split}' of '{folder}' has {len(tars)} shards, expected {expected}"
             raise ExtractError(fault, hint=_COPY_HINT)
@@ -126,10 +129,9 @@ def _listed(path: Path, card: ShardCard | None) -> Shard:
 
 def _shard_count(data: bytes, place: str) -> int:
     text = data.decode("utf-8-sig", errors="replace").strip()
-    if not text.isdigit():
-        hint = "write the number, or remove the file where it lies on disk"
-        fault = f"'{place}' holds {text[:40]!r}, expected the number of shards"
-        raise ExtractError(fault, hint=hint)
+    if not re.fullmatch("[0-9]{1,7}", text):
+        fault = f"'{place}' holds {text[:40]!r}, expected the number of shards, below 10 million"
+        raise ExtractError(fault, hint=_COUNT_HINT)
     return int(text)
 
 
@@ -155,7 +157,7 @@ def _remote_file(url: str) -> bytes | None:
     """Content of a small file; None when there is none."""
     try:
         with fsspec.open(url, "rb") as stream:
-            return bytes(stream.read())
+            data = bytes(stream.read(MAX_BYTES + 1))
     except FileNotFoundError:
         return None
     except Exception as error:  # each of fsspec's drivers has errors of its own
@@ -163,6 +165,10 @@ def _remote_file(url: str) -> bytes | None:
             f"cannot read '{url}': {str(error) or type(error).__name__}",
             hint="check the URL and the network; s3://, gs:// and others need their fsspec driver",
         ) from error
+    if len(data) > MAX_BYTES:
+        fault = f"'{url}' has more than {MAX_BYTES:,} bytes, expected a small text file"
+        raise ExtractError(fault, hint="check what the server sends")
+    return data
 
 
 def _explicit_splits(entries: Sequence[str]) -> dict[str, tuple[Shard, ...]]:
