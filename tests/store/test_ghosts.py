@@ -11,7 +11,6 @@ from store_factories import (
     fingerprint,
     register,
     sealed_split,
-    write_part,
 )
 
 from linprobe.disk import remove_unit
@@ -21,24 +20,24 @@ from linprobe_store.care.remove import remove_folder
 from linprobe_store.format.spec import DatasetNames, SplitSpec
 
 
-@pytest.mark.parametrize("moment", ["before the first row", "between rows", "before the commit"])
-def test_a_part_of_a_removed_encoder_leaves_no_ghost(tmp_path: Path, moment: str) -> None:
-    encoder = register(tmp_path)
-    whole = block(encoder.spec, 4)
-    if moment == "before the first row":
-        remove_folder(encoder.path)
+def test_a_part_of_a_removed_encoder_leaves_no_ghost(tmp_path: Path) -> None:
+    """Removed before it is begun, before its first row, and before its commit."""
+    encoders = [register(tmp_path / name) for name in "abc"]
+    whole = block(encoders[0].spec, 4)
+    remove_folder(encoders[0].path)
+    with pytest.raises(StoreError):
+        encoders[0].part_writer(fingerprint(0))
+    with encoders[1].part_writer(fingerprint(0)) as writer:
+        remove_folder(encoders[1].path)
         with pytest.raises(StoreError):
-            write_part(encoder, fingerprint(0), whole)
-    else:
-        with encoder.part_writer(fingerprint(0)) as writer:
-            if moment == "before the commit":
-                writer.append(whole)
-            remove_folder(encoder.path)
-            with pytest.raises(StoreError):
-                writer.append(whole)
-                writer.commit(skipped=[], batch_size=1, planned=4, labelling="cls")
+            writer.append(whole)
+    with encoders[2].part_writer(fingerprint(0)) as writer:
+        writer.append(whole)
+        remove_folder(encoders[2].path)
+        with pytest.raises(StoreError):
+            writer.commit(skipped=[], batch_size=1, planned=4, labelling="cls")
 
-    assert [path.name for path in tmp_path.iterdir()] == ["FORMAT"]
+    assert [path.name for name in "abc" for path in (tmp_path / name).iterdir()] == ["FORMAT"] * 3
 
 
 def test_a_dataset_of_a_removed_encoder_leaves_no_ghost(tmp_path: Path) -> None:
