@@ -9,8 +9,8 @@ import gzip
 import lzma
 import tarfile
 import zlib
-from collections.abc import Iterator
-from typing import IO, cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import IO, Protocol, cast
 
 MAX_MEMBER_BYTES = 256 << 20
 """The largest member that is read: 100 megapixels of PNG, twice what cameras make."""
@@ -33,6 +33,17 @@ _EXTENDED = (
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
 )
+
+
+_FORMATS: Mapping[bytes, Callable[[IO[bytes]], "_Readable"]] = {
+    b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ": lzma.LZMAFile,
+}
+
+
+class _Readable(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
 
 
 class _Header(tarfile.TarInfo):
@@ -77,7 +88,7 @@ class _Tar(tarfile.TarFile):
 class _Unpacked:
     """A file object over the decompressed bytes of another, not too many for its size."""
 
-    def __init__(self, unpacked: IO[bytes], packed: "_Counted") -> None:
+    def __init__(self, unpacked: _Readable, packed: "_Counted") -> None:
         self._unpacked = unpacked
         self._packed = packed
         self._n_bytes = 0
@@ -117,12 +128,9 @@ def unpacked(stream: IO[bytes]) -> IO[bytes]:
     """
     packed = _Counted(stream)
     source = cast("IO[bytes]", packed)
-    if packed.magic.startswith(b"\x1f\x8b"):
-        return cast("IO[bytes]", _Unpacked(cast("IO[bytes]", gzip.GzipFile(fileobj=source)), packed))
-    if packed.magic.startswith(b"BZh"):
-        return cast("IO[bytes]", _Unpacked(cast("IO[bytes]", bz2.BZ2File(source)), packed))
-    if packed.magic.startswith(b"\xfd7zXZ"):
-        return cast("IO[bytes]", _Unpacked(cast("IO[bytes]", lzma.LZMAFile(source)), packed))
+    for magic, decompress in _FORMATS.items():
+        if packed.magic.startswith(magic):
+            return cast("IO[bytes]", _Unpacked(decompress(source), packed))
     return source
 
 

@@ -350,9 +350,10 @@ def test_files_beside_the_shards_are_no_shards(tmp_path: Path) -> None:
 
 def test_unreadable_text_files_are_told(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "pets", splits={"train": [1], "test": [1]})
-    (folder / "train" / "nshards.txt").write_text("many")
-    with pytest.raises(ExtractError, match="'many', expected the number of shards"):
-        plan_dataset(str(folder))
+    for text in ("many", "²", "9" * 5000, "99999999999"):
+        (folder / "train" / "nshards.txt").write_text(text)
+        with pytest.raises(ExtractError, match=f"'{text[:40]}', expected the number of shards"):
+            plan_dataset(str(folder))
 
     (folder / "train" / "nshards.txt").unlink()
     (folder / "classnames.txt").write_bytes("Chaton\nCaf\xe9\n".encode("latin-1"))

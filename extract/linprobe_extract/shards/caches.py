@@ -22,10 +22,9 @@ from linprobe_extract.shards.tar import fingerprint_shard, open_shard, unreadabl
 from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import ShardFingerprint
 
-MAX_BYTES = 256 << 20
-"""Of a cache that is read: a million shards."""
-
 T = TypeVar("T")
+_MAX_BYTES = 256 << 20
+"""A line for each of a million shards."""
 
 
 class JsonCache(Generic[T]):
@@ -44,8 +43,8 @@ class JsonCache(Generic[T]):
 
     def reload(self) -> None:
         """Learn what other processes have written meanwhile."""
-        with suppress(StoreError):  # missing, or nothing that we wrote
-            for line in read_bytes(self._path, limit=MAX_BYTES).splitlines():
+        with suppress(StoreError):
+            for line in read_bytes(self._path, limit=_MAX_BYTES).splitlines():
                 with suppress(IntegrityError):
                     self._known |= parse(self._kind, line, str(self._path))
 
@@ -64,7 +63,7 @@ class JsonCache(Generic[T]):
             return  # a link may lead out of the store
         with store_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._path, "ab", opener=_open_own) as lines:  # noqa: PTH123 - an opener
+            with open(self._path, "ab", opener=_open_own) as lines:
                 lines.write(json.dumps({key: plain(value)}).encode() + b"\n")
 
 

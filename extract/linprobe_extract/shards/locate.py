@@ -13,7 +13,7 @@ import fsspec
 
 from linprobe import names
 from linprobe.errors import ExtractError
-from linprobe.records import read_bytes
+from linprobe.records import MAX_BYTES, read_bytes
 from linprobe.terminal import command
 from linprobe_extract.shards.card import DatasetCard, ShardCard, load_card
 from linprobe_extract.shards.types import DatasetPlan, Shard, SplitPlan
@@ -24,9 +24,8 @@ _LAYOUT_HINT = (
 )
 _COMMAND = "pipe:"
 """What a shard begins with that is the output of a shell command."""
-_MAX_TEXT = 64 << 20
-"""Bytes of a text file behind a URL: a million class names."""
 _COPY_HINT = "copy or pack the dataset again"
+_COUNT_HINT = "write the number, or remove the file where it lies on disk"
 
 
 def plan_dataset(
@@ -109,7 +108,8 @@ def _local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Sha
         if split in listed:
             expected = len(cards)
         elif counts.exists() and counts.parent != folder:
-            expected = _shard_count(read_bytes(counts, error=ExtractError), str(counts))
+            data = read_bytes(counts, error=ExtractError, hint=_COUNT_HINT)
+            expected = _shard_count(data, str(counts))
         if expected != len(tars):
             fault = f"split '{split}' of '{folder}' has {len(tars)} shards, expected {expected}"
             raise ExtractError(fault, hint=_COPY_HINT)
@@ -134,10 +134,9 @@ def _listed(path: Path, card: ShardCard | None) -> Shard:
 
 def _shard_count(data: bytes, place: str) -> int:
     text = data.decode("utf-8-sig", errors="replace").strip()
-    if re.fullmatch(r"[0-9]{1,7}", text) is None:
-        hint = "write the number, or remove the file where it lies on disk"
-        fault = f"'{place}' holds {text[:40]!r}, expected the number of shards"
-        raise ExtractError(fault, hint=hint)
+    if not re.fullmatch("[0-9]{1,7}", text):
+        fault = f"'{place}' holds {text[:40]!r}, expected the number of shards, below 10 million"
+        raise ExtractError(fault, hint=_COUNT_HINT)
     return int(text)
 
 
@@ -164,7 +163,7 @@ def _remote_file(url: str) -> bytes | None:
     """Content of a small file; None when there is none."""
     try:
         with fsspec.open(url, "rb") as stream:
-            data = bytes(stream.read(_MAX_TEXT + 1))
+            data = bytes(stream.read(MAX_BYTES + 1))
     except FileNotFoundError:
         return None
     except Exception as error:  # each of fsspec's drivers has errors of its own
@@ -172,9 +171,9 @@ def _remote_file(url: str) -> bytes | None:
             f"cannot read '{url}': {str(error) or type(error).__name__}",
             hint="check the URL and the network; s3://, gs:// and others need their fsspec driver",
         ) from error
-    if len(data) > _MAX_TEXT:
-        fault = f"'{url}' has more than {_MAX_TEXT:,} bytes"
-        raise ExtractError(fault, hint="check the URL")
+    if len(data) > MAX_BYTES:
+        fault = f"'{url}' has more than {MAX_BYTES:,} bytes, expected a small text file"
+        raise ExtractError(fault, hint="check what the server sends")
     return data
 
 

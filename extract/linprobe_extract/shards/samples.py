@@ -128,12 +128,10 @@ def _group(
         yield key, files
 
 
-def _sample(
-    url: str, key: str, files: Mapping[str, bytes | None], labelling: Labelling
-) -> Sample:
-    image = next((name for name in files if name in IMAGE_EXTENSIONS), None)
+def _sample(url: str, key: str, files: Mapping[str, bytes | None], labelling: Labelling) -> Sample:
+    image = next((name for name in files if name in IMAGE_EXTENSIONS), "")
     label_file = labelling.source.partition(":")[0]
-    if any(name in files and files[name] is None for name in (image, label_file)):
+    if any(files.get(name, b"") is None for name in (image, label_file)):
         return Sample(key, b"", -1, TOO_LARGE)
     try:
         label = _label(key, files, labelling)
@@ -143,7 +141,7 @@ def _sample(
             hint=f"expected {_expected_label(labelling.source)}; class names come from "
             "classnames.txt or --classes FILE",
         ) from error
-    data = None if image is None else files[image]
+    data = files.get(image)
     if label is None or data is None:
         return Sample(key, b"", -1, NO_LABEL if label is None else NO_IMAGE)
     return Sample(key, data, label, None)
