@@ -44,6 +44,15 @@ def split_named(name: str) -> str | None:
     return SPLIT_ALIASES.get(name.lower())
 
 
+def is_url(text: str) -> bool:
+    """Whether a person who typed ``text`` means a URL: it begins with a scheme and ``://``.
+
+    Schemes may be chained, as fsspec has it. Only what was typed is asked; a file that was listed
+    is a file, whatever its name.
+    """
+    return re.match(r"([a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
+
+
 def natural_key(text: str) -> list[tuple[int, str]]:
     """Key that sorts ``2.tar`` before ``10.tar``."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
