@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePath
 
-from linprobe.disk import Staging, remove_unit, store_errors
+from linprobe.disk import Staging, make_folders, refuse_links, remove_unit, store_errors
 from linprobe.errors import MismatchError, StoreError
 from linprobe.names import short_id
 from linprobe.records import canonical_json, plain
-from linprobe_store.format.layout import folder_named
+from linprobe_store.format.layout import DATASET_PREFIX, folder_named
 from linprobe_store.handles.lookup import folder_digits, list_folders
 
 
@@ -29,7 +29,9 @@ def make_folder(
             return folder
     own = folder_named(prefix, name, full_id)
     with store_errors(parent):
-        parent.mkdir(exist_ok=True)
+        if prefix == DATASET_PREFIX:  # the store itself is made by who writes its FORMAT
+            refuse_links(parent.parent, parent)
+            make_folders(parent, below=parent.parent)
         agreed = _agree(parent, prefix, own)
         with Staging(parent) as staging:
             for file, value in files.items():
