@@ -137,7 +137,7 @@ def rm(
     n_bytes = remove.folder_bytes(path)
     if not yes:
         typer.confirm(f"remove {path} ({human_bytes(n_bytes)})?", abort=True, err=True)
-    remove.remove_folder(opened, path)
+    remove.remove_folder(path)
     value = {"store": store, "removed": path, "bytes": n_bytes}
     _show(value, f"removed {path}  {human_bytes(n_bytes)}", as_json)
 

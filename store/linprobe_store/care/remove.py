@@ -111,7 +111,7 @@ def remove_leftovers(leftovers: Iterable[Leftover]) -> None:
             elif path.name.startswith(STAGING_PREFIX):
                 shutil.rmtree(path, ignore_errors=True)
             elif path.exists():  # else somebody else was first
-                _remove(path)
+                remove_folder(path)
 
 
 def find_unit(
@@ -126,19 +126,26 @@ def find_unit(
     """Folder of an encoder, of one of its datasets or splits, or of its parts.
 
     One that cannot be opened is meant by the name of its folder. Raises a NotFoundError or a
-    StoreError where nothing, or not one thing alone, is meant.
+    StoreError where nothing, or not one thing alone, is meant, or where it lies behind a link.
     """
-    if (dataset, split) == (None, None) and not parts and (path := _broken(store, encoder)):
+    is_encoder = (dataset, split) == (None, None) and not parts
+    path = _broken(store, encoder) if is_encoder else None
+    if path is None:
+        stored = store.encoder(encoder, watch)
+        path = stored.path / PARTS_FOLDER if parts else stored.path
+        if not parts and not is_encoder:
+            path = _find_below(stored, dataset, split, watch)
+    _refuse_links(store, path.parent)
+    return path
+
+
+def _find_below(
+    encoder: StoredEncoder, dataset: str | None, split: str | None, watch: Watch
+) -> Path:
+    if dataset is not None and split is None and (path := _broken(encoder, dataset)):
         return path
-    stored = store.encoder(encoder, watch)
-    if parts:
-        return stored.path / PARTS_FOLDER
-    if (dataset, split) == (None, None):
-        return stored.path
-    if dataset is not None and split is None and (path := _broken(stored, dataset)):
-        return path
-    chosen = stored.dataset(dataset, watch)
-    return chosen.path if split is None else chosen.split_path(split)
+    stored = encoder.dataset(dataset, watch)
+    return stored.path if split is None else stored.split_path(split)
 
 
 def _broken(holder: FeatureStore | StoredEncoder, folder_name: str) -> Path | None:
@@ -146,16 +153,11 @@ def _broken(holder: FeatureStore | StoredEncoder, folder_name: str) -> Path | No
     return next((path for path in paths if path.name == folder_name), None)
 
 
-def remove_folder(store: FeatureStore, path: Path) -> None:
+def remove_folder(path: Path) -> None:
     """Remove an encoder, a dataset, a split or all parts; of a link, the link alone.
 
-    Raises a StoreError where it lies behind a link, or the operating system refuses.
+    Raises a StoreError where the operating system refuses.
     """
-    _refuse_links(store, path.parent)
-    _remove(path)
-
-
-def _remove(path: Path) -> None:
     for prefix in (ENCODER_PREFIX, DATASET_PREFIX):
         if path.name.startswith(prefix):
             remove_claim(path, prefix)
