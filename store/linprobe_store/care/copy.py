@@ -12,7 +12,7 @@ from pathlib import Path
 from posixpath import join
 from typing import Literal
 
-from linprobe.disk import Staging, store_errors
+from linprobe.disk import Staging, refuse_links, store_errors
 from linprobe.errors import REPAIR, IntegrityError, MismatchError, StoreError
 from linprobe.names import short_id
 from linprobe.terminal import Watch, ignore
@@ -85,6 +85,7 @@ def _receive(split: SourceSplit, target: Path, pack: bool) -> int | None:
     source, own = split.place, split.encoder.path
     canary, provenance = f"{own}/{_CANARY}", f"{own}/{layout.PROVENANCE_FILE}"
     if encoder.canary() is None and source.size(canary) is not None:
+        refuse_links(encoder.path)
         with Staging(encoder.path) as staging:
             (staging.path / Path(_CANARY).name).write_bytes(source.read(canary))
             staging.publish(encoder.path / layout.CANARY_FOLDER)
@@ -100,6 +101,7 @@ def _receive(split: SourceSplit, target: Path, pack: bool) -> int | None:
 
 
 def _fetch(split: SourceSplit, final: Path, pack: bool) -> int:
+    refuse_links(*final.parents[:3])  # the dataset, the sets, the encoder
     with _in_form(split, pack) as wanted:
         is_packed = wanted.marker.name == layout.PACKED_FILE
         form = f"copy-{'packed-' if is_packed else ''}{split.name}"

@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from posixpath import join
-from typing import Generic, TypeVar
+from typing import Generic
 
 from linprobe.disk import STAGING_PREFIX
 from linprobe.errors import NotFoundError, StoreError
-from linprobe.records import parse
 from linprobe.terminal import command
 from linprobe_store.care.packed import parse_packed
 from linprobe_store.care.place import Place
 from linprobe_store.format import layout, spec
 from linprobe_store.format.checksums import FileDigest
 from linprobe_store.format.commit import SplitCommit, parse_signed
+from linprobe_store.format.names import Names, parse_names
 from linprobe_store.format.spec import Spec, parse_spec
 from linprobe_store.handles.lookup import (
     Broken,
@@ -25,8 +25,6 @@ from linprobe_store.handles.lookup import (
     reading,
 )
 from linprobe_store.handles.store import check_format_line
-
-Names = TypeVar("Names", spec.EncoderNames, spec.DatasetNames)
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,8 @@ def _folders(
         try:
             with reading(Path(place.label, path)):
                 identity = parse_spec(spec_kind, place.read(file), f"{place.label}/{file}", digits)
-                names = parse(names_kind, place.read(names_file), f"{place.label}/{names_file}")
+                names_place = f"{place.label}/{names_file}"
+                names = parse_names(names_kind, place.read(names_file), names_place)
         except StoreError as error:
             broken.append(Broken(Path(place.label, path), kind, error))
         else:

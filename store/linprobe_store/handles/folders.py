@@ -8,20 +8,19 @@ from pathlib import Path, PurePath
 from linprobe.disk import Staging, make_folders, refuse_links, remove_unit, store_errors
 from linprobe.errors import MismatchError, StoreError
 from linprobe.names import short_id
-from linprobe.records import canonical_json, plain
 from linprobe_store.format.layout import DATASET_PREFIX, folder_named
 from linprobe_store.handles.lookup import folder_digits, list_folders
 
 
 def make_folder(
-    parent: Path, prefix: str, name: str, full_id: str, files: Mapping[str, object]
+    parent: Path, prefix: str, name: str, full_id: str, files: Mapping[str, bytes]
 ) -> Path:
     """The folder of an id, whatever its slug; made whole, by one rename, where there is none.
 
     A hidden link ``.<prefix><digits>`` to the folder is made first. Links are exclusive, so
     racing writers that know the same id under different names agree on one folder. Who removes a
     folder removes its link first, so a writer looks again once its folder stands.
-    ``files`` are the dataclasses to write into it as canonical JSON, by file name.
+    ``files`` are the contents to write into it, by file name.
     """
     digits = short_id(full_id)
     for folder in list_folders(parent, prefix):
@@ -34,8 +33,8 @@ def make_folder(
             make_folders(parent, below=parent.parent)
         agreed = _agree(parent, prefix, own)
         with Staging(parent) as staging:
-            for file, value in files.items():
-                (staging.path / file).write_bytes(canonical_json(plain(value)))
+            for file, content in files.items():
+                (staging.path / file).write_bytes(content)
             is_ours = staging.publish(parent / agreed)
         if is_ours and _agree(parent, prefix, agreed) != agreed:
             remove_unit(parent / agreed)
