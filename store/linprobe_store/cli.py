@@ -18,6 +18,7 @@ from linprobe_store.care.export import export_split
 from linprobe_store.care.importing import import_files
 from linprobe_store.care.verify import verify_store
 from linprobe_store.format.spec import DatasetNames, StorageDtype
+from linprobe_store.handles.lookup import reading
 from linprobe_store.handles.store import FeatureStore
 
 _ENCODER_HELP = "Model name, slug, or beginning of the id."
@@ -41,7 +42,9 @@ def _opened(store: Path) -> FeatureStore:
             f"{store}: expected a folder of this machine, found a URL",
             hint=f"copy it first: {command('store copy', 'URL', FEATURES)}",
         )
-    if not store.is_dir():
+    with reading(store):
+        is_folder = store.is_dir()
+    if not is_folder:
         hint = f"fill it with '{command('extract')}' or '{command('store import')}', or name the "
         raise NotFoundError(f"{store}: no such folder", hint=f"{hint}store with --store DIR")
     return FeatureStore(store)
@@ -77,6 +80,8 @@ def show(
         "broken": reports.broken_json(contents.broken),
     }
     _show(value, reports.encoder_text(stored, contents), as_json)
+    for item in contents.broken:
+        note(item.line)
 
 
 def verify(

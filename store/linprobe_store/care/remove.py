@@ -18,7 +18,7 @@ from linprobe_store.care.verify import verify_store
 from linprobe_store.format.layout import DATASET_PREFIX, ENCODER_PREFIX, PARTS_FOLDER, SETS_FOLDER
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.folders import remove_claim
-from linprobe_store.handles.lookup import list_folders
+from linprobe_store.handles.lookup import list_folders, reading
 from linprobe_store.handles.store import FeatureStore
 
 _CLAIM = re.compile(rf"\.({ENCODER_PREFIX}|{DATASET_PREFIX})[0-9a-f]{{12}}$")
@@ -64,9 +64,10 @@ def _entries(root: Path, watch: Watch) -> Iterator[Path]:
 
     def below(folder: Path) -> tuple[Path, ...]:
         try:
-            if folder != root:
-                refuse_links(folder)
-            return list_folders(folder)
+            with reading(folder):
+                if folder != root:
+                    refuse_links(folder)
+                return list_folders(folder)
         except StoreError as error:
             if os.path.lexists(folder):  # else removed meanwhile
                 watch(Progress(0, None, "folders", line=f"passed over: {error}; {error.hint}"))
