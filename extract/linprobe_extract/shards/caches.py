@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 import fsspec
 
-from linprobe.disk import store_errors
+from linprobe.disk import make_folders, store_errors
 from linprobe.errors import IntegrityError
 from linprobe.records import parse, plain
 from linprobe_extract.shards.tar import fingerprint_shard, open_shard, unreadable
@@ -59,7 +59,7 @@ class JsonCache(Generic[T]):
         if is_known or self._read_only or not lasting:
             return
         with store_errors(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(self._path.parent)
             with self._path.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps({key: plain(value)}) + "\n")
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import TypeVar
 
-from linprobe.disk import Staging, store_errors
+from linprobe.disk import Staging, make_folders, store_errors
 from linprobe.errors import MismatchError, NotFoundError, StoreError
 from linprobe.names import SHORT_ID_DIGITS, short_id
 from linprobe.records import canonical_json, plain
@@ -46,7 +46,7 @@ def make_folder(
     folder_name = folder_named(prefix, name, full_id)
     claim = parent / f".{prefix}{digits}"
     with store_errors(parent):
-        parent.mkdir(parents=True, exist_ok=True)
+        make_folders(parent, below=parent.parent)
         try:
             claim.symlink_to(folder_name)
         except FileExistsError:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from linprobe.disk import write_atomic
+from linprobe.disk import make_folders, write_atomic
 from linprobe.errors import MismatchError, StoreError
 from linprobe_store.format import layout
 from linprobe_store.format.commit import check_version
@@ -126,6 +126,7 @@ def check_format_line(line: str, place: str) -> None:
 def write_format(root: Path) -> None:
     """Write the file ``FORMAT`` of a store that is new."""
     if not (root / layout.FORMAT_FILE).exists():
+        make_folders(root)
         write_atomic(root / layout.FORMAT_FILE, layout.FORMAT_LINE)
 
 
