@@ -200,7 +200,7 @@ def test_a_disk_without_room_is_told_before_the_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored_dataset(tmp_path / "features", some_splits(), classes=CLASSES)
-    full = shutil._ntuple_diskusage(10**9, 10**9 - 100, 100)  # type: ignore[attr-defined]
+    full = shutil._ntuple_diskusage(10**9, 10**9 - 100, 100)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     monkeypatch.setattr("linprobe_train.tasks.probe.search", lambda *_, **__: pytest.fail("fit"))
     with pytest.raises(ResultError, match="free"):

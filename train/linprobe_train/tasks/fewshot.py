@@ -125,6 +125,10 @@ class FewshotResult(Result):
     seconds: float
     """Wall time."""
 
+    def __post_init__(self) -> None:
+        if not self.results or not all(score.draws for score in self.results):
+            raise ValueError("no number of shots, or one without a draw")
+
 
 def fewshot(
     splits: StoredSplits,

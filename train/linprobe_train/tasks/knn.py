@@ -77,6 +77,11 @@ class KnnResult(Result):
     seconds: float
     """Wall time."""
 
+    def __post_init__(self) -> None:
+        names = {tuple(score.name for score in scores.scores) for scores in self.results}
+        if len(names) != 1:
+            raise ValueError("no k, or others of other scores")
+
 
 @dataclass(frozen=True)
 class Neighbours:
