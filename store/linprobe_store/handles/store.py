@@ -3,14 +3,18 @@
 import re
 from pathlib import Path
 
-from linprobe.disk import write_atomic
+from linprobe.disk import make_folders, store_errors, write_atomic
 from linprobe.errors import MismatchError, StoreError
+from linprobe.records import canonical_json, plain, read_bytes
 from linprobe_store.format import layout
 from linprobe_store.format.commit import check_version
+from linprobe_store.format.names import sign_names
 from linprobe_store.format.spec import EncoderNames, EncoderSpec, Tap
 from linprobe_store.handles.encoder import StoredEncoder, open_encoder
 from linprobe_store.handles.lookup import check_full_id, choose, list_folders, make_folder
 from linprobe_store.handles.split import Split
+
+_MAX_FORMAT_BYTES = 1 << 10
 
 
 class FeatureStore:
@@ -77,7 +81,10 @@ class FeatureStore:
         """
         _check_taps(spec.taps)
         write_format(self.root)
-        files = {layout.ENCODER_FILE: spec, layout.NAMES_FILE: names}
+        files = {
+            layout.ENCODER_FILE: canonical_json(plain(spec)),
+            layout.NAMES_FILE: sign_names(names),
+        }
         folder = make_folder(self.root, layout.ENCODER_PREFIX, names.slug, spec.encoder_id, files)
         stored = open_encoder(folder)
         check_full_id(folder, spec.encoder_id, stored.encoder_id)
@@ -101,19 +108,19 @@ class FeatureStore:
 
 def _read_format_line(path: Path) -> str | None:
     """Content of ``FORMAT``; None where no store is yet."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
-        root = path.parent
-        names = {entry.name for entry in root.iterdir()} if root.is_dir() else set()
-        if layout.FORMAT_FILE in names:  # made by another process between the two looks
-            return path.read_text(encoding="utf-8", errors="replace")
-        if all(name.startswith(f".{layout.FORMAT_FILE}.") for name in names) and not root.is_file():
-            return None
-        raise StoreError(
-            f"{root}: expected a feature store, found no file {layout.FORMAT_FILE} in it",
-            hint=f"give another --store; in a copied store, copy {layout.FORMAT_FILE} too",
-        ) from None
+    root = path.parent
+    with store_errors(root):
+        if not path.exists():
+            names = {entry.name for entry in root.iterdir()} if root.is_dir() else set()
+            if layout.FORMAT_FILE not in names:  # else made between the two looks
+                new = f".{layout.FORMAT_FILE}."
+                if all(name.startswith(new) for name in names) and not root.is_file():
+                    return None
+                raise StoreError(
+                    f"{root}: expected a feature store, found no file {layout.FORMAT_FILE} in it",
+                    hint=f"give another --store; in a copied store, copy {layout.FORMAT_FILE} too",
+                )
+    return read_bytes(path, limit=_MAX_FORMAT_BYTES).decode(errors="replace")
 
 
 def check_format_line(line: str, place: str) -> None:
@@ -126,6 +133,7 @@ def check_format_line(line: str, place: str) -> None:
 def write_format(root: Path) -> None:
     """Write the file ``FORMAT`` of a store that is new."""
     if not (root / layout.FORMAT_FILE).exists():
+        make_folders(root)
         write_atomic(root / layout.FORMAT_FILE, layout.FORMAT_LINE)
 
 
