@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 import fsspec
 
-from linprobe.disk import store_errors
+from linprobe.disk import make_folders, store_errors
 from linprobe.errors import IntegrityError, StoreError
 from linprobe.records import parse, plain, read_bytes
 from linprobe_extract.shards.tar import fingerprint_shard, open_shard, unreadable
@@ -62,7 +62,7 @@ class JsonCache(Generic[T]):
         if is_known or self._read_only or not lasting or self._path.parent.is_symlink():
             return  # a link may lead out of the store
         with store_errors(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(self._path.parent)
             with open(self._path, "ab", opener=_open_own) as lines:
                 lines.write(json.dumps({key: plain(value)}).encode() + b"\n")
 
