@@ -169,9 +169,10 @@ def test_what_is_named_like_a_shard_and_is_no_file_is_refused(kind: str, tmp_pat
     (folder / "train" / "nshards.txt").unlink()
     path = folder / "train" / "1.tar"
     path.unlink()
-    {"fifo": os.mkfifo, "folder": os.mkdir, "gone": lambda path: os.symlink("/gone", path)}[kind](
-        path
-    )
+    if kind == "gone":
+        path.symlink_to("/gone")
+    else:
+        {"fifo": os.mkfifo, "folder": os.mkdir}[kind](path)
 
     with pytest.raises(ExtractError, match=r"1\.tar' is named like a shard and is no file"):
         plan_dataset(str(folder))
