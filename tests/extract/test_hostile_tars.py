@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import pytest
 from hypothesis import given, settings
@@ -173,10 +173,10 @@ class _Zeros(io.RawIOBase):
         return bytes(size)
 
 
-OPENERS: dict[str, Callable[[Path], IO[bytes]]] = {
-    "gz": partial(gzip.open, mode="wb", compresslevel=1),
-    "bz2": partial(bz2.open, mode="wb", compresslevel=1),
-    "xz": partial(lzma.open, mode="wb", preset=0),
+OPENERS: dict[str, Callable[[Path], io.BufferedIOBase]] = {
+    "gz": partial(gzip.GzipFile, mode="wb"),
+    "bz2": partial(bz2.BZ2File, mode="wb", compresslevel=1),
+    "xz": partial(lzma.LZMAFile, mode="wb", preset=0),
 }
 
 
@@ -184,7 +184,10 @@ OPENERS: dict[str, Callable[[Path], IO[bytes]]] = {
 def test_a_small_file_of_one_huge_member_takes_little_memory(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"bomb.tar.{kind}"
     size = 256 << 20
-    with OPENERS[kind](path) as file, tarfile.open(fileobj=file, mode="w|") as tar:
+    with (
+        OPENERS[kind](path) as file,
+        tarfile.open(fileobj=cast("IO[bytes]", file), mode="w|") as tar,
+    ):
         info = tarfile.TarInfo("a.jpg")
         info.size = size
         tar.addfile(info, _Zeros(size))
