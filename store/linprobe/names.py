@@ -25,6 +25,8 @@ SPLIT_ALIASES: Mapping[str, str] = MappingProxyType(
     }
 )
 """What people call the three splits."""
+MAX_CLASSES = 1_000_000
+"""Beyond this a label without class names is taken for a mistake, such as a sample's number."""
 _MAX_SLUG = 40
 
 
@@ -42,6 +44,15 @@ def short_id(full_id: str) -> str:
 def split_named(name: str) -> str | None:
     """The split that a folder or column calls ``name``, in any case; None where it is none."""
     return SPLIT_ALIASES.get(name.lower())
+
+
+def is_url(text: str) -> bool:
+    """Whether a person who typed ``text`` means a URL: it begins with a scheme and ``://``.
+
+    Schemes may be chained, as fsspec has it. Only what was typed is asked; a file that was listed
+    is a file, whatever its name.
+    """
+    return re.match(r"([a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
@@ -95,7 +106,8 @@ def check_class_names(names: Sequence[str], place: str, *, error: type[LinprobeE
     Raises
     ------
     LinprobeError : of class ``error``: there is none, or a name is blank, holds a character that
-        cannot be printed (a control character, a byte order mark), or occurs twice.
+        cannot be printed (a control character, a byte order mark, half a surrogate pair), or
+        occurs twice.
     """
     if not names:
         raise error(f"no class names in '{place}'", hint="one class name a line, by label")
@@ -105,7 +117,7 @@ def check_class_names(names: Sequence[str], place: str, *, error: type[LinprobeE
                 f"class name {number} of '{place}' is blank",
                 hint="the n-th line names the class with the label n - 1",
             )
-        if any(c == "\ufeff" or unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
+        if any(c == "\ufeff" or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
             raise error(
                 f"class name {number} of '{place}' has an unprintable character: {name!r}",
                 hint="write the names as plain UTF-8, without control characters or marks",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,12 +73,11 @@ def open_split(text: str, unzipped: Path) -> SplitArrays:
         if not path.exists():
             raise NotFoundError(f"{path}: no such file", hint="check the path")
     if extension:
-        return _open_npz(name, Path(stem + extension), chosen, unzipped / name)
+        return _open_npz(name, Path(stem + extension), chosen, Path(mkdtemp(dir=unzipped)))
     return SplitArrays(name, *(_map(Path(path), path) for path in chosen))
 
 
 def _open_npz(name: str, path: Path, chosen: Sequence[str], folder: Path) -> SplitArrays:
-    folder.mkdir()
     with open_npz(path, error=MismatchError, hint=_NOT_AN_ARRAY) as archive:
         held = archive.names
         wanted = [_first_held(n, held, path) for n in ([[m] for m in chosen] or _NAMES)]

@@ -94,7 +94,7 @@ def _fetch(split: SourceSplit, final: Path, pack: bool) -> int:
     with _in_form(split, pack) as wanted:
         is_packed = wanted.marker.name == layout.PACKED_FILE
         form = f"copy-{'packed-' if is_packed else ''}{split.name}"
-        resume_as = f"{form}-{short_id(split.marker.commit.digest)}"
+        resume_as = f"{form}-{short_id(split.marker.commit.digest)}.copy"
         with Staging(final.parent, resume_as=resume_as) as fetched:
             moved = _move(wanted, Place(str(fetched.path)), "")
             if is_packed and not pack:

@@ -8,14 +8,16 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 import numpy as np
 
 from linprobe.disk import Staging, store_errors
-from linprobe.errors import MismatchError
-from linprobe.names import check_class_names, read_class_names, slugify
+from linprobe.errors import MismatchError, StoreError
+from linprobe.names import MAX_CLASSES, check_class_names, read_class_names, slugify
 from linprobe.records import digest_json
 from linprobe_store.arrays.seal import BLOCK_ROWS, SealTarget, write_split
 from linprobe_store.care.array_files import ArrayFile, SplitArrays, open_split
@@ -23,6 +25,11 @@ from linprobe_store.format import spec
 from linprobe_store.format.commit import PartRows
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore, write_format
+
+_MAX_DIM = 1 << 20
+"""Features of a row: more are a matrix that lies the wrong way."""
+_MAX_TEXT_BYTES = 1 << 14
+"""Of a key or class name, as the array holds it."""
 
 
 def import_files(
@@ -55,9 +62,11 @@ def import_files(
     if names.metric is not None and not re.fullmatch("[a-z0-9_]+", names.metric):
         message = f"--metric {names.metric!r}: expected a name of a-z, 0-9 and _"
         raise MismatchError(message, hint="--metric top1")
+    _check_text("--encoder-name", encoder_name)
+    _check_text("--dataset", names.name)
     write_format(store.root)
-    with store_errors(store.root), Staging(store.root) as unzipped:
-        sources = [open_split(text, unzipped.path) for text in splits]
+    with store_errors(store.root), _folder_for_unzipped(store.root) as unzipped:
+        sources = [open_split(text, unzipped) for text in splits]
         _check_sources(sources)
         digests = {source.name: _digest(source.features) for source in sources}
         features = sources[0].features.values
@@ -86,6 +95,24 @@ def import_files(
     return tuple(stored.split(source.name) for source in sources)
 
 
+@contextmanager
+def _folder_for_unzipped(root: Path) -> Iterator[Path]:
+    """A folder in the store; elsewhere where that is read-only: what is there may be all asked."""
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(Staging(root)).path
+        except StoreError:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="linprobe-")))
+        yield folder
+
+
+def _check_text(option: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise MismatchError(f"{option} {text!r}: expected UTF-8", hint="type it again") from None
+
+
 def _check_sources(sources: Sequence[SplitArrays]) -> None:
     name, count = Counter(source.name for source in sources).most_common(1)[0]
     if count > 1:
@@ -105,6 +132,9 @@ def _check_sources(sources: Sequence[SplitArrays]) -> None:
                 f"{sources[0].name!r}, found {features.shape[1:]} {features.dtype}",
                 hint="all splits of one import come from one encoder",
             )
+        if not 1 <= features.shape[1] <= _MAX_DIM:
+            message = f"{source.features.place}: expected 1 to {_MAX_DIM:,} features a row"
+            raise MismatchError(f"{message}, found {features.shape[1]:,}", hint="transpose it?")
         if labels.dtype.kind not in ("iu" if labels.ndim == 1 else "biu") or labels.ndim > 2:
             raise MismatchError(
                 f"{source.labels.place}: expected labels (n,) of integers or (n, k) of 0 and 1, "
@@ -115,6 +145,19 @@ def _check_sources(sources: Sequence[SplitArrays]) -> None:
             if other is not None and (n := len(other.values)) != source.n:
                 message = f"{other.place}: expected {source.n} rows as in the features, found {n}"
                 raise MismatchError(message, hint="give one label, and one key, per feature row")
+        for texts in (source.keys, source.classes):
+            if texts is not None:
+                _check_texts(texts)
+
+
+def _check_texts(array: ArrayFile) -> None:
+    shape, dtype = array.values.shape, array.values.dtype
+    if len(shape) != 1 or dtype.kind not in "SUiu" or dtype.itemsize > _MAX_TEXT_BYTES:
+        raise MismatchError(
+            f"{array.place}: expected (n,) texts of at most {_MAX_TEXT_BYTES:,} bytes, "
+            f"found {shape} {dtype}",
+            hint="np.array(list_of_texts) makes such an array",
+        )
 
 
 def _class_names(path: Path | None, sources: Sequence[SplitArrays]) -> tuple[str, ...]:
@@ -122,25 +165,47 @@ def _class_names(path: Path | None, sources: Sequence[SplitArrays]) -> tuple[str
         return read_class_names(path, error=MismatchError)
     given = sources[0].classes
     if given is not None:
+        _check_count(len(given.values), given.place)
         names = _texts(given, slice(None))
         check_class_names(names, given.place, error=MismatchError)
         return names
     n_classes = 0
-    for labels in (source.labels.values for source in sources):
-        largest = int(labels.max()) if labels.ndim == 1 and len(labels) else -1
-        n_classes = max(n_classes, largest + 1 if labels.ndim == 1 else labels.shape[1])
+    for labels in (source.labels for source in sources):
+        largest = int(labels.values.max()) if labels.values.ndim == 1 and len(labels.values) else -1
+        count = largest + 1 if labels.values.ndim == 1 else labels.values.shape[1]
+        _check_count(count, labels.place)
+        n_classes = max(n_classes, count)
     return tuple(map(str, range(n_classes)))
+
+
+def _check_count(n_classes: int, place: str) -> None:
+    """Refuse what would name every number up to one that is no class."""
+    if n_classes > MAX_CLASSES:
+        raise MismatchError(
+            f"{place}: expected at most {MAX_CLASSES:,} classes counted from 0, found "
+            f"{n_classes:,}",
+            hint="number the classes from 0, or give the names of all with --classes",
+        )
 
 
 def _texts(array: ArrayFile, rows: slice) -> tuple[str, ...]:
     """Names or keys; those stored as bytes are UTF-8."""
-    values = array.values[rows].ravel()
+    hint = "store it as text (dtype U) or as UTF-8"
     try:
-        texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()]
+        values = array.values[rows].tolist()
+        texts = tuple(v.decode() if isinstance(v, bytes) else str(v) for v in values)
     except UnicodeDecodeError as error:
         message = f"{array.place}: expected UTF-8, found {error.reason} in {error.object!r}"
-        raise MismatchError(message, hint="store it as text (dtype U) or as UTF-8") from None
-    return tuple(texts)
+        raise MismatchError(message, hint=hint) from None
+    except ValueError as error:  # a number that is no character
+        raise MismatchError(f"{array.place}: {error}", hint=hint) from None
+    for row, text in enumerate(texts, rows.start or 0):
+        if not text or "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
+            raise MismatchError(
+                f"{array.place}: expected a text in row {row}, found {text!r}",
+                hint="write plain text, not blank, without NUL or half surrogate pairs",
+            )
+    return texts
 
 
 def _digest(array: ArrayFile) -> str:

@@ -5,6 +5,7 @@ from posixpath import basename, dirname
 from typing import BinaryIO, cast
 
 from linprobe.errors import IntegrityError, NotFoundError, StoreError
+from linprobe.names import is_url
 from linprobe.records import MAX_BYTES
 
 
@@ -18,7 +19,7 @@ class Place:
         # Imported here: listing and reading a store need it not.
         import fsspec
 
-        self.local = None if "://" in location else Path(location)
+        self.local = None if is_url(location) else Path(location)
         """Path of a folder of this machine; None for a URL."""
         self.label = location.rstrip("/")
         """How the place is called in messages."""

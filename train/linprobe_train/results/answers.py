@@ -12,7 +12,7 @@ from typing import Generic, Literal, TypeVar
 
 import msgspec
 
-from linprobe.disk import STAGING_PREFIX, TEMPORARY_FILE, Staging, is_abandoned
+from linprobe.disk import STAGING_PREFIX, TEMPORARY_FILE, Staging, is_abandoned, make_folders
 from linprobe.errors import ResultError, StoreError
 from linprobe.records import digest_json, encode, parse, plain, read_bytes
 from linprobe_train.protocol.protocols import Protocol
@@ -172,6 +172,7 @@ class Answers(Generic[R]):
         if (result := self.read(folder)) is not None:
             return Answer(result, folder, fresh=False)
         with _os_errors(f"results to {self.out}"):
+            make_folders(self.out)
             Staging(self.out).discard()
         for path in (*self.out.glob(f"{STAGING_PREFIX}*"), *self.out.glob(f"*/{TEMPORARY_FILE}")):
             # Younger ones are another run's: on this host, and on a shared disk.
@@ -196,13 +197,15 @@ class Answers(Generic[R]):
         ``ResultError``: the disk refuses, or something else stands in the answer's place.
         """
         folder = self.folder(result.question, *names)
-        with _os_errors(str(folder)), Staging(self.out) as staging:
-            write_files(staging.path)
-            (staging.path / self.file).write_bytes(encode(result))
-            if not staging.publish(folder) and not (folder / self.file).exists():
-                raise ResultError(
-                    f"{folder} is there and holds no {self.file}", hint=f"remove {folder}"
-                )
+        with _os_errors(str(folder)):
+            make_folders(self.out)
+            with Staging(self.out) as staging:
+                write_files(staging.path)
+                (staging.path / self.file).write_bytes(encode(result))
+                if not staging.publish(folder) and not (folder / self.file).exists():
+                    raise ResultError(
+                        f"{folder} is there and holds no {self.file}", hint=f"remove {folder}"
+                    )
         return Answer(result, folder, fresh=True)
 
 
