@@ -189,9 +189,9 @@ def open_npz(path: Path, *, error: type[LinprobeError], hint: str) -> Iterator[N
     LinprobeError : of class ``error``, within the context too: no such file, no regular one, no
         such archive, or damage.
     """
-    with open_regular(path, error=error, hint=hint) as stream:
+    with _SmallReads(open_regular(path, error=error, hint=hint)) as stream:
         try:
-            with zipfile.ZipFile(_SmallReads(stream)) as archive:
+            with zipfile.ZipFile(stream) as archive:
                 yield NpzFile(archive)
         except _BAD_ZIP as failure:
             why = str(failure) or type(failure).__name__
