@@ -198,7 +198,7 @@ def test_a_forged_companion_is_the_right_value_or_refused(
 def companions(made: Collected, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A k-NN and a few-shot answer."""
     root = tmp_path_factory.mktemp("companions")
-    shutil.copytree(made.folder.parents[1] / "features", root / "features")
+    shutil.copytree(made.folder.parents[1] / "features", root / "features", symlinks=True)
     return {verb: Path(str(asked(root, verb)["folder"])) for verb in ("knn", "fewshot")}
 
 

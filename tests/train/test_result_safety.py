@@ -25,11 +25,16 @@ from train_factories import stored_dataset
 from typer.testing import CliRunner
 
 from linprobe.door import app
-from linprobe.errors import ResultError
+from linprobe.errors import IntegrityError, ResultError
+from linprobe_store.handles.split import Verification
+from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import Answers, read_result
 from linprobe_train.results.collect import collect
 from linprobe_train.results.probe_file import load_probe
 from linprobe_train.results.result import ProbeResult
+
+FEATURES = "features/enc-*/sets/ds-*/{}/data.zarr/features_embedding/c/0/0"
+"""Where the features of a split lie."""
 
 
 def edit_accuracy(folder: Path) -> None:
@@ -178,6 +183,72 @@ def test_all_files_have_the_mode_that_the_umask_asks_for(tmp_path: Path, mask: i
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
     assert modes == dict.fromkeys((*FILES, "report.html"), 0o666 & ~mask)
+
+
+def test_what_was_verified_is_in_every_result_and_in_the_report(
+    result: Path, tmp_path: Path
+) -> None:
+    for verb in VERBS:
+        verified = asked(tmp_path, verb)["verified"]
+        assert set(verified) == {"train", "test"}  # type: ignore[call-overload]
+        for of_split in verified.values():  # type: ignore[attr-defined]
+            assert "crc32c" in of_split["method"]
+            assert of_split["files"] >= 2
+            assert of_split["bytes"] > 120 * 10 * 2
+    page = Path(command("report", result, *where(tmp_path)).strip()).read_text()
+    assert "features verified" in page
+    assert "; 2 splits," in page
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("verb", [*VERBS, "predict"])
+def test_damaged_features_are_refused_by_name_and_the_repair_gives_the_right_number(
+    result: Path, verb: str, split: str, tmp_path: Path
+) -> None:
+    def ask() -> object:
+        if verb == "predict":
+            return command(verb, result, *where(tmp_path), "--split", split)
+        return asked(tmp_path, verb)["scores" if verb == "probe" else "results"]
+
+    right = ask()
+    if verb == "probe":
+        shutil.rmtree(result)
+    for folder in (tmp_path / "results").glob(f"*{verb}*"):
+        shutil.rmtree(folder)
+    (path,) = tmp_path.glob(FEATURES.format(split))
+    whole = path.read_bytes()
+    half = len(whole) // 4
+    path.write_bytes(
+        whole[:half] + bytes(b ^ 1 for b in whole[half : 2 * half]) + whole[2 * half :]
+    )
+    before = sorted((tmp_path / "results").iterdir())
+    with pytest.raises(IntegrityError, match=f"{split}/data.zarr/features_embedding/c"):
+        ask()
+    assert sorted((tmp_path / "results").iterdir()) == before
+    path.write_bytes(whole)
+    assert ask() == right
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_features_that_change_during_the_fit_give_no_result(
+    result: Path, verb: str, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The change comes with the last pass: all that is verified was verified before."""
+    shutil.rmtree(result)
+    (path,) = tmp_path.glob(FEATURES.format(split))
+    verified = StoredSplits.verified
+
+    def late(splits: StoredSplits) -> dict[str, Verification]:
+        path.write_bytes(path.read_bytes())
+        return verified(splits)
+
+    monkeypatch.setattr(StoredSplits, "verified", late)
+    with pytest.raises(IntegrityError, match=f"{split}/data.zarr/features_embedding/c"):
+        asked(tmp_path, verb)
+    assert not list((tmp_path / "results").iterdir())
+    monkeypatch.undo()
+    assert asked(tmp_path, verb)["fresh"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

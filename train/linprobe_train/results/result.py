@@ -6,6 +6,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from linprobe.records import digest_json, plain
+from linprobe_store.handles.split import Verification
 from linprobe_train.protocol.protocols import Protocol
 from linprobe_train.protocol.search import SplitUse, Sweep
 from linprobe_train.scores.metrics import Score
@@ -80,6 +81,8 @@ class Result:
     """Model name of the encoder."""
     dim: int
     """Features of a row."""
+    verified: dict[str, Verification]
+    """By split: what of it was verified, and had not changed after the last pass over its rows."""
 
 
 @dataclass(frozen=True)
