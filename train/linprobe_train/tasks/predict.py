@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from linprobe.errors import DataError, ResultError
 from linprobe.names import short_id
 from linprobe.records import parse
+from linprobe.terminal import Watch, ignore
 from linprobe_store.format.layout import ENCODER_FILE
 from linprobe_store.format.spec import EncoderSpec, SkippedSample
 from linprobe_store.handles.encoder import StoredEncoder
@@ -89,12 +90,14 @@ def encoder_of(saved: SavedProbe, store: Path) -> EncoderSpec:
     return spec
 
 
-def stored_encoder_of(saved: SavedProbe, store: Path, query: str | None = None) -> StoredEncoder:
+def stored_encoder_of(
+    saved: SavedProbe, store: Path, query: str | None = None, watch: Watch = ignore
+) -> StoredEncoder:
     """The encoder to predict with: the one asked for, which must be the probe's.
 
     ``DataError``: it is another, naming both; ``NotFoundError``: the store does not have it.
     """
-    encoder = FeatureStore(store).encoder(query or saved.card.encoder_id or None)
+    encoder = FeatureStore(store).encoder(query or saved.card.encoder_id or None, watch)
     saved.check_encoder(encoder.encoder_id, encoder.names.model)
     return encoder
 
