@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ from linprobe_train.results.answers import Answers, read_result
 from linprobe_train.results.collect import collect
 from linprobe_train.results.probe_file import load_probe
 from linprobe_train.results.result import ProbeResult
+from linprobe_train.results.signed import sign
 
 FEATURES = "features/enc-*/sets/ds-*/{}/data.zarr/features_embedding/c/0/0"
 """Where the features of a split lie."""
@@ -358,6 +360,96 @@ def test_of_two_runs_that_mend_the_same_result_one_stays(result: Path, tmp_path:
     cut("result.json")(result)
     assert "result.json" in answers.put(sound, *names).damage
     assert read_result(result) == sound
+
+
+def killed_at(event: int, work: Callable[[], object]) -> bool:
+    """Do something in a child that is killed before its n-th change of the disk; whether it was."""
+    child = os.fork()
+    if child:
+        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    left = [event]
+
+    def count(name: str, arguments: tuple[object, ...]) -> None:
+        changes = name.startswith(("os.re", "os.mk", "os.rm", "shutil.")) or (
+            name == "open" and isinstance(arguments[1], str) and "w" in arguments[1]
+        )
+        left[0] -= changes
+        if changes and left[0] < 0:  # the kill itself is an event too
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    try:
+        work()
+    finally:
+        os._exit(0)
+
+
+@pytest.mark.parametrize("damage", ["none is there", "a cut predictions.npz"])
+def test_a_kill_before_any_change_of_the_disk_leaves_a_result_whole_or_none(
+    result: Path, damage: str, tmp_path: Path
+) -> None:
+    answers = Answers(tmp_path / "results", ProbeResult)
+    sound, whole = read_result(result), {name: (result / name).read_bytes() for name in FILES[1:]}
+    assert sound is not None
+    names = sound.encoder, sound.dataset, sound.question.protocol.name
+    event, states = 0, set()
+    while True:
+        shutil.rmtree(result, ignore_errors=True)
+        if damage in HARMS:
+            result.mkdir()
+            for name, data in {**whole, "result.json": sign(sound, whole)}.items():
+                (result / name).write_bytes(data)
+            HARMS[damage](result)
+        was_killed = killed_at(event, lambda: answers.put(sound, *names, files=whole))
+        is_there = result.exists()
+        seen = answers.get(sound.question, *names)
+        states.add("sound" if seen else "damaged" if is_there else "none")
+        assert seen is None or seen.result == sound
+        if not was_killed:
+            break
+        event += 1
+    assert seen is not None
+    assert event >= 8
+    assert states == {"sound", "none"} | ({"damaged"} if damage in HARMS else set())
+    for left in (tmp_path / "results").glob("tmp-*"):
+        for path in (left, *left.rglob("*")):
+            os.utime(path, (0, 0))
+    answers.get(sound.question, *names)
+    assert list((tmp_path / "results").iterdir()) == [result]
+
+
+def test_runs_that_race_for_a_damaged_result_leave_a_sound_one(
+    result: Path, tmp_path: Path
+) -> None:
+    answers = Answers(tmp_path / "results", ProbeResult)
+    sound, whole = read_result(result), {name: (result / name).read_bytes() for name in FILES[1:]}
+    assert sound is not None
+    names = sound.encoder, sound.dataset, sound.question.protocol.name
+    for _ in range(15):
+        cut("result.json")(result)
+        children = []
+        for _ in range(4):
+            if child := os.fork():
+                children.append(child)
+                continue
+            status = 1
+            try:
+                answers.put(sound, *names, files=whole)
+                status = 0
+            finally:
+                os._exit(status)
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+        assert read_result(result) == sound
+    assert list((tmp_path / "results").iterdir()) == [result]
+
+
+def test_results_in_a_place_that_takes_none_are_refused_before_the_fit(
+    result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("linprobe_train.tasks.probe.search", lambda *_, **__: pytest.fail("fit"))
+    for place in ("/proc/results", "/sys/results", str(result / "result.json" / "results")):
+        with pytest.raises(ResultError, match="cannot write results"):
+            command("probe", "--C", "2", "--store", tmp_path / "features", "--out", place)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

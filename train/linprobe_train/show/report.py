@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from linprobe.disk import write_atomic
 from linprobe.errors import OptionError
@@ -30,6 +30,12 @@ class Places:
     """Folder of the dataset's shards."""
     template: Path | None = None
     """A template that extends ``report.html.j2``; None for that one itself."""
+
+
+def shards_of(dataset: str) -> Path | None:
+    """``data/DATASET``; None where the name, which may come from anybody, is no folder's."""
+    is_plain = dataset not in ("", "..") and PurePath(dataset).name == dataset
+    return Path("data", dataset) if is_plain and len(dataset.encode()) < 256 else None
 
 
 def render(template: str | Path, values: Mapping[str, object]) -> str:
