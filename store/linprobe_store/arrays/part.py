@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from linprobe.disk import Staging, make_folders, store_errors
+from linprobe.disk import Staging, make_folders, refuse_links, store_errors
 from linprobe.errors import MismatchError, StoreError
 from linprobe.records import digest_json, plain
 from linprobe_store.arrays.unit_writer import UnitWriter
@@ -47,6 +47,7 @@ class PartWriter:
         self._encoder_path = encoder_path
         self._spec = spec
         self._keys: set[str] = set()
+        refuse_links(encoder_path, encoder_path / PARTS_FOLDER)
         make_folders(encoder_path / PARTS_FOLDER, below=encoder_path)
         self._staging = Staging(encoder_path / PARTS_FOLDER)
         self._unit = UnitWriter(self._staging.path, spec, shard.name, strong=False)

@@ -13,7 +13,7 @@ from typing import TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe.disk import Staging, store_errors
+from linprobe.disk import Staging, refuse_links, store_errors
 from linprobe.errors import MismatchError, NotFoundError, StoreError
 from linprobe.names import first_few
 from linprobe.terminal import command
@@ -108,6 +108,7 @@ def write_split(
     ``parts``, and a StoreError where a key comes twice, a value cannot be stored or the disk fails.
     """
     place = f"split {target.split!r}"
+    refuse_links(*target.path.parents[:3])  # the dataset, the sets, the encoder
     with store_errors(target.path), Staging(target.path.parent) as staging:
         unit = UnitWriter(staging.path, target.spec, place, strong=True)
         hashes = [np.empty(0, np.int64)]

@@ -5,11 +5,7 @@ first machine stores what the encoder gives for the built-in canary images, and 
 compares its own with that.
 """
 
-import io
 import os
-import re
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +13,14 @@ from typing import cast
 
 import numpy as np
 
-from linprobe.disk import Staging, store_errors
+from linprobe.disk import Staging, refuse_links, store_errors
 from linprobe.errors import REPAIR, IntegrityError, MismatchError
-from linprobe.records import NonNegative, canonical_json, parse, plain, read_bytes
+from linprobe.records import MAX_BYTES, NonNegative, canonical_json, parse, plain, read_bytes
 from linprobe_store.format.layout import CANARY_FOLDER, PROVENANCE_FILE
+from linprobe_store.format.npy import read_npz
 from linprobe_store.format.spec import FeatureArray
 
 _FILE = "canary.npz"
-_NPY_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00..\{'descr': '(<f[24])', 'fortran_order': False, "
-    rb"'shape': \((\d{1,9}), (\d{1,9})\), \} *\n",
-    re.DOTALL,
-)
-_NO_NPZ = (OSError, ValueError, EOFError, LookupError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What bytes raise that are no archive of arrays."""
 _MIN_COSINE = 0.9999
 """Above what another model, activation or preprocessing gives; below what another GPU gives."""
 
@@ -40,30 +30,19 @@ def read_canary(encoder_path: Path) -> Mapping[str, FeatureArray] | None:
     path = encoder_path / CANARY_FOLDER / _FILE
     if not path.parent.exists():
         return None
-    data = read_bytes(path)
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
-            if sum(member.file_size for member in members) > len(data):
-                raise ValueError("expected members that are not compressed")
-            return {m.filename.removesuffix(".npy"): _features(archive.read(m)) for m in members}
-    except _NO_NPZ as error:
-        raise IntegrityError(f"{path}: {error}", hint=REPAIR) from error
-
-
-def _features(data: bytes) -> FeatureArray:
-    """Features (m, d) of a ``.npy`` file as NumPy writes them; memory for what is there alone."""
-    header = _NPY_HEADER.match(data)
-    if header is None:
-        raise ValueError(f"expected a .npy file of rows of float16 or float32, found {data[:80]!r}")
-    dtype, shape = np.dtype(header[1].decode()), (int(header[2]), int(header[3]))
-    return cast("FeatureArray", np.frombuffer(data[header.end() :], dtype).reshape(shape))
+    arrays = read_npz(path, limit=MAX_BYTES)
+    for tap, x in arrays.items():
+        if x.ndim != 2 or x.dtype not in (np.float16, np.float32):
+            found = f"found {x.shape} {x.dtype}"
+            raise IntegrityError(f"{path}: {tap}: expected features (m, d), {found}", hint=REPAIR)
+    return cast("Mapping[str, FeatureArray]", arrays)
 
 
 def check_canary(encoder_path: Path, features: Mapping[str, FeatureArray]) -> None:
     """See ``StoredEncoder.check_canary``."""
     stored = read_canary(encoder_path)
     if stored is None:
+        refuse_links(encoder_path)
         with store_errors(encoder_path), Staging(encoder_path) as staging:
             # The keys are taps, never one of savez's own parameters: those are no valid tap names.
             np.savez(staging.path / _FILE, **dict(features))  # type: ignore[arg-type]
@@ -113,6 +92,7 @@ class Provenance:
 def append_provenance(encoder_path: Path, entry: Provenance) -> None:
     """Append one line; lines of concurrent writers do not mix."""
     path = encoder_path / PROVENANCE_FILE
+    refuse_links(encoder_path, path)
     line = canonical_json(plain(entry)) + b"\n"
     if path.exists() and not read_bytes(path).endswith(b"\n"):
         line = b"\n" + line  # ends the line that a crash cut short
