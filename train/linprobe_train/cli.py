@@ -239,7 +239,7 @@ def predict(
         raise OptionError("--images and --features contradict each other", hint="pass one of them")
     if top < 1:
         raise OptionError(f"--top {top}; expected at least 1", hint="--top 5")
-    saved = load_probe(probe or only_folder(out))
+    saved = load_probe(probe or only_folder(out, lines_only))
     top = min(top, len(saved.classes))
     skipped: list[SkippedSample] = []
     if images:

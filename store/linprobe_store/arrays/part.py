@@ -18,13 +18,19 @@ def part_path(encoder_path: Path, shard: ShardFingerprint) -> Path:
     return encoder_path / PARTS_FOLDER / name
 
 
-def find_part(encoder_path: Path, encoder_id: str, shard: ShardFingerprint) -> PartCommit | None:
+def find_part(encoder_path: Path, spec: EncoderSpec, shard: ShardFingerprint) -> PartCommit | None:
     """Commit of a part; see ``StoredEncoder.committed_part``."""
     path = part_path(encoder_path, shard)
     if not path.exists():
         return None
     commit = read_commit(PartCommit, path)
-    check_origin(path, ("encoder", encoder_id, commit.encoder_id), ("source", shard, commit.shard))
+    check_origin(
+        path,
+        ("encoder", spec.encoder_id, commit.encoder_id),
+        ("source", shard, commit.shard),
+        ("taps", spec.taps, commit.taps),
+        ("dtype", spec.storage_dtype, commit.dtype),
+    )
     check_files(path, commit.files, "open")
     return commit
 

@@ -10,7 +10,7 @@ from typing import Literal
 from linprobe.errors import REPAIR, IntegrityError, StoreError
 from linprobe.records import read_bytes
 from linprobe_store.arrays.part import find_part, part_path
-from linprobe_store.arrays.unit_maps import map_unit
+from linprobe_store.arrays.unit_maps import UnitArrays, map_unit
 from linprobe_store.care.packed import parse_packed
 from linprobe_store.format import layout
 from linprobe_store.format.commit import PartCommit, UnitContents, check_files, read_commit
@@ -107,22 +107,26 @@ def _check_part(encoder: StoredEncoder, deep: bool, path: Path) -> UnitContents:
     commit = read_commit(PartCommit, path)
     if part_path(encoder.path, commit.shard) != path:
         raise IntegrityError(f"{path}: holds the part of {commit.shard}", hint=REPAIR)
-    find_part(encoder.path, encoder.encoder_id, commit.shard)
-    map_unit(path, commit)
-    return _check_bytes(path, commit, deep)
+    find_part(encoder.path, encoder.spec, commit.shard)
+    arrays = map_unit(path, commit)
+    return _check_bytes(path, commit, arrays, None, deep)
 
 
 def _check_split(dataset: StoredDataset, deep: bool, path: Path) -> UnitContents:
     if not is_packed_split(path):
-        return _check_bytes(path, dataset.split(path.name).commit, deep)
+        split = dataset.split(path.name)
+        return _check_bytes(path, split.commit, split.arrays, len(split.classes), deep)
     packed = parse_packed(read_bytes(path / layout.PACKED_FILE), str(path / layout.PACKED_FILE))
     check_files(path, packed.files, "deep" if deep else "open")
     return packed.commit
 
 
-def _check_bytes(path: Path, contents: UnitContents, deep: bool) -> UnitContents:
+def _check_bytes(
+    path: Path, contents: UnitContents, arrays: UnitArrays, n_classes: int | None, deep: bool
+) -> UnitContents:
     if deep:
         check_files(path, contents.files, "deep")
+        arrays.check_rows(n_classes)
     on_disk = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
     if added := sorted(on_disk - set(contents.files) - {layout.COMMIT_FILE}):
         raise IntegrityError(

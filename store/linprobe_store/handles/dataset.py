@@ -90,6 +90,8 @@ class StoredDataset:
             ("encoder", self.encoder_spec.encoder_id, commit.encoder_id),
             ("dataset", self.dataset_id, commit.dataset_id),
             ("split", name, commit.split),
+            ("taps", self.encoder_spec.taps, commit.taps),
+            ("dtype", self.encoder_spec.storage_dtype, commit.dtype),
         )
         check_files(path, commit.files, "open")
         encoder, dataset = (self.encoder_spec, self.encoder_names), (self.spec, self.names)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from linprobe.disk import refuse_links, write_atomic
 from linprobe.errors import MismatchError, NotFoundError
@@ -63,7 +62,7 @@ class StoredEncoder:
         IntegrityError : the part is there and damaged.
         MismatchError : it is of another encoder, source tar or version of the format.
         """
-        return find_part(self.path, self.encoder_id, shard)
+        return find_part(self.path, self.spec, shard)
 
     def part_labels(self, shard: ShardFingerprint) -> LabelArray:
         """Labels (n,) int64 or (n, k) uint8 of a tar's part; a NotFoundError where it has none."""
@@ -72,7 +71,7 @@ class StoredEncoder:
             raise NotFoundError(
                 f"{self.path}: '{shard.name}' has no part", hint=f"{command('extract')} makes it"
             )
-        return cast("LabelArray", map_unit(part_path(self.path, shard), part).labels.whole())
+        return map_unit(part_path(self.path, shard), part).read_labels()
 
     def part_writer(self, shard: ShardFingerprint) -> PartWriter:
         """Writer of a tar's part, for a ``with``; a StoreError where it cannot be written."""

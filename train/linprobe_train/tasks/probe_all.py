@@ -71,11 +71,15 @@ class Outcome:
     """Of the final fit."""
     problem: str | None
     """What went wrong."""
+    damage: str = ""
+    """What was wrong with the stored result that this one replaced; "" where there was none."""
 
     @property
     def state(self) -> str:
         """In a word or two."""
-        return "failed" if self.problem else "done" if self.fresh else "was there"
+        if self.problem:
+            return "failed"
+        return "made again" if self.damage else "done" if self.fresh else "was there"
 
 
 def list_tasks(
@@ -159,7 +163,8 @@ def run_task(store: Path, task: Task, recipe: Recipe, out: Path) -> Outcome:
             problem = f"{error.message} ({error.hint})"
         return Outcome(task, None, False, "", None, None, problem)
     score, C = answer.result.headline, answer.result.C
-    return Outcome(task, str(answer.folder), answer.fresh, score.name, score.value, C, None)
+    folder = str(answer.folder)
+    return Outcome(task, folder, answer.fresh, score.name, score.value, C, None, answer.damage)
 
 
 def _cluster() -> AbstractContextManager[object]:
