@@ -35,7 +35,7 @@ def test_zarr_xarray_and_tensorstore_read_what_we_write(
 
     assert dict(group.attrs)["linprobe"] == {
         "format": "linprobe-store",
-        "version": 1,
+        "version": 2,
         "kind": "split",
         "split": "train",
         "encoder_id": split.encoder_id,

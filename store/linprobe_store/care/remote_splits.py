@@ -4,22 +4,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from posixpath import join
-from typing import Generic, TypeVar
+from typing import Generic
 
 from linprobe.disk import STAGING_PREFIX
 from linprobe.errors import NotFoundError
-from linprobe.records import parse
 from linprobe.terminal import command
 from linprobe_store.care.packed import parse_packed
 from linprobe_store.care.place import Place
 from linprobe_store.format import layout, spec
 from linprobe_store.format.checksums import FileDigest
 from linprobe_store.format.commit import SplitCommit, parse_signed
+from linprobe_store.format.names import Names, parse_names
 from linprobe_store.format.spec import Spec, parse_spec
 from linprobe_store.handles.lookup import choose, folder_digits
 from linprobe_store.handles.store import check_format_line
-
-Names = TypeVar("Names", spec.EncoderNames, spec.DatasetNames)
 
 
 @dataclass(frozen=True)
@@ -124,5 +122,5 @@ def _folders(
             file, names_file = f"{path}/{spec_file}", f"{path}/{layout.NAMES_FILE}"
             digits = folder_digits(PurePosixPath(name))
             identity = parse_spec(spec_kind, place.read(file), f"{place.label}/{file}", digits)
-            names = parse(names_kind, place.read(names_file), f"{place.label}/{names_file}")
+            names = parse_names(names_kind, place.read(names_file), f"{place.label}/{names_file}")
             yield SourceFolder(path, identity, names)

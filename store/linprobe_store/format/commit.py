@@ -8,6 +8,7 @@ from typing import Literal, TypeVar, cast
 from linprobe import records
 from linprobe.errors import REPAIR, IntegrityError, MismatchError
 from linprobe.records import JsonValue, NonNegative
+from linprobe.terminal import command
 from linprobe_store.format.checksums import FileDigest, check_content, check_size
 from linprobe_store.format.layout import COMMIT_FILE, FORMAT_FIELDS, FORMAT_NAME, FORMAT_VERSION
 from linprobe_store.format.spec import ShardFingerprint, SkippedSample, StorageDtype, Tap
@@ -33,12 +34,12 @@ class FileTable:
 
 
 @dataclass(frozen=True)
-class Signed(FileTable):
+class Signed:
     """What every signed file of a store says beside its own fields."""
 
     format: Literal["linprobe-store"]
     """Name of the format."""
-    version: Literal[1]
+    version: Literal[2]
     """Version of the format."""
     digest: str
     """Sha256 of the canonical JSON of all other fields, 64 hex digits."""
@@ -145,7 +146,8 @@ def check_version(name: str, version: object, place: str) -> None:
     if (name, version) != (FORMAT_NAME, FORMAT_VERSION):
         raise MismatchError(
             f"{place}: expected format {FORMAT_NAME} {FORMAT_VERSION}, found {name} {version}",
-            hint="use the release of linprobe that wrote this store",
+            hint="use the release of linprobe that wrote this store; or fill a new --store by "
+            f"{command('extract')} or {command('store import')}",
         )
 
 

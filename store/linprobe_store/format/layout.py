@@ -17,7 +17,7 @@ from linprobe.names import short_id, slugify
 from linprobe.records import JsonValue
 
 FORMAT_NAME = "linprobe-store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FORMAT_FIELDS: dict[str, JsonValue] = {"format": FORMAT_NAME, "version": FORMAT_VERSION}
 
 FORMAT_FILE = "FORMAT"

@@ -8,13 +8,14 @@ from typing import cast
 from linprobe.disk import write_atomic
 from linprobe.errors import MismatchError, NotFoundError
 from linprobe.names import check_class_names, short_id
-from linprobe.records import canonical_json, plain, read, read_bytes
+from linprobe.records import canonical_json, plain, read_bytes
 from linprobe.terminal import command
 from linprobe_store.arrays.part import PartWriter, find_part, part_path
 from linprobe_store.arrays.seal import ReadLabels, SealTarget, seal_parts
 from linprobe_store.arrays.unit_maps import map_unit
 from linprobe_store.format import layout
 from linprobe_store.format.commit import PartCommit
+from linprobe_store.format.names import parse_names, sign_names
 from linprobe_store.format.spec import (
     DatasetNames,
     DatasetSpec,
@@ -143,7 +144,10 @@ class StoredEncoder:
         """
         if spec.classes:  # a dataset without rows has none
             check_class_names(spec.classes, names.name, error=MismatchError)
-        files = {layout.DATASET_FILE: spec, layout.NAMES_FILE: names}
+        files = {
+            layout.DATASET_FILE: canonical_json(plain(spec)),
+            layout.NAMES_FILE: sign_names(names),
+        }
         parent = self.path / layout.SETS_FOLDER
         folder = lookup.make_folder(
             parent, layout.DATASET_PREFIX, names.name, spec.dataset_id, files
@@ -151,8 +155,8 @@ class StoredEncoder:
         stored = self.open_dataset(folder)
         lookup.check_full_id(folder, spec.dataset_id, stored.dataset_id)
         if stored.metric is None and names.metric is not None:
-            declared = plain(DatasetNames(stored.name, names.metric))
-            write_atomic(folder / layout.NAMES_FILE, canonical_json(declared))
+            declared = sign_names(DatasetNames(stored.name, names.metric))
+            write_atomic(folder / layout.NAMES_FILE, declared)
             return self.open_dataset(folder)
         return stored
 
@@ -160,7 +164,8 @@ class StoredEncoder:
         """Open the folder of a dataset; an IntegrityError if it is not what its name says."""
         file = folder / layout.DATASET_FILE
         spec = parse_spec(DatasetSpec, read_bytes(file), str(file), lookup.folder_digits(folder))
-        names = read(DatasetNames, folder / layout.NAMES_FILE)
+        names_file = folder / layout.NAMES_FILE
+        names = parse_names(DatasetNames, read_bytes(names_file), str(names_file))
         return StoredDataset(self.spec, self.names, spec, names, folder)
 
     def record_provenance(self, entry: Provenance) -> None:
@@ -193,4 +198,6 @@ def open_encoder(folder: Path) -> StoredEncoder:
     """Open the folder of an encoder, or raise an IntegrityError if it is not what its name says."""
     file = folder / layout.ENCODER_FILE
     spec = parse_spec(EncoderSpec, read_bytes(file), str(file), lookup.folder_digits(folder))
-    return StoredEncoder(spec, read(EncoderNames, folder / layout.NAMES_FILE), folder)
+    names_file = folder / layout.NAMES_FILE
+    names = parse_names(EncoderNames, read_bytes(names_file), str(names_file))
+    return StoredEncoder(spec, names, folder)

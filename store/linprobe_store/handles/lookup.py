@@ -8,7 +8,6 @@ from typing import TypeVar
 from linprobe.disk import Staging, make_folders, store_errors
 from linprobe.errors import MismatchError, NotFoundError, StoreError
 from linprobe.names import SHORT_ID_DIGITS, short_id
-from linprobe.records import canonical_json, plain
 from linprobe.terminal import command
 from linprobe_store.format.layout import folder_named
 
@@ -31,13 +30,13 @@ def folder_digits(folder: PurePath) -> str:
 
 
 def make_folder(
-    parent: Path, prefix: str, name: str, full_id: str, files: Mapping[str, object]
+    parent: Path, prefix: str, name: str, full_id: str, files: Mapping[str, bytes]
 ) -> Path:
     """The folder of an id, whatever its slug; made whole, by one rename, where there is none.
 
     A hidden link ``.<prefix><digits>`` to the folder is made first. Links are exclusive, so
     racing writers that know the same id under different names agree on one folder.
-    ``files`` are the dataclasses to write into it as canonical JSON, by file name.
+    ``files`` are the contents to write into it, by file name.
     """
     digits = short_id(full_id)
     for folder in list_folders(parent, prefix):
@@ -54,8 +53,8 @@ def make_folder(
         except OSError:
             pass  # a file system without links: racing writers must then use one name
         with Staging(parent) as staging:
-            for file, value in files.items():
-                (staging.path / file).write_bytes(canonical_json(plain(value)))
+            for file, content in files.items():
+                (staging.path / file).write_bytes(content)
             staging.publish(parent / folder_name)
     return parent / folder_name
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from linprobe.disk import make_folders, write_atomic
 from linprobe.errors import MismatchError, StoreError
+from linprobe.records import canonical_json, plain
 from linprobe_store.format import layout
 from linprobe_store.format.commit import check_version
+from linprobe_store.format.names import sign_names
 from linprobe_store.format.spec import EncoderNames, EncoderSpec, Tap
 from linprobe_store.handles.encoder import StoredEncoder, open_encoder
 from linprobe_store.handles.lookup import check_full_id, choose, list_folders, make_folder
@@ -77,7 +79,10 @@ class FeatureStore:
         """
         _check_taps(spec.taps)
         write_format(self.root)
-        files = {layout.ENCODER_FILE: spec, layout.NAMES_FILE: names}
+        files = {
+            layout.ENCODER_FILE: canonical_json(plain(spec)),
+            layout.NAMES_FILE: sign_names(names),
+        }
         folder = make_folder(self.root, layout.ENCODER_PREFIX, names.slug, spec.encoder_id, files)
         stored = open_encoder(folder)
         check_full_id(folder, spec.encoder_id, stored.encoder_id)
