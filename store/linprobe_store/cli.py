@@ -9,7 +9,7 @@ from linprobe.errors import IntegrityError, NotFoundError
 from linprobe.names import short_id
 from linprobe.options import FEATURES, JsonOption, StoreOption
 from linprobe.records import plain
-from linprobe.terminal import command, emit, emit_json, human_bytes, note
+from linprobe.terminal import command, emit, emit_json, human_bytes, lines_only, note
 from linprobe_store import reports
 from linprobe_store.care import remove
 from linprobe_store.care.copy import copy_store
@@ -206,7 +206,10 @@ def copy(
 ) -> None:
     """Copy sealed splits, verified; run again, it resumes."""
     copies = []
-    for copied in copy_store(source, target, encoder=encoder, dataset=dataset, pack=pack):
+    wanted = copy_store(
+        source, target, encoder=encoder, dataset=dataset, pack=pack, watch=lines_only
+    )
+    for copied in wanted:
         note(f"{copied.outcome}: {copied.folder}  {human_bytes(copied.bytes)}")
         copies.append(copied)
     n_new = sum(item.outcome == "copied" for item in copies)
