@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from linprobe.errors import LinprobeError, OptionError, unreadable
+from linprobe.errors import LinprobeError, OptionError
+from linprobe.records import read_bytes
 
 SHORT_ID_DIGITS = 12
 """Hex digits of an id in a folder name: 48 bits; the full id is checked inside the folder."""
@@ -43,6 +44,15 @@ def split_named(name: str) -> str | None:
     return SPLIT_ALIASES.get(name.lower())
 
 
+def is_url(text: str) -> bool:
+    """Whether a person who typed ``text`` means a URL: it begins with a scheme and ``://``.
+
+    Schemes may be chained, as fsspec has it. Only what was typed is asked; a file that was listed
+    is a file, whatever its name.
+    """
+    return re.match(r"([a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
+
+
 def natural_key(text: str) -> list[tuple[int, str]]:
     """Key that sorts ``2.tar`` before ``10.tar``."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
@@ -60,16 +70,11 @@ def read_class_names(path: Path, *, error: type[LinprobeError]) -> tuple[str, ..
 
     Raises
     ------
-    LinprobeError : of class ``error``: no such file, not UTF-8, or what
-        :func:`parse_class_names` refuses.
+    LinprobeError : of class ``error``: no such file, one that :func:`read_bytes` refuses, or
+        what :func:`parse_class_names` refuses.
     StoreError : the file cannot be read.
     """
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise error(f"no class names at '{path}'", hint="one class name a line, by label") from None
-    except OSError as failure:
-        raise unreadable(path, failure) from failure
+    data = read_bytes(path, error=error, hint="one class name a line, by label")
     return parse_class_names(data, str(path), error=error)
 
 

@@ -1,6 +1,5 @@
 """open_clip towers, whose taps equal the full model's: the only file that imports open_clip."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import nn
 from torchvision.transforms import Normalize, ToTensor
 
 from linprobe.errors import LinprobeError
-from linprobe.records import JsonValue
+from linprobe.records import JsonValue, read
 from linprobe_extract.encoders import tower, weights
 from linprobe_extract.encoders.family import ModelRef
 from linprobe_extract.pixels.canary import ReferenceTransform
@@ -99,14 +98,10 @@ def _read_config(ref: ModelRef) -> _Config:
 
 def _from_json(path: Path) -> _Config:
     """Read a model configuration, bare or as ``open_clip_config.json`` wraps it."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        hint = "a local-dir: folder holds open_clip_config.json and one checkpoint"
-        problem = f"cannot read the model configuration {path}: {error}"
-        raise LinprobeError(problem, hint=hint) from error
-    model = content.get("model_cfg", content) if isinstance(content, dict) else {}
-    if not {"embed_dim", "vision_cfg"} <= model.keys():
+    hint = "a local-dir: folder holds open_clip_config.json and one checkpoint"
+    content = read(dict[str, Any], path, error=LinprobeError, hint=hint)
+    model = content.get("model_cfg", content)
+    if not isinstance(model, dict) or not {"embed_dim", "vision_cfg"} <= model.keys():
         problem = f"{path} is not a model configuration of open_clip: no embed_dim and vision_cfg"
         hint = "it has the form of the files in open_clip/model_configs"
         raise LinprobeError(problem, hint=hint)

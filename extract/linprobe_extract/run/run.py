@@ -139,8 +139,8 @@ class Extraction:
 
     def _check(self, splits: tuple[str, ...], ranks: Ranks) -> None:
         """Refuse before minutes of work what would fail at their end."""
-        urls = [shard.url for split in self.plan.splits for shard in split.shards]
-        if ranks.world_size > 1 and any(url.startswith("pipe:") for url in urls):
+        kinds = {shard.kind for split in self.plan.splits for shard in split.shards}
+        if ranks.world_size > 1 and "command" in kinds:
             raise ExtractError(
                 "shards from pipe: commands cannot be shared between processes: only the one that "
                 "runs a command learns its fingerprint",

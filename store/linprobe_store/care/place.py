@@ -8,6 +8,7 @@ from typing import BinaryIO, cast
 
 from linprobe.disk import atomic_file, make_folders
 from linprobe.errors import IntegrityError, NotFoundError, StoreError
+from linprobe.names import is_url
 from linprobe.records import MAX_BYTES, open_regular
 
 _PUTS_WHOLE = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss"))
@@ -33,7 +34,7 @@ class Place:
         try:
             self._files, root = (
                 fsspec.core.url_to_fs(location)
-                if "://" in location
+                if is_url(location)
                 else (fsspec.filesystem("file"), str(Path(location).absolute()))
             )
         except (ImportError, ValueError) as error:
@@ -41,7 +42,7 @@ class Place:
             raise StoreError(f"{location}: {error}", hint=hint) from error
         self._root = root.rstrip("/")
         is_local = isinstance(self._files, LocalFileSystem)
-        self.local = Path(root if "://" in location else location) if is_local else None
+        self.local = Path(root if is_url(location) else location) if is_local else None
         """Path of a folder of this machine; None for what lies elsewhere."""
         protocols = self._files.protocol
         protocols = (protocols,) if isinstance(protocols, str) else protocols

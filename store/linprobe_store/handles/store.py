@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from linprobe.disk import make_folders, write_atomic
+from linprobe.disk import make_folders, store_errors, write_atomic
 from linprobe.errors import MismatchError, StoreError
-from linprobe.records import canonical_json, plain
+from linprobe.records import canonical_json, plain, read_bytes
 from linprobe_store.format import layout
 from linprobe_store.format.commit import check_version
 from linprobe_store.format.names import sign_names
@@ -13,6 +13,8 @@ from linprobe_store.format.spec import EncoderNames, EncoderSpec, Tap
 from linprobe_store.handles.encoder import StoredEncoder, open_encoder
 from linprobe_store.handles.lookup import check_full_id, choose, list_folders, make_folder
 from linprobe_store.handles.split import Split
+
+_MAX_FORMAT_BYTES = 1 << 10
 
 
 class FeatureStore:
@@ -106,19 +108,19 @@ class FeatureStore:
 
 def _read_format_line(path: Path) -> str | None:
     """Content of ``FORMAT``; None where no store is yet."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
-        root = path.parent
-        names = {entry.name for entry in root.iterdir()} if root.is_dir() else set()
-        if layout.FORMAT_FILE in names:  # made by another process between the two looks
-            return path.read_text(encoding="utf-8", errors="replace")
-        if all(name.startswith(f".{layout.FORMAT_FILE}.") for name in names) and not root.is_file():
-            return None
-        raise StoreError(
-            f"{root}: expected a feature store, found no file {layout.FORMAT_FILE} in it",
-            hint=f"give another --store; in a copied store, copy {layout.FORMAT_FILE} too",
-        ) from None
+    root = path.parent
+    with store_errors(root):
+        if not path.exists():
+            names = {entry.name for entry in root.iterdir()} if root.is_dir() else set()
+            if layout.FORMAT_FILE not in names:  # else made between the two looks
+                new = f".{layout.FORMAT_FILE}."
+                if all(name.startswith(new) for name in names) and not root.is_file():
+                    return None
+                raise StoreError(
+                    f"{root}: expected a feature store, found no file {layout.FORMAT_FILE} in it",
+                    hint=f"give another --store; in a copied store, copy {layout.FORMAT_FILE} too",
+                )
+    return read_bytes(path, limit=_MAX_FORMAT_BYTES).decode(errors="replace")
 
 
 def check_format_line(line: str, place: str) -> None:

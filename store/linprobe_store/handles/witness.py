@@ -15,7 +15,7 @@ import numpy as np
 
 from linprobe.disk import Staging, store_errors
 from linprobe.errors import REPAIR, IntegrityError, MismatchError
-from linprobe.records import NonNegative, canonical_json, parse, plain
+from linprobe.records import NonNegative, canonical_json, parse, plain, read_bytes
 from linprobe_store.format.layout import CANARY_FOLDER, PROVENANCE_FILE
 from linprobe_store.format.spec import FeatureArray
 
@@ -89,7 +89,7 @@ def append_provenance(encoder_path: Path, entry: Provenance) -> None:
     """Append one line; lines of concurrent writers do not mix."""
     path = encoder_path / PROVENANCE_FILE
     line = canonical_json(plain(entry)) + b"\n"
-    if path.exists() and not path.read_bytes().endswith(b"\n"):
+    if path.exists() and not read_bytes(path).endswith(b"\n"):
         line = b"\n" + line  # ends the line that a crash cut short
     with store_errors(path), path.open("ab", buffering=0) as file:
         file.write(line)
@@ -107,7 +107,7 @@ def merge_provenance(encoder_path: Path, lines: bytes) -> None:
 def read_provenance(encoder_path: Path) -> tuple[Provenance, ...]:
     """All entries, oldest first, but for a line that a crash cut short; damage is an error."""
     path = encoder_path / PROVENANCE_FILE
-    return tuple(_entries(path.read_bytes() if path.exists() else b"", str(path)))
+    return tuple(_entries(read_bytes(path) if path.exists() else b"", str(path)))
 
 
 def _entries(data: bytes, place: str) -> Iterator[Provenance]:
