@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -165,17 +166,31 @@ def sync_tree(root: Path) -> None:
         sync_path(Path(folder))
 
 
+def append_line(path: Path, line: bytes, *, durable: bool = True) -> None:
+    """Append a line to a file, made if need be, of which one that was cut short is ended first.
+
+    Lines of concurrent writers do not mix. Raises StoreError where the operating system refuses, or
+    a link, a FIFO or a device stands there.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    with store_errors(path), os.fdopen(os.open(path, flags, 0o666), "r+b", 0) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        n_bytes = file.seek(0, os.SEEK_END)
+        is_cut = n_bytes > 0 and os.pread(file.fileno(), 1, n_bytes - 1) != b"\n"
+        data = b"\n" * is_cut + line + b"\n"
+        if file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        if durable:
+            os.fsync(file.fileno())
+            sync_path(path.parent)
+
+
 def make_folders(path: Path, *, below: Path | None = None, durable: bool = True) -> None:
-    """Make a folder and the ancestors that it lacks, each of them durably.
+    """Make a folder and the ancestors that it lacks; not ``durable``: a sync_tree comes later.
 
-    Parameters
-    ----------
-    below : an ancestor that has to be there: it belongs to somebody else, who may have removed it.
-    durable : False leaves it to a later :func:`sync_tree`.
-
-    Raises
-    ------
-    StoreError : ``below`` is gone, a file stands in the way, or the operating system refused.
+    An ancestor ``below`` has to be there: it is somebody else's, who may have removed it. Raises
+    StoreError where it is gone, a file stands in the way, or the operating system refuses.
     """
     lacking: list[Path] = []
     with store_errors(path):
@@ -193,12 +208,7 @@ def make_folders(path: Path, *, below: Path | None = None, durable: bool = True)
 
 
 def check_space(path: Path, n_bytes: int) -> None:
-    """Refuse, by a StoreError, to write so many bytes where the disk has less room.
-
-    Parameters
-    ----------
-    path : what will be written, or its folder; need not be there. Quotas are not known.
-    """
+    """Refuse, by a StoreError, to write so many bytes to a path where the disk has less room."""
     with store_errors(path):
         folder = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
         usage = shutil.disk_usage(folder)

@@ -5,7 +5,6 @@ first machine stores what the encoder gives for the built-in canary images, and 
 compares its own with that.
 """
 
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from linprobe.disk import Staging, store_errors
+from linprobe.disk import Staging, append_line, store_errors
 from linprobe.errors import REPAIR, IntegrityError, MismatchError
 from linprobe.records import NonNegative, canonical_json, parse, plain, read_bytes
 from linprobe_store.format.layout import CANARY_FOLDER, PROVENANCE_FILE
@@ -86,14 +85,8 @@ class Provenance:
 
 
 def append_provenance(encoder_path: Path, entry: Provenance) -> None:
-    """Append one line; lines of concurrent writers do not mix."""
-    path = encoder_path / PROVENANCE_FILE
-    line = canonical_json(plain(entry)) + b"\n"
-    if path.exists() and not read_bytes(path).endswith(b"\n"):
-        line = b"\n" + line  # ends the line that a crash cut short
-    with store_errors(path), path.open("ab", buffering=0) as file:
-        file.write(line)
-        os.fsync(file.fileno())
+    """Append one line, durably; lines of concurrent writers do not mix."""
+    append_line(encoder_path / PROVENANCE_FILE, canonical_json(plain(entry)))
 
 
 def merge_provenance(encoder_path: Path, lines: bytes) -> None:
