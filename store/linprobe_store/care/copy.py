@@ -4,6 +4,7 @@ Files are checked against the sha256 of their commit, and the marker that comple
 last; a local copy is staged, resumed, and renamed once. Parts stay: they serve who extracts.
 """
 
+import math
 import os
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -28,6 +29,7 @@ from linprobe_store.care.moving import move_split
 from linprobe_store.care.packed import pack_split, packed_files, read_metadata, unpack_split
 from linprobe_store.care.place import Place
 from linprobe_store.care.remote_splits import SourceSplit, find_marker, list_splits
+from linprobe_store.care.remove import find_leftovers, remove_leftovers
 from linprobe_store.format import layout
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.split import Split
@@ -69,10 +71,15 @@ def copy_store(
     IntegrityError where the source is damaged or bytes changed on the way, MismatchError for other
     content under the same ids, StoreError where disk or remote refuses.
     """
-    for split in list_splits(Place(source), encoder, dataset):
+    splits = list_splits(Place(source), encoder, dataset)
+    place = Place(target)
+    with store_errors(target):
+        beside.complete_format(place)
+        if place.local is not None and place.local.exists():
+            left = find_leftovers(FeatureStore(place.local), min_age_s=10.0, foreign_age_s=math.inf)
+            remove_leftovers(left)  # of killed runs of this host; younger ones may be running
+    for split in splits:
         with store_errors(target):
-            place = Place(target)
-            beside.complete_format(place)
             if place.local is None:
                 moved = _send(split, place, pack, watch)
             else:
