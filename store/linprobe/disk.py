@@ -63,10 +63,9 @@ class Staging:
 
     Parameters
     ----------
-    parent : folder that the unit will stand in; never made here, since one that somebody removed
-        meanwhile would come back as a ghost.
+    parent : folder that the unit will stand in; never made: a removed one would be a ghost.
     resume_as : keeps what was not published, for a later staging of that name, on any host, to go
-        on with; it ends in a suffix such as ``.pack``, which no other staging folder does.
+        on with; it ends in a suffix such as ``.pack``, as no other staging folder does.
 
     Raises
     ------
@@ -84,18 +83,16 @@ class Staging:
             try:
                 self.path.mkdir(exist_ok=self._is_kept)
             except FileNotFoundError:
-                raise StoreError(
-                    f"{parent}: no such folder; it was removed meanwhile",
-                    hint="find out who removed it, then run it again",
-                ) from None
+                message = f"{parent}: no such folder; it was removed meanwhile"
+                hint = "find out who removed it, then run it again"
+                raise StoreError(message, hint=hint) from None
             self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if self._is_kept else 0))
         except BlockingIOError:
             os.close(self._lock)
-            raise StoreError(
-                f"{self.path}: another process is writing it", hint="wait for it, then run again"
-            ) from None
+            message = f"{self.path}: another process is writing it"
+            raise StoreError(message, hint="wait for it, then run again") from None
         except OSError:
             pass  # a file system without locks: gc then goes by age
         with suppress(OSError):
@@ -149,6 +146,18 @@ def remove_unit(path: Path) -> None:
         staging.take(path)
 
 
+def refuse_links(*folders: Path) -> None:
+    """Refuse, by a StoreError, folders that are links: nothing is written or removed through one.
+
+    What a link leads to belongs to somebody else, and may lie outside the store.
+    """
+    for folder in folders:
+        if folder.is_symlink():
+            message = f"{folder}: is a link; nothing is written or removed below it"
+            hint = f"work where it leads to ({folder.readlink()}), or put that in its place"
+            raise StoreError(message, hint=hint)
+
+
 def sync_path(path: Path) -> None:
     """Wait until a file's bytes, or a folder's entries, are on the disk."""
     fd = os.open(path, os.O_RDONLY)
@@ -167,10 +176,9 @@ def sync_tree(root: Path) -> None:
 
 
 def append_line(path: Path, line: bytes, *, durable: bool = True) -> None:
-    """Append a line to a file, made if need be, of which one that was cut short is ended first.
+    """Append a line to a file, made if need be; one that was cut short is ended first.
 
-    Lines of concurrent writers do not mix. Raises StoreError where the operating system refuses, or
-    a link, a FIFO or a device stands there.
+    Lines of concurrent writers do not mix. StoreError: refused by the system, or no regular file.
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     with store_errors(path), os.fdopen(os.open(path, flags, 0o666), "r+b", 0) as file:
@@ -246,10 +254,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 def is_abandoned(staging: Path, *, min_age_s: float, foreign_age_s: float) -> bool:
     """Whether the writer of a staging folder is gone.
 
-    Never before ``min_age_s`` seconds without a change, nor while it is locked. After that, one
-    of this host is; one of another host, one that is kept to be resumed, a file, and a folder on a
-    file system without locks count as abandoned when nothing in it has changed for
-    ``foreign_age_s`` seconds.
+    Never before ``min_age_s`` seconds without a change, nor while it is locked. Then one of this
+    host is; another host's, one kept to be resumed, a file, and one on a file system without locks
+    are when nothing in them has changed for ``foreign_age_s`` seconds.
     """
     paths = [staging]
     for folder, folders, files in os.walk(staging):  # passes over what vanishes meanwhile

@@ -456,7 +456,7 @@ class TestRemoteSource:
         fields = json.loads(marker.read_bytes())
         del fields["digest"]
         for name in ("COMMIT.json", "a", "data.zarr/a b", "data.zarr/\x1b/0", ".x"):
-            files = {**fields["files"], name: {"bytes": 0, "crc32c": "0", "sha256": None}}
+            files = {**fields["files"], name: {"bytes": 0, "crc32c": "0" * 8, "sha256": "0" * 64}}
             forged = {**fields, "files": files}
             marker.write_bytes(canonical_json({**forged, "digest": digest_json(forged)}))
             with pytest.raises(IntegrityError, match="bad path"):

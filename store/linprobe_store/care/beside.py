@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from posixpath import join
 
-from linprobe.disk import Staging, remove_unit, write_atomic
+from linprobe.disk import Staging, refuse_links, remove_unit, write_atomic
 from linprobe.errors import IntegrityError
 from linprobe.records import canonical_json, plain
 from linprobe.terminal import Progress, Watch
@@ -19,7 +19,8 @@ from linprobe_store.format import layout
 from linprobe_store.format.names import Names, parse_names, sign_names
 from linprobe_store.format.spec import DatasetNames, EncoderSpec, Spec, parse_spec
 from linprobe_store.handles.encoder import StoredEncoder
-from linprobe_store.handles.lookup import check_full_id, folder_digits
+from linprobe_store.handles.folders import check_full_id
+from linprobe_store.handles.lookup import folder_digits
 from linprobe_store.handles.store import check_format_line
 from linprobe_store.handles.witness import merge_provenance
 
@@ -100,6 +101,7 @@ def complete_local_witness(encoder: StoredEncoder, split: SourceSplit, watch: Wa
     """The canaries and the runs of an encoder, in a folder of this machine."""
     canary, folder = _source_canary(split, watch), encoder.path / layout.CANARY_FOLDER
     if canary is not None and not _is_npz(_content(Place(str(encoder.path)), _CANARY)):
+        refuse_links(encoder.path)
         if folder.exists():
             tell_damage(watch, f"{encoder.path / _CANARY}: damaged")
             remove_unit(folder)
@@ -153,6 +155,7 @@ def _mend(target: Place, name: str, data: bytes, is_told: bool, watch: Watch) ->
 def _write(target: Place, name: str, data: bytes) -> None:
     """Write a file of a folder that is there; one that was removed meanwhile is not made again."""
     if target.local is not None:
+        refuse_links(*(target.local / name).parents[: name.count("/")])
         write_atomic(target.local / name, data)
     else:
         target.write(name, data)

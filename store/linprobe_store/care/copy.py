@@ -17,6 +17,7 @@ from linprobe.disk import (
     STAGING_PREFIX,
     Staging,
     check_space,
+    refuse_links,
     remove_unit,
     store_errors,
 )
@@ -67,18 +68,20 @@ def copy_store(
     Source and target are local folders or fsspec URLs; the target is made if it is not there.
     Encoder and dataset are named by name or id; None means all. ``pack`` compresses for the wire;
     without it, what is packed is unpacked into a local target. What is damaged at the target is
-    copied again, and told to ``watch``. Raises NotFoundError for an unknown encoder or dataset,
-    IntegrityError where the source is damaged or bytes changed on the way, MismatchError for other
-    content under the same ids, StoreError where disk or remote refuses.
+    copied again; what is damaged in the source is left out and, once the rest is there, an
+    IntegrityError; ``watch`` is told of both. Raises NotFoundError for an unknown encoder or
+    dataset, IntegrityError where bytes changed on the way, MismatchError for other content under
+    the same ids, StoreError where disk or remote refuses.
     """
-    splits = list_splits(Place(source), encoder, dataset)
+    listing = list_splits(Place(source), encoder, dataset)
+    listing.tell(watch)
     place = Place(target)
     with store_errors(target):
         beside.complete_format(place)
         if place.local is not None and place.local.exists():
             left = find_leftovers(FeatureStore(place.local), min_age_s=10.0, foreign_age_s=math.inf)
             remove_leftovers(left)  # of killed runs of this host; younger ones may be running
-    for split in splits:
+    for split in listing.sound:
         with store_errors(target):
             if place.local is None:
                 moved = _send(split, place, pack, watch)
@@ -87,6 +90,10 @@ def copy_store(
         ids = split.encoder.spec.encoder_id, split.dataset.spec.dataset_id, split.name
         outcome: Outcome = "there already" if moved is None else "copied"
         yield CopiedSplit(*ids, split.marker.commit.digest, split.folder, outcome, moved or 0)
+    if listing.broken:
+        first, count = listing.broken[0].error, len(listing.broken)
+        message = f"{source}: {count} left out that cannot be read, the first: {first.message}"
+        raise IntegrityError(message, hint=first.hint)
 
 
 def _receive(
@@ -156,6 +163,7 @@ def _fetch(
     """
     final = dataset.path / split.name
     is_packed = split.marker.name == layout.PACKED_FILE
+    refuse_links(*final.parents[:3])  # the dataset, the sets, the encoder
     with Staging(final.parent, resume_as=staging) as fetched:
         folder = Place(str(fetched.path))
         if pack and not is_packed:

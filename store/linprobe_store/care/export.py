@@ -51,6 +51,7 @@ def export_split(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
         if out.suffix != ".parquet":  # which compresses
             check_space(out, n_bytes)
         writer(split, tap, staging.path / out.name)
+        split.check_unchanged()
         _check_free(finals)
         sync_tree(staging.path)
         for final in finals:
