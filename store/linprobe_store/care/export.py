@@ -4,14 +4,23 @@ import csv
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe.disk import Staging, make_folders, store_errors, sync_path
+from linprobe.disk import (
+    Staging,
+    check_space,
+    make_folders,
+    store_errors,
+    sync_path,
+    sync_tree,
+)
 from linprobe.errors import MismatchError, StoreError
+from linprobe.records import digest_json
 from linprobe_store.arrays.seal import BLOCK_ROWS
 from linprobe_store.handles.split import Split
 
@@ -31,19 +40,32 @@ def export_split(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
     if (writer := writers.get(out.suffix)) is None:
         message = f"{out}: expected one of {', '.join(writers)}, found {out.suffix!r}"
         raise MismatchError(message, hint="choose one of them")
-    split.dim(tap)
+    n_bytes = split.n * split.dim(tap) * np.dtype(split.dtype).itemsize
+    finals = (out, out.with_suffix(".csv")) if out.suffix == ".npy" else (out,)
+    _check_free(finals)
     make_folders(out.parent)
-    with store_errors(out), Staging(out.parent) as staging:
-        names = writer(split, tap, staging.path / out.name)
+    # One name a file, so that the next run takes what a killed one left.
+    resume_as = f"{digest_json(out.name)[:12]}.export"
+    with store_errors(out), Staging(out.parent, resume_as=resume_as) as staging:
+        staging.drop()
+        if out.suffix != ".parquet":  # which compresses
+            check_space(out, n_bytes)
+        writer(split, tap, staging.path / out.name)
         split.check_unchanged()
-        finals = tuple(out.with_name(path.name) for path in names)
+        _check_free(finals)
+        sync_tree(staging.path)
         for final in finals:
-            if final.exists():
-                raise StoreError(f"{final}: is there already", hint="remove it, or name another")
-        for path, final in zip(names, finals, strict=True):
-            sync_path(path)
-            path.rename(final)
+            (staging.path / final.name).rename(final)
+        sync_path(out.parent)
     return finals
+
+
+def _check_free(finals: Iterable[Path]) -> None:
+    """Refuse, by a StoreError, names of files that are there, and names that cannot be."""
+    for final in finals:
+        with store_errors(final), suppress(FileNotFoundError):
+            final.lstat()
+            raise StoreError(f"{final}: is there already", hint="remove it, or name another")
 
 
 def _write_npz(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
