@@ -27,7 +27,10 @@ SPLIT_ALIASES: Mapping[str, str] = MappingProxyType(
     }
 )
 """What people call the three splits."""
+MAX_CLASSES = 1_000_000
+"""Beyond this a label without class names is taken for a mistake, such as a sample's number."""
 _MAX_SLUG = 40
+_RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def image_formats(known: Container[str]) -> tuple[str, ...]:
@@ -72,6 +75,15 @@ def first_few(names: Iterable[str], limit: int = 5) -> str:
     return f"{shown} and {len(listed) - limit:,} more" if len(listed) > limit else shown
 
 
+def csv_cell(text: str, *, guard: bool) -> str:
+    """A text for a cell of a CSV file.
+
+    With ``guard``, an apostrophe is put before one that begins as what spreadsheets run: ``=``,
+    ``+``, ``-``, ``@``, a tab or a carriage return. Numbers are no texts: do not pass them.
+    """
+    return f"'{text}" if guard and text.startswith(_RUN_BY_SPREADSHEETS) else text
+
+
 def read_class_names(path: Path, *, error: type[LinprobeError]) -> tuple[str, ...]:
     """Class names by label from a text file, one a line.
 
@@ -111,7 +123,8 @@ def check_class_names(names: Sequence[str], place: str, *, error: type[LinprobeE
     Raises
     ------
     LinprobeError : of class ``error``: there is none, or a name is blank, holds a character that
-        cannot be printed (a control character, a byte order mark), or occurs twice.
+        cannot be printed (a control character, a byte order mark, half a surrogate pair), or
+        occurs twice.
     """
     if not names:
         raise error(f"no class names in '{place}'", hint="one class name a line, by label")
@@ -121,7 +134,7 @@ def check_class_names(names: Sequence[str], place: str, *, error: type[LinprobeE
                 f"class name {number} of '{place}' is blank",
                 hint="the n-th line names the class with the label n - 1",
             )
-        if any(c == "\ufeff" or unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
+        if any(c == "\ufeff" or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
             raise error(
                 f"class name {number} of '{place}' has an unprintable character: {name!r}",
                 hint="write the names as plain UTF-8, without control characters or marks",
