@@ -249,7 +249,7 @@ def test_images_of_every_type_that_is_packed_are_shown(tmp_path: Path) -> None:
 def test_pictures_of_hostile_tars_are_left_out_and_the_others_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("linprobe.tars.MAX_MEMBER_BYTES", 100_000)
+    monkeypatch.setattr(plots, "LARGEST_IMAGE", 100_000)
     end = bytes(1024)
     long_name, link = tarfile.TarInfo("x"), tarfile.TarInfo("k.jpg")
     long_name.type, long_name.size = tarfile.GNUTYPE_LONGNAME, 2 << 30
