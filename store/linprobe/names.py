@@ -25,6 +25,8 @@ SPLIT_ALIASES: Mapping[str, str] = MappingProxyType(
     }
 )
 """What people call the three splits."""
+MAX_CLASSES = 1_000_000
+"""Beyond this a label without class names is taken for a mistake, such as a sample's number."""
 _MAX_SLUG = 40
 _RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -114,7 +116,8 @@ def check_class_names(names: Sequence[str], place: str, *, error: type[LinprobeE
     Raises
     ------
     LinprobeError : of class ``error``: there is none, or a name is blank, holds a character that
-        cannot be printed (a control character, a byte order mark), or occurs twice.
+        cannot be printed (a control character, a byte order mark, half a surrogate pair), or
+        occurs twice.
     """
     if not names:
         raise error(f"no class names in '{place}'", hint="one class name a line, by label")
@@ -124,7 +127,7 @@ def check_class_names(names: Sequence[str], place: str, *, error: type[LinprobeE
                 f"class name {number} of '{place}' is blank",
                 hint="the n-th line names the class with the label n - 1",
             )
-        if any(c == "\ufeff" or unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
+        if any(c == "\ufeff" or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
             raise error(
                 f"class name {number} of '{place}' has an unprintable character: {name!r}",
                 hint="write the names as plain UTF-8, without control characters or marks",

@@ -7,6 +7,7 @@ Files may come from anybody, so that only regular ones are read, up to a size.
 
 import errno
 import hashlib
+import io
 import json
 import os
 import stat
@@ -14,7 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path, PurePath
-from typing import Annotated, BinaryIO, TypeAlias, TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 
@@ -218,7 +219,7 @@ def read_bytes(
 
 def open_regular(
     path: Path, *, error: type[LinprobeError] = IntegrityError, hint: str = REPAIR
-) -> BinaryIO:
+) -> io.FileIO:
     """Open a file, unbuffered, without waiting for the other end of a FIFO or a device.
 
     Raises

@@ -13,13 +13,11 @@ from typing import TypeVar
 import numpy as np
 
 from linprobe.errors import ShardError
-from linprobe.names import IMAGE_EXTENSIONS
+from linprobe.names import IMAGE_EXTENSIONS, MAX_CLASSES
 from linprobe.tars import MAX_MEMBER_BYTES
 from linprobe_extract.shards.types import Label, Labelling, Member, Sample
 from linprobe_store.format.spec import LabelArray
 
-MAX_CLASSES = 1_000_000
-"""Beyond this a label without class names is taken for a mistake, such as a sample's number."""
 MAX_LABEL_BYTES = 1 << 20
 """Of a ``.cls`` or ``.json``: a caption and a few thousand labels."""
 MAX_KEY_BYTES = 512 << 20

@@ -6,17 +6,18 @@ compares its own with that.
 """
 
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from linprobe.disk import Staging, refuse_links, store_errors
 from linprobe.errors import REPAIR, IntegrityError, MismatchError
-from linprobe.records import NonNegative, canonical_json, parse, plain, read_bytes
+from linprobe.records import MAX_BYTES, NonNegative, canonical_json, parse, plain, read_bytes
 from linprobe_store.format.layout import CANARY_FOLDER, PROVENANCE_FILE
+from linprobe_store.format.npy import read_npz
 from linprobe_store.format.spec import FeatureArray
 
 _FILE = "canary.npz"
@@ -29,11 +30,12 @@ def read_canary(encoder_path: Path) -> Mapping[str, FeatureArray] | None:
     path = encoder_path / CANARY_FOLDER / _FILE
     if not path.parent.exists():
         return None
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {tap: arrays[tap] for tap in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise IntegrityError(f"{path}: {error}", hint=REPAIR) from error
+    arrays = read_npz(path, limit=MAX_BYTES)
+    for tap, x in arrays.items():
+        if x.ndim != 2 or x.dtype not in (np.float16, np.float32):
+            found = f"found {x.shape} {x.dtype}"
+            raise IntegrityError(f"{path}: {tap}: expected features (m, d), {found}", hint=REPAIR)
+    return cast("Mapping[str, FeatureArray]", arrays)
 
 
 def check_canary(encoder_path: Path, features: Mapping[str, FeatureArray]) -> None:
