@@ -238,7 +238,7 @@ def test_what_is_in_a_read_only_store_already_needs_no_writing(
 
     monkeypatch.setattr("linprobe_store.care.importing.Staging", ReadOnly)
     monkeypatch.setattr("linprobe_store.arrays.seal.Staging", ReadOnly)
-    monkeypatch.setattr("linprobe_store.handles.lookup.Staging", ReadOnly)
+    monkeypatch.setattr("linprobe_store.handles.folders.Staging", ReadOnly)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (again,) = do_import(tmp_path / "s", split)
     assert again.digest == first.digest
