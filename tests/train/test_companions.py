@@ -248,14 +248,14 @@ def test_a_plot_is_well_formed_and_has_a_dot_for_every_number_of_shots(
     points: list[tuple[float, float]], name: str
 ) -> None:
     pytest.importorskip("matplotlib", reason="needs the extra report")
-    draws = (DrawScore(0.5, 1.0, 2),)
+    draws = (DrawScore(0.5, 1.0, 9),)
     scores = [ShotScore(2**i, mean, sd, draws) for i, (mean, sd) in enumerate(points)]
     question = FewshotQuestion(
         "", "", (), "embedding", tuple(s.shots for s in scores), 2, 0, "fewshot-2"
     )
     use = SplitUse("test", 9)
     result = FewshotResult(
-        question, "<a> & $b", name, 4, "top1", "val", use, tuple(scores), (), 0.0
+        question, "<a> & $b", name, 4, {}, "top1", "val", use, tuple(scores), (), 0.0
     )
     root = ET.fromstring(fewshot_svg(result))
 

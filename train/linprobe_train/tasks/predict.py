@@ -10,18 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import DataError, ResultError
-from linprobe.names import short_id
+from linprobe.names import first_few, short_id
 from linprobe.records import parse
 from linprobe.terminal import Watch, ignore
 from linprobe_store.format.layout import ENCODER_FILE
+from linprobe_store.format.npy import map_npy, open_npz, read_npz
 from linprobe_store.format.spec import EncoderSpec, SkippedSample
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 from linprobe_store.image_encoder import ImageRequest, find_image_features
 from linprobe_train.results.probe_file import SavedProbe
-from linprobe_train.results.signed import REMAKE, read_beside
-from linprobe_train.scores.predictions import UNREADABLE, best_classes
+from linprobe_train.results.signed import read_beside
+from linprobe_train.scores.predictions import REMAKE, best_classes
+from linprobe_train.solver.memory import available_bytes
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.rows import Features
 
@@ -107,18 +109,14 @@ def load_array(path: Path) -> NDArray[np.generic]:
 
     ``DataError``: the file is missing or holds no such array. Pickled objects are never loaded.
     """
-    try:
-        if path.suffix == ".npy":
-            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            names = [name for name in ("features", "x", "X") if name in arrays]
-            names = names or [name for name in arrays if arrays[name].ndim == 2]
-            if len(names) == 1:
-                return np.asarray(arrays[names[0]])
-            why: object = f"it holds the arrays {', '.join(arrays) or 'none'}"
-    except UNREADABLE as error:
-        why = error
-    raise DataError(
-        f"'{path}' holds no matrix of features ({why})",
-        hint="give a .npy file, or an .npz with an array called features",
-    )
+    hint = "give a .npy file, or an .npz with an array called features"
+    if path.suffix == ".npy":
+        return map_npy(path, str(path), error=DataError, hint=hint)
+    with open_npz(path, error=DataError, hint=hint) as archive:
+        names = [name for name in ("features", "x", "X") if name in archive.names]
+        names = names or [n for n in archive.names if len(archive.member(n).header.shape) == 2]
+    if len(names) != 1:
+        held = first_few(archive.names) or "no array"
+        raise DataError(f"'{path}' holds no matrix of features, but {held}", hint=hint)
+    limit = available_bytes()
+    return read_npz(path, limit=limit, only=names, error=DataError, hint=hint)[names[0]]
