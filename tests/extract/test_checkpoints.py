@@ -121,6 +121,7 @@ def test_a_configuration_that_cannot_be_used_is_refused(
         ("vision_cfg", {"timm_model_name": "hf-hub:a-stranger/model"}, "expected a name of timm's"),
         ("vision_cfg", {"timm_model_name": "local-dir:/etc"}, "expected a name of timm's own"),
         ("vision_cfg", {"timm_model_name": ["resnet18"]}, "expected a name of timm's own"),
+        ("vision_cfg", {"layers": 10**9}, "expected whole numbers up to 1,000"),
         ("vision_cfg", {"head_width": 0}, "cannot build this model"),
         ("vision_cfg", {"image_size": {}}, "cannot build this model"),
         ("preprocess_cfg", {"mean": "abc"}, "cannot build this model"),

@@ -40,6 +40,8 @@ class PackOptions:
     jobs: int | None = None
     """Threads; None for the number of cores, at most 16."""
     overwrite: bool = False
+    csv_guard: bool = True
+    """Of :func:`linprobe.names.csv_cell`, in ``samples.csv``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 import csv
 import json
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -21,22 +22,30 @@ from linprobe.disk import (
 )
 from linprobe.errors import MismatchError, StoreError
 from linprobe.records import digest_json
+from linprobe.names import csv_cell
 from linprobe_store.arrays.seal import BLOCK_ROWS
 from linprobe_store.handles.split import Split
 
 _Blocks: TypeAlias = Iterable[NDArray[np.generic]]
+_Writer: TypeAlias = Callable[[Split, str, Path], tuple[Path, ...]]
 
 
-def export_split(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
+def export_split(split: Split, tap: str, out: Path, *, csv_guard: bool = True) -> tuple[Path, ...]:
     """Export the features of one tap, un-normalised, with labels and keys; gives the files.
 
     ``out``: ``.npz`` (arrays ``features``, ``labels``, ``keys``, ``classes``, as ``import`` takes
-    them), ``.npy`` (features, and a ``.csv`` with a line ``key,label`` per row beside it), or
+    them), ``.npy`` (features, and a ``.csv`` with a line ``key,label`` per row beside it, whose
+    texts go through :func:`linprobe.names.csv_cell` with ``csv_guard``), or
     ``.parquet`` (columns ``key``, ``label``, ``features``; ModuleNotFoundError without the extra).
     Raises NotFoundError for an unknown tap, MismatchError for another suffix, and StoreError where
     a file is there already or the disk refuses.
     """
-    writers = {".npz": _write_npz, ".npy": _write_npy, ".parquet": _write_parquet}
+    write_npy = partial(_write_npy, csv_guard=csv_guard)
+    writers: Mapping[str, _Writer] = {
+        ".npz": _write_npz,
+        ".npy": write_npy,
+        ".parquet": _write_parquet,
+    }
     if (writer := writers.get(out.suffix)) is None:
         message = f"{out}: expected one of {', '.join(writers)}, found {out.suffix!r}"
         raise MismatchError(message, hint="choose one of them")
@@ -86,15 +95,16 @@ def _write_npz(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
     return (out,)
 
 
-def _write_npy(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
+def _write_npy(split: Split, tap: str, out: Path, *, csv_guard: bool) -> tuple[Path, ...]:
     with out.open("wb") as stream:
         _write_array(stream, (split.n, split.dim(tap)), split.dtype, split.blocks(tap))
     table = out.with_suffix(".csv")
     with table.open("w", newline="", encoding="utf-8") as text:
         lines = csv.writer(text)
-        lines.writerow(["key", *(split.classes if split.labels.ndim == 2 else ["label"])])
+        classes = [csv_cell(name, guard=csv_guard) for name in split.classes]
+        lines.writerow(["key", *(classes if split.labels.ndim == 2 else ["label"])])
         for key, label in zip(split.keys, split.labels, strict=True):
-            lines.writerow([key, *np.atleast_1d(label).tolist()])
+            lines.writerow([csv_cell(key, guard=csv_guard), *np.atleast_1d(label).tolist()])
     return out, table
 
 
