@@ -148,6 +148,19 @@ def remove_unit(path: Path) -> None:
         staging.take(path)
 
 
+def refuse_links(*folders: Path) -> None:
+    """Refuse, by a StoreError, folders that are links: nothing is written or removed through one.
+
+    What a link leads to belongs to somebody else, and may lie outside the store.
+    """
+    for folder in folders:
+        if folder.is_symlink():
+            raise StoreError(
+                f"{folder}: is a link; nothing is written or removed below it",
+                hint=f"work where it leads to ({folder.readlink()}), or put that in its place",
+            )
+
+
 def sync_path(path: Path) -> None:
     """Wait until a file's bytes, or a folder's entries, are on the disk."""
     fd = os.open(path, os.O_RDONLY)

@@ -28,6 +28,7 @@ SPLIT_ALIASES: Mapping[str, str] = MappingProxyType(
 MAX_CLASSES = 1_000_000
 """Beyond this a label without class names is taken for a mistake, such as a sample's number."""
 _MAX_SLUG = 40
+_RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def slugify(name: str) -> str:
@@ -65,6 +66,15 @@ def first_few(names: Iterable[str], limit: int = 5) -> str:
     listed = list(names)
     shown = ", ".join(listed[:limit])
     return f"{shown} and {len(listed) - limit:,} more" if len(listed) > limit else shown
+
+
+def csv_cell(text: str, *, guard: bool) -> str:
+    """A text for a cell of a CSV file.
+
+    With ``guard``, an apostrophe is put before one that begins as what spreadsheets run: ``=``,
+    ``+``, ``-``, ``@``, a tab or a carriage return. Numbers are no texts: do not pass them.
+    """
+    return f"'{text}" if guard and text.startswith(_RUN_BY_SPREADSHEETS) else text
 
 
 def read_class_names(path: Path, *, error: type[LinprobeError]) -> tuple[str, ...]:

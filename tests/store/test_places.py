@@ -81,7 +81,7 @@ def test_a_path_that_leaves_the_unit_is_refused(whole: Split, victim: Path) -> N
     path = victim / whole.path.relative_to(root_of(whole)) / "COMMIT.json"
     fields = json.loads(path.read_bytes())
     del fields["digest"]
-    fields["files"] = {"../x": {"bytes": 1, "crc32c": "0", "sha256": None}}
+    fields["files"] = {"../x": {"bytes": 1, "crc32c": "0" * 8, "sha256": None}}
     path.write_bytes(canonical_json({**fields, "digest": digest_json(fields)}))
 
     with pytest.raises(IntegrityError, match="bad path"):

@@ -21,11 +21,11 @@ HARMS: dict[str, Callable[[Path], object]] = {
 
 
 def read_all(root: Path) -> None:
-    for encoder in FeatureStore(root).encoders():
-        encoder.provenance()
-        for dataset in encoder.datasets():
-            for name in dataset.splits:
-                dataset.split(name)
+    encoder = FeatureStore(root).encoder()
+    encoder.provenance()
+    dataset = encoder.dataset()
+    for name in dataset.splits:
+        dataset.split(name)
 
 
 @pytest.mark.parametrize("harm", HARMS)

@@ -1,6 +1,8 @@
 """open_clip towers, whose taps equal the full model's: the only file that imports open_clip."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from linprobe_store.format.spec import PreprocessSpec
 
 _IDLE = {"patch_dropout", "timm_drop", "timm_drop_path", "timm_model_pretrained", "output_tokens"}
 """Vision settings that change nothing in evaluation mode."""
+_PLAIN_NAME = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,17 @@ def load_tower(ref: ModelRef) -> tower.LoadedTower:
             hint="constraints.txt lists the tested version of open_clip_torch",
         )
     overlay = {**config.preprocess, "size": visual.image_size}
-    transform = PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), overlay))
+    with _building():
+        transform = PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), overlay))
+        pixels, reference = _preprocess_spec(transform), _reference(transform)
     return tower.LoadedTower(
         taps=_with_taps(visual),
         architecture=f"open_clip:{type(visual).__name__}",
         config={"embed_dim": config.model["embed_dim"], "vision_cfg": _stated(config)},
         activation=activation,
         weights_sha256=weights.digest_weights(visual),
-        preprocess=_preprocess_spec(transform),
-        reference=_reference(transform),
+        preprocess=pixels,
+        reference=reference,
     )
 
 
@@ -105,7 +110,15 @@ def _from_json(path: Path) -> _Config:
         problem = f"{path} is not a model configuration of open_clip: no embed_dim and vision_cfg"
         hint = "it has the form of the files in open_clip/model_configs"
         raise LinprobeError(problem, hint=hint)
-    return _Config(model, content.get("preprocess_cfg", {}), bool(model.get("quick_gelu")))
+    preprocess, vision = content.get("preprocess_cfg", {}), model["vision_cfg"]
+    if not isinstance(vision, dict) or not isinstance(preprocess, dict):
+        problem = f"{path}: vision_cfg and preprocess_cfg, expected objects, found something else"
+        raise LinprobeError(problem, hint=hint)
+    if not _PLAIN_NAME.fullmatch(str(vision.get("timm_model_name"))):
+        # timm would read "hf-hub:..." from the network and "local-dir:..." from anywhere.
+        problem = f"{path}: expected a name of timm's own, found {vision['timm_model_name']!r}"
+        raise LinprobeError(problem, hint="--model timm:NAME, or correct the configuration")
+    return _Config(model, preprocess, bool(model.get("quick_gelu")))
 
 
 def _find_weights(ref: ModelRef) -> Path:
@@ -143,16 +156,26 @@ def _load_visual(config: _Config, checkpoint: Path) -> Any:
 
 
 def _build_visual(config: _Config, device: str) -> Any:
+    with _building(), torch.device(device):
+        # All weights come from the checkpoint: what a configuration asks to download is idle.
+        settings = {**config.model["vision_cfg"], "timm_model_pretrained": False}
+        vision = CLIPVisionCfg(**settings)
+        visual = _build_vision_tower(config.model["embed_dim"], vision, config.quick_gelu)
+    visual.output_tokens = False  # CoCa's caption tokens are no feature
+    return visual
+
+
+@contextmanager
+def _building() -> Iterator[None]:
+    """Inside, the library is given the settings of a configuration, which may be anything."""
     try:
-        with torch.device(device):
-            vision = CLIPVisionCfg(**config.model["vision_cfg"])
-            visual = _build_vision_tower(config.model["embed_dim"], vision, config.quick_gelu)
-    except (TypeError, ValueError, RuntimeError) as error:
+        yield
+    except LinprobeError:
+        raise
+    except Exception as error:  # it checks none of them: any error means that one is wrong
         problem = f"open_clip {open_clip.__version__} cannot build this model"
         hint = "a newer open_clip_torch or timm may know it"
         raise LinprobeError(f"{problem}: {weights.first_line(error)}", hint=hint) from error
-    visual.output_tokens = False  # CoCa's caption tokens are no feature
-    return visual
 
 
 def _with_taps(visual: Any) -> nn.Module:

@@ -35,6 +35,7 @@ def export_split(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
     make_folders(out.parent)
     with store_errors(out), Staging(out.parent) as staging:
         names = writer(split, tap, staging.path / out.name)
+        split.check_unchanged()
         finals = tuple(out.with_name(path.name) for path in names)
         for final in finals:
             if final.exists():

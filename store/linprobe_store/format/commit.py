@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeVar, cast
 
@@ -24,7 +25,7 @@ class FileTable:
     def __post_init__(self) -> None:
         for name in self.files:
             path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or str(path) != name:
+            if path.is_absolute() or ".." in path.parts or str(path) != name or "\0" in name:
                 raise ValueError(f"bad path {name!r} among its files")
 
     @property
@@ -103,6 +104,14 @@ class SplitCommit(UnitContents, Signed):
     """Name of the split."""
     parts: tuple[PartRows, ...]
     """Source tars in row order."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        starts = accumulate((part.rows for part in self.parts), initial=0)
+        if [*starts] != [*(part.row_start for part in self.parts), self.rows]:
+            raise ValueError(f"expected parts one after another, of {self.rows} rows in all")
+        if weak := [name for name, digest in self.files.items() if digest.sha256 is None]:
+            raise ValueError(f"expected a sha256 of every file, found none of {weak[0]!r}")
 
 
 Record = TypeVar("Record", bound=Signed)

@@ -44,6 +44,9 @@ INNER_BYTES = 1 << 20
 MAX_SHARD_FILE_BYTES = 256 << 20
 """Payload of one shard file at most; a larger array continues in the next file."""
 
+MAX_METADATA_BYTES = 1 << 20
+"""Bytes of a ``zarr.json`` at most; ours have some hundreds."""
+
 LABELS = "labels"
 KEYS_BYTES = "keys_bytes"
 KEYS_OFFSETS = "keys_offsets"

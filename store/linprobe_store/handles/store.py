@@ -6,12 +6,14 @@ from pathlib import Path
 from linprobe.disk import make_folders, store_errors, write_atomic
 from linprobe.errors import MismatchError, StoreError
 from linprobe.records import canonical_json, plain, read_bytes
+from linprobe.terminal import Watch, ignore
 from linprobe_store.format import layout
 from linprobe_store.format.commit import check_version
 from linprobe_store.format.names import sign_names
 from linprobe_store.format.spec import EncoderNames, EncoderSpec, Tap
 from linprobe_store.handles.encoder import StoredEncoder, open_encoder
-from linprobe_store.handles.lookup import check_full_id, choose, list_folders, make_folder
+from linprobe_store.handles.folders import check_full_id, make_folder
+from linprobe_store.handles.lookup import Listing, choose, open_folders
 from linprobe_store.handles.split import Split
 
 _MAX_FORMAT_BYTES = 1 << 10
@@ -42,28 +44,33 @@ class FeatureStore:
             check_format_line(line, str(self.root / layout.FORMAT_FILE))
 
     def encoders(self) -> tuple[StoredEncoder, ...]:
-        """All encoders, sorted by folder name; an IntegrityError where one is damaged."""
-        return tuple(open_encoder(f) for f in list_folders(self.root, layout.ENCODER_PREFIX))
+        """All encoders, sorted by folder name; those that can be opened."""
+        return self.listing().sound
 
-    def encoder(self, query: str | None = None) -> StoredEncoder:
-        """An encoder by its slug, its model name, or the beginning of its id.
+    def listing(self) -> Listing[StoredEncoder]:
+        """Its encoders, and what is among them that cannot be opened."""
+        return open_folders(self.root, layout.ENCODER_PREFIX, "encoder", open_encoder)
+
+    def encoder(self, query: str | None = None, watch: Watch = ignore) -> StoredEncoder:
+        """An encoder by its slug, its model name, the beginning of its id, or its folder name.
 
         Parameters
         ----------
         query : None means the only encoder of the store.
+        watch : sees a line for every encoder that cannot be opened.
 
         Raises
         ------
         NotFoundError : nothing matches; lists what is there.
-        StoreError : several match; lists them.
+        StoreError : several match, and lists them; or the one that does cannot be opened.
         """
-        return choose(
-            self.encoders(),
-            query,
-            what="encoder",
-            place=self.root,
-            names=lambda encoder: (encoder.encoder_id, encoder.names.slug, encoder.names.model),
-        )
+
+        def names(encoder: StoredEncoder) -> tuple[str, ...]:
+            return encoder.encoder_id, encoder.names.slug, encoder.names.model, encoder.path.name
+
+        listing = self.listing()
+        listing.tell(watch)
+        return choose(listing, query, what="encoder", place=self.root, names=names)
 
     def register_encoder(self, spec: EncoderSpec, names: EncoderNames) -> StoredEncoder:
         """The encoder of a spec, made if it is new; safe to repeat and to race.
@@ -90,20 +97,27 @@ class FeatureStore:
         check_full_id(folder, spec.encoder_id, stored.encoder_id)
         return stored
 
-    def split(self, split: str, *, encoder: str | None = None, dataset: str | None = None) -> Split:
+    def split(
+        self,
+        split: str,
+        *,
+        encoder: str | None = None,
+        dataset: str | None = None,
+        watch: Watch = ignore,
+    ) -> Split:
         """Open and verify a sealed split; its features are mapped and not read.
 
         Parameters
         ----------
         split : ``train``, ``val`` or ``test``.
-        encoder, dataset : as in :meth:`encoder` and ``StoredEncoder.dataset``.
+        encoder, dataset, watch : as in :meth:`encoder` and ``StoredEncoder.dataset``.
 
         Raises
         ------
         NotFoundError : no such encoder, dataset or split.
         IntegrityError : the split is damaged.
         """
-        return self.encoder(encoder).dataset(dataset).split(split)
+        return self.encoder(encoder, watch).dataset(dataset, watch).split(split)
 
 
 def _read_format_line(path: Path) -> str | None:

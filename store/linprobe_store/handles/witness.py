@@ -13,7 +13,7 @@ from typing import cast
 
 import numpy as np
 
-from linprobe.disk import Staging, store_errors
+from linprobe.disk import Staging, refuse_links, store_errors
 from linprobe.errors import REPAIR, IntegrityError, MismatchError
 from linprobe.records import MAX_BYTES, NonNegative, canonical_json, parse, plain, read_bytes
 from linprobe_store.format.layout import CANARY_FOLDER, PROVENANCE_FILE
@@ -42,6 +42,7 @@ def check_canary(encoder_path: Path, features: Mapping[str, FeatureArray]) -> No
     """See ``StoredEncoder.check_canary``."""
     stored = read_canary(encoder_path)
     if stored is None:
+        refuse_links(encoder_path)
         with store_errors(encoder_path), Staging(encoder_path) as staging:
             # The keys are taps, never one of savez's own parameters: those are no valid tap names.
             np.savez(staging.path / _FILE, **dict(features))  # type: ignore[arg-type]
@@ -90,6 +91,7 @@ class Provenance:
 def append_provenance(encoder_path: Path, entry: Provenance) -> None:
     """Append one line; lines of concurrent writers do not mix."""
     path = encoder_path / PROVENANCE_FILE
+    refuse_links(encoder_path, path)
     line = canonical_json(plain(entry)) + b"\n"
     if path.exists() and not read_bytes(path).endswith(b"\n"):
         line = b"\n" + line  # ends the line that a crash cut short

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe_train.results.answers import ProbeResult
+from linprobe_train.results.result import ProbeResult
 from linprobe_train.scores.intervals import Interval, wilson
 from linprobe_train.scores.metrics import ECE_BINS
 from linprobe_train.scores.predictions import Predictions

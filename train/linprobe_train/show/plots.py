@@ -70,7 +70,8 @@ def fewshot_svg(result: FewshotResult) -> str:
     axes.set(xlabel="training rows of each class")
     axes.set_ylabel(f"{title_of(result.metric)}, {unit_of(result.metric)}")
     name = f"{result.encoder} · {result.question.tap} on {result.dataset}"
-    axes.set_title(name, color=_INK, loc="left", fontsize="medium", parse_math=False)
+    title = name if len(name) <= 80 else f"{name[:79]}…"  # a longer one leaves no room to draw in
+    axes.set_title(title, color=_INK, loc="left", fontsize="medium", parse_math=False)
     return _svg(figure, "fewshot", _OF_A_FILE, background="white") + "\n"
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from linprobe.disk import write_atomic
 from linprobe.errors import OptionError
-from linprobe_train.results.answers import ProbeResult
 from linprobe_train.results.collect import Collected, facts_of, stored_dataset_of
+from linprobe_train.results.result import ProbeResult
 from linprobe_train.scores.metrics import title_of
 from linprobe_train.show.facts import report_facts
 from linprobe_train.show.plots import calibration_svg, curve_svg, heat_uri, thumbnails

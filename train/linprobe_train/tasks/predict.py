@@ -1,5 +1,6 @@
 """A saved probe on new rows, of the store, an array or images: the most probable classes."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -10,8 +11,8 @@ from numpy.typing import NDArray
 
 from linprobe.errors import DataError, ResultError
 from linprobe.names import short_id
-from linprobe.records import read
-from linprobe.terminal import command
+from linprobe.records import parse
+from linprobe.terminal import Watch, ignore
 from linprobe_store.format.layout import ENCODER_FILE
 from linprobe_store.format.spec import EncoderSpec, SkippedSample
 from linprobe_store.handles.encoder import StoredEncoder
@@ -19,6 +20,7 @@ from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 from linprobe_store.image_encoder import ImageRequest, find_image_features
 from linprobe_train.results.probe_file import SavedProbe
+from linprobe_train.results.signed import REMAKE, read_beside
 from linprobe_train.scores.predictions import UNREADABLE, best_classes
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.rows import Features
@@ -75,24 +77,27 @@ def _predicted(p: Float64, keys: tuple[str, ...], top: int) -> Predicted:
 def encoder_of(saved: SavedProbe, store: Path) -> EncoderSpec:
     """The encoder that a probe was trained on, from beside it (or ``ResultError``) or the store."""
     beside = saved.folder / ENCODER_FILE
-    if not beside.is_file():
+    if not os.path.lexists(beside):
         return stored_encoder_of(saved, store).spec
-    spec = read(EncoderSpec, beside)
+    data = read_beside(saved.folder, ENCODER_FILE)
+    spec = parse(EncoderSpec, data, str(beside), error=ResultError, hint=REMAKE)
     if spec.encoder_id != saved.card.encoder_id:
         raise ResultError(
             f"'{beside}' is encoder {short_id(spec.encoder_id)}; the probe beside it takes "
             f"{short_id(saved.card.encoder_id)}",
-            hint=f"make it again with {command('probe')}",
+            hint=REMAKE,
         )
     return spec
 
 
-def stored_encoder_of(saved: SavedProbe, store: Path, query: str | None = None) -> StoredEncoder:
+def stored_encoder_of(
+    saved: SavedProbe, store: Path, query: str | None = None, watch: Watch = ignore
+) -> StoredEncoder:
     """The encoder to predict with: the one asked for, which must be the probe's.
 
     ``DataError``: it is another, naming both; ``NotFoundError``: the store does not have it.
     """
-    encoder = FeatureStore(store).encoder(query or saved.card.encoder_id or None)
+    encoder = FeatureStore(store).encoder(query or saved.card.encoder_id or None, watch)
     saved.check_encoder(encoder.encoder_id, encoder.names.model)
     return encoder
 
