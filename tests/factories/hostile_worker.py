@@ -110,7 +110,10 @@ def main() -> None:
     size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (size + MAX_MEMORY, size + MAX_MEMORY))
     for reader in chosen:
-        sys.stdout.write(json.dumps(asdict(try_reader(reader, int(inputs), int(seed)))) + "\n")
+        sys.stdout.write(
+            json.dumps(asdict(try_reader(reader, round(int(inputs) * reader.share), int(seed))))
+            + "\n"
+        )
         sys.stdout.flush()
 
 

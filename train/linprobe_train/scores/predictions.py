@@ -5,7 +5,6 @@ import math
 import re
 import struct
 import sys
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
@@ -18,11 +17,6 @@ from linprobe_train.solver.preparation import Float64
 
 PREDICTIONS_FILE = "predictions.npz"
 """What the predictions of a probe are kept in."""
-UNREADABLE = (
-    OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error, MemoryError,
-    OverflowError, NotImplementedError, RuntimeError, SyntaxError, struct.error,
-)  # fmt: skip
-"""What NumPy raises for a damaged ``.npy`` or ``.npz``."""
 TOP = 5
 """Classes kept for a row."""
 Hits = NDArray[np.bool_]

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import DataError, ResultError
-from linprobe.names import short_id
+from linprobe.machine import memory_limit
+from linprobe.names import first_few, short_id
 from linprobe.records import parse
 from linprobe.terminal import Watch, ignore
 from linprobe_store.format.layout import ENCODER_FILE
+from linprobe_store.format.npy import map_npy, open_npz, read_npz
 from linprobe_store.format.spec import EncoderSpec, SkippedSample
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
@@ -21,7 +23,7 @@ from linprobe_store.handles.store import FeatureStore
 from linprobe_store.image_encoder import ImageRequest, find_image_features
 from linprobe_train.results.probe_file import SavedProbe
 from linprobe_train.results.signed import REMAKE, read_beside
-from linprobe_train.scores.predictions import UNREADABLE, best_classes
+from linprobe_train.scores.predictions import best_classes
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.rows import Features
 
@@ -103,22 +105,20 @@ def stored_encoder_of(
 
 
 def load_array(path: Path) -> NDArray[np.generic]:
-    """Read features from ``.npy``, or from ``.npz`` under ``features`` or as its only matrix.
+    """Map features of ``.npy``, or read those of ``.npz``: ``features``, or its only matrix.
 
-    ``DataError``: the file is missing or holds no such array. Pickled objects are never loaded.
+    ``DataError``: the file is missing, holds no such array, or one of more than half the memory.
     """
-    try:
-        if path.suffix == ".npy":
-            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            names = [name for name in ("features", "x", "X") if name in arrays]
-            names = names or [name for name in arrays if arrays[name].ndim == 2]
-            if len(names) == 1:
-                return np.asarray(arrays[names[0]])
-            why: object = f"it holds the arrays {', '.join(arrays) or 'none'}"
-    except UNREADABLE as error:
-        why = error
-    raise DataError(
-        f"'{path}' holds no matrix of features ({why})",
-        hint="give a .npy file, or an .npz with an array called features",
-    )
+    hint = "give a .npy file, or an .npz of np.savez with an array called features"
+    if path.suffix == ".npy":
+        return map_npy(path, str(path), error=DataError, hint=hint)
+    with open_npz(path, error=DataError, hint=hint) as archive:
+        held = archive.names
+    names = [name for name in ("features", "x", "X") if name in held]
+    limit = memory_limit() // 2
+    arrays = read_npz(path, limit=limit, only=names or None, error=DataError, hint=hint)
+    matrices = [array for array in arrays.values() if array.ndim == 2]
+    if len(matrices) != 1:
+        message = f"'{path}' holds no matrix of features (it holds {first_few(held) or 'nothing'})"
+        raise DataError(message, hint=hint)
+    return matrices[0]
