@@ -1,4 +1,4 @@
-"""Table of what hostile bytes did to every reader: python tests/bench/show_hostile.py --inputs N."""
+"""Table of what hostile bytes did to every reader: ``show_hostile.py --inputs N``."""
 
 import sys
 import tempfile

@@ -1,14 +1,11 @@
-"""Every reader of the project beside an independent oracle of what it may give."""
+"""Every reader of the project beside the oracle of what it may give."""
 
 import io
 import json
-import math
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,6 +18,18 @@ from hostile_bytes import (
     mutated_npz,
     mutated_text,
     resigned,
+)
+from hostile_oracles import (
+    IsRight,
+    as_any_of_numpy_says,
+    as_json_says,
+    as_lines_say,
+    as_numpy_says,
+    as_signed_json_says,
+    holds,
+    same,
+    strict_json,
+    unchanged,
 )
 from result_factories import command, probed, some_splits
 from store_factories import sealed_split
@@ -52,8 +61,6 @@ from linprobe_train.tasks.knn import KnnResult
 from linprobe_train.tasks.predict import load_array
 
 _Json: TypeAlias = Any
-IsRight: TypeAlias = Callable[[object, bytes, object], bool]
-"""Whether a value may be read from these bytes, where another is that of the original ones."""
 
 
 @dataclass(frozen=True)
@@ -72,89 +79,6 @@ class Reader:
     """The oracle."""
     share: float = 1.0
     """Of the inputs: less for a reader that does much."""
-
-
-def unchanged(value: object, _: bytes, original: object) -> bool:
-    """What is signed is read as it was, or not at all."""
-    return same(value, original)
-
-
-def as_json_says(value: object, data: bytes, _: object) -> bool:
-    """A record holds what a strict parser finds in the bytes, and defaults."""
-    return _holds(value, strict_json(data))
-
-
-def as_lines_say(value: object, data: bytes, _: object) -> bool:
-    """Whole lines are read each as strict JSON."""
-    lines = [strict_json(line) for line in data.splitlines() if line.endswith(b"}")]
-    return isinstance(value, list) and len(value) == len(lines) and all(map(_holds, value, lines))
-
-
-def as_numpy_says(value: object, data: bytes, _: object) -> bool:
-    """NumPy reads the same arrays, of those that were asked for."""
-    loaded = np.load(io.BytesIO(data), allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return same(value, {"array": loaded})
-    with loaded:
-        return isinstance(value, dict) and all(same(x, loaded[name]) for name, x in value.items())
-
-
-def as_any_of_numpy_says(value: _Json, data: bytes, _: object) -> bool:
-    """NumPy reads the same array under some name; whatever else is in the archive."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
-        for name in loaded.files:
-            with suppress(Exception):
-                if same(value, loaded[name]):
-                    return True
-    return False
-
-
-def as_signed_json_says(value: object, data: bytes, _: object) -> bool:
-    """As JSON says, without what signs it."""
-    fields = strict_json(data)
-    return _holds(value, {k: v for k, v in fields.items() if k not in ("files", "digest")})
-
-
-def same(value: object, other: object) -> bool:
-    """Whether two values are equal, arrays by dtype, shape and bits."""
-    if isinstance(value, np.ndarray) and isinstance(other, np.ndarray):
-        is_alike = (value.dtype, value.shape) == (other.dtype, other.shape)
-        return is_alike and value.tobytes() == other.tobytes()
-    if isinstance(value, dict) and isinstance(other, dict):
-        return value.keys() == other.keys() and all(same(value[k], other[k]) for k in value)
-    return value == other
-
-
-def strict_json(data: bytes) -> _Json:
-    """JSON that all parsers read alike, by the standard library's; ValueError for other."""
-
-    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        if len({name for name, _ in pairs}) < len(pairs):
-            raise ValueError("a field twice")
-        return dict(pairs)
-
-    def refuse(text: str) -> float:
-        raise ValueError(text)
-
-    def finite(text: str) -> float:
-        if not math.isfinite(number := float(text)):
-            raise ValueError(text)
-        return number
-
-    text = data.decode()
-    value = json.loads(text, object_pairs_hook=once, parse_constant=refuse, parse_float=finite)
-    json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no UTF-8
-    return value
-
-
-def _holds(value: _Json, given: _Json) -> bool:
-    if isinstance(given, dict):
-        is_dict = isinstance(value, dict) and given.keys() <= value.keys()
-        return is_dict and all(_holds(value[name], item) for name, item in given.items())
-    if isinstance(given, list):
-        is_list = isinstance(value, list | tuple) and len(value) == len(given)
-        return is_list and all(map(_holds, value, given))
-    return isinstance(value, bool) == isinstance(given, bool) and bool(value == given)
 
 
 def readers(root: Path) -> Iterator[Reader]:
@@ -193,7 +117,7 @@ def _of_store(root: Path) -> Iterator[Reader]:
     def as_committed(value: _Json, data: bytes, original: _Json) -> bool:
         """A commit with a digest of its own may say other things, yet never of other rows."""
         rows = {k: v for k, v in value.items() if k != "commit"}
-        return _holds(value["commit"], strict_json(data)) and same(
+        return holds(value["commit"], strict_json(data)) and same(
             rows, {k: v for k, v in original.items() if k != "commit"}
         )
 
@@ -320,22 +244,17 @@ def _of_arrays(root: Path) -> Iterator[Reader]:
             shutil.rmtree(unzipped)
             unzipped.mkdir()
 
-    def predicted(name: str) -> object:
-        array = load_array(folder / name)
-        return {"array": np.array(array)} if name == "x.npy" else np.array(array)
+    def predicted_npy() -> object:
+        return {"array": np.array(load_array(folder / "x.npy"))}
 
+    def predicted_npz() -> object:
+        return np.array(load_array(archive))
+
+    archive = folder / "a.npz"
     yield Reader("import .npy", folder / "x.npy", import_npy, mutated_npy, as_numpy_says)
     yield Reader("import .npz", folder / "a.npz", import_npz, mutated_npz, as_numpy_says)
-    yield Reader(
-        "predict .npy", folder / "x.npy", partial(predicted, "x.npy"), mutated_npy, as_numpy_says
-    )
-    yield Reader(
-        "predict .npz",
-        folder / "a.npz",
-        partial(predicted, "a.npz"),
-        mutated_npz,
-        as_any_of_numpy_says,
-    )
+    yield Reader("predict .npy", folder / "x.npy", predicted_npy, mutated_npy, as_numpy_says)
+    yield Reader("predict .npz", archive, predicted_npz, mutated_npz, as_any_of_numpy_says)
 
     file = folder / "classes.txt"
     file.write_text("cat\ndog\neel\nété\n", encoding="utf-8")
@@ -380,7 +299,7 @@ def _of_shards(root: Path) -> Iterator[Reader]:
 
     def as_label_says(value: _Json, data: bytes, _: object) -> bool:
         label = json.loads(data).get("label")
-        ids = {"cat": 0, "dog": 1, "eel": 2}
+        ids: dict[object, Any] = {"cat": 0, "dog": 1, "eel": 2}
         if isinstance(label, list):
             return bool(value == [tuple(sorted({ids.get(i, i) for i in label}))])
         return bool(value == [-1 if label is None else ids.get(label, label)])
@@ -399,10 +318,10 @@ def _of_shards(root: Path) -> Iterator[Reader]:
         for line in data.splitlines():
             try:
                 item = strict_json(line)
-                known |= item if all(_holds(value.get(k), v) for k, v in item.items()) else {}
+                known |= item if all(holds(value.get(k), v) for k, v in item.items()) else {}
             except (ValueError, TypeError, AttributeError, RecursionError):
                 continue
-        return value.keys() == known.keys()
+        return bool(value.keys() == known.keys())
 
     yield Reader("shards.jsonl", cache, cached, mutated_text, as_good_lines_say)
 
@@ -441,7 +360,7 @@ def _of_results(root: Path) -> Iterator[Reader]:
     yield Reader("predictions.npz", folder / "predictions.npz", predictions, mutated_npz, unchanged)
     for name, kind in (("knn", KnnResult), ("fewshot", FewshotResult)):
         (file,) = out.glob(f"*/{name}.json")
-        answers = Answers(out, kind, file.name)  # type: ignore[var-annotated]
+        answers = Answers(out, kind, file.name)
 
         def read(answers: Any = answers, file: Path = file) -> object:  # noqa: ANN401
             if (value := answers.read(file.parent)) is None:

@@ -25,7 +25,8 @@ from linprobe.errors import REPAIR, IntegrityError, LinprobeError
 from linprobe.names import first_few
 from linprobe.records import open_regular
 
-_MAGIC = b"\x93NUMPY"
+_LENGTH_BYTES = {b"\x93NUMPY\x01\0": 2, b"\x93NUMPY\x02\0": 4, b"\x93NUMPY\x03\0": 4}
+"""Of the length of the header, by magic and version."""
 _MAX_HEADER_BYTES = 10_000
 """As NumPy's own reader has it."""
 _MAX_DIRECTORY_BYTES = 1 << 20
@@ -64,7 +65,7 @@ class NpyHeader:
 def read_header(stream: BinaryIO) -> NpyHeader:
     """Read the header of a ``.npy`` file and leave the stream at the array; NpyError if bad."""
     start = stream.read(8)
-    width = {1: 2, 2: 4, 3: 4}.get(start[6]) if len(start) == 8 and start[:6] == _MAGIC else None
+    width = _LENGTH_BYTES.get(start)
     if width is None:
         raise NpyError(f"expected the magic of a .npy file, found {start!r}")
     length = int.from_bytes(stream.read(width), "little")
