@@ -18,5 +18,5 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Collected:
 @pytest.fixture
 def result(made: Collected, tmp_path: Path) -> Path:
     """A copy of it, with its store; the folder of the result."""
-    shutil.copytree(made.folder.parents[1], tmp_path, dirs_exist_ok=True)
+    shutil.copytree(made.folder.parents[1], tmp_path, symlinks=True, dirs_exist_ok=True)
     return tmp_path / "results" / made.folder.name

@@ -22,6 +22,7 @@ from linprobe_train.solver.rows import Block, Rows, rows_of_array
 from linprobe_train.tasks import knn
 from linprobe_train.tasks.fewshot import (
     HELD_OUT,
+    DrawScore,
     FewshotQuestion,
     FewshotResult,
     ShotScore,
@@ -247,13 +248,14 @@ def test_a_plot_is_well_formed_and_has_a_dot_for_every_number_of_shots(
     points: list[tuple[float, float]], name: str
 ) -> None:
     pytest.importorskip("matplotlib", reason="needs the extra report")
-    scores = [ShotScore(2**i, mean, sd, ()) for i, (mean, sd) in enumerate(points)]
+    draws = (DrawScore(0.5, 1.0, 9),)
+    scores = [ShotScore(2**i, mean, sd, draws) for i, (mean, sd) in enumerate(points)]
     question = FewshotQuestion(
         "", "", (), "embedding", tuple(s.shots for s in scores), 2, 0, "fewshot-2"
     )
     use = SplitUse("test", 9)
     result = FewshotResult(
-        question, "<a> & $b", name, 4, "top1", "val", use, tuple(scores), (), 0.0
+        question, "<a> & $b", name, 4, {}, "top1", "val", use, tuple(scores), (), 0.0
     )
     root = ET.fromstring(fewshot_svg(result))
 

@@ -22,7 +22,7 @@ from result_factories import FILES, asked, command, signed_again, where
 from safetensors.numpy import load, save
 
 from linprobe.disk import Staging
-from linprobe.errors import LinprobeError, ResultError
+from linprobe.errors import DataError, LinprobeError, ResultError
 from linprobe.records import JsonValue
 from linprobe_store.format.checksums import digest_bytes
 from linprobe_train.results.answers import Answer, Answers, read_result
@@ -31,14 +31,16 @@ from linprobe_train.results.probe_file import load_probe
 from linprobe_train.results.result import ProbeResult, Result
 from linprobe_train.results.signed import sign
 from linprobe_train.scores.predictions import parse_predictions
+from linprobe_train.show.report import shards_of
 from linprobe_train.show.text import answer_text, fewshot_text, knn_text
 from linprobe_train.tasks.compare import compare
 from linprobe_train.tasks.fewshot import FewshotResult
 from linprobe_train.tasks.knn import KnnResult
+from linprobe_train.tasks.predict import load_array
 
 
 @contextmanager
-def bounded(*, seconds: float = 5.0, n_bytes: int = 64 << 20) -> Iterator[None]:
+def bounded(*, seconds: float = 10.0, n_bytes: int = 64 << 20) -> Iterator[None]:
     """Time and memory that a reader of a small file may take."""
     started = time.monotonic()
     tracemalloc.start()
@@ -198,7 +200,7 @@ def test_a_forged_companion_is_the_right_value_or_refused(
 def companions(made: Collected, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A k-NN and a few-shot answer."""
     root = tmp_path_factory.mktemp("companions")
-    shutil.copytree(made.folder.parents[1] / "features", root / "features")
+    shutil.copytree(made.folder.parents[1] / "features", root / "features", symlinks=True)
     return {verb: Path(str(asked(root, verb)["folder"])) for verb in ("knn", "fewshot")}
 
 
@@ -351,7 +353,6 @@ HOSTILE_ARCHIVES = {
     "no zip": b"\x93NUMPY" * 100,
     "a bomb": deflated(**{**sound_arrays(), "top": np.zeros((1 << 20, 5), np.int64)}),
     "a missing array": npz(**{k: v for k, v in sound_arrays().items() if k != "top"}),
-    "an array more": npz(**sound_arrays(), more=np.zeros(1)),
     "pickled": npz(**{**sound_arrays(), "keys": np.array([{}], dtype=object)}),
     "a huge shape": npz(**{**sound_arrays(), "top": npy("'<i8'", "(100000000000, 5)")}),
     "a product of 0": npz(**{**sound_arrays(), "top": npy("'<i8'", "(0, 99999999999)")}),
@@ -381,12 +382,68 @@ HOSTILE_ARCHIVES = {
 
 @pytest.mark.parametrize("hostile", HOSTILE_ARCHIVES)
 def test_hostile_predictions_are_refused(hostile: str) -> None:
-    with bounded(n_bytes=16 << 20), pytest.raises(ValueError):  # noqa: PT011  # of many words
-        parse_predictions(HOSTILE_ARCHIVES[hostile]).check(3, 6)
+    with bounded(n_bytes=16 << 20), pytest.raises((ValueError, ResultError)):
+        parse_predictions(Path("p.npz"), HOSTILE_ARCHIVES[hostile]).check(3, 6)
+
+
+@pytest.mark.parametrize("hostile", [*HOSTILE_ARCHIVES, "a fifo"])
+def test_hostile_features_are_refused_by_name(hostile: str, tmp_path: Path) -> None:
+    """Of whatever archive has no single matrix."""
+    if hostile == "a missing array":
+        return  # which leaves a single matrix
+    path = tmp_path / "x.npz"
+    if hostile == "a fifo":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(HOSTILE_ARCHIVES[hostile])
+    with bounded(), pytest.raises(DataError, match=r"x\.npz"):
+        load_array(path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x93NUMPY",
+        npy("'<f4'", "(100000000000, 512)"),
+        npy("'<f4'", "(3, 512)", bytes(12)),
+        npy("'|O'", "(1,)", b"cos\nsystem\n"),
+        npy("__import__('os')", "(3,)"),
+    ],
+)
+def test_a_hostile_array_is_refused_by_name(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    path.write_bytes(data)
+    with bounded(), pytest.raises(DataError, match=r"x\.npy"):
+        load_array(path)
+
+
+def test_a_bomb_of_features_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("linprobe_train.tasks.predict.available_bytes", lambda: 1 << 20)
+    path = tmp_path / "x.npz"
+    path.write_bytes(deflated(features=np.zeros((1 << 10, 1 << 10), np.float32)))
+    with bounded(n_bytes=1 << 21), pytest.raises(DataError, match=r"x\.npz"):
+        load_array(path)
+
+
+@pytest.mark.parametrize("name", ["../../etc", "/etc", "..", "a/b", "x" * 300, "\0"])
+def test_the_name_of_a_dataset_leads_a_report_nowhere(name: str, result: Path) -> None:
+    assert name in ("\0",) or shards_of(name) is None
+    content = json.loads((result / "result.json").read_text())
+    (result / "result.json").write_bytes(signed_again(content | {"dataset": name}))
+    assert Path(command("report", result).strip()).is_file()
+
+
+def test_a_report_of_too_many_classes_is_refused(result: Path) -> None:
+    content = json.loads((result / "result.json").read_text())
+    content["classes"] = [str(i) for i in range(300_000)]
+    (result / "result.json").write_bytes(signed_again(content))
+    with pytest.raises(ResultError, match="a report of 300000 classes"):
+        command("report", result)
 
 
 def test_sound_predictions_are_read() -> None:
-    rows = parse_predictions(npz(**sound_arrays()))
+    rows = parse_predictions(Path("p.npz"), npz(**sound_arrays()))
     rows.check(3, 6)
     assert rows.keys.tolist() == ["a", "b", "c"]
 
@@ -417,9 +474,9 @@ def test_mutated_predictions_are_right_or_refused(made: Collected, data: st.Data
     mutated = whole[:start] + data.draw(st.binary(max_size=30)) + whole[start + length :]
     try:
         with bounded():
-            rows = parse_predictions(mutated)
+            rows = parse_predictions(Path("p.npz"), mutated)
             rows.check(120, 6)
-    except ValueError:
+    except (ValueError, ResultError):
         return
     assert rows.n == 120
     assert np.isfinite(rows.probability).all()

@@ -1,5 +1,7 @@
 """The statistics of paired results: McNemar, the paired bootstrap, metrics of kept predictions."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,7 +37,7 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_discordant_rows(
 
 def kept(rows: Predictions) -> Predictions:
     """What is left of predictions on disk."""
-    return parse_predictions(encode_predictions(rows))
+    return parse_predictions(Path("predictions.npz"), encode_predictions(rows))
 
 
 @pytest.mark.parametrize("k", [2, 4, 9])

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -25,11 +26,17 @@ from train_factories import stored_dataset
 from typer.testing import CliRunner
 
 from linprobe.door import app
-from linprobe.errors import ResultError
+from linprobe.errors import IntegrityError, ResultError
+from linprobe_store.handles.split import Verification
+from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import Answers, read_result
 from linprobe_train.results.collect import collect
 from linprobe_train.results.probe_file import load_probe
 from linprobe_train.results.result import ProbeResult
+from linprobe_train.results.signed import sign
+
+FEATURES = "features/enc-*/sets/ds-*/{}/data.zarr/features_embedding/c/0/0"
+"""Where the features of a split lie."""
 
 
 def edit_accuracy(folder: Path) -> None:
@@ -180,6 +187,72 @@ def test_all_files_have_the_mode_that_the_umask_asks_for(tmp_path: Path, mask: i
     assert modes == dict.fromkeys((*FILES, "report.html"), 0o666 & ~mask)
 
 
+def test_what_was_verified_is_in_every_result_and_in_the_report(
+    result: Path, tmp_path: Path
+) -> None:
+    for verb in VERBS:
+        verified = asked(tmp_path, verb)["verified"]
+        assert set(verified) == {"train", "test"}  # type: ignore[call-overload]
+        for of_split in verified.values():  # type: ignore[attr-defined]
+            assert "crc32c" in of_split["method"]
+            assert of_split["files"] >= 2
+            assert of_split["bytes"] > 120 * 10 * 2
+    page = Path(command("report", result, *where(tmp_path)).strip()).read_text()
+    assert "features verified" in page
+    assert "; 2 splits," in page
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("verb", [*VERBS, "predict"])
+def test_damaged_features_are_refused_by_name_and_the_repair_gives_the_right_number(
+    result: Path, verb: str, split: str, tmp_path: Path
+) -> None:
+    def ask() -> object:
+        if verb == "predict":
+            return command(verb, result, *where(tmp_path), "--split", split)
+        return asked(tmp_path, verb)["scores" if verb == "probe" else "results"]
+
+    right = ask()
+    if verb == "probe":
+        shutil.rmtree(result)
+    for folder in (tmp_path / "results").glob(f"*{verb}*"):
+        shutil.rmtree(folder)
+    (path,) = tmp_path.glob(FEATURES.format(split))
+    whole = path.read_bytes()
+    half = len(whole) // 4
+    path.write_bytes(
+        whole[:half] + bytes(b ^ 1 for b in whole[half : 2 * half]) + whole[2 * half :]
+    )
+    before = sorted((tmp_path / "results").iterdir())
+    with pytest.raises(IntegrityError, match=f"{split}/data.zarr/features_embedding/c"):
+        ask()
+    assert sorted((tmp_path / "results").iterdir()) == before
+    path.write_bytes(whole)
+    assert ask() == right
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_features_that_change_during_the_fit_give_no_result(
+    result: Path, verb: str, split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The change comes with the last pass: all that is verified was verified before."""
+    shutil.rmtree(result)
+    (path,) = tmp_path.glob(FEATURES.format(split))
+    verified = StoredSplits.verified
+
+    def late(splits: StoredSplits) -> dict[str, Verification]:
+        path.write_bytes(path.read_bytes())
+        return verified(splits)
+
+    monkeypatch.setattr(StoredSplits, "verified", late)
+    with pytest.raises(IntegrityError, match=f"{split}/data.zarr/features_embedding/c"):
+        asked(tmp_path, verb)
+    assert not list((tmp_path / "results").iterdir())
+    monkeypatch.undo()
+    assert asked(tmp_path, verb)["fresh"]
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_names_of_any_length_are_cut_and_kept_apart(tmp_path: Path, verb: str) -> None:
     for last in "ab":
@@ -287,6 +360,96 @@ def test_of_two_runs_that_mend_the_same_result_one_stays(result: Path, tmp_path:
     cut("result.json")(result)
     assert "result.json" in answers.put(sound, *names).damage
     assert read_result(result) == sound
+
+
+def killed_at(event: int, work: Callable[[], object]) -> bool:
+    """Do something in a child that is killed before its n-th change of the disk; whether it was."""
+    child = os.fork()
+    if child:
+        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    left = [event]
+
+    def count(name: str, arguments: tuple[object, ...]) -> None:
+        changes = name.startswith(("os.re", "os.mk", "os.rm", "shutil.")) or (
+            name == "open" and isinstance(arguments[1], str) and "w" in arguments[1]
+        )
+        left[0] -= changes
+        if changes and left[0] < 0:  # the kill itself is an event too
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    try:
+        work()
+    finally:
+        os._exit(0)
+
+
+@pytest.mark.parametrize("damage", ["none is there", "a cut predictions.npz"])
+def test_a_kill_before_any_change_of_the_disk_leaves_a_result_whole_or_none(
+    result: Path, damage: str, tmp_path: Path
+) -> None:
+    answers = Answers(tmp_path / "results", ProbeResult)
+    sound, whole = read_result(result), {name: (result / name).read_bytes() for name in FILES[1:]}
+    assert sound is not None
+    names = sound.encoder, sound.dataset, sound.question.protocol.name
+    event, states = 0, set()
+    while True:
+        shutil.rmtree(result, ignore_errors=True)
+        if damage in HARMS:
+            result.mkdir()
+            for name, data in {**whole, "result.json": sign(sound, whole)}.items():
+                (result / name).write_bytes(data)
+            HARMS[damage](result)
+        was_killed = killed_at(event, lambda: answers.put(sound, *names, files=whole))
+        is_there = result.exists()
+        seen = answers.get(sound.question, *names)
+        states.add("sound" if seen else "damaged" if is_there else "none")
+        assert seen is None or seen.result == sound
+        if not was_killed:
+            break
+        event += 1
+    assert seen is not None
+    assert event >= 8
+    assert states == {"sound", "none"} | ({"damaged"} if damage in HARMS else set())
+    for left in (tmp_path / "results").glob("tmp-*"):
+        for path in (left, *left.rglob("*")):
+            os.utime(path, (0, 0))
+    answers.get(sound.question, *names)
+    assert list((tmp_path / "results").iterdir()) == [result]
+
+
+def test_runs_that_race_for_a_damaged_result_leave_a_sound_one(
+    result: Path, tmp_path: Path
+) -> None:
+    answers = Answers(tmp_path / "results", ProbeResult)
+    sound, whole = read_result(result), {name: (result / name).read_bytes() for name in FILES[1:]}
+    assert sound is not None
+    names = sound.encoder, sound.dataset, sound.question.protocol.name
+    for _ in range(15):
+        cut("result.json")(result)
+        children = []
+        for _ in range(4):
+            if child := os.fork():
+                children.append(child)
+                continue
+            status = 1
+            try:
+                answers.put(sound, *names, files=whole)
+                status = 0
+            finally:
+                os._exit(status)
+        assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+        assert read_result(result) == sound
+    assert list((tmp_path / "results").iterdir()) == [result]
+
+
+def test_results_in_a_place_that_takes_none_are_refused_before_the_fit(
+    result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("linprobe_train.tasks.probe.search", lambda *_, **__: pytest.fail("fit"))
+    for place in ("/proc/results", "/sys/results", str(result / "result.json" / "results")):
+        with pytest.raises(ResultError, match="cannot write results"):
+            command("probe", "--C", "2", "--store", tmp_path / "features", "--out", place)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -191,11 +191,11 @@ def report(
 ) -> None:
     """Write an HTML page for each result."""
     from linprobe_train.results.collect import collect
-    from linprobe_train.show.report import Places, write_report
+    from linprobe_train.show.report import Places, shards_of, write_report
 
     paths = []
     for collected in collect(out, folders or (), lines_only):
-        beside = shards or Path("data") / collected.result.dataset
+        beside = shards or shards_of(collected.result.dataset)
         paths.append(str(write_report(collected, Places(store, beside, template))))
         if not as_json:
             emit(paths[-1])

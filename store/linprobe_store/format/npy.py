@@ -181,15 +181,18 @@ class _SmallReads(io.BufferedReader):
 
 
 @contextmanager
-def open_npz(path: Path, *, error: type[LinprobeError], hint: str) -> Iterator[NpzFile]:
-    """Open a ``.npz`` archive.
+def open_npz(
+    path: Path, *, data: bytes | None = None, error: type[LinprobeError], hint: str
+) -> Iterator[NpzFile]:
+    """Open a ``.npz`` archive; ``data`` is its content, where that was read already.
 
     Raises
     ------
     LinprobeError : of class ``error``, within the context too: no such file, no regular one, no
         such archive, or damage.
     """
-    with _SmallReads(open_regular(path, error=error, hint=hint)) as stream:
+    raw = open_regular(path, error=error, hint=hint) if data is None else io.BytesIO(data)
+    with _SmallReads(raw) as stream:
         try:
             with zipfile.ZipFile(stream) as archive:
                 yield NpzFile(archive)
@@ -207,6 +210,7 @@ def read_npz(
     *,
     limit: int | None,
     only: Sequence[str] | None = None,
+    data: bytes | None = None,
     error: type[LinprobeError] = IntegrityError,
     hint: str = REPAIR,
 ) -> Mapping[str, NDArray[np.generic]]:
@@ -217,19 +221,21 @@ def read_npz(
     limit : the most bytes that they may have together; None means those of the archive, which
         arrays that are not compressed keep to.
     only : names of arrays that must be there; others are not read. None reads all.
+    data : content of the archive, where that was read already.
 
     Raises
     ------
     LinprobeError : of class ``error``: as :func:`open_npz`, too large, or without an array.
     """
     arrays: dict[str, NDArray[np.generic]] = {}
-    with open_npz(path, error=error, hint=hint) as archive:
+    with open_npz(path, data=data, error=error, hint=hint) as archive:
         names = archive.names if only is None else only
         if lost := sorted(set(names) - set(archive.names)):
             raise NpyError(f"expected the arrays {first_few(lost)}, found none so called")
         members = [archive.member(name) for name in names]
         total = sum(member.header.file_bytes for member in members)
-        if total > (most := path.stat().st_size if limit is None else limit):
+        size = path.stat().st_size if data is None else len(data)
+        if total > (most := size if limit is None else limit):
             raise NpyError(f"expected arrays of at most {most:,} bytes, found {total:,}")
         for member in members:
             content = io.BytesIO()

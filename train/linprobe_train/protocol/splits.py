@@ -9,7 +9,7 @@ from linprobe.errors import DataError, LinprobeError, OptionError
 from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.encoder import StoredEncoder
-from linprobe_store.handles.split import Split
+from linprobe_store.handles.split import Split, Verification
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.scores.metrics import metric_of_labels, score_names
 from linprobe_train.solver.rows import BLOCK_ROWS, Rows, rows_of_views
@@ -45,6 +45,15 @@ class StoredSplits:
     def open_test(self) -> Rows:
         """Rows of the test split. Called once, after the final fit."""
         return self.rows(self.test)
+
+    def verified(self) -> dict[str, Verification]:
+        """What of each split was verified, to be asked after the last pass over rows.
+
+        ``IntegrityError``: a file that was verified has changed since.
+        """
+        for split in self.all:
+            split.check_unchanged()
+        return {split.name: split.verification() for split in self.all}
 
     @property
     def identity(self) -> tuple[str, str, tuple[tuple[str, str], ...]]:

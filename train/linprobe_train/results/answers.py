@@ -25,7 +25,7 @@ from linprobe.disk import (
 from linprobe.errors import ResultError, StoreError, unreadable
 from linprobe.names import first_few
 from linprobe.terminal import Progress, Watch, ignore
-from linprobe_train.results.result import Asked, ProbeResult, R, digest_of
+from linprobe_train.results.result import Asked, ProbeResult, R, Result, digest_of
 from linprobe_train.results.signed import REMAKE, RESULT_FILE, read_signed, sign
 
 MAX_NAME = 60
@@ -83,12 +83,11 @@ class Answers(Generic[R]):
         """
         folder = self.folder(question, *names)
         self._remove_abandoned()
-        if os.path.lexists(folder):
-            try:
-                return Answer(self._stored(folder, question), folder, fresh=False)
-            except ResultError as damage:
-                _check_ours(folder, damage)
-                watch(Progress(0, None, "results", line=f"making it again: {damage}"))
+        stored = self._find(folder, question)
+        if isinstance(stored, Result):
+            return Answer(stored, folder, fresh=False)
+        if stored is not None:
+            watch(Progress(0, None, "results", line=f"making it again: {stored}"))
         with _os_errors(f"results to {self.out}"):
             make_folders(self.out)
             Staging(self.out).discard()
@@ -126,23 +125,32 @@ class Answers(Generic[R]):
                 for name, data in {**files, self.file: sign(result, files)}.items():
                     (staging.path / name).write_bytes(data)
                 while not staging.publish(folder):
-                    try:
-                        self._stored(folder, result.question)
+                    stored = self._find(folder, result.question)
+                    if isinstance(stored, Result):
                         break
-                    except ResultError as damage:
-                        _check_ours(folder, damage)
-                        replaced = damage.message
+                    if stored is not None:  # None where another run has just removed it
+                        replaced = stored.message
                         remove_unit(folder)
         return Answer(result, folder, fresh=True, damage=replaced)
 
-    def _stored(self, folder: Path, question: Asked) -> R:
-        """The answer in a folder that is there; ``ResultError``: it is damaged or another's."""
-        result = self.read(folder)
-        if result is None:
-            raise ResultError(f"{folder} is there and holds no {self.file}", hint=REMAKE)
-        if digest_of(result.question) != digest_of(question):
-            raise ResultError(f"{folder / self.file} answers another question", hint=REMAKE)
-        return result
+    def _find(self, folder: Path, question: Asked) -> R | ResultError | None:
+        """The sound answer of a folder, what is wrong with it, or None where there is no folder.
+
+        ``ResultError``: what is wrong is not ours to replace.
+        """
+        damage = ResultError(f"{folder} is there and holds no {self.file}", hint=REMAKE)
+        try:
+            result = self.read(folder)
+        except ResultError as error:
+            result, damage = None, error
+        if result is not None:
+            if digest_of(result.question) == digest_of(question):
+                return result
+            damage = ResultError(f"{folder / self.file} answers another question", hint=REMAKE)
+        if not os.path.lexists(folder):
+            return None
+        _check_ours(folder, damage)
+        return damage
 
     def _remove_abandoned(self) -> None:
         """Remove what killed runs left; symbolic links are not followed."""

@@ -24,6 +24,7 @@ from linprobe_train.results.answers import read_result
 from linprobe_train.results.probe_file import CARD_FILE
 from linprobe_train.results.result import ProbeResult, digest_of
 from linprobe_train.results.signed import REMAKE, RESULT_FILE, read_beside
+from linprobe_train.scores.metrics import all_metrics
 from linprobe_train.scores.predictions import PREDICTIONS_FILE, Predictions, parse_predictions
 
 
@@ -48,14 +49,20 @@ class Collected:
 
         ``ResultError``: the file is missing or damaged, or does not fit the result.
         """
+        path = self.folder / PREDICTIONS_FILE
+        rows = parse_predictions(path, read_beside(self.folder, PREDICTIONS_FILE))
         try:
-            rows = parse_predictions(read_beside(self.folder, PREDICTIONS_FILE))
             rows.check(self.result.test.n, len(self.result.classes))
+            self._check_metric(multi_label=rows.labels.ndim == 2)
         except ValueError as error:
-            path = self.folder / PREDICTIONS_FILE
             what = f"{path} does not hold the predictions of its result ({error})"
             raise ResultError(what, hint=REMAKE) from error
         return rows
+
+    def _check_metric(self, *, multi_label: bool) -> None:
+        metric = all_metrics().get(self.result.question.metric)
+        if metric and not metric.exists_for(len(self.result.classes), multi_label=multi_label):
+            raise ValueError(f"expected labels that have the metric {metric.name}")
 
 
 def dataset_key(name: str) -> str:

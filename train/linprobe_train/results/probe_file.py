@@ -90,7 +90,10 @@ class SavedProbe:
         return np.asarray(names[self.predict_proba(features).argmax(axis=1)])
 
     def blocks(self, features: Features) -> Iterator[Float64]:
-        """:meth:`predict_proba` block by block, so that memory does not grow with n."""
+        """:meth:`predict_proba` block by block, so that memory does not grow with n.
+
+        ``IntegrityError``, after the last block: files of a stored split changed meanwhile.
+        """
         views: Iterator[AnyFeatures]
         if isinstance(features, Split):
             self.check_encoder(features.encoder_id, features.encoder_names.model)
@@ -99,8 +102,8 @@ class SavedProbe:
             x = as_matrix(features)
             views = (x[i : i + BLOCK_ROWS] for i in range(0, len(x), BLOCK_ROWS))
         for block in map(Block, views):
-            features = block.read()
-            squares = np.einsum("ij,ij->i", features, features, dtype=np.float64)
+            values = block.read()
+            squares = np.einsum("ij,ij->i", values, values, dtype=np.float64)
             bad = np.flatnonzero(~np.isfinite(squares) | ((squares == 0) & self.card.normalize))
             if len(bad):
                 what = "all zeros" if squares[bad[0]] == 0 else "NaN or infinite"
@@ -110,6 +113,8 @@ class SavedProbe:
                 )
             rows = Rows((block,), np.zeros(block.n, np.int64), self.probe.n_classes)
             yield self.probe.probabilities(rows)
+        if isinstance(features, Split):
+            features.check_unchanged()
 
     def check_encoder(self, encoder_id: str, model: str) -> None:
         """Refuse features of another encoder with a ``DataError`` that names both."""

@@ -6,6 +6,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from linprobe.records import digest_json, plain
+from linprobe_store.handles.split import Verification
 from linprobe_train.protocol.protocols import Protocol
 from linprobe_train.protocol.search import SplitUse, Sweep
 from linprobe_train.scores.metrics import Score
@@ -80,6 +81,8 @@ class Result:
     """Model name of the encoder."""
     dim: int
     """Features of a row."""
+    verified: dict[str, Verification]
+    """By split: what of it was verified, and had not changed after the last pass over its rows."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,8 @@ class ProbeResult(Result):
     def __post_init__(self) -> None:
         if self.question.metric not in {score.name for score in self.scores}:
             raise ValueError(f"no score in its metric {self.question.metric!r}")
-        if not self.classes or min(self.fitted_on.n, self.held_out.n, self.test.n, self.dim) < 0:
-            raise ValueError("no classes, or a count below 0")
+        if not self.classes or self.test.n < 1 or min(self.fitted_on.n, self.held_out.n) < 0:
+            raise ValueError("no classes, no test rows, or a count below 0")
         if self.sweep and self.sweep.C not in {point.C for point in self.sweep.points}:
             raise ValueError(f"C = {self.sweep.C} is none of its sweep")
 

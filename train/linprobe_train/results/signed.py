@@ -17,15 +17,13 @@ from linprobe.records import (
     plain,
     read_bytes,
 )
-from linprobe.terminal import command
 from linprobe_store.format.checksums import FileDigest, digest_bytes
+from linprobe_train.scores.predictions import REMAKE
 
 RESULT_FILE = "result.json"
 """What the result of a probe is written into."""
 LARGEST = 2 << 30
 """Most bytes of a file of a result: a probe of 65,536 classes by 4,096 features."""
-REMAKE = f"copy it again from where it is whole, or make it again with {command('probe')}"
-"""What to do about a damaged result or probe."""
 T = TypeVar("T")
 
 

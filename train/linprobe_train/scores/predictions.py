@@ -1,20 +1,23 @@
 """What a probe said of every test row: n rows, k classes, t = min(5, k) kept for each."""
 
 import io
-import math
 import re
-import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from zipfile import ZIP_STORED, BadZipFile, ZipFile
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from linprobe.errors import ResultError
+from linprobe.terminal import command
+from linprobe_store.format.npy import read_npz
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.solver.preparation import Float64
 
+REMAKE = f"copy it again from where it is whole, or make it again with {command('probe')}"
+"""What to do about a damaged result or probe."""
 PREDICTIONS_FILE = "predictions.npz"
 """What the predictions of a probe are kept in."""
 TOP = 5
@@ -24,13 +27,6 @@ Hits = NDArray[np.bool_]
 Probabilities = NDArray[np.float64] | NDArray[np.float32]
 """float64 as computed, float32 as kept in ``predictions.npz``."""
 
-_END = struct.Struct("<4s4H2LH")
-"""The end of a zip archive without a comment."""
-_NPY_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00..\{'descr': '([<|]\w{2,12})', 'fortran_order': False, "
-    rb"'shape': \((\d{1,12}(?:, \d{1,12})?,?)\), \} *\n",
-    re.DOTALL,
-)
 _DTYPES = {
     "keys": "<U[1-9][0-9]{0,5}",
     "labels": "<i8|[|]u1",
@@ -128,41 +124,12 @@ def encode_predictions(predictions: Predictions) -> bytes:
     return stream.getvalue()
 
 
-def parse_predictions(data: bytes) -> Predictions:
-    """Read them back, in no more memory than twice the bytes given.
-
-    NumPy's own reader unpacks whatever an archive says, and takes memory before it looks.
-    ``ValueError``: these are not the bytes of :func:`encode_predictions`.
-    """
-    names = [field.name for field in fields(Predictions)]
-    signature, *_, entries, directory, _, comment = _END.unpack(data[-_END.size :].rjust(22))
-    is_long = data[-42:-38] == b"PK\6\7"  # a second ending, which may list any number of entries
-    if signature != b"PK\5\6" or entries != len(names) or directory > 1000 or comment or is_long:
-        raise ValueError(f"expected an archive of {len(names)} arrays")
-    try:
-        with ZipFile(io.BytesIO(data)) as archive:
-            infos = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            if sorted(infos) != sorted(names):
-                raise ValueError(f"expected the arrays {', '.join(names)}")
-            if any(info.compress_type != ZIP_STORED for info in infos.values()):
-                raise ValueError("expected arrays that are not compressed")
-            if sum(info.file_size for info in infos.values()) > len(data):
-                raise ValueError("expected no array larger than the archive")
-            arrays = {name: _array_of(name, archive.read(infos[name])) for name in names}
-    except (BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(str(error)) from error
+def parse_predictions(path: Path, data: bytes) -> Predictions:
+    """Read them back from the content of a file; ``ResultError``: it is no such archive."""
+    names = tuple(field.name for field in fields(Predictions))
+    arrays = read_npz(path, limit=None, only=names, data=data, error=ResultError, hint=REMAKE)
+    for name, rows in arrays.items():
+        if not re.fullmatch(_DTYPES[name], rows.dtype.str):
+            message = f"{path}: expected {name} of another type than {rows.dtype}"
+            raise ResultError(message, hint=REMAKE)
     return Predictions(**arrays)  # type: ignore[arg-type]  # of the types that were checked
-
-
-def _array_of(name: str, data: bytes) -> NDArray[np.generic]:
-    """An array from the bytes of an ``.npy`` file as NumPy writes it; ``ValueError``: another."""
-    header = _NPY_HEADER.match(data)
-    if header is None:
-        raise ValueError(f"{name} is no array as NumPy writes it")
-    dtype, shape = header[1].decode(), tuple(int(n) for n in header[2].split(b",") if n.strip())
-    content = data[header.end() :]
-    if not re.fullmatch(_DTYPES[name], dtype):
-        raise ValueError(f"{name} is of the type {dtype}")
-    if math.prod(shape) * np.dtype(dtype).itemsize != len(content):
-        raise ValueError(f"{name} of shape {shape} and {len(content)} bytes")
-    return np.ndarray(shape, dtype, content)

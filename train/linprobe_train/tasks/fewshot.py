@@ -178,6 +178,7 @@ def fewshot(
         dataset=splits.dataset.name,
         encoder=splits.encoder.names.model,
         dim=train.dim,
+        verified=splits.verified(),
         metric=metric,
         held_out=f"min(shots, {HELD_OUT}) rows a class of {'train' if val is None else 'val'}",
         test=SplitUse("test", test.n),

@@ -123,14 +123,16 @@ def knn(
     check_features(bank, normalize=True)
     test = splits.open_test()
     watch(Progress(0, test.n, "test rows", line=f"{test.n} test rows against a bank of {bank.n}"))
+    results = knn_scores(bank, test, k, temperature, seed=seed, threads=threads)
     result = KnnResult(
         question=question,
         dataset=splits.dataset.name,
         encoder=splits.encoder.names.model,
         dim=bank.dim,
+        verified=splits.verified(),
         bank=SplitUse("train" if splits.val is None else "train+val", bank.n),
         test=SplitUse("test", test.n),
-        results=knn_scores(bank, test, k, temperature, seed=seed, threads=threads),
+        results=results,
         seconds=time.perf_counter() - started,
     )
     return answers.put(result, *names)

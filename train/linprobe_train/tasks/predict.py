@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import DataError, ResultError
-from linprobe.machine import memory_limit
 from linprobe.names import first_few, short_id
 from linprobe.records import parse
 from linprobe.terminal import Watch, ignore
@@ -22,8 +21,9 @@ from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 from linprobe_store.image_encoder import ImageRequest, find_image_features
 from linprobe_train.results.probe_file import SavedProbe
-from linprobe_train.results.signed import REMAKE, read_beside
-from linprobe_train.scores.predictions import best_classes
+from linprobe_train.results.signed import read_beside
+from linprobe_train.scores.predictions import REMAKE, best_classes
+from linprobe_train.solver.memory import available_bytes
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.rows import Features
 
@@ -105,20 +105,18 @@ def stored_encoder_of(
 
 
 def load_array(path: Path) -> NDArray[np.generic]:
-    """Map features of ``.npy``, or read those of ``.npz``: ``features``, or its only matrix.
+    """Read features from ``.npy``, or from ``.npz`` under ``features`` or as its only matrix.
 
-    ``DataError``: the file is missing, holds no such array, or one of more than half the memory.
+    ``DataError``: the file is missing or holds no such array. Pickled objects are never loaded.
     """
-    hint = "give a .npy file, or an .npz of np.savez with an array called features"
+    hint = "give a .npy file, or an .npz with an array called features"
     if path.suffix == ".npy":
         return map_npy(path, str(path), error=DataError, hint=hint)
     with open_npz(path, error=DataError, hint=hint) as archive:
-        held = archive.names
-    names = [name for name in ("features", "x", "X") if name in held]
-    limit = memory_limit() // 2
-    arrays = read_npz(path, limit=limit, only=names or None, error=DataError, hint=hint)
-    matrices = [array for array in arrays.values() if array.ndim == 2]
-    if len(matrices) != 1:
-        message = f"'{path}' holds no matrix of features (it holds {first_few(held) or 'nothing'})"
-        raise DataError(message, hint=hint)
-    return matrices[0]
+        names = [name for name in ("features", "x", "X") if name in archive.names]
+        names = names or [n for n in archive.names if len(archive.member(n).header.shape) == 2]
+    if len(names) != 1:
+        held = first_few(archive.names) or "no array"
+        raise DataError(f"'{path}' holds no matrix of features, but {held}", hint=hint)
+    limit = available_bytes()
+    return read_npz(path, limit=limit, only=names, error=DataError, hint=hint)[names[0]]

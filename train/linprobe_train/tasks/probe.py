@@ -105,12 +105,14 @@ def probe(
     versions = {name: version(name) for name in ("linprobe", "numpy", "scipy", "scikit-learn")}
     reasons = {split.name: dict(split.skipped_by_reason) for split in splits.all}
     skipped = {name: counts for name, counts in reasons.items() if counts}
+    warnings, verified = _warnings(splits, question, chosen, test.labels), splits.verified()
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
     result = ProbeResult(
         question=question,
         dataset=dataset,
         encoder=encoder.model,
         dim=test.dim,
+        verified=verified,
         classes=tuple(splits.train.classes),
         fitted_on=chosen.fitted_on,
         held_out=chosen.held_out,
@@ -119,7 +121,7 @@ def probe(
         sweep=chosen.sweep,
         fit=chosen.fit,
         scores=scores,
-        warnings=_warnings(splits, question, chosen, test.labels),
+        warnings=warnings,
         environment=Environment(versions, settings.threads, seconds, cpu_seconds),
         facts=Facts(splits.dataset.spec.label_source, splits.dataset.metric, skipped),
     )
