@@ -6,7 +6,7 @@ from hostile_run import run_readers
 
 
 def test_hostile_bytes_are_read_right_or_refused_by_every_reader(tmp_path: Path) -> None:
-    rows = run_readers(tmp_path, 150)
+    rows = run_readers(tmp_path, 100)
 
     assert len(rows) >= 35
     assert {row["reader"]: row["escapes"][:3] for row in rows if row["escapes"]} == {}
