@@ -145,13 +145,14 @@ def make_trainer(
     if settings.standardize:
         shift, scale = column_moments(rows, normalize=settings.normalize)
     preparation = Preparation(settings.normalize, shift, scale, settings.arithmetic)
-    resident = plan_fit(rows, settings).resident
-    problem = make_problem(compact, preparation, weights=weights, resident=resident)
+    plan = plan_fit(rows, settings)
+    problem = make_problem(compact, preparation, weights=weights, resident=plan.resident)
     if settings.solver == "sklearn":
         from linprobe_train.solver.sklearn import SklearnSolver
 
         return Trainer(SklearnSolver(problem, crew), preparation, fitted, rows)
-    return Trainer(PathSolver(problem, crew), preparation, fitted, rows)
+    solver = PathSolver(problem, crew, keep_logits=plan.logits)
+    return Trainer(solver, preparation, fitted, rows)
 
 
 def plan_fit(rows: Rows, settings: FitSettings) -> MemoryPlan:

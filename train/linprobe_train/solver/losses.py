@@ -14,7 +14,7 @@ from linprobe_train.solver.preparation import Real
 Loss = Literal["softmax", "sigmoid"]
 
 
-def softmax_loss(z: Real, labels: NDArray[np.int64], weights: NDArray[np.float64] | None) -> float:
+def softmax_loss(z: Real, labels: NDArray[np.int64], weights: Real | None) -> float:
     """Sum of weighted cross-entropies; ``z`` is overwritten with the derivative w (p - y).
 
     Where the label leads, ``1 - p_y`` and the loss are taken from the sum over the other classes,
@@ -38,7 +38,7 @@ def softmax_loss(z: Real, labels: NDArray[np.int64], weights: NDArray[np.float64
     return float(losses.sum(dtype=np.float64))
 
 
-def sigmoid_loss(z: Real, targets: NDArray[np.uint8], weights: NDArray[np.float64] | None) -> float:
+def sigmoid_loss(z: Real, targets: NDArray[np.uint8], weights: Real | None) -> float:
     """Sum of weighted binary cross-entropies over rows and columns; ``z`` becomes w (p - y).
 
     ``targets`` is (b, m) of 0 and 1. With s = z for y = 0 and -z for y = 1 the loss is
