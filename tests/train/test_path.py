@@ -179,7 +179,7 @@ def test_solutions_of_other_rows_make_a_better_start(crew: Crew) -> None:
     part, alone, led = (PathSolver(plain_problem(r), crew) for r in (most, rows, rows))
     for C in (3.0, 10.0, 30.0):
         part.fit(C, Tolerance())
-        led.start_from(*part.problem.out_of(part._solved[math.log(C)].V), C)
+        led.borrow(*part.problem.out_of(part._solved[math.log(C)].V), C)
     cold, warm = alone.fit(10.0, Tolerance()), led.fit(10.0, Tolerance())
 
     assert warm.objective == pytest.approx(cold.objective, rel=1e-6)

@@ -17,6 +17,7 @@ R the upper triangle of S'Y and D its diagonal:
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +27,10 @@ from linprobe_train.solver.passes import Objective, Point, with_ridge
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.surface import Surface
 
-StopReason = Literal["bound", "estimate", "max_iter", "stalled"]
+StopReason = Literal["bound", "estimate", "decided", "max_iter", "stalled"]
+Judge = Callable[[Float64, Float64], bool]
+"""Asked on the way, with V = [W | b], (m, d + 1), and the step about to be taken from it, whether
+the fit has come far enough for its purpose."""
 
 ARMIJO = 1e-4
 """Share of the expected decrease a step must bring; Nocedal and Wright 2006, section 3.1."""
@@ -45,6 +49,12 @@ FLAT = 1e-11
 
 F32_NOISE = 1e-7
 """Relative change of F that float32 logits cannot resolve."""
+
+ASK = 2e-5
+"""Decrease expected of the next step, relative to F, from which on a judge is asked."""
+
+ASK_AGAIN = 2.5
+"""Fall of that decrease from one question to the next."""
 
 SECOND_LOOK = 8
 """Steps after which a fit has left the place its metric was built at; 6 and 10 took more time."""
@@ -90,7 +100,8 @@ class FitReport:
     loss : the part of F that is the mean loss of the rows, in nats.
     bound : rigorous bound of (F - F*) / F, where the intercept's gradient is 0.
     estimate : decrease expected of the next step, relative to F; None where the solver gives none.
-    stop : the test that ended it, ``bound`` or ``estimate``; else ``max_iter`` or ``stalled``.
+    stop : the test that ended it, ``bound`` or ``estimate``; ``decided`` where a sweep knew enough
+        of the held-out rows before; else ``max_iter`` or ``stalled``.
     iterations : accepted steps.
     passes : reads of all rows, forward and backward; a single product with them is half a pass.
     converged : whether one of the two tests was met.
@@ -119,8 +130,10 @@ class FitReport:
 class Descent:
     """One fit: the state that its iterations share."""
 
-    def __init__(self, surface: Surface, start: Objective) -> None:
+    def __init__(self, surface: Surface, start: Objective, judge: Judge | None = None) -> None:
         self.at = start
+        self._judge = judge
+        self._asked = math.inf
         self.iterations = 0
         self.decrement = math.inf
         self._surface = surface
@@ -137,17 +150,14 @@ class Descent:
                 direction = surface.pairs.direction(self.at.g, metric.apply)
             slope = -float(np.vdot(self.at.g, direction))
             self.decrement = -0.5 * slope
-            # At tiny C all of F is the loss at W = 0, where a small relative gap says nothing of
-            # the direction of W, which alone decides predictions: W's part of F is the ridge.
-            settled = self.decrement <= max(SETTLED * self.at.ridge, FLAT * self.at.F)
-            if settled and self.at.bound <= tolerance.gap:
-                return "bound"
-            if settled and 0 < self.decrement <= tolerance.decrement * self.at.F:
-                return "estimate"
-            if self.iterations >= tolerance.max_iter:
-                return "max_iter"
+            reason = self._reason(tolerance)
+            if self._enough(direction, ended=reason is not None):
+                reason = reason or "decided"
+            if reason:
+                return reason
             if not self._step(direction, slope):
                 if self._arithmetic == "float64":
+                    self._enough(direction, ended=True)
                     return "stalled"
                 self._arithmetic = "float64"
                 self.at = with_ridge(surface.at(self.at.point.V, "float64"), self.at.l2)
@@ -157,6 +167,27 @@ class Descent:
             if self.iterations == SECOND_LOOK or left:
                 metric = surface.metric(self.at, anew=True)
                 built, reference = self.iterations, math.inf
+
+    @property
+    def _settled(self) -> bool:
+        # At tiny C all of F is the loss at W = 0, where a small relative gap says nothing of the
+        # direction of W, which alone decides predictions: W's part of F is the ridge.
+        return self.decrement <= max(SETTLED * self.at.ridge, FLAT * self.at.F)
+
+    def _reason(self, tolerance: Tolerance) -> StopReason | None:
+        if self._settled and self.at.bound <= tolerance.gap:
+            return "bound"
+        if self._settled and 0 < self.decrement <= tolerance.decrement * self.at.F:
+            return "estimate"
+        return "max_iter" if self.iterations >= tolerance.max_iter else None
+
+    def _enough(self, direction: Float64, *, ended: bool) -> bool:
+        """Ask the judge where it is due, and of the place where a fit ends in any case."""
+        near = self._settled and self.decrement <= min(ASK * self.at.F, self._asked / ASK_AGAIN)
+        if self._judge is None or not (near or ended):
+            return False
+        self._asked = self.decrement
+        return self._judge(self.at.point.V, direction)
 
     def _step(self, direction: Float64, slope: float) -> bool:
         """Move along -direction, from length 1 on by safeguarded secants; False if stuck.

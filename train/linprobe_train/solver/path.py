@@ -20,11 +20,10 @@ from typing import cast
 
 import numpy as np
 
-from linprobe_store.format.spec import LabelArray
-from linprobe_train.solver.lbfgs import Descent, FitReport, StopReason, Tolerance
-from linprobe_train.solver.losses import sigmoid_loss, softmax_loss
+from linprobe_train.solver.lbfgs import Descent, FitReport, Judge, StopReason, Tolerance
+from linprobe_train.solver.losses import loss_of_span
 from linprobe_train.solver.passes import Crew, Objective, Point, with_ridge
-from linprobe_train.solver.preparation import Float32, Float64, Real
+from linprobe_train.solver.preparation import Float64, Real
 from linprobe_train.solver.problem import Problem
 from linprobe_train.solver.rows import BLOCK_ROWS
 from linprobe_train.solver.surface import Surface
@@ -68,8 +67,8 @@ class PathSolver:
         """Reads of all rows so far."""
         return self.surface.passes
 
-    def start_from(self, coef: Float64, intercept: Float64, C: float) -> None:
-        """Take coef (m, d) and intercept (m,) on prepared rows for what other rows gave at C."""
+    def borrow(self, coef: Float64, intercept: Float64, C: float) -> None:
+        """Take coef (m, d) and intercept (m,) on prepared rows, fitted at C on other rows."""
         self._borrowed[math.log(C)] = self.surface.at(self.problem.into(coef, intercept))
 
     def solution(self, C: float) -> tuple[Float64, Float64]:
@@ -82,20 +81,39 @@ class PathSolver:
             V = V - V.mean(axis=0)
         return self.problem.out_of(V)
 
-    def fit(self, C: float, tolerance: Tolerance) -> FitReport:
-        """Minimise F at C."""
+    def fit(self, C: float, tolerance: Tolerance, judge: Judge | None = None) -> FitReport:
+        """Minimise F at C, until ``judge``, where there is one, has seen enough."""
         before = self.passes
         for x in self.bridge(math.log(C)):
             self._solve(x, BRIDGE)
-        descent, reason = self._solve(math.log(C), tolerance)
+        descent, reason = self._solve(math.log(C), tolerance, judge)
         at, estimate, passes = descent.at, descent.decrement / descent.at.F, self.passes - before
         loss, iterations = at.point.loss, descent.iterations
         return FitReport(C, at.F, loss, at.bound, estimate, reason, iterations, passes)
 
-    def _solve(self, x: float, tolerance: Tolerance) -> tuple[Descent, StopReason]:
+    def refine(self, C: float, tolerance: Tolerance, judge: Judge) -> FitReport:
+        """Go on at a C already fitted, in float64 and on the rows as they are stored.
+
+        Memory is that of the fits so far: what they share is built again after this.
+        """
+        crew, x = self.surface.crew, math.log(C)
+        self.surface = Surface(self.problem, crew, keep_logits=self.surface.keep_logits)
+        for known, point in self._solved.items():
+            self._solved[known] = replace(point, logits=None)
+        preparation = replace(self.problem.preparation, arithmetic="float64")
+        problem = replace(self.problem, resident=None, preparation=preparation)
+        exact = PathSolver(problem, crew)
+        exact._solved[x] = exact.surface.at(self._solved[x].V)
+        report = exact.fit(C, tolerance, judge)
+        self._solved[x] = exact._solved[x]
+        return report
+
+    def _solve(
+        self, x: float, tolerance: Tolerance, judge: Judge | None = None
+    ) -> tuple[Descent, StopReason]:
         start = self._start(x)
         self.surface.pairs.shift(start.l2)
-        descent = Descent(self.surface, start)
+        descent = Descent(self.surface, start, judge)
         reason = descent.run(tolerance)
         self._solved[x] = descent.at.point
         for far in sorted(self._solved, key=lambda known: abs(known - x))[KEPT_LOGITS:]:
@@ -112,6 +130,10 @@ class PathSolver:
                 return []
         elif self._solved:
             return []
+        elif self._borrowed:
+            # From below, the new rows lead away from what the others had in common.
+            far = x - self._origin() > 2 * DECADE
+            return [x - 2 * DECADE, x - DECADE] if far else []
         else:
             start = self._origin()
         if x - start <= 1.01 * DECADE:
@@ -218,31 +240,7 @@ class Span:
         if not self.pilot:
             Z = np.stack([cast("Real", point.logits)[span] for point in self._basis])
             share = problem.share(span.start, Z.shape[1])
-            return _of_block(problem, cast("Real", Z), problem.targets[span], share, a)
+            return loss_of_span(problem.loss, cast("Real", Z), problem.targets[span], share, a)
         x, targets = problem.pilot[span], problem.targets[problem.pilot_rows[span]]
         turned = np.stack([x @ V[:, :-1].T + V[:, -1] for V in self._places])
-        return _of_block(problem, turned, targets, problem.pilot_share[span], a)
-
-
-def _of_block(
-    problem: Problem, Z: Real, targets: LabelArray, share: Float32, a: Float64
-) -> tuple[float, Float64, Float64]:
-    """Loss of rows with logits sum_j a_j Z_j, (p, b, m), its gradient and its Hessian in a."""
-    p, b, m = Z.shape
-    flat = Z.reshape(p, -1)
-    P: Real = np.matmul(a.astype(Z.dtype), flat).reshape(b, m)
-    if problem.loss == "softmax":
-        loss, own = softmax_loss(P, targets.astype(np.int64), share), (np.arange(b), targets)
-        gradient = flat @ P.ravel()
-        P[own] += share
-    else:
-        loss = sigmoid_loss(P, targets.astype(np.uint8), share)
-        gradient = flat @ P.ravel()
-        P += share[:, None] * targets
-    weighted = Z * P
-    # w p from now on: the second term of the Hessian, w r r', is (w r)(w r)' / w.
-    inverse = np.divide(1, share, where=share > 0, out=np.zeros_like(share))
-    r = weighted.sum(axis=2) if problem.loss == "softmax" else weighted
-    r = (r * np.sqrt(inverse if r.ndim == 2 else inverse[:, None])).reshape(p, -1)
-    hessian = flat @ weighted.reshape(p, -1).T - r @ r.T
-    return loss, gradient.astype(np.float64), hessian.astype(np.float64)
+        return loss_of_span(problem.loss, turned, targets, problem.pilot_share[span], a)
