@@ -1,27 +1,28 @@
 """Features of loose images for the train stage: the entry point of ``linprobe.image_features``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 
 import torch
 
-from linprobe.errors import ExtractError, MismatchError
+from linprobe.errors import ExtractError, LinprobeError, MismatchError
 from linprobe.machine import available_cores, decode_threads
 from linprobe.names import IMAGE_EXTENSIONS, short_id
+from linprobe.records import read_bytes
+from linprobe.tars import MAX_MEMBER_BYTES
 from linprobe_extract.encoders.device import launcher
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.pixels.preprocess import limit_thread, preprocess
-from linprobe_extract.shards.samples import split_member
+from linprobe_extract.shards.samples import cut_batches, split_member
 from linprobe_extract.shards.tar import read_members
 from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import SkippedSample
 from linprobe_store.image_encoder import ImageRequest, ImageRows
 
 _Image = tuple[str, bytes | None]
-"""Name and bytes; None for what the operating system does not let us read."""
+"""Name and bytes; None for what cannot be read, or is too large to be."""
 
 
 def image_rows(request: ImageRequest) -> Iterator[ImageRows]:
@@ -31,7 +32,7 @@ def image_rows(request: ImageRequest) -> Iterator[ImageRows]:
     threads = decode_threads(available_cores(), 1, on_cpu=encoder.device.type == "cpu")
     with ThreadPoolExecutor(threads, "decode", initializer=limit_thread) as pool:
         images = (image for source in sources for image in _read(source))
-        while batch := list(islice(images, encoder.batch_size)):
+        for batch in cut_batches(images, encoder.batch_size, lambda image: len(image[1] or b"")):
             yield _encode(encoder, batch, pool)
 
 
@@ -62,12 +63,12 @@ def _read(source: Path) -> Iterator[_Image]:
                 yield key, member.data
         return
     try:
-        yield str(source), source.read_bytes()
-    except OSError:
+        yield str(source), read_bytes(source, limit=MAX_MEMBER_BYTES)
+    except LinprobeError:
         yield str(source), None
 
 
-def _encode(encoder: Encoder, batch: list[_Image], pool: ThreadPoolExecutor) -> ImageRows:
+def _encode(encoder: Encoder, batch: Sequence[_Image], pool: ThreadPoolExecutor) -> ImageRows:
     side = encoder.image_size
     pixels = torch.zeros((len(batch), 3, side, side), dtype=torch.uint8)
 

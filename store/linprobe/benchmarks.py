@@ -173,7 +173,7 @@ def _read(path: Path) -> list[KnownDataset]:
     data = read_bytes(path, error=LinprobeError, hint=hint)
     try:
         content = encode(tomllib.loads(data.decode()))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise LinprobeError(f"{path}: {error}", hint=hint) from error
     file = parse(_File, content, str(path), error=LinprobeError, hint=hint)
     where = file.published_in

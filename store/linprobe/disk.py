@@ -9,6 +9,7 @@ writer is alive.
 import errno
 import fcntl
 import os
+import re
 import shutil
 import socket
 import time
@@ -24,7 +25,11 @@ STAGING_PREFIX = "tmp-"
 TEMPORARY_FILE = ".*." + "[0-9a-f]" * 12
 """Glob of the files that :func:`atomic_file` has in the making."""
 
+_OF_HOST = re.compile(rf"{STAGING_PREFIX}(.+)-\d+-[0-9a-f]{{12}}")
+"""Name of a staging folder that is not kept; its group is the host."""
 _HINTS = {
+    errno.ENOENT: "it was removed meanwhile, or never made; look, then run it again",
+    errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOSPC: "free some space, or choose another place; what was committed before is whole",
     errno.EDQUOT: "free some of your quota, or choose another place",
     errno.EFBIG: "raise the limit of the file size (ulimit -f), or choose another place",
@@ -57,21 +62,32 @@ class Staging:
 
     Parameters
     ----------
-    parent : folder that the unit will stand in; made if it is not there.
-    resume_as : keeps what was not published, for a later staging of that name to go on with.
+    parent : folder that the unit will stand in; never made here, since one that somebody removed
+        meanwhile would come back as a ghost.
+    resume_as : keeps what was not published, for a later staging of that name, on any host, to go
+        on with; it ends in a suffix such as ``.pack``, which no other staging folder does.
 
     Raises
     ------
-    StoreError : the operating system refused, or another process has this ``resume_as`` open.
+    StoreError : ``parent`` was removed, the operating system refused, or another process has this
+        ``resume_as`` open.
     """
 
     def __init__(self, parent: Path, *, resume_as: str | None = None) -> None:
         own = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self.path = parent / f"{STAGING_PREFIX}{resume_as or own}"
         self._is_kept = resume_as is not None
+        if self._is_kept and _OF_HOST.fullmatch(self.path.name):
+            raise ValueError(f"{resume_as!r} reads as the name of a host")
         with store_errors(parent):
-            self.path.mkdir(parents=True, exist_ok=self._is_kept)
-            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                self.path.mkdir(exist_ok=self._is_kept)
+            except FileNotFoundError:
+                raise StoreError(
+                    f"{parent}: no such folder; it was removed meanwhile",
+                    hint="find out who removed it, then run it again",
+                ) from None
+            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if self._is_kept else 0))
         except BlockingIOError:
@@ -81,6 +97,8 @@ class Staging:
             ) from None
         except OSError:
             pass  # a file system without locks: gc then goes by age
+        with suppress(OSError):
+            os.utime(self.path)  # an old one that is gone on with is no left-over
 
     def publish(self, final: Path) -> bool:
         """Make the unit visible as ``final``, durably; False if another one stands there.
@@ -130,6 +148,19 @@ def remove_unit(path: Path) -> None:
         staging.take(path)
 
 
+def refuse_links(*folders: Path) -> None:
+    """Refuse, by a StoreError, folders that are links: nothing is written or removed through one.
+
+    What a link leads to belongs to somebody else, and may lie outside the store.
+    """
+    for folder in folders:
+        if folder.is_symlink():
+            raise StoreError(
+                f"{folder}: is a link; nothing is written or removed below it",
+                hint=f"work where it leads to ({folder.readlink()}), or put that in its place",
+            )
+
+
 def sync_path(path: Path) -> None:
     """Wait until a file's bytes, or a folder's entries, are on the disk."""
     fd = os.open(path, os.O_RDONLY)
@@ -147,9 +178,51 @@ def sync_tree(root: Path) -> None:
         sync_path(Path(folder))
 
 
+def make_folders(path: Path, *, below: Path | None = None, durable: bool = True) -> None:
+    """Make a folder and the ancestors that it lacks, each of them durably.
+
+    Parameters
+    ----------
+    below : an ancestor that has to be there: it belongs to somebody else, who may have removed it.
+    durable : False leaves it to a later :func:`sync_tree`.
+
+    Raises
+    ------
+    StoreError : ``below`` is gone, a file stands in the way, or the operating system refused.
+    """
+    lacking: list[Path] = []
+    with store_errors(path):
+        for folder in (path, *path.parents):
+            if folder == below or folder.is_dir():
+                break
+            lacking.append(folder)
+        for folder in reversed(lacking):
+            try:
+                folder.mkdir(exist_ok=True)
+            except FileExistsError:
+                raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(folder)) from None
+            if durable:
+                sync_path(folder.parent)
+
+
+def check_space(path: Path, n_bytes: int) -> None:
+    """Refuse, by a StoreError, to write so many bytes where the disk has less room.
+
+    Parameters
+    ----------
+    path : what will be written, or its folder; need not be there. Quotas are not known.
+    """
+    with store_errors(path):
+        folder = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+        usage = shutil.disk_usage(folder)
+    if usage.free < n_bytes and usage.total:  # some network file systems do not tell their size
+        message = f"{path}: needs {n_bytes / 1e6:,.1f} MB of the disk, {usage.free / 1e6:,.1f} free"
+        raise StoreError(message, hint=_HINTS[errno.ENOSPC])
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Write a file, durably, so that a reader sees all of it or none; the folder is made.
+    """Write a file, durably, so that a reader sees all of it or none; its folder must be there.
 
     Raises
     ------
@@ -157,7 +230,6 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     with store_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
                 yield file
@@ -177,22 +249,34 @@ def write_atomic(path: Path, data: bytes) -> None:
 def is_abandoned(staging: Path, *, min_age_s: float, foreign_age_s: float) -> bool:
     """Whether the writer of a staging folder is gone.
 
-    Never before ``min_age_s`` seconds without a change. After that, on this host its lock tells;
-    a folder of another host, or on a file system without locks, counts as abandoned when nothing
-    in it has changed for ``foreign_age_s`` seconds.
+    Never before ``min_age_s`` seconds without a change, nor while it is locked. After that, one
+    of this host is; one of another host, one that is kept to be resumed, a file, and a folder on a
+    file system without locks count as abandoned when nothing in it has changed for
+    ``foreign_age_s`` seconds.
     """
-    times = [p.lstat().st_mtime for p in [staging, *staging.rglob("*")] if p.exists()]
-    age_s = time.time() - max(times, default=0.0)
+    paths = [staging]
+    for folder, folders, files in os.walk(staging):  # passes over what vanishes meanwhile
+        paths += (Path(folder, name) for name in (*folders, *files))
+    times = []
+    for path in paths:
+        with suppress(OSError):
+            times.append(path.lstat().st_mtime)
+    if not times:
+        return False  # published or removed since it was listed
+    age_s = time.time() - max(times)
     if age_s < min_age_s:
         return False
-    if staging.name.startswith(f"{STAGING_PREFIX}{socket.gethostname()}-"):
-        with suppress(OSError):  # a file system without locks: the age decides
-            return not _is_locked(staging)
+    with suppress(OSError):  # a file, or a file system without locks: the age decides
+        if _is_locked(staging):
+            return False
+        named = _OF_HOST.fullmatch(staging.name)
+        if named is not None and named[1] == socket.gethostname():
+            return True
     return age_s >= foreign_age_s
 
 
 def _is_locked(folder: Path) -> bool:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from linprobe.errors import LinprobeError
-from linprobe.terminal import emit, install, note
+from linprobe.terminal import emit, install, note, one_line
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,9 @@ _SETTINGS: Any = {
 }
 
 
+_UsageError: Any = typer.BadParameter.__base__  # of Typer's own click, or the package
+
+
 class _LazyGroup(TyperGroup):
     """A group whose commands are names and help until one is called."""
 
@@ -108,6 +111,14 @@ class _LazyGroup(TyperGroup):
             if command is not None and verb.words == f"{prefix}{name}":
                 command = _loaded(verb)
         return name, command, rest
+
+    def invoke(self, ctx):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202 - Typer's own
+        """Run the command that the words name; a name in a complaint of Typer's does not act."""
+        try:
+            return super().invoke(ctx)
+        except _UsageError as error:  # which versions before 0.29 print as it is
+            error.message = one_line(error.message)
+            raise
 
 
 def _loaded(verb: Verb):  # type: ignore[no-untyped-def]  # noqa: ANN202 - Typer's own class

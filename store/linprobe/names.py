@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from linprobe.errors import LinprobeError, OptionError, unreadable
+from linprobe.errors import LinprobeError, OptionError
+from linprobe.records import read_bytes
 
 SHORT_ID_DIGITS = 12
 """Hex digits of an id in a folder name: 48 bits; the full id is checked inside the folder."""
@@ -24,7 +25,10 @@ SPLIT_ALIASES: Mapping[str, str] = MappingProxyType(
     }
 )
 """What people call the three splits."""
+MAX_CLASSES = 1_000_000
+"""Beyond this a label without class names is taken for a mistake, such as a sample's number."""
 _MAX_SLUG = 40
+_RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def slugify(name: str) -> str:
@@ -43,6 +47,15 @@ def split_named(name: str) -> str | None:
     return SPLIT_ALIASES.get(name.lower())
 
 
+def is_url(text: str) -> bool:
+    """Whether a person who typed ``text`` means a URL: it begins with a scheme and ``://``.
+
+    Schemes may be chained, as fsspec has it. Only what was typed is asked; a file that was listed
+    is a file, whatever its name.
+    """
+    return re.match(r"([a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]*://", text, re.IGNORECASE) is not None
+
+
 def natural_key(text: str) -> list[tuple[int, str]]:
     """Key that sorts ``2.tar`` before ``10.tar``."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
@@ -55,21 +68,25 @@ def first_few(names: Iterable[str], limit: int = 5) -> str:
     return f"{shown} and {len(listed) - limit:,} more" if len(listed) > limit else shown
 
 
+def csv_cell(text: str, *, guard: bool) -> str:
+    """A text for a cell of a CSV file.
+
+    With ``guard``, an apostrophe is put before one that begins as what spreadsheets run: ``=``,
+    ``+``, ``-``, ``@``, a tab or a carriage return. Numbers are no texts: do not pass them.
+    """
+    return f"'{text}" if guard and text.startswith(_RUN_BY_SPREADSHEETS) else text
+
+
 def read_class_names(path: Path, *, error: type[LinprobeError]) -> tuple[str, ...]:
     """Class names by label from a text file, one a line.
 
     Raises
     ------
-    LinprobeError : of class ``error``: no such file, not UTF-8, or what
-        :func:`parse_class_names` refuses.
+    LinprobeError : of class ``error``: no such file, one that :func:`read_bytes` refuses, or
+        what :func:`parse_class_names` refuses.
     StoreError : the file cannot be read.
     """
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise error(f"no class names at '{path}'", hint="one class name a line, by label") from None
-    except OSError as failure:
-        raise unreadable(path, failure) from failure
+    data = read_bytes(path, error=error, hint="one class name a line, by label")
     return parse_class_names(data, str(path), error=error)
 
 
@@ -99,7 +116,8 @@ def check_class_names(names: Sequence[str], place: str, *, error: type[LinprobeE
     Raises
     ------
     LinprobeError : of class ``error``: there is none, or a name is blank, holds a character that
-        cannot be printed (a control character, a byte order mark), or occurs twice.
+        cannot be printed (a control character, a byte order mark, half a surrogate pair), or
+        occurs twice.
     """
     if not names:
         raise error(f"no class names in '{place}'", hint="one class name a line, by label")
@@ -109,7 +127,7 @@ def check_class_names(names: Sequence[str], place: str, *, error: type[LinprobeE
                 f"class name {number} of '{place}' is blank",
                 hint="the n-th line names the class with the label n - 1",
             )
-        if any(c == "\ufeff" or unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
+        if any(c == "\ufeff" or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name):
             raise error(
                 f"class name {number} of '{place}' has an unprintable character: {name!r}",
                 hint="write the names as plain UTF-8, without control characters or marks",

@@ -2,10 +2,16 @@
 
 What is written is a frozen dataclass; what is read is checked against its annotations by msgspec
 and refused by place and field where it differs: another type, a missing field, an unknown one.
+Files may come from anybody, so that only regular ones are read, up to a size.
 """
 
+import errno
 import hashlib
+import io
 import json
+import os
+import stat
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path, PurePath
@@ -21,7 +27,19 @@ JsonValue: TypeAlias = (
 """What JSON can hold. Floats must be finite; they are written as Python's shortest repr."""
 NonNegative: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 """A count or a size as JSON holds it."""
+MAX_BYTES = 64 << 20
+"""The largest file that is read whole; a commit of 40,000 parts has 7 MiB."""
+MAX_DEPTH = 64
+"""How deep lists and objects may lie in each other."""
 T = TypeVar("T")
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 def canonical_json(value: JsonValue) -> bytes:
@@ -100,17 +118,53 @@ def parse(
 
     Raises
     ------
-    LinprobeError : of class ``error``: no JSON, or a field missing, unknown or of another type.
+    LinprobeError : of class ``error``: no JSON, one that is read in different ways (a field that
+        comes twice, a whole number beyond 64 bits), nested too deep, or a field missing, unknown or
+        of another type.
     """
     try:
-        value: object = msgspec.json.decode(data)
+        msgspec.json.decode(data)  # refuses NaN, lone surrogates and 1e999, which json takes
+        value = _JSON.decode(data.decode())
+        _check_depth(value, data)
         record = msgspec.convert(value, kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as failure:
+    except (ValueError, RecursionError) as failure:  # msgspec's own are ValueErrors
         raise error(f"{place}: {failure}", hint=hint) from None
-    unknown = _unknown_field(value, msgspec.to_builtins(record), "$")
-    if unknown is not None:
-        raise error(f"{place}: unknown field - at `{unknown}`", hint=hint)
+    if unknown := _unknown_field(value, msgspec.to_builtins(record)):
+        raise error(f"{place}: unknown field - at `${unknown}`", hint=hint)
     return record
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields_by_name = dict(pairs)
+    if len(fields_by_name) != len(pairs):
+        repeated = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"expected every field once, found `{repeated[:80]}` repeated")
+    return fields_by_name
+
+
+def _whole(text: str) -> int:
+    if len(text) > 20 or not -(1 << 63) <= (number := int(text)) < 1 << 64:
+        raise ValueError(f"expected whole numbers of 64 bits, found {text[:40]}")
+    return number
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole)
+
+
+def _check_depth(value: object, data: bytes) -> None:
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise ValueError(f"expected a depth of at most {MAX_DEPTH}, found more")
 
 
 def read(
@@ -120,7 +174,7 @@ def read(
     error: type[LinprobeError] = IntegrityError,
     hint: str = REPAIR,
 ) -> T:
-    """Read a JSON file as a dataclass; see :func:`parse`.
+    """Read a JSON file as a dataclass; see :func:`read_bytes` and :func:`parse`.
 
     Raises
     ------
@@ -131,33 +185,76 @@ def read(
 
 
 def read_bytes(
-    path: Path, *, error: type[LinprobeError] = IntegrityError, hint: str = REPAIR
+    path: Path,
+    *,
+    limit: int = MAX_BYTES,
+    error: type[LinprobeError] = IntegrityError,
+    hint: str = REPAIR,
 ) -> bytes:
-    """Content of a file that must be there.
+    """Content of a small file that must be there.
+
+    Parameters
+    ----------
+    limit : the most bytes that it may have; none are read of one that has more.
 
     Raises
     ------
-    LinprobeError : of class ``error``: the file is missing.
+    LinprobeError : of class ``error``: the file is missing, is no regular file, or too large.
     StoreError : the file cannot be read.
     """
+    with open_regular(path, error=error, hint=hint) as stream:
+        n_bytes = os.fstat(stream.fileno()).st_size
+        content = bytearray()
+        step = min(max(n_bytes, 1 << 12), limit) + 1
+        try:
+            while n_bytes <= limit and (piece := stream.read(step)):
+                content += piece
+                n_bytes = max(n_bytes, len(content))  # of one that grows meanwhile
+        except OSError as failure:
+            raise unreadable(path, failure) from failure
+    if n_bytes > limit:
+        raise error(f"{path}: expected at most {limit:,} bytes, found {n_bytes:,}", hint=hint)
+    return bytes(content)
+
+
+def open_regular(
+    path: Path, *, error: type[LinprobeError] = IntegrityError, hint: str = REPAIR
+) -> io.FileIO:
+    """Open a file, unbuffered, without waiting for the other end of a FIFO or a device.
+
+    Raises
+    ------
+    LinprobeError : of class ``error``: the file is missing, or no regular file.
+    StoreError : the file cannot be opened.
+    """
     try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
         raise error(f"{path}: missing", hint=hint) from None
+    except ValueError as failure:  # a NUL, or a lone surrogate
+        raise error(f"{str(path)!r}: {failure}", hint=hint) from None
     except OSError as failure:
-        raise unreadable(path, failure) from failure
+        if failure.errno != errno.ENXIO:
+            raise unreadable(path, failure) from failure
+        raise error(f"{path}: expected a regular file, found a socket", hint=hint) from None
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise error(f"{path}: expected a regular file, found {kind}", hint=hint)
+    return os.fdopen(fd, "rb", buffering=0)
 
 
-def _unknown_field(given: object, taken: object, place: str) -> str | None:
+def _unknown_field(given: object, taken: object) -> str | None:
     """Place of the first field that the dataclass did not take; msgspec passes over them."""
-    if isinstance(given, dict) and isinstance(taken, dict):
+    if isinstance(given, dict) and isinstance(taken, dict) and given != taken:
         for name, value in given.items():
             if name not in taken:
-                return f"{place}.{name}"
-            if deeper := _unknown_field(value, taken[name], f"{place}.{name}"):
-                return deeper
+                return f".{name}"
+            if deeper := _unknown_field(value, taken[name]):
+                return f".{name}{deeper}"
     elif isinstance(given, list) and isinstance(taken, list | tuple):
         for i, (value, kept) in enumerate(zip(given, taken, strict=True)):
-            if deeper := _unknown_field(value, kept, f"{place}[{i}]"):
-                return deeper
+            if deeper := _unknown_field(value, kept):
+                return f"[{i}]{deeper}"
     return None

@@ -6,13 +6,14 @@ A bug keeps its traceback.
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TextIO, TypeAlias
 
 from linprobe.records import JsonValue
 
@@ -34,9 +35,49 @@ _PLACEHOLDERS: Mapping[str, Mapping[str, str]] = {
 _AGES = (("s", 60.0), ("min", 60.0), ("h", 24.0), ("d", 365.0))
 
 
+_ACTING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but the line feed, separators of lines and paragraphs, overrides and isolates
+of the writing direction, and halves of surrogate pairs."""
+
+
+def printable(text: str) -> str:
+    r"""Show what would act on a terminal, or not print, as escapes such as ``\x1b``.
+
+    Line feeds stay: they are the layout's. Where text of others stands in a line, see
+    :func:`one_line`.
+    """
+    return _ACTING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(text: str) -> str:
+    r"""What is :func:`printable` of a text, with its line feeds shown as ``\n``."""
+    return printable(text).replace("\n", "\\n")
+
+
+def json_text(value: JsonValue, *, indent: int | None = None) -> str:
+    r"""JSON that a terminal can show: what acts, or what stdout lacks, as ``\u001b``.
+
+    Raises
+    ------
+    ValueError : a float is not finite.
+    """
+    for ascii_alone in (False, True):
+        text = json.dumps(value, indent=indent, ensure_ascii=ascii_alone, allow_nan=False)
+        text = _ACTING.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+        if _encodable(text, sys.stdout) == text:
+            break
+    return text
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """The text, with what the stream's encoding lacks as escapes."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def emit(text: str) -> None:
-    """Write the result of a command to stdout."""
-    print(text)  # noqa: T201 - the one place that prints
+    """Write the result of a command to stdout, as :func:`printable` has it."""
+    print(_encodable(printable(text), sys.stdout))  # noqa: T201 - the one place that prints
 
 
 def emit_json(value: JsonValue) -> None:
@@ -46,12 +87,13 @@ def emit_json(value: JsonValue) -> None:
     ------
     ValueError : a float is not finite.
     """
-    emit(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    emit(json_text(value, indent=2))
 
 
 def note(text: str) -> None:
-    """Write a line for the person at the terminal to stderr."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201 - the one place that prints
+    """Write a line for the person at the terminal to stderr; :func:`one_line` has it."""
+    line = _encodable(one_line(text), sys.stderr)
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - the one place that prints
 
 
 def command(verb: str, *words: str | Path, **options: Word) -> str:
@@ -122,13 +164,13 @@ def human_age(seconds: float) -> str:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> str:
-    """Align columns under a header.
+    """Align columns under a header; every cell is :func:`one_line`.
 
     Parameters
     ----------
     sides : one character per column, ``>`` to align it to the right and ``<`` to the left.
     """
-    lines = [header, *rows]
+    lines = [[one_line(cell) for cell in line] for line in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join(
         "  ".join(
@@ -185,19 +227,25 @@ def watching(title: str, *, visible: bool = True) -> Iterator[Watch]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
+    def shown(text: str) -> str:
+        return _encodable(one_line(text), sys.stderr)
+
+    # Names in a title or a line are no markup, emoji or format of rich's.
     columns = (
-        TextColumn(title),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[of]}"),
+        TextColumn("{task.fields[of]}", markup=False),
+        TimeRemainingColumn(),
     )
-    with Bar(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None, of="")
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(shown(title), total=None, of="")
 
         def watch(progress: Progress) -> None:
             if progress.line:
-                bar.console.print(progress.line, highlight=False, markup=False)
-            of = f"{progress.unit} {progress.detail}".rstrip()
+                line = shown(progress.line)
+                bar.console.print(line, highlight=False, markup=False, emoji=False)
+            of = shown(f"{progress.unit} {progress.detail}".rstrip())
             bar.update(task, completed=progress.done, total=progress.total, of=of)
 
         yield watch

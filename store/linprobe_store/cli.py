@@ -1,5 +1,6 @@
 """The commands ``linprobe store ...``: list, check, clean, import, export and copy stores."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -9,19 +10,21 @@ from linprobe.errors import IntegrityError, NotFoundError
 from linprobe.names import short_id
 from linprobe.options import FEATURES, JsonOption, StoreOption
 from linprobe.records import plain
-from linprobe.terminal import command, emit, emit_json, human_bytes, note
+from linprobe.terminal import command, emit, emit_json, human_bytes, lines_only, note
 from linprobe_store import reports
 from linprobe_store.care import remove
 from linprobe_store.care.copy import copy_store
 from linprobe_store.care.export import export_split
 from linprobe_store.care.importing import import_files
 from linprobe_store.care.verify import verify_store
-from linprobe_store.format.layout import PARTS_FOLDER
 from linprobe_store.format.spec import DatasetNames, StorageDtype
+from linprobe_store.handles.lookup import reading
 from linprobe_store.handles.store import FeatureStore
 
 _ENCODER_HELP = "Model name, slug, or beginning of the id."
 EncoderOption = Annotated[str | None, typer.Option(help=_ENCODER_HELP)]
+_URL = re.compile("[a-z][a-z0-9+.-]+:/")
+"""How a path begins that was made of a URL."""
 DatasetOption = Annotated[str | None, typer.Option(help="Name, or beginning of the id.")]
 
 
@@ -32,12 +35,28 @@ def _show(value: object, text: str, as_json: bool) -> None:
         emit(text)
 
 
+def _opened(store: Path) -> FeatureStore:
+    """A store that is there; a NotFoundError for a folder that is not, and for a URL."""
+    if _URL.match(str(store)):
+        raise NotFoundError(
+            f"{store}: expected a folder of this machine, found a URL",
+            hint=f"copy it first: {command('store copy', 'URL', FEATURES)}",
+        )
+    with reading(store):
+        is_folder = store.is_dir()
+    if not is_folder:
+        hint = f"fill it with '{command('extract')}' or '{command('store import')}', or name the "
+        raise NotFoundError(f"{store}: no such folder", hint=f"{hint}store with --store DIR")
+    return FeatureStore(store)
+
+
 def ls(store: StoreOption = FEATURES, as_json: JsonOption = False) -> None:
     """List encoders, datasets and splits."""
-    encoders = FeatureStore(store).encoders()
-    entries = [entry for encoder in encoders for entry in reports.list_encoder(encoder)]
-    if as_json or entries:
-        _show({"store": store, "datasets": entries}, reports.listing_text(entries), as_json)
+    contents = reports.list_store(_opened(store).listing())
+    if as_json or contents.entries or contents.broken:
+        broken = reports.broken_json(contents.broken)
+        value = {"store": store, "datasets": contents.entries, "broken": broken}
+        _show(value, reports.listing_text(contents), as_json)
     else:
         note(f"{store}: empty; fill it with '{command('extract')}' or '{command('store import')}'")
 
@@ -48,7 +67,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show everything known about an encoder and its datasets."""
-    stored = FeatureStore(store).encoder(encoder)
+    stored = _opened(store).encoder(encoder, lines_only)
+    contents = reports.list_encoder(stored)
     value = {
         "encoder_id": stored.encoder_id,
         "path": stored.path,
@@ -56,9 +76,12 @@ def show(
         "spec": stored.spec,
         "has_canary": stored.canary() is not None,
         "provenance": stored.provenance(),
-        "datasets": [entry for entry in reports.list_encoder(stored) if entry.dataset_id],
+        "datasets": [entry for entry in contents.entries if entry.dataset_id],
+        "broken": reports.broken_json(contents.broken),
     }
-    _show(value, reports.encoder_text(stored), as_json)
+    _show(value, reports.encoder_text(stored, contents), as_json)
+    for item in contents.broken:
+        note(item.line)
 
 
 def verify(
@@ -67,17 +90,15 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check every unit of a store; exit code 1 if one is damaged."""
-    if not store.is_dir():
-        raise NotFoundError(f"{store}: no such folder", hint="name the store with --store DIR")
-    units = tuple(verify_store(FeatureStore(store), deep=deep))
+    units = tuple(verify_store(_opened(store), deep=deep))
     value = {"store": store, "deep": deep, "units": units}
     _show(value, reports.verification_text(units, store), as_json)
     if problems := [unit for unit in units if unit.problem]:
         clean = command("store gc", damaged=True, deep=deep, store=store)
         raise IntegrityError(
             f"{store}: {len(problems)} of {len(units)} units have a problem",
-            hint="copy them again from where they are whole, or remove the damaged parts and "
-            f"splits with '{clean}' and make them again",
+            hint="copy them again from where they are whole, or remove what is damaged with "
+            f"'{clean}' and make it again",
         )
 
 
@@ -85,16 +106,16 @@ def gc(
     store: StoreOption = FEATURES,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     damaged: Annotated[
-        bool, typer.Option("--damaged", help="Also remove parts and splits that fail verify.")
+        bool, typer.Option("--damaged", help="Also remove what fails verify because of damage.")
     ] = False,
     deep: Annotated[bool, typer.Option("--deep", help="With --damaged: check every byte.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Remove what killed writers left; running ones go on."""
-    opened = FeatureStore(store)
-    leftovers = list(remove.find_leftovers(opened))
+    opened = _opened(store)
+    leftovers = list(remove.find_leftovers(opened, watch=lines_only))
     if damaged:
-        leftovers += remove.find_damaged(opened, deep=deep)
+        leftovers += remove.find_damaged(opened, deep=deep, watch=lines_only)
     if not dry_run:
         remove.remove_leftovers(leftovers)
     if as_json:
@@ -116,11 +137,8 @@ def rm(
     as_json: JsonOption = False,
 ) -> None:
     """Remove an encoder, a dataset, a split, or the parts; asks first."""
-    stored = FeatureStore(store).encoder(encoder)
-    path = stored.path / PARTS_FOLDER if parts else stored.path
-    if not parts and (dataset, split) != (None, None):
-        chosen = stored.dataset(dataset)
-        path = chosen.path if split is None else chosen.split_path(split)
+    opened = _opened(store)
+    path = remove.find_unit(opened, encoder, dataset, split, parts=parts, watch=lines_only)
     n_bytes = remove.folder_bytes(path)
     if not yes:
         typer.confirm(f"remove {path} ({human_bytes(n_bytes)})?", abort=True, err=True)
@@ -152,7 +170,9 @@ def import_(
 ) -> None:
     """Import features made elsewhere: .npy or .npz arrays."""
     opened = FeatureStore(store)
-    before = opened.encoders()
+    listing = opened.listing()
+    listing.tell(lines_only)
+    before = listing.sound
     names = DatasetNames(dataset, metric)
     splits = import_files(
         opened, split, encoder_name, names, tap=tap, classes=classes, storage_dtype=storage_dtype
@@ -187,7 +207,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Export a split for other programs, features not normalised."""
-    opened = FeatureStore(store).split(split, encoder=encoder, dataset=dataset)
+    opened = _opened(store).split(split, encoder=encoder, dataset=dataset, watch=lines_only)
     paths = export_split(opened, tap, out)
     n_bytes = sum(path.stat().st_size for path in paths)
     value = {"paths": paths, "rows": opened.n, "bytes": n_bytes}
@@ -206,7 +226,8 @@ def copy(
 ) -> None:
     """Copy sealed splits, verified; run again, it resumes."""
     copies = []
-    for copied in copy_store(source, target, encoder=encoder, dataset=dataset, pack=pack):
+    ways = {"encoder": encoder, "dataset": dataset}
+    for copied in copy_store(source, target, **ways, pack=pack, watch=lines_only):
         note(f"{copied.outcome}: {copied.folder}  {human_bytes(copied.bytes)}")
         copies.append(copied)
     n_new = sum(item.outcome == "copied" for item in copies)

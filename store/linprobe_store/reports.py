@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from linprobe_store.format.layout import COMMIT_FILE, PART_PREFIX, PARTS_FOLDER
 from linprobe_store.format.spec import Tap
 from linprobe_store.handles.dataset import StoredDataset, is_packed_split
 from linprobe_store.handles.encoder import StoredEncoder
-from linprobe_store.handles.lookup import list_folders
+from linprobe_store.handles.lookup import Broken, Listing, list_folders, reading
 from linprobe_store.handles.split import Split
 
 
@@ -54,37 +54,74 @@ class DatasetEntry:
     splits: tuple[SplitEntry, ...] = ()
 
 
-def list_encoder(encoder: StoredEncoder) -> Iterator[DatasetEntry]:
-    """The datasets of an encoder, damaged splits too; without any, one entry for the encoder.
+@dataclass(frozen=True)
+class Contents:
+    """What a store, or one encoder of it, holds."""
 
-    Raises IntegrityError where the spec of a dataset is damaged.
-    """
-    n_parts = len(list_folders(encoder.path / PARTS_FOLDER, PART_PREFIX))
+    entries: tuple[DatasetEntry, ...]
+    """The datasets, damaged splits too; one entry for an encoder without any."""
+    broken: tuple[Broken, ...]
+    """What cannot be opened or listed, and was left out."""
+
+
+def list_store(encoders: Listing[StoredEncoder]) -> Contents:
+    """What the encoders of a store hold, and what of it cannot be opened."""
+    listed = [list_encoder(encoder) for encoder in encoders.sound]
+    entries = tuple(entry for contents in listed for entry in contents.entries)
+    broken = tuple(item for contents in listed for item in contents.broken)
+    return Contents(entries, encoders.broken + broken)
+
+
+def list_encoder(encoder: StoredEncoder) -> Contents:
+    """What an encoder holds, and what of it cannot be opened."""
+    parts, datasets = encoder.path / PARTS_FOLDER, encoder.listing()
+    entries, broken, n_parts = [], [*datasets.broken], 0
+    try:
+        n_parts = len(list_folders(parts, PART_PREFIX))
+    except StoreError as error:
+        broken.append(Broken(parts, "part", error))
     own = (encoder.encoder_id, encoder.names.slug, encoder.spec.taps, encoder.spec.storage_dtype)
-    if not (datasets := encoder.datasets()):
-        yield DatasetEntry(*own, n_parts)
-    for dataset in datasets:
-        splits = tuple(_split_entry(dataset, name) for name in dataset.splits)
-        yield DatasetEntry(*own, n_parts, dataset.dataset_id, dataset.name, dataset.metric, splits)
+    for dataset in datasets.sound:
+        try:
+            splits = tuple(_split_entry(dataset, name) for name in dataset.splits)
+        except StoreError as error:
+            broken.append(Broken(dataset.path, "dataset", error))
+            continue
+        names = (dataset.dataset_id, dataset.name, dataset.metric)
+        entries.append(DatasetEntry(*own, n_parts, *names, splits))
+    return Contents(tuple(entries) or (DatasetEntry(*own, n_parts),), tuple(broken))
+
+
+def broken_json(broken: Sequence[Broken]) -> list[dict[str, str]]:
+    """What was left out, as a listing prints it in JSON."""
+    return [
+        {"path": str(item.path), "kind": item.kind, "reason": item.reason, "next": item.error.hint}
+        for item in broken
+    ]
 
 
 def _split_entry(dataset: StoredDataset, name: str) -> SplitEntry:
+    path = dataset.path / name
     try:
         split = dataset.split(name)
+        with reading(path):
+            age_s = max(0.0, time.time() - (path / COMMIT_FILE).stat().st_mtime)
     except StoreError as error:
-        is_packed = is_packed_split(dataset.path / name)
+        is_packed = is_packed_split(path)
         state: Literal["packed", "damaged"] = "packed" if is_packed else "damaged"
         return SplitEntry(name, state=state, problem=error.message)
     skipped = sum(split.skipped_by_reason.values())
-    age_s = max(0.0, time.time() - (split.path / COMMIT_FILE).stat().st_mtime)
     return SplitEntry(name, split.n, split.commit.n_bytes, skipped, split.digest, age_s)
 
 
-def listing_text(entries: Sequence[DatasetEntry]) -> str:
-    """The table of ``ls``: one line per split, and one per encoder or dataset without any."""
+def listing_text(contents: Contents) -> str:
+    """The table of ``ls``: one line per split, and one per encoder or dataset without any.
+
+    What cannot be opened stands below it.
+    """
     header = ("encoder", "id", "dataset", "split", "rows", "dims", "dtype", "size", "age")
     rows = []
-    for entry in entries:
+    for entry in contents.entries:
         head = (entry.encoder_slug, short_id(entry.encoder_id), entry.dataset_name or "-")
         kind = (_dims_text(entry.taps), entry.dtype)
         if not entry.splits:
@@ -95,14 +132,16 @@ def listing_text(entries: Sequence[DatasetEntry]) -> str:
                 rows.append((*head, split.name, f"{split.rows:,}", *kind, size, age))
             else:
                 rows.append((*head, split.name, split.state, *kind, "-", "-"))
-    return text_table(header, rows, "<<<<><<>>")
+    lines = [item.line for item in contents.broken]
+    table = [text_table(header, rows, "<<<<><<>>")] if rows else []
+    return "\n".join([*table, *([""] if table and lines else []), *lines])
 
 
 def _dims_text(taps: Sequence[Tap]) -> str:
     return ", ".join(f"{tap.name} {tap.dim}" for tap in taps)
 
 
-def encoder_text(encoder: StoredEncoder) -> str:
+def encoder_text(encoder: StoredEncoder, contents: Contents) -> str:
     """The text of ``show``."""
     spec, preprocess, runs = encoder.spec, encoder.spec.preprocess, encoder.provenance()
     pixels = "unknown: features imported from elsewhere"
@@ -111,7 +150,7 @@ def encoder_text(encoder: StoredEncoder) -> str:
             f"{preprocess.path}, {preprocess.image_size} px, {preprocess.interpolation}, "
             f"{preprocess.resize_mode}, crop {preprocess.crop_pct:g}"
         )
-    entries = tuple(list_encoder(encoder))
+    entries = contents.entries
     lines = [
         f"encoder        {encoder.names.model}  ({encoder.names.slug})",
         f"id             {encoder.encoder_id}",

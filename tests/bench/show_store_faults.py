@@ -58,7 +58,7 @@ ON_SPLIT: dict[str, Fault] = {
     "keys, one bit": lambda unit: flip(unit / "data.zarr/keys_bytes/c/0", 9),
     "resized with zarr": resize_with_zarr,
     "recompressed with zarr": recompress_with_zarr,
-    "version 2": lambda unit: replace(unit / "COMMIT.json", '"version":1', '"version":2'),
+    "version 3": lambda unit: replace(unit / "COMMIT.json", '"version":2', '"version":3'),
 }
 
 

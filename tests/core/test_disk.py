@@ -1,15 +1,29 @@
 """What is written shows whole or not at all, and what is taken away is gone at once."""
 
+import os
+import shutil
+import socket
+import threading
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
-from linprobe.disk import Staging, atomic_file, remove_unit
+from linprobe import disk
+from linprobe.disk import (
+    Staging,
+    atomic_file,
+    check_space,
+    is_abandoned,
+    make_folders,
+    remove_unit,
+    write_atomic,
+)
 from linprobe.errors import StoreError
 
 
 def test_a_file_shows_when_it_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "file"
+    path = tmp_path / "file"
 
     with atomic_file(path) as file:
         file.write(b"half")
@@ -17,7 +31,7 @@ def test_a_file_shows_when_it_is_whole(tmp_path: Path) -> None:
         file.write(b" and half")
 
     assert path.read_bytes() == b"half and half"
-    assert list(path.parent.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_that_is_not_finished_leaves_what_was_there(tmp_path: Path) -> None:
@@ -57,3 +71,125 @@ def test_a_removed_unit_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     with pytest.raises(StoreError, match="No such file"):
         remove_unit(tmp_path / "unit")
+
+
+def test_a_removed_folder_is_never_made_again_by_what_is_written_into_it(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"gone: no such folder; it was removed meanwhile"):
+        Staging(tmp_path / "gone")
+    with pytest.raises(StoreError, match="gone"):
+        write_atomic(tmp_path / "gone" / "file", b"1")
+    with pytest.raises(StoreError, match="gone"):
+        make_folders(tmp_path / "gone" / "sets" / "ds-x", below=tmp_path / "gone")
+    with Staging(tmp_path) as staging:
+        shutil.rmtree(staging.path)
+        with pytest.raises(StoreError) as caught:
+            staging.publish(tmp_path / "unit")
+    assert "removed meanwhile" in caught.value.hint
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_folder_made_is_on_the_disk_with_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(disk, "sync_path", synced.append)
+
+    make_folders(tmp_path / "a" / "b" / "c")
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    make_folders(tmp_path / "a" / "b" / "d", below=tmp_path / "a")
+    assert synced[3:] == [tmp_path / "a" / "b"]
+    make_folders(tmp_path / "a" / "b")
+    make_folders(tmp_path / "a" / "e", durable=False)
+
+    assert len(synced) == 4
+    assert (tmp_path / "a" / "b" / "c").is_dir()
+    assert (tmp_path / "a" / "e").is_dir()
+
+
+def test_a_file_in_the_way_of_a_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "deep"):
+        with pytest.raises(StoreError, match="file: Not a directory"):
+            make_folders(path)
+    with pytest.raises(StoreError, match="File name too long") as caught:
+        make_folders(tmp_path / ("x" * 300))
+    assert "shorter" in caught.value.hint
+
+
+def staging_of(tmp_path: Path, name: str) -> Path:
+    path = tmp_path / name
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def test_a_staging_folder_tells_its_host_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host ``gpu`` knows that its own writers are gone; of others, the age tells."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "gpu")
+    own = staging_of(tmp_path, "tmp-gpu-123-0123456789ab")
+    others = [
+        staging_of(tmp_path, name)
+        for name in (
+            "tmp-gpu-2-123-0123456789ab",
+            "tmp-gpu-x-123-0123456789ab",
+            "tmp-gpu-1-0123456789ab.copy",
+            "tmp-gpu-1-0123456789ab.pack",
+            "tmp-elsewhere-1-abc",
+        )
+    ]
+    day = {"min_age_s": 0.0, "foreign_age_s": 86_400.0}
+
+    assert is_abandoned(own, **day)
+    assert not any(is_abandoned(path, **day) for path in others)
+    assert all(is_abandoned(path, min_age_s=0, foreign_age_s=0) for path in others)
+    with Staging(tmp_path) as living, Staging(tmp_path, resume_as="x.copy") as kept:
+        assert living.path.name.startswith("tmp-gpu-")
+        for path in (living.path, kept.path):
+            assert not is_abandoned(path, min_age_s=0, foreign_age_s=0)
+    with pytest.raises(ValueError, match="host"):
+        Staging(tmp_path, resume_as="copy-1-0123456789ab")
+
+
+def test_a_kept_folder_that_is_gone_on_with_is_no_left_over(tmp_path: Path) -> None:
+    kept = staging_of(tmp_path, "tmp-x.copy")
+    os.utime(kept, (0, 0))
+    assert is_abandoned(kept, min_age_s=60, foreign_age_s=60)
+
+    with Staging(tmp_path, resume_as="x.copy"):
+        assert not is_abandoned(kept, min_age_s=60, foreign_age_s=60)
+
+
+def test_files_that_vanish_while_a_folder_is_looked_at_are_passed_over(tmp_path: Path) -> None:
+    staging = staging_of(tmp_path, "tmp-elsewhere-1-0123456789ab")
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            for i in range(50):
+                (staging / f"{i}").mkdir()
+                (staging / f"{i}" / "file").touch()
+            for i in range(50):
+                shutil.rmtree(staging / f"{i}")
+
+    writer = threading.Thread(target=churn)
+    writer.start()
+    try:
+        for _ in range(300):
+            assert not is_abandoned(staging, min_age_s=3600, foreign_age_s=3600)
+    finally:
+        stop.set()
+        writer.join()
+    assert not is_abandoned(tmp_path / "tmp-published", min_age_s=0, foreign_age_s=0)
+
+
+def test_a_disk_with_too_little_room_is_refused_before_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_space(tmp_path / "not" / "there", 1)
+    with pytest.raises(StoreError, match=r"there: needs 1,000,000,000.0 MB of the disk, .* free"):
+        check_space(tmp_path / "not" / "there", 10**15)
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 0))
+    check_space(tmp_path, 10**15)  # a file system that does not tell

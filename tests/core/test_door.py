@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -113,3 +114,32 @@ def test_every_public_name_is_what_the_stub_says(name: str) -> None:
     if name in ("Encoder", "extract_features"):
         pytest.importorskip("torch")
     assert getattr(linprobe, name) is not None
+
+
+def test_a_name_in_an_error_or_a_complaint_does_not_act(tmp_path: Path) -> None:
+    name = "\x1b]0;owned\x07\nerror: nothing"
+    done = run("store", "show", name, "--store", str(tmp_path))
+    unknown = run("store", "ls", "--store", str(tmp_path), name)
+
+    assert done.returncode == 1
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error", "hint"]
+    assert unknown.returncode == 2
+    assert r"\x1b]0;owned\x07\nerror: nothing" in done.stderr
+    for text in (done.stderr, unknown.stderr):
+        assert "owned" in text
+        assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    "setting", [{"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii"}]
+)
+def test_a_terminal_without_unicode_is_no_traceback(
+    setting: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "日本").mkdir()
+    done = run(
+        "store", "show", "日本", "--store", str(tmp_path), PYTHONCOERCECLOCALE="0", **setting
+    )
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")

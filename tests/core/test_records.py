@@ -1,6 +1,8 @@
 """The strict reader and the canonical writer of JSON."""
 
 import json
+import os
+import socket
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from linprobe.errors import CardError, IntegrityError, StoreError
 from linprobe.records import (
+    MAX_BYTES,
     JsonValue,
     NonNegative,
     canonical_json,
@@ -20,6 +23,7 @@ from linprobe.records import (
     parse,
     plain,
     read,
+    read_bytes,
 )
 
 
@@ -98,6 +102,74 @@ def test_another_field_than_declared_is_refused_by_place(
 def test_what_is_no_json_object_is_refused(data: bytes) -> None:
     with pytest.raises(IntegrityError, match=r"^here: "):
         parse(Tree, data, "here")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"name":"a","size":1,"size":2}', "found `size` repeated"),
+        ('{"name":"a","size":1,"\\u006eame":"b"}', "found `name` repeated"),
+        ('{"name":"a","size":NaN}', "invalid character"),
+        ('{"name":"a","size":1,"share":1e999}', "Number out of range"),
+        ('{"name":"a","size":1,"share":-Infinity}', ""),
+        ('{"name":"\\ud800","size":1}', ""),
+        ('{"name":"\\ude00\\ud83d","size":1}', "surrogate"),
+        ('{"name":"a","size":18446744073709551616}', "64 bits, found 18446744073709551616"),
+        ('{"name":"a","size":' + "9" * 5000 + "}", "out of range"),
+        ('\ufeff{"name":"a","size":1}', "invalid character"),
+        ('{"name":"a","size":1}{}', "trailing characters"),
+        ('{"name":"a","size":1}\x00', "trailing characters"),
+    ],
+)  # fmt: skip
+def test_json_that_readers_understand_differently_is_refused(text: str, says: str) -> None:
+    with pytest.raises(IntegrityError, match=rf"^here: .*{says}"):
+        parse(Leaf, text.encode(), "here")
+
+
+@pytest.mark.parametrize("depth", [70, 900, 100_000])
+@pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a":', "}")])
+def test_json_nested_too_deep_is_refused(start: str, end: str, depth: int) -> None:
+    data = ('{"a":' + start * depth + "0" + end * depth + "}").encode()
+    with pytest.raises(IntegrityError, match=r"^here: .*(depth|recursion)"):
+        parse(dict[str, object], data, "here")
+
+
+def test_a_repeated_field_is_refused_at_any_depth() -> None:
+    data = b'{"kind":"oak","leaves":[],"free":{"x":1,"x":1}}'
+    with pytest.raises(IntegrityError, match="found `x` repeated"):
+        parse(Tree, data, "here")
+
+
+def test_only_regular_files_are_read_and_none_is_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    server = socket.socket(socket.AF_UNIX)
+    place = os.open(tmp_path, os.O_RDONLY)
+    server.bind(f"/proc/self/fd/{place}/socket")  # the path of a socket has 107 bytes at most
+    kinds = {tmp_path: "folder", tmp_path / "fifo": "FIFO", tmp_path / "socket": "socket"}
+    for path, kind in {**kinds, Path("/dev/zero"): "device"}.items():
+        with pytest.raises(CardError, match=f"{path.name}: .*regular file, found a {kind}"):
+            read_bytes(path, error=CardError, hint="pack again")
+    with pytest.raises(IntegrityError, match="null"):
+        read_bytes(tmp_path / "a\0b")
+    server.close()
+    os.close(place)
+
+
+def test_a_file_larger_than_its_limit_is_refused_unread(tmp_path: Path) -> None:
+    file = tmp_path / "large.json"
+    file.write_bytes(b"x" * 10)
+    assert read_bytes(file, limit=10) == b"x" * 10
+    with pytest.raises(IntegrityError, match=r"large\.json: expected at most 9 bytes, found 10"):
+        read_bytes(file, limit=9)
+
+    os.truncate(file, 1 << 40)
+    with pytest.raises(CardError, match=f"at most {MAX_BYTES:,} bytes, found 1,099,511,627,776"):
+        read_bytes(file, error=CardError, hint="pack again")
+
+
+def test_a_file_that_grows_while_it_is_read_ends_at_its_limit() -> None:
+    with pytest.raises(IntegrityError, match="at most 100 bytes, found 101"):
+        read_bytes(Path("/proc/self/maps"), limit=100)  # whose size the system gives as 0
 
 
 def test_a_missing_file_is_damage_and_an_unreadable_one_is_not(tmp_path: Path) -> None:

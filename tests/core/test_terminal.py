@@ -1,16 +1,27 @@
 """What a person is told: next commands, tables, progress."""
 
+import io
+import json
 import shlex
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from linprobe.names import csv_cell
 from linprobe.terminal import (
     MAKE_VARIABLE,
     Progress,
     command,
+    emit,
+    emit_json,
     human_age,
     human_bytes,
+    json_text,
+    note,
+    one_line,
+    printable,
     text_table,
     watching,
 )
@@ -82,3 +93,91 @@ def test_on_a_terminal_a_bar_is_drawn_and_the_lines_stay(
     assert "packing" in err
     assert "1/2" in err
     assert "[a] line" in err
+
+
+HOSTILE = {
+    "\x1b[31mred\x1b[0m": "\\x1b[31mred\\x1b[0m",
+    "\x1b]0;title\x07": "\\x1b]0;title\\x07",
+    "\x9b2J": "\\x9b2J",
+    "over\rwritten\x08\x7f": "over\\rwritten\\x08\\x7f",
+    "a\tb\x00": "a\\tb\\x00",
+    "\u202egnp.exe\u2066": "\\u202egnp.exe\\u2066",
+    "lone\udcff": "lone\\udcff",
+    "next\u2028line\u2029\x85": "next\\u2028line\\u2029\\x85",
+}
+
+
+@pytest.mark.parametrize(("text", "shown"), HOSTILE.items())
+def test_what_would_act_on_a_terminal_is_shown_as_escapes(
+    text: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emit(f"{text}\nnext")
+    note(f"{text}\nnext")
+
+    assert printable(text) == shown
+    assert capsys.readouterr() == (f"{shown}\nnext\n", f"{shown}\\nnext\n")
+
+
+def test_letters_of_every_language_are_shown_as_they_are() -> None:
+    text = "naïve 日本語 עברית العربية 🦩 [red] \\x1b"
+
+    assert printable(text) == one_line(text) == text
+
+
+@given(st.text(st.characters(codec=None)))
+def test_json_keeps_the_data_and_holds_nothing_that_acts(text: str) -> None:
+    written = json_text({"name": text})
+
+    assert json.loads(written) == {"name": text}
+    assert printable(written) == written
+
+
+def test_a_name_keeps_to_its_cell() -> None:
+    table = text_table(("name", "rows"), [("a\nb\tc\x1b", "1"), ("d", "2")], "<>")
+
+    assert table.splitlines() == ["name         rows", r"a\nb\tc\x1b     1", "d               2"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_that_lacks_a_character_gets_its_escape(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", err)
+    emit("日本 \udcff")
+    emit_json({"name": "日本 \udcff"})
+    note("日本")
+    out.seek(0)
+    err.seek(0)
+
+    first, _, rest = out.read().partition("\n")
+    assert first == r"\u65e5\u672c \udcff"
+    assert json.loads(rest) == {"name": "日本 \udcff"}
+    assert err.read() == "\\u65e5\\u672c\n"
+
+
+def test_names_in_a_bar_are_no_markup_format_or_emoji(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+    name = "[red]{x}:smile:[link=http://a.b][/]"
+    with watching(name) as watch:
+        watch(Progress(1, 2, name, line=f"{name}\x1b]0;title\x07\nnext"))
+
+    err = capsys.readouterr().err
+    assert err.count(name) >= 3
+    assert r"\x1b]0;title\x07\nnext" in err
+    assert "\x1b]" not in err
+
+
+def test_the_guard_of_cells_changes_texts_that_spreadsheets_run_alone() -> None:
+    texts = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx"]
+
+    assert [csv_cell(text, guard=True) for text in texts] == [f"'{text}" for text in texts]
+    assert [csv_cell(text, guard=False) for text in texts] == texts
+    assert csv_cell("a=b", guard=True) == "a=b"
+    assert csv_cell("", guard=True) == ""

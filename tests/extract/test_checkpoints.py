@@ -8,6 +8,7 @@ from pathlib import Path
 
 import open_clip
 import pytest
+import timm
 import torch
 from encoder_factories import CONFIGS, load_small, make_model, save_weights
 from huggingface_hub import constants
@@ -83,7 +84,7 @@ def test_a_local_folder_is_loaded_as_open_clip_writes_it(tmp_path: Path) -> None
     with pytest.raises(LinprobeError, match="holds no checkpoint"):
         Encoder.load(f"local-dir:{folder}", device="cpu")
     (folder / "open_clip_config.json").unlink()
-    with pytest.raises(LinprobeError, match="cannot read the model configuration"):
+    with pytest.raises(LinprobeError, match=r"open_clip_config\.json: missing"):
         Encoder.load(f"local-dir:{folder}", device="cpu")
 
 
@@ -91,7 +92,7 @@ def test_a_local_folder_is_loaded_as_open_clip_writes_it(tmp_path: Path) -> None
     ("change", "message"),
     [
         (lambda c: {"width": 3}, "is not a model configuration of open_clip"),
-        (lambda c: [c], "is not a model configuration of open_clip"),
+        (lambda c: [c], "Expected `object`, got `array`"),
         (lambda c: c | {"vision_cfg": {"depth": 3}}, "cannot build this model: .*depth"),
         (
             lambda c: c | {"vision_cfg": c["vision_cfg"] | {"image_size": [32, 64]}},
@@ -112,6 +113,59 @@ def test_a_configuration_that_cannot_be_used_is_refused(
 
     with pytest.raises(LinprobeError, match=message):
         load_small(replace(model, config=config))
+
+
+@pytest.mark.parametrize(
+    ("part", "setting", "message"),
+    [
+        ("vision_cfg", {"timm_model_name": "hf-hub:a-stranger/model"}, "expected a name of timm's"),
+        ("vision_cfg", {"timm_model_name": "local-dir:/etc"}, "expected a name of timm's own"),
+        ("vision_cfg", {"timm_model_name": ["resnet18"]}, "expected a name of timm's own"),
+        ("vision_cfg", {"head_width": 0}, "cannot build this model"),
+        ("vision_cfg", {"image_size": {}}, "cannot build this model"),
+        ("preprocess_cfg", {"mean": "abc"}, "cannot build this model"),
+        ("preprocess_cfg", {"std": []}, "cannot build this model"),
+        ("preprocess_cfg", {"mode": "L"}, "cannot build this model"),
+    ],
+)
+def test_a_configuration_of_a_stranger_is_refused_and_reads_nothing_else(
+    tmp_path: Path,
+    part: str,
+    setting: dict[str, object],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = make_model(tmp_path, "vit")
+    content = {"model_cfg": dict(CONFIGS["vit"]), "preprocess_cfg": {}}
+    changed = content["model_cfg"] if part == "vision_cfg" else content
+    changed[part] = {**changed[part], **setting}
+    (tmp_path / "strange.json").write_text(json.dumps(content))
+    monkeypatch.setattr("socket.socket.connect", no_network)
+
+    with pytest.raises(LinprobeError, match=message):
+        load_small(replace(model, config=tmp_path / "strange.json"))
+
+
+def test_a_configuration_downloads_no_weights_and_no_text_tower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(tmp_path, "timm-linear")
+    content = json.loads(model.config.read_text())
+    content["vision_cfg"]["timm_model_pretrained"] = True
+    content["text_cfg"] = {"hf_model_name": "a-stranger/code", "hf_model_pretrained": True}
+    (tmp_path / "asking.json").write_text(json.dumps(content))
+    asked: list[object] = []
+    create = timm.create_model
+
+    def recorded(name: str, **options: object) -> object:
+        asked.append(options["pretrained"])
+        return create(name, **options)
+
+    monkeypatch.setattr("timm.create_model", recorded)
+    monkeypatch.setattr("socket.socket.connect", no_network)
+    load_small(replace(model, config=tmp_path / "asking.json"))
+
+    assert asked == [False]
 
 
 def test_a_checkpoint_that_does_not_fit_names_the_keys(tmp_path: Path) -> None:

@@ -62,8 +62,8 @@ def test_a_pipe_and_a_gzipped_tar_read_like_the_plain_file(tmp_path: Path) -> No
     data = tar_bytes(labelled({"a": 0, "b": 1}))
     plain = shard_of(tmp_path / "a.tar", data)
     zipped = shard_of(tmp_path / "a.tar.gz", gzip.compress(data))
-    piped = Shard(f"pipe:cat {plain.url}", None, None)
-    fsspec_url = Shard(f"file://{plain.url}", None, None)
+    piped = Shard(f"pipe:cat {plain.url}", kind="command")
+    fsspec_url = Shard(f"file://{plain.url}", kind="url")
 
     expected = list(samples_of(plain))
 
@@ -180,9 +180,13 @@ def test_a_file_that_is_no_tar_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_shard_and_a_failing_pipe_are_refused(tmp_path: Path) -> None:
-    for url in (str(tmp_path / "absent.tar"), "pipe:cat /does/not/exist", "nosuch://a/b.tar"):
+    for shard in (
+        Shard(str(tmp_path / "absent.tar")),
+        Shard("pipe:cat /does/not/exist", kind="command"),
+        Shard("nosuch://a/b.tar", kind="url"),
+    ):
         with pytest.raises(ShardError, match="cannot read"):
-            list(samples_of(Shard(url, None, None)))
+            list(samples_of(shard))
 
 
 def test_bytes_other_than_the_fingerprint_are_refused(tmp_path: Path) -> None:
@@ -346,9 +350,10 @@ def test_files_beside_the_shards_are_no_shards(tmp_path: Path) -> None:
 
 def test_unreadable_text_files_are_told(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "pets", splits={"train": [1], "test": [1]})
-    (folder / "train" / "nshards.txt").write_text("many")
-    with pytest.raises(ExtractError, match="'many', expected the number of shards"):
-        plan_dataset(str(folder))
+    for text in ("many", "²", "9" * 5000, "99999999999"):
+        (folder / "train" / "nshards.txt").write_text(text)
+        with pytest.raises(ExtractError, match=f"'{text[:40]}', expected the number of shards"):
+            plan_dataset(str(folder))
 
     (folder / "train" / "nshards.txt").unlink()
     (folder / "classnames.txt").write_bytes("Chaton\nCaf\xe9\n".encode("latin-1"))

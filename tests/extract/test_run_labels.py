@@ -11,6 +11,8 @@ from tar_factories import image_bytes, labelled, tar_bytes, write_dataset, write
 
 from linprobe.errors import ExtractError
 from linprobe_extract.run.report import report_text
+from linprobe_store.format.names import sign_names
+from linprobe_store.format.spec import DatasetNames
 from linprobe_store.handles.store import FeatureStore
 
 
@@ -127,7 +129,7 @@ def test_a_metric_reaches_splits_that_were_sealed_without_it(
     data = write_packed(tmp_path / "pets", metric="mean_per_class")
     sealed = extract_small(model, data, tmp_path / "f").sealed
     names = sealed[0].path.parent / "names.json"
-    names.write_bytes(b'{"name":"pets"}')  # as stores had it before metrics were kept
+    names.write_bytes(sign_names(DatasetNames("pets")))
 
     again = extract_small(model, data, tmp_path / "f")
 

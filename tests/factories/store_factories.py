@@ -1,11 +1,15 @@
 """Small stores for the tests of the feature store."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from linprobe.records import canonical_json, digest_json, plain
+from linprobe_store.format.checksums import FileDigest, digest_file
 from linprobe_store.format.commit import PartCommit
+from linprobe_store.format.layout import COMMIT_FILE
 from linprobe_store.format.spec import (
     DatasetNames,
     DatasetSpec,
@@ -128,3 +132,20 @@ def encoder_of(split: Split) -> StoredEncoder:
 def dataset_of(split: Split) -> StoredDataset:
     """The stored dataset of a split."""
     return encoder_of(split).open_dataset(split.path.parent)
+
+
+def sign_again(unit: Path, *names: str) -> None:
+    """Sign the commit of a unit anew, with some files as they are now: a writer that lies."""
+    path = unit / COMMIT_FILE
+    fields = json.loads(path.read_bytes())
+    for name in names:
+        is_strong = fields["files"][name]["sha256"] is not None
+        fields["files"][name] = plain(digest_file(unit / name, strong=is_strong))
+    del fields["digest"]
+    path.write_bytes(canonical_json({**fields, "digest": digest_json(fields)}))
+
+
+def table_of(folder: Path) -> dict[str, FileDigest]:
+    """Digests of all files below a folder, by path."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {p.relative_to(folder).as_posix(): digest_file(p, strong=False) for p in paths}

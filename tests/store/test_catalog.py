@@ -67,4 +67,4 @@ def test_a_spec_that_was_changed_is_refused(tmp_path: Path, change: tuple[str, s
     path.write_text(path.read_text().replace(*change))
 
     with pytest.raises(IntegrityError, match="expected an id that begins with"):
-        FeatureStore(tmp_path).encoders()
+        FeatureStore(tmp_path).encoder()

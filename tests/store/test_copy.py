@@ -212,6 +212,7 @@ def test_a_packed_split_of_other_rows_is_not_unpacked(
     data = canonical_json({**fields, "digest": digest_json(fields)})
     (packed / "PACKED.json").write_bytes(data)
 
+    (tmp_path / "unpacked").mkdir()
     with pytest.raises(IntegrityError, match=told):
         unpack_split(packed, tmp_path / "unpacked")
 

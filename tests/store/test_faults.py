@@ -92,20 +92,15 @@ def test_every_file_in_turn_is_missed_cut_or_lengthened(
 
 
 def test_every_file_in_turn_has_a_bit_flipped(whole: Split, victim: Path) -> None:
-    """A flip in features is found by a deep check; any other is found when it matters."""
-    found_at_once = 0
+    """It is found by a deep check, and by whoever reads."""
     for name in files_of(whole):
         path = victim / name
         for share in (0.0, 0.3, 0.6, 0.999):
             flip(path, int(path.stat().st_size * share))
             assert [name in p or str(path.parent) in p for p in problems(victim)] == [True]
-            try:
+            with pytest.raises(StoreError):
                 use(victim)
-                assert "/features_" in name
-            except StoreError:
-                found_at_once += 1
             flip(path, int(path.stat().st_size * share))
-    assert found_at_once > 30
     assert problems(victim) == []
 
 

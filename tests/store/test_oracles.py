@@ -14,7 +14,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from store_factories import encoder_spec, sealed_split
+from store_factories import encoder_spec, sealed_split, table_of
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec
 
 from linprobe.errors import StoreError
@@ -35,7 +35,7 @@ def test_zarr_xarray_and_tensorstore_read_what_we_write(
 
     assert dict(group.attrs)["linprobe"] == {
         "format": "linprobe-store",
-        "version": 1,
+        "version": 2,
         "kind": "split",
         "split": "train",
         "encoder_id": split.encoder_id,
@@ -125,7 +125,7 @@ def test_what_zarr_writes_in_our_layout_in_any_order_maps_equal(
     for start in starts:
         array[start : start + inner] = expected[start : start + inner]
 
-    mapped = map_array(path)
+    mapped = map_array(path, table_of(path))
 
     np.testing.assert_array_equal(mapped.whole(), expected)
     np.testing.assert_array_equal(mapped.take(np.arange(n)), expected)
@@ -143,7 +143,9 @@ def test_what_tensorstore_writes_in_any_order_maps_equal(tmp_path: Path, n: int)
     for start in reversed(range(0, n, 2)):
         array[start : min(start + 2, n)].write(expected[start : start + 2]).result()
 
-    np.testing.assert_array_equal(map_array(tmp_path / "a").whole(), expected)
+    np.testing.assert_array_equal(
+        map_array(tmp_path / "a", table_of(tmp_path / "a")).whole(), expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -174,7 +176,7 @@ def test_what_cannot_be_mapped_is_refused(tmp_path: Path, how: dict[str, Any], w
     array[...] = np.ones((8, 3))
 
     with pytest.raises(StoreError, match=why) as caught:
-        map_array(tmp_path / "a")
+        map_array(tmp_path / "a", table_of(tmp_path / "a"))
 
     assert "import" in caught.value.hint
 
@@ -198,7 +200,7 @@ def test_a_chunk_that_zarr_left_out_is_refused_not_filled(
 
     assert (np.asarray(array[...])[4 * missing : 4 * missing + 3] == 0).all()
     with pytest.raises(StoreError):
-        map_array(tmp_path / "a")
+        map_array(tmp_path / "a", table_of(tmp_path / "a"))
 
 
 def test_files_are_no_longer_than_their_rows_need(tmp_path: Path) -> None:
@@ -226,7 +228,7 @@ def test_chunks_out_of_order_are_refused(tmp_path: Path, entries: tuple[int, int
     chunks = np.split(np.asarray(split.array("embedding")), 2)
     np.testing.assert_array_equal(array[...], np.concatenate([chunks[i] for i in entries]))
     with pytest.raises(StoreError, match="back to back"):
-        map_array(folder)
+        map_array(folder, table_of(folder))
 
 
 @pytest.mark.parametrize("change", [-1, 1, -1000])
@@ -238,4 +240,4 @@ def test_a_file_of_another_size_is_refused_before_it_is_mapped(tmp_path: Path, c
     os.truncate(path, path.stat().st_size + change)
 
     with pytest.raises(StoreError, match="bytes, found"):
-        map_array(tmp_path / "a")
+        map_array(tmp_path / "a", table_of(tmp_path / "a"))

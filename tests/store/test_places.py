@@ -43,7 +43,8 @@ def victim(whole: Split) -> Path:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("linprobe-store 2\n", "expected format linprobe-store 1, found linprobe-store 2"),
+        ("linprobe-store 1\n", "expected format linprobe-store 2, found linprobe-store 1"),
+        ("linprobe-store 3\n", "expected format linprobe-store 2, found linprobe-store 3"),
         ("other 1\n", "found other 1"),
         ("", "found nothing"),
     ],
@@ -57,9 +58,9 @@ def test_another_version_of_the_store_is_refused(victim: Path, line: str, told: 
 
 def test_another_version_of_a_split_is_refused(whole: Split, victim: Path) -> None:
     path = victim / whole.path.relative_to(root_of(whole)) / "COMMIT.json"
-    path.write_text(path.read_text().replace('"version":1', '"version":2'))
+    path.write_text(path.read_text().replace('"version":2', '"version":1'))
 
-    with pytest.raises(MismatchError, match="store 1, found linprobe-store 2"):
+    with pytest.raises(MismatchError, match="store 2, found linprobe-store 1"):
         FeatureStore(victim).split("train")
 
 
@@ -80,7 +81,7 @@ def test_a_path_that_leaves_the_unit_is_refused(whole: Split, victim: Path) -> N
     path = victim / whole.path.relative_to(root_of(whole)) / "COMMIT.json"
     fields = json.loads(path.read_bytes())
     del fields["digest"]
-    fields["files"] = {"../x": {"bytes": 1, "crc32c": "0", "sha256": None}}
+    fields["files"] = {"../x": {"bytes": 1, "crc32c": "0" * 8, "sha256": None}}
     path.write_bytes(canonical_json({**fields, "digest": digest_json(fields)}))
 
     with pytest.raises(IntegrityError, match="bad path"):

@@ -65,6 +65,7 @@ def test_the_worked_example_is_what_is_written(example: Split, tmp_path: Path) -
     for path in (
         encoder_of(example).path / "encoder.json",
         example.path.parent / "dataset.json",
+        example.path.parent / "names.json",
         data / "features_embedding" / "zarr.json",
     ):
         assert f"    {path.read_text()}\n" in section

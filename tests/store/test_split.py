@@ -1,5 +1,6 @@
 """What goes into a part comes out of the sealed split: same rows, same order, nothing else."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +178,6 @@ def test_the_first_name_and_metric_of_a_dataset_stay_and_are_returned(tmp_path: 
 
 
 def test_a_metric_declared_later_fills_the_gap_and_no_other(tmp_path: Path) -> None:
-    """As in a store that was filled before metrics were kept."""
     encoder = register(tmp_path)
     spec = dataset_spec([fingerprint(0)])
     encoder.register_dataset(spec, DatasetNames("Pets"))
@@ -189,15 +189,13 @@ def test_a_metric_declared_later_fills_the_gap_and_no_other(tmp_path: Path) -> N
     assert encoder.dataset("Pets").names == filled.names
 
 
-def test_a_dataset_without_a_declared_metric_says_so_and_older_ones_open(tmp_path: Path) -> None:
+def test_a_dataset_without_a_declared_metric_says_so(tmp_path: Path) -> None:
     split, _ = sealed_split(tmp_path)
-    names = split.path.parent / "names.json"
 
-    assert names.read_bytes() == b'{"metric":null,"name":"Pets"}'
-    names.write_bytes(b'{"name":"Pets"}')  # as stores had it before metrics were declared
+    stored = json.loads((split.path.parent / "names.json").read_bytes())
 
-    again = FeatureStore(tmp_path).split("train")
-    assert (again.dataset_name, again.metric) == ("Pets", None)
+    assert (stored["name"], stored["metric"]) == ("Pets", None)
+    assert (split.dataset_name, split.metric) == ("Pets", None)
 
 
 def test_the_digest_of_a_split_depends_on_its_rows_alone(tmp_path: Path) -> None:

@@ -3,17 +3,27 @@
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from store_factories import block, encoder_of, encoder_spec, fingerprint, sealed_split, write_part
+from store_factories import (
+    block,
+    dataset_of,
+    encoder_of,
+    encoder_spec,
+    fingerprint,
+    sealed_split,
+    write_part,
+)
 
 from linprobe.errors import IntegrityError, MismatchError, StoreError
 from linprobe.records import canonical_json, digest_json, parse, plain
 from linprobe_store.format.commit import PartCommit, SplitCommit, parse_signed
+from linprobe_store.format.names import parse_names, sign_names
 from linprobe_store.format.spec import (
     DatasetNames,
     DatasetSpec,
@@ -56,19 +66,29 @@ def spec_reader(kind: type[EncoderSpec] | type[DatasetSpec]) -> Callable[[Json],
 
 def commit_reader(kind: type[PartCommit] | type[SplitCommit]) -> Callable[[Json], object]:
     """Reader that signs what it is given, so that no digest hides a field."""
+    return lambda value: parse_signed(kind, canonical_json(signed(value)), "FILE")
 
-    def read(value: Json) -> object:
-        body = {name: field for name, field in value.items() if name != "digest"}
-        signed = (
-            {**body, "digest": digest_json(body)} if isinstance(value.get("digest"), str) else value
-        )
-        return parse_signed(kind, canonical_json(signed), "FILE")
 
-    return read
+def signed(value: Json) -> Json:
+    """A record with the digest of its fields, if it has one."""
+    body = {name: field for name, field in value.items() if name != "digest"}
+    return {**body, "digest": digest_json(body)} if isinstance(value.get("digest"), str) else value
 
 
 def reader(kind: type[object]) -> Callable[[Json], object]:
     return lambda value: parse(kind, canonical_json(value), "FILE")
+
+
+def names_reader(kind: type[EncoderNames] | type[DatasetNames]) -> Callable[[Json], object]:
+    """Reader that signs what it is given, so that no digest hides a field."""
+
+    def read(value: Json) -> object:
+        data = canonical_json(signed(value))
+        if kind is EncoderNames:
+            return parse_names(EncoderNames, data, "FILE")
+        return parse_names(DatasetNames, data, "FILE")
+
+    return read
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +114,23 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
             spec_reader(EncoderSpec),
         ),
         "dataset.json": (as_json(split.dataset_spec), spec_reader(DatasetSpec)),
-        "names.json": (read_json(encoder.path / "names.json"), reader(EncoderNames)),
+        "encoder names": (read_json(encoder.path / "names.json"), names_reader(EncoderNames)),
+        "dataset names": (read_json(split.path.parent / "names.json"), names_reader(DatasetNames)),
         "part": (read_json(part), commit_reader(PartCommit)),
         "split": (read_json(split.path / "COMMIT.json"), commit_reader(SplitCommit)),
         "provenance": (as_json(run), reader(Provenance)),
     }
 
 
-KINDS = ["encoder.json", "dataset.json", "names.json", "part", "split", "provenance"]
+KINDS = [
+    "encoder.json",
+    "dataset.json",
+    "encoder names",
+    "dataset names",
+    "part",
+    "split",
+    "provenance",
+]
 
 
 def objects(value: Any, name: str = "") -> Iterator[tuple[str, Json]]:  # noqa: ANN401 - any JSON
@@ -190,7 +219,24 @@ def test_a_spec_that_is_not_canonical_is_refused(records: dict[str, Record]) -> 
         parse_spec(DatasetSpec, data, "FILE", hashlib.sha256(data).hexdigest()[:12])
 
 
-def test_a_dataset_may_lack_a_metric(records: dict[str, Record]) -> None:
-    assert parse(DatasetNames, b'{"name":"Pets"}', "FILE") == DatasetNames("Pets", None)
-    with pytest.raises(IntegrityError, match="metric"):
-        parse(DatasetNames, b'{"name":"Pets","metric":1}', "FILE")
+def test_a_name_edited_on_disk_is_refused(tmp_path: Path) -> None:
+    split, _ = sealed_split(tmp_path)
+    for name, file, read in (
+        ("ViT-T/8", split.path.parents[2] / "names.json", lambda: encoder_of(split)),
+        ("Pets", split.path.parent / "names.json", lambda: dataset_of(split)),
+    ):
+        data = file.read_bytes()
+        file.write_bytes(data.replace(name.encode(), name[::-1].encode()))
+
+        with pytest.raises(IntegrityError, match=re.escape(f"{file}: expected digest")):
+            read()
+
+        file.write_bytes(data)
+        read()
+
+
+def test_names_of_the_other_kind_are_refused() -> None:
+    with pytest.raises(IntegrityError, match="FILE"):
+        parse_names(EncoderNames, sign_names(DatasetNames("Pets")), "FILE")
+    with pytest.raises(IntegrityError, match="FILE"):
+        parse_names(DatasetNames, sign_names(EncoderNames("ViT-T/8", "vit")), "FILE")

@@ -1,10 +1,12 @@
 """The solver and the search on plain arrays and stored splits."""
 
 import doctest
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from result_factories import signed_again
 from sklearn.linear_model import LogisticRegression
 from train_factories import SplitData, features, stored_dataset
 
@@ -171,7 +173,7 @@ def test_a_damaged_probe_is_refused(tmp_path: Path, harm: str) -> None:
     elif harm == "cut":
         arrays.write_bytes(arrays.read_bytes()[:-8])
     elif harm == "other":
-        text.write_text(text.read_text().replace('"softmax"', '"hinge"'))
+        text.write_bytes(signed_again(json.loads(text.read_text()) | {"loss": "hinge"}))
     with pytest.raises(ResultError, match="does not hold a probe"):
         load_probe(tmp_path)
 

@@ -14,7 +14,7 @@ from result_factories import CLASSES, command, some_splits
 from sklearn.neighbors import KNeighborsClassifier
 from train_factories import SplitData, features, make_rows, stored_dataset
 
-from linprobe.errors import DataError, OptionError, ResultError
+from linprobe.errors import DataError, OptionError
 from linprobe_train.protocol.search import SplitUse
 from linprobe_train.show.plots import fewshot_svg
 from linprobe_train.solver.passes import Crew, crew_of
@@ -22,6 +22,7 @@ from linprobe_train.solver.rows import Block, Rows, rows_of_array
 from linprobe_train.tasks import knn
 from linprobe_train.tasks.fewshot import (
     HELD_OUT,
+    DrawScore,
     FewshotQuestion,
     FewshotResult,
     ShotScore,
@@ -150,8 +151,8 @@ def test_a_companion_is_answered_once_and_then_from_disk(tmp_path: Path, name: s
     assert name in command(*base)
     (folder,) = (tmp_path / "results").iterdir()
     (folder / f"{name}.json").write_text('{"question": 1}')
-    with pytest.raises(ResultError, match="not a result of this version"):
-        command(*base)
+    assert json.loads(command(*base, "--json"))["fresh"]
+    assert not json.loads(command(*base, "--json"))["fresh"]
 
 
 @pytest.mark.parametrize("name", ["knn", "fewshot"])
@@ -247,13 +248,14 @@ def test_a_plot_is_well_formed_and_has_a_dot_for_every_number_of_shots(
     points: list[tuple[float, float]], name: str
 ) -> None:
     pytest.importorskip("matplotlib", reason="needs the extra report")
-    scores = [ShotScore(2**i, mean, sd, ()) for i, (mean, sd) in enumerate(points)]
+    draws = (DrawScore(0.5, 1.0, 9),)
+    scores = [ShotScore(2**i, mean, sd, draws) for i, (mean, sd) in enumerate(points)]
     question = FewshotQuestion(
-        "", "", (), "embedding", tuple(s.shots for s in scores), 2, 0, "fewshot-1"
+        "", "", (), "embedding", tuple(s.shots for s in scores), 2, 0, "fewshot-2"
     )
     use = SplitUse("test", 9)
     result = FewshotResult(
-        question, "<a> & $b", name, 4, "top1", "val", use, tuple(scores), (), 0.0
+        question, "<a> & $b", name, 4, {}, "top1", "val", use, tuple(scores), (), 0.0
     )
     root = ET.fromstring(fewshot_svg(result))
 

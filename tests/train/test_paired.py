@@ -13,9 +13,9 @@ from linprobe_train.scores.intervals import Statistic, resample
 from linprobe_train.scores.metrics import metric_named, score_names
 from linprobe_train.scores.predictions import (
     Predictions,
-    load_predictions,
+    encode_predictions,
+    parse_predictions,
     predictions_of,
-    save_predictions,
 )
 from linprobe_train.tasks.compare import mcnemar
 
@@ -35,32 +35,29 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_discordant_rows(
     assert found.p == pytest.approx(expected)
 
 
-def kept(rows: Predictions, folder: Path) -> Predictions:
+def kept(rows: Predictions) -> Predictions:
     """What is left of predictions on disk."""
-    save_predictions(folder / "predictions.npz", rows)
-    return load_predictions(folder / "predictions.npz")
+    return parse_predictions(Path("predictions.npz"), encode_predictions(rows))
 
 
 @pytest.mark.parametrize("k", [2, 4, 9])
-def test_what_is_kept_of_the_predictions_gives_the_metrics_of_all_probabilities(
-    k: int, tmp_path: Path
-) -> None:
+def test_what_is_kept_of_the_predictions_gives_the_metrics_of_all_probabilities(k: int) -> None:
     rng = np.random.default_rng(k)
     rows = predictions_of(rng.dirichlet(np.ones(k), 200), rng.integers(0, k, 200))
     w = rng.integers(0, 4, 200).astype(np.float64)
     for metric in map(metric_named, score_names(k, multi_label=False)):
-        whole, less = metric.statistic(rows)(w), metric.statistic(kept(rows, tmp_path))(w)
+        whole, less = metric.statistic(rows)(w), metric.statistic(kept(rows))(w)
         assert less == pytest.approx(whole, abs=1e-6), metric.name
 
 
 @pytest.mark.parametrize("metric", ["map", "map_11_point"])
-def test_multi_label_metrics_come_back_too(metric: str, tmp_path: Path) -> None:
+def test_multi_label_metrics_come_back_too(metric: str) -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, (100, 4)).astype(np.uint8)
     rows = predictions_of(rng.random((100, 4)), labels)
     statistic, ones = metric_named(metric).statistic, np.ones(100)
 
-    assert statistic(kept(rows, tmp_path))(ones) == pytest.approx(statistic(rows)(ones), abs=1e-6)
+    assert statistic(kept(rows))(ones) == pytest.approx(statistic(rows)(ones), abs=1e-6)
 
 
 def share_of(hits: NDArray[np.bool_]) -> Statistic:

@@ -235,5 +235,8 @@ def test_the_encoder_travels_with_the_probe_and_must_be_its_own(tmp_path: Path) 
 
     assert encoder_of(saved, tmp_path / "nowhere").encoder_id == saved.card.encoder_id
     (one.folder / "encoder.json").write_bytes((two.folder / "encoder.json").read_bytes())
+    with pytest.raises(ResultError, match=r"encoder\.json: expected"):
+        encoder_of(saved, tmp_path / "nowhere")
+    (one.folder / "result.json").unlink()  # a probe copied without its result
     with pytest.raises(ResultError, match=saved.card.encoder_id[:12]):
         encoder_of(saved, tmp_path / "nowhere")

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from result_factories import signed_again
 from train_command import CLASSES, only_folder, probe, some_splits
 from train_factories import SplitData, features, stored_dataset
 
 from linprobe.disk import Staging
 from linprobe.errors import DataError, OptionError, ProbeError, ResultError
 from linprobe_train.results.answers import read_result
-from linprobe_train.tasks import probe as run
 
 
 @pytest.mark.parametrize(
@@ -123,24 +123,19 @@ def test_a_disk_that_fails_leaves_no_half_of_a_result(
 ) -> None:
     stored_dataset(tmp_path / "features", some_splits("train", "test", n=80), classes=CLASSES)
 
-    def fail(path: Path, predictions: object) -> None:
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+    write = Path.write_bytes
 
-    monkeypatch.setattr(run, "save_predictions", fail)
+    def fail(path: Path, data: bytes) -> int:
+        if path.name == "predictions.npz":
+            write(path, b"half")
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(ResultError, match="No space left on device"):
         probe(tmp_path, "--C", "1")
 
     assert not list((tmp_path / "results").iterdir())
-
-
-@pytest.mark.parametrize("text", ["", "{}", '{"question": 1}', "[1"])
-def test_a_damaged_result_is_told_and_not_trusted(tmp_path: Path, text: str) -> None:
-    stored_dataset(tmp_path / "features", some_splits("train", "test", n=80), classes=CLASSES)
-    probe(tmp_path, "--C", "1")
-    (only_folder(tmp_path) / "result.json").write_text(text)
-    with pytest.raises(ResultError, match="is not a result of this version"):
-        probe(tmp_path, "--C", "1")
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next_and_no_living_run_is_touched(
@@ -149,12 +144,13 @@ def test_what_a_killed_run_left_is_removed_by_the_next_and_no_living_run_is_touc
     stored_dataset(tmp_path / "features", some_splits("train", "test", n=40), classes=CLASSES)
     results = tmp_path / "results"
     code = (
-        "import os, sys\n"
-        "from linprobe_train.tasks import probe\n"
-        "def killed(path, rows):\n"
-        "    path.write_bytes(b'half')\n"
-        "    os.kill(os.getpid(), 9)\n"
-        "probe.save_predictions = killed\n"
+        "import os, pathlib\n"
+        "write = pathlib.Path.write_bytes\n"
+        "def killed(path, data):\n"
+        "    write(path, b'half' if path.name == 'predictions.npz' else data)\n"
+        "    if path.name == 'predictions.npz':\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "pathlib.Path.write_bytes = killed\n"
         "from linprobe.door import main\n"
         "main()\n"
     )
@@ -178,8 +174,15 @@ def test_what_a_killed_run_left_is_removed_by_the_next_and_no_living_run_is_touc
 def test_something_else_in_the_place_of_an_answer_is_refused_by_name(tmp_path: Path) -> None:
     stored_dataset(tmp_path / "features", some_splits("train", "test", n=40), classes=CLASSES)
     probe(tmp_path, "--C", "1")
-    (only_folder(tmp_path) / "result.json").unlink()
-    with pytest.raises(ResultError, match=r"is there and holds no result\.json"):
+    folder = only_folder(tmp_path)
+    (folder / "result.json").unlink()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ResultError, match=r"holds no result\.json.*notes\.txt"):
+        probe(tmp_path, "--C", "1")
+    assert (folder / "notes.txt").read_text() == "mine"
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ResultError, match="or a link"):
         probe(tmp_path, "--C", "1")
 
 
@@ -189,6 +192,6 @@ def test_a_field_of_a_result_that_is_not_known_is_refused_by_place(tmp_path: Pat
     path = only_folder(tmp_path) / "result.json"
     content = json.loads(path.read_text())
     content["fit"]["mood"] = 1
-    path.write_text(json.dumps(content))
+    path.write_bytes(signed_again(content))
     with pytest.raises(ResultError, match=r"unknown field - at `\$\.fit\.mood`"):
-        probe(tmp_path, "--C", "1")
+        read_result(path.parent)

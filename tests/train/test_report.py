@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from result_factories import CLASSES, command, probed, some_splits
+from result_factories import CLASSES, command, probed, signed_again, some_splits
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, confusion_matrix
 from tar_factories import image_bytes, tar_bytes
@@ -22,7 +22,7 @@ from train_factories import SplitData, features, stored_dataset
 from linprobe.door import main
 from linprobe.errors import OptionError
 from linprobe.names import IMAGE_EXTENSIONS
-from linprobe_train.results.answers import Facts
+from linprobe_train.results.result import Facts
 from linprobe_train.scores.metrics import ECE_BINS
 from linprobe_train.show import plots
 from linprobe_train.show.facts import report_facts
@@ -178,7 +178,7 @@ def test_a_store_that_changed_since_is_told_at_the_top(tmp_path: Path) -> None:
     path = collected.folder / "result.json"
     stored = json.loads(path.read_text())
     stored["question"]["splits"][1][1] = "f" * 64
-    path.write_text(json.dumps(stored))
+    path.write_bytes(signed_again(stored))
     where: list[str | Path] = ["--store", tmp_path / "features", "--out", tmp_path / "results"]
     text = Path(command("report", *where).strip()).read_text()
 

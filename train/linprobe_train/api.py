@@ -61,6 +61,7 @@ def fit_probe(
     ------
     DataError : shapes, labels or values that no probe can be fitted on.
     OptionError : C or the memory limit is out of range.
+    IntegrityError : a stored split is damaged, or changed while it was read.
 
     Examples
     --------
@@ -74,7 +75,9 @@ def fit_probe(
     ((3, 3), True)
     """
     rows, settings = as_rows(features, labels, tap=tap), settings or FitSettings()
-    return fit_rows(rows, C, settings, tolerance or Tolerance(), sample_weight=sample_weight)
+    fitted = fit_rows(rows, C, settings, tolerance or Tolerance(), sample_weight=sample_weight)
+    _check_unchanged(features)
+    return fitted
 
 
 def sweep(
@@ -111,6 +114,7 @@ def sweep(
     ------
     DataError : as in :func:`fit_probe`; also val of another encoder or dimension.
     OptionError : a metric that does not exist for these labels, or too little memory.
+    IntegrityError : as in :func:`fit_probe`.
 
     Examples
     --------
@@ -137,9 +141,18 @@ def sweep(
     if val is not None:
         held = as_rows(val, val_labels, tap=protocol.tap, n_classes=train.n_classes)
     with crew_of(settings.threads) as crew:
-        return search(
+        chosen = search(
             train, held, protocol.grid, settings, crew, metric=metric, folds=folds, seed=seed
         )
+    _check_unchanged(features, val)
+    return chosen
+
+
+def _check_unchanged(*splits: Features | None) -> None:
+    """Refuse, by an IntegrityError, a stored split whose files changed while they were read."""
+    for split in splits:
+        if isinstance(split, Split):
+            split.check_unchanged()
 
 
 def as_rows(

@@ -81,10 +81,10 @@ def probe(
     with watching("probing") as watch:
         if every:
             pool = Pool(jobs, backend, threads, settings.memory_bytes)
-            tasks = list_tasks(store, model, datasets)
+            tasks = list_tasks(store, model, datasets, watch)
             outcomes = probe_all(store, tasks, recipe, out, pool, watch)
         else:
-            opened = find_splits(store, model, datasets, named.tap)
+            opened = find_splits(store, model, datasets, named.tap, watch)
             answers = [task.probe(splits, recipe, out, watch) for splits in opened]
     if every:
         emit_json({"probes": plain(outcomes)}) if as_json else emit(outcomes_text(outcomes))
@@ -116,7 +116,7 @@ def knn(
     counts, threads = parse_wholes("--k", k), thread_count(threads)
     if not 0 < temperature < float("inf"):
         raise OptionError(f"T = {temperature}; expected more than 0", hint="--T 0.07")
-    splits = open_splits(FeatureStore(store).encoder(model), data, tap)
+    splits = open_splits(FeatureStore(store).encoder(model, lines_only), data, tap, lines_only)
     with watching("k-NN") as watch:
         answer = nearest_neighbours(
             splits, counts, temperature, out, seed=seed, threads=threads, watch=watch
@@ -149,7 +149,7 @@ def fewshot(
     counts, threads = parse_wholes("--shots", shots), thread_count(threads)
     if repeats < 1:
         raise OptionError(f"{repeats} draws; expected at least 1", hint="--repeats 5")
-    splits = open_splits(FeatureStore(store).encoder(model), data, tap)
+    splits = open_splits(FeatureStore(store).encoder(model, lines_only), data, tap, lines_only)
     with watching("few-shot") as watch:
         answer = few_shots(
             splits, counts, repeats, out, seed=seed, metric=metric, threads=threads, watch=watch
@@ -191,11 +191,11 @@ def report(
 ) -> None:
     """Write an HTML page for each result."""
     from linprobe_train.results.collect import collect
-    from linprobe_train.show.report import Places, write_report
+    from linprobe_train.show.report import Places, shards_of, write_report
 
     paths = []
     for collected in collect(out, folders or (), lines_only):
-        beside = shards or Path("data") / collected.result.dataset
+        beside = shards or shards_of(collected.result.dataset)
         paths.append(str(write_report(collected, Places(store, beside, template))))
         if not as_json:
             emit(paths[-1])
@@ -239,7 +239,7 @@ def predict(
         raise OptionError("--images and --features contradict each other", hint="pass one of them")
     if top < 1:
         raise OptionError(f"--top {top}; expected at least 1", hint="--top 5")
-    saved = load_probe(probe or only_folder(out))
+    saved = load_probe(probe or only_folder(out, lines_only))
     top = min(top, len(saved.classes))
     skipped: list[SkippedSample] = []
     if images:
@@ -249,7 +249,8 @@ def predict(
     elif features is not None:
         blocks = task.predict_rows(saved, task.load_array(features), top)
     else:
-        dataset = task.stored_encoder_of(saved, store, model).dataset(data or saved.card.dataset)
+        stored = task.stored_encoder_of(saved, store, model, lines_only)
+        dataset = stored.dataset(data or saved.card.dataset, lines_only)
         blocks = task.predict_rows(saved, dataset.split(split), top)
     if as_json:
         emit_json(predictions_json(blocks, saved.classes, skipped))

@@ -1,7 +1,8 @@
 """open_clip towers, whose taps equal the full model's: the only file that imports open_clip."""
 
-import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import nn
 from torchvision.transforms import Normalize, ToTensor
 
 from linprobe.errors import LinprobeError
-from linprobe.records import JsonValue
+from linprobe.records import JsonValue, read
 from linprobe_extract.encoders import tower, weights
 from linprobe_extract.encoders.family import ModelRef
 from linprobe_extract.pixels.canary import ReferenceTransform
@@ -29,6 +30,7 @@ from linprobe_store.format.spec import PreprocessSpec
 
 _IDLE = {"patch_dropout", "timm_drop", "timm_drop_path", "timm_model_pretrained", "output_tokens"}
 """Vision settings that change nothing in evaluation mode."""
+_PLAIN_NAME = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,17 @@ def load_tower(ref: ModelRef) -> tower.LoadedTower:
             hint="constraints.txt lists the tested version of open_clip_torch",
         )
     overlay = {**config.preprocess, "size": visual.image_size}
-    transform = PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), overlay))
+    with _building():
+        transform = PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), overlay))
+        pixels, reference = _preprocess_spec(transform), _reference(transform)
     return tower.LoadedTower(
         taps=_with_taps(visual),
         architecture=f"open_clip:{type(visual).__name__}",
         config={"embed_dim": config.model["embed_dim"], "vision_cfg": _stated(config)},
         activation=activation,
         weights_sha256=weights.digest_weights(visual),
-        preprocess=_preprocess_spec(transform),
-        reference=_reference(transform),
+        preprocess=pixels,
+        reference=reference,
     )
 
 
@@ -99,18 +103,22 @@ def _read_config(ref: ModelRef) -> _Config:
 
 def _from_json(path: Path) -> _Config:
     """Read a model configuration, bare or as ``open_clip_config.json`` wraps it."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        hint = "a local-dir: folder holds open_clip_config.json and one checkpoint"
-        problem = f"cannot read the model configuration {path}: {error}"
-        raise LinprobeError(problem, hint=hint) from error
-    model = content.get("model_cfg", content) if isinstance(content, dict) else {}
-    if not {"embed_dim", "vision_cfg"} <= model.keys():
+    hint = "a local-dir: folder holds open_clip_config.json and one checkpoint"
+    content = read(dict[str, Any], path, error=LinprobeError, hint=hint)
+    model = content.get("model_cfg", content)
+    if not isinstance(model, dict) or not {"embed_dim", "vision_cfg"} <= model.keys():
         problem = f"{path} is not a model configuration of open_clip: no embed_dim and vision_cfg"
         hint = "it has the form of the files in open_clip/model_configs"
         raise LinprobeError(problem, hint=hint)
-    return _Config(model, content.get("preprocess_cfg", {}), bool(model.get("quick_gelu")))
+    preprocess, vision = content.get("preprocess_cfg", {}), model["vision_cfg"]
+    if not isinstance(vision, dict) or not isinstance(preprocess, dict):
+        problem = f"{path}: vision_cfg and preprocess_cfg, expected objects, found something else"
+        raise LinprobeError(problem, hint=hint)
+    if not _PLAIN_NAME.fullmatch(str(vision.get("timm_model_name"))):
+        # timm would read "hf-hub:..." from the network and "local-dir:..." from anywhere.
+        problem = f"{path}: expected a name of timm's own, found {vision['timm_model_name']!r}"
+        raise LinprobeError(problem, hint="--model timm:NAME, or correct the configuration")
+    return _Config(model, preprocess, bool(model.get("quick_gelu")))
 
 
 def _find_weights(ref: ModelRef) -> Path:
@@ -148,16 +156,26 @@ def _load_visual(config: _Config, checkpoint: Path) -> Any:
 
 
 def _build_visual(config: _Config, device: str) -> Any:
+    with _building(), torch.device(device):
+        # All weights come from the checkpoint: what a configuration asks to download is idle.
+        settings = {**config.model["vision_cfg"], "timm_model_pretrained": False}
+        vision = CLIPVisionCfg(**settings)
+        visual = _build_vision_tower(config.model["embed_dim"], vision, config.quick_gelu)
+    visual.output_tokens = False  # CoCa's caption tokens are no feature
+    return visual
+
+
+@contextmanager
+def _building() -> Iterator[None]:
+    """Inside, the library is given the settings of a configuration, which may be anything."""
     try:
-        with torch.device(device):
-            vision = CLIPVisionCfg(**config.model["vision_cfg"])
-            visual = _build_vision_tower(config.model["embed_dim"], vision, config.quick_gelu)
-    except (TypeError, ValueError, RuntimeError) as error:
+        yield
+    except LinprobeError:
+        raise
+    except Exception as error:  # it checks none of them: any error means that one is wrong
         problem = f"open_clip {open_clip.__version__} cannot build this model"
         hint = "a newer open_clip_torch or timm may know it"
         raise LinprobeError(f"{problem}: {weights.first_line(error)}", hint=hint) from error
-    visual.output_tokens = False  # CoCa's caption tokens are no feature
-    return visual
 
 
 def _with_taps(visual: Any) -> nn.Module:

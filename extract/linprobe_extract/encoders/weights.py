@@ -4,7 +4,6 @@ import hashlib
 import pickle
 import socket
 import urllib.request
-import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,16 +12,17 @@ from urllib.parse import urlsplit
 
 import torch
 from huggingface_hub import constants
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from linprobe.errors import LinprobeError
 from linprobe.names import first_few
+from linprobe_extract.encoders import torchscript
 
-_UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile,
-               SafetensorError)  # fmt: skip
-"""What the readers raise for bytes that are no checkpoint."""
+_MOST_CODE = 64 << 20
+"""Most bytes that the source in a TorchScript archive unpacks to beyond the archive's own."""
+_MOST_SHARED = 16
+"""How often the bytes of a checkpoint may stand in its tensors, which can share them."""
 
 
 def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
@@ -33,8 +33,8 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     training is removed.
     """
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    except _UNREADABLE as error:
+        state = _read_state(path)
+    except Exception as error:  # what the readers raise for bytes that are no checkpoint: anything
         raise LinprobeError(
             f"{path} is not a readable checkpoint: {first_line(error)}",
             hint="save the state dict alone, best with safetensors.torch.save_file",
@@ -44,19 +44,27 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    """Read any kind, and refuse tensors far larger than the file: views that repeat its bytes."""
+    if not path.is_file():  # a pipe would be waited for
+        raise OSError("not a file")
+    state = load_file(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    total, n_bytes = sum(t.numel() * t.element_size() for t in state.values()), path.stat().st_size
+    if total > _MOST_SHARED * n_bytes:
+        raise ValueError(f"its tensors would take {total} bytes, and the file has {n_bytes}")
+    return state
+
+
 def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     """Read a checkpoint of ``torch.save``, or ``torch.jit.save``, which alone writes constants."""
-    is_torchscript = False
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            is_torchscript = any(name.endswith("/constants.pkl") for name in archive.namelist())
-    content: object
-    if is_torchscript:
-        with warnings.catch_warnings():  # deprecated for making archives; OpenAI's stay as they are
-            warnings.simplefilter("ignore", FutureWarning)
-            content = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
-    else:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            if unpacked > path.stat().st_size + _MOST_CODE:  # only code is compressed
+                raise ValueError(f"it would unpack to {unpacked} bytes")
+            if any(name.endswith(torchscript.MARKER) for name in archive.namelist()):
+                return torchscript.read_torchscript(archive)
+    content: object = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):

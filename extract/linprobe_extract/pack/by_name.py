@@ -4,6 +4,7 @@ from pathlib import Path
 
 from linprobe.benchmarks import find_known
 from linprobe.errors import ExtractError
+from linprobe.names import is_url
 from linprobe.terminal import command, note, watching
 from linprobe_extract.pack.listing import PackOptions
 from linprobe_extract.pack.pack import pack
@@ -17,7 +18,7 @@ def data_folder(data: str | None, *, may_pack: bool, root: Path = Path("data")) 
     Folders, URLs and None pass through; a dataset is packed under its name in ``root``.
     ExtractError where it is neither, or is not packed yet and not ``may_pack``.
     """
-    if data is None or "://" in data or Path(data).is_dir():
+    if data is None or is_url(data) or Path(data).is_dir():
         return data
     known, names = find_known(data), names_without_words()
     name = data if known is None else known.slug

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from linprobe.disk import STAGING_PREFIX, Staging, write_atomic
+from linprobe.disk import STAGING_PREFIX, Staging, make_folders, write_atomic
 from linprobe.errors import PackError, StoreError
 from linprobe.records import encode, read
 from linprobe_extract.pack.plan import PlannedShard
@@ -38,6 +38,7 @@ class Workspace:
         PackError where it holds another plan's work and ``restart`` is not set; StoreError where
         another process packs here.
         """
+        make_folders(self.out.parent)
         with Staging(self.out.parent, resume_as=self._name) as staging:
             earlier = self._earlier_plan()
             if earlier not in (None, plan_digest) and not restart:
@@ -52,6 +53,8 @@ class Workspace:
             for half in self.folder.glob("*/.*"):
                 half.unlink()
             write_atomic(self.folder / "plan", plan_digest.encode())
+            for name in ("records", "tars"):
+                make_folders(self.folder / name, below=self.folder)
             yield
             staging.drop()
 

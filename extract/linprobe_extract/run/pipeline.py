@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from typing import TypeVar
 
 import torch
@@ -24,7 +24,7 @@ from linprobe.errors import ShardError
 from linprobe_extract.encoders.device import Collect, Launch
 from linprobe_extract.pixels.preprocess import Outcome, limit_thread, preprocess
 from linprobe_extract.run.report import Timings
-from linprobe_extract.shards.samples import label_array, read_samples
+from linprobe_extract.shards.samples import cut_batches, label_array, read_samples
 from linprobe_extract.shards.tar import read_members
 from linprobe_extract.shards.types import Labelling, Sample, Shard
 from linprobe_store.format.spec import FeatureBlock, PreprocessSpec, ShardFingerprint, SkippedSample
@@ -138,7 +138,7 @@ class Pipeline:
         try:
             members = read_members(unit.source, unit.fingerprint, place=unit.shard.url)
             samples = read_samples(unit.shard.url, members, self.labelling)
-            while batch := tuple(islice(samples, self.batch_size)):
+            for batch in cut_batches(samples, self.batch_size, lambda sample: len(sample.image)):
                 planned += len(batch)
                 buffer = self._wait(partial(self._ring.get, timeout=0.1))
                 tasks = [

@@ -89,7 +89,7 @@ class Extraction:
             cannot be loaded or gives other features than it gave before, a full disk.
         """
         ranks = ranks_from_environment()
-        work = self._work(ranks, read_only=False)
+        work = self._work(ranks, read_only=False, watch=watch if ranks.rank == 0 else ignore)
         if work.stored is not None and not work.todo:
             return ExtractReport(work.stored, self.plan.name, work.seal(), run=None)
         from linprobe_extract.encoders.encoder import load_encoder
@@ -119,7 +119,7 @@ class Extraction:
             ).extract()
         return ExtractReport(stored, self.plan.name, run.sealed, run, stop.exit_code)
 
-    def _work(self, ranks: Ranks, *, read_only: bool) -> Work:
+    def _work(self, ranks: Ranks, *, read_only: bool, watch: Watch = ignore) -> Work:
         splits = self.splits or tuple(split.name for split in self.plan.splits)
         for name in splits:
             self.plan.split(name)
@@ -128,19 +128,22 @@ class Extraction:
             encoder_id = _encoder_memo(self.store).get(_choice_key(self.encoder))
         else:
             encoder_id = self.encoder.spec.encoder_id
-        stored = None if encoder_id is None else self._stored(encoder_id)
+        stored = None if encoder_id is None else self._stored(encoder_id, watch)
         fingerprints = FingerprintCache(self.store, read_only=read_only)
         return Work(self.plan, splits, stored, fingerprints)
 
-    def _stored(self, encoder_id: str) -> StoredEncoder | None:
+    def _stored(self, encoder_id: str, watch: Watch = ignore) -> StoredEncoder | None:
+        """The encoder in the store; ``watch`` sees what else there cannot be opened."""
         with suppress(NotFoundError):
-            return FeatureStore(self.store).encoder(encoder_id)
+            stored = FeatureStore(self.store).encoder(encoder_id, watch)
+            stored.listing().tell(watch)
+            return stored
         return None
 
     def _check(self, splits: tuple[str, ...], ranks: Ranks) -> None:
         """Refuse before minutes of work what would fail at their end."""
-        urls = [shard.url for split in self.plan.splits for shard in split.shards]
-        if ranks.world_size > 1 and any(url.startswith("pipe:") for url in urls):
+        kinds = {shard.kind for split in self.plan.splits for shard in split.shards}
+        if ranks.world_size > 1 and "command" in kinds:
             raise ExtractError(
                 "shards from pipe: commands cannot be shared between processes: only the one that "
                 "runs a command learns its fingerprint",

@@ -3,17 +3,16 @@
 Reads no image and imports no torch.
 """
 
-import tarfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from linprobe.errors import ExtractError, ShardError
 from linprobe_extract.shards.caches import FingerprintCache
 from linprobe_extract.shards.samples import label_array, read_samples, split_member
-from linprobe_extract.shards.tar import read_members
+from linprobe_extract.shards.tar import member_names, read_members
 from linprobe_extract.shards.types import DatasetPlan, Shard
 from linprobe_store.arrays.seal import ReadLabels
 from linprobe_store.arrays.unit_maps import Keys
@@ -212,10 +211,8 @@ def forecast(work: Work, spec: EncoderSpec, folder: str) -> Forecast:
 
 def _n_samples(shard: Shard) -> int | None:
     """Count keys by seeking from header to header; None for what is no plain tar on disk."""
-    if shard.n_samples is not None or shard.is_stream:
+    if shard.n_samples is not None or shard.kind != "file":
         return shard.n_samples
-    try:
-        with tarfile.open(Path(shard.url), "r:") as tar:
-            return len({split_member(member.name)[0] for member in tar if member.isreg()})
-    except (tarfile.TarError, OSError):
-        return None
+    with suppress(ShardError):
+        return len({split_member(name)[0] for name in member_names(shard)})
+    return None

@@ -4,6 +4,7 @@ Caches are local to a host and may be deleted at any time.
 """
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,14 +15,16 @@ from typing import Generic, TypeVar
 
 import fsspec
 
-from linprobe.disk import store_errors
-from linprobe.errors import IntegrityError
-from linprobe.records import parse, plain
+from linprobe.disk import make_folders, store_errors
+from linprobe.errors import IntegrityError, StoreError
+from linprobe.records import parse, plain, read_bytes
 from linprobe_extract.shards.tar import fingerprint_shard, open_shard, unreadable
 from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import ShardFingerprint
 
 T = TypeVar("T")
+_MAX_BYTES = 256 << 20
+"""A line for each of a million shards."""
 
 
 class JsonCache(Generic[T]):
@@ -40,8 +43,8 @@ class JsonCache(Generic[T]):
 
     def reload(self) -> None:
         """Learn what other processes have written meanwhile."""
-        with suppress(OSError):
-            for line in self._path.read_bytes().splitlines():
+        with suppress(StoreError):
+            for line in read_bytes(self._path, limit=_MAX_BYTES).splitlines():
                 with suppress(IntegrityError):
                     self._known |= parse(self._kind, line, str(self._path))
 
@@ -56,12 +59,17 @@ class JsonCache(Generic[T]):
         """
         is_known = self._known.get(key) == value
         self._known[key] = value
-        if is_known or self._read_only or not lasting:
-            return
+        if is_known or self._read_only or not lasting or self._path.parent.is_symlink():
+            return  # a link may lead out of the store
         with store_errors(self._path):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps({key: plain(value)}) + "\n")
+            make_folders(self._path.parent)
+            with open(self._path, "ab", opener=_open_own) as lines:
+                lines.write(json.dumps({key: plain(value)}).encode() + b"\n")
+
+
+def _open_own(path: str, flags: int) -> int:
+    """Open a file that is no link out of the store and no FIFO, which would never open."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 class FingerprintCache:
@@ -74,7 +82,7 @@ class FingerprintCache:
 
     def known(self, shard: Shard) -> ShardFingerprint | None:
         """Give the fingerprint of a shard if that needs no read of its bytes."""
-        return shard.fingerprint or self._cache.get(_state(shard.url) or shard.url)
+        return shard.fingerprint or self._cache.get(_state(shard) or shard.url)
 
     def fingerprint(self, shard: Shard) -> ShardFingerprint:
         """Give the fingerprint of a shard, reading it only when nothing else knows it.
@@ -90,7 +98,7 @@ class FingerprintCache:
         A stream can be read but once, and its fingerprint is needed before its samples. Raises
         ShardError where it cannot be read.
         """
-        if not shard.is_stream:
+        if shard.kind == "file":
             yield shard, self.fingerprint(shard)
             return
         with tempfile.TemporaryDirectory(prefix="linprobe-") as folder:
@@ -104,17 +112,16 @@ class FingerprintCache:
             yield copy, self._remember(shard, content)
 
     def _remember(self, shard: Shard, fingerprint: ShardFingerprint) -> ShardFingerprint:
-        state = _state(shard.url)
+        state = _state(shard)
         self._cache.put(state or shard.url, fingerprint, lasting=state is not None)
         return fingerprint
 
 
-def _state(url: str) -> str | None:
+def _state(shard: Shard) -> str | None:
     """Describe a file so that other content is described otherwise; None if it cannot be."""
-    if url.startswith("pipe:"):
-        return None
-    if "://" not in url:
-        return file_state(url)
+    if shard.kind != "url":
+        return file_state(shard.url) if shard.kind == "file" else None
+    url = shard.url
     try:
         filesystem, name = fsspec.core.url_to_fs(url)
         info = filesystem.info(name)

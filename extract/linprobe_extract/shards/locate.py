@@ -13,6 +13,7 @@ import fsspec
 
 from linprobe import names
 from linprobe.errors import ExtractError
+from linprobe.records import MAX_BYTES, read_bytes
 from linprobe.terminal import command
 from linprobe_extract.shards.card import DatasetCard, ShardCard, load_card
 from linprobe_extract.shards.types import DatasetPlan, Shard, SplitPlan
@@ -21,7 +22,10 @@ _LAYOUT_HINT = (
     "expected DIR/train/*.tar and DIR/test/*.tar (as `linprobe pack` writes them), "
     "or give each split: --shards 'train=path/{00..09}.tar'"
 )
+_COMMAND = "pipe:"
+"""What a shard begins with that is the output of a shell command."""
 _COPY_HINT = "copy or pack the dataset again"
+_COUNT_HINT = "write the number, or remove the file where it lies on disk"
 
 
 def plan_dataset(
@@ -42,9 +46,9 @@ def plan_dataset(
         splits, default_name = _explicit_splits(shards), "dataset"
     elif data is None:
         raise ExtractError("no data to extract", hint="give --data DIR or --shards SPLIT=PATTERN")
-    elif "://" in data:
+    elif names.is_url(data):
         splits, default_name = _remote_splits(data), Path(data.split("://")[-1]).name
-    else:
+    else:  # a local folder, whatever it is called
         if not Path(data).is_dir():
             hint = f"{command('pack', 'SOURCE', out='DIR')} makes one; {_LAYOUT_HINT}"
             raise ExtractError(f"no folder of shards at '{data}'", hint=hint)
@@ -67,9 +71,9 @@ def plan_dataset(
 
 def _classes_beside(base: str) -> tuple[str, ...] | None:
     """The names in ``classnames.txt``; None where there is no such file."""
-    if "://" not in base:
+    if not names.is_url(base):
         path = Path(base) / "classnames.txt"
-        return names.read_class_names(path, error=ExtractError) if path.is_file() else None
+        return names.read_class_names(path, error=ExtractError) if path.exists() else None
     url = f"{base.rstrip('/')}/classnames.txt"
     data = _remote_file(url)
     return None if data is None else names.parse_class_names(data, url, error=ExtractError)
@@ -84,7 +88,7 @@ def _local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Sha
         if names.split_named(alias):
             for tar in path.iterdir() if path.is_dir() else (path,):
                 # Not their indexes, nor what a copy in progress leaves.
-                if re.fullmatch(r"[^.].*\.tar(\.(gz|bz2|xz))?", tar.name) and tar.is_file():
+                if re.fullmatch(r"[^.].*\.tar(\.(gz|bz2|xz))?", tar.name, re.DOTALL):
                     paths.setdefault(alias, []).append(tar)
     if not paths:
         raise ExtractError(f"no shards found in '{folder}'", hint=_LAYOUT_HINT)
@@ -103,8 +107,9 @@ def _local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Sha
         expected = len(tars)
         if split in listed:
             expected = len(cards)
-        elif counts.is_file() and counts.parent != folder:
-            expected = _shard_count(counts.read_bytes(), str(counts))
+        elif counts.exists() and counts.parent != folder:
+            data = read_bytes(counts, error=ExtractError, hint=_COUNT_HINT)
+            expected = _shard_count(data, str(counts))
         if expected != len(tars):
             fault = f"split '{split}' of '{folder}' has {len(tars)} shards, expected {expected}"
             raise ExtractError(fault, hint=_COPY_HINT)
@@ -115,6 +120,9 @@ def _local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Sha
 
 
 def _listed(path: Path, card: ShardCard | None) -> Shard:
+    if not path.is_file():  # or a link to a file that is gone
+        fault = f"'{path}' is named like a shard and is no file"
+        raise ExtractError(fault, hint="copy the dataset again, or remove it")
     size = path.stat().st_size
     if card is None:
         return Shard(str(path))
@@ -126,10 +134,9 @@ def _listed(path: Path, card: ShardCard | None) -> Shard:
 
 def _shard_count(data: bytes, place: str) -> int:
     text = data.decode("utf-8-sig", errors="replace").strip()
-    if not text.isdigit():
-        hint = "write the number, or remove the file where it lies on disk"
-        fault = f"'{place}' holds {text[:40]!r}, expected the number of shards"
-        raise ExtractError(fault, hint=hint)
+    if not re.fullmatch("[0-9]{1,7}", text):
+        fault = f"'{place}' holds {text[:40]!r}, expected the number of shards, below 10 million"
+        raise ExtractError(fault, hint=_COUNT_HINT)
     return int(text)
 
 
@@ -141,7 +148,8 @@ def _remote_splits(base: str) -> dict[str, tuple[Shard, ...]]:
         data = None if split in splits else _remote_file(f"{folder}/nshards.txt")
         if data is not None:
             n_shards = _shard_count(data, f"{folder}/nshards.txt")
-            splits[split] = tuple(Shard(f"{folder}/{index}.tar") for index in range(n_shards))
+            urls = (f"{folder}/{index}.tar" for index in range(n_shards))
+            splits[split] = tuple(Shard(url, kind="url") for url in urls)
     if not splits:
         raise ExtractError(
             f"no shards found under '{base}'",
@@ -155,7 +163,7 @@ def _remote_file(url: str) -> bytes | None:
     """Content of a small file; None when there is none."""
     try:
         with fsspec.open(url, "rb") as stream:
-            return bytes(stream.read())
+            data = bytes(stream.read(MAX_BYTES + 1))
     except FileNotFoundError:
         return None
     except Exception as error:  # each of fsspec's drivers has errors of its own
@@ -163,6 +171,10 @@ def _remote_file(url: str) -> bytes | None:
             f"cannot read '{url}': {str(error) or type(error).__name__}",
             hint="check the URL and the network; s3://, gs:// and others need their fsspec driver",
         ) from error
+    if len(data) > MAX_BYTES:
+        fault = f"'{url}' has more than {MAX_BYTES:,} bytes, expected a small text file"
+        raise ExtractError(fault, hint="check what the server sends")
+    return data
 
 
 def _explicit_splits(entries: Sequence[str]) -> dict[str, tuple[Shard, ...]]:
@@ -178,7 +190,7 @@ def _explicit_splits(entries: Sequence[str]) -> dict[str, tuple[Shard, ...]]:
         except ValueError as error:
             hint = "write braces as in train-{000..099}.tar"
             raise ExtractError(f"cannot expand '{pattern}': {error}", hint=hint) from error
-        shards = tuple(Shard(url) for each in patterns for url in _matches(each))
+        shards = tuple(shard for each in patterns for shard in _matches(each))
         if not shards:
             hint = "check the pattern; quote it for the shell"
             raise ExtractError(f"no shards match '{pattern}'", hint=hint)
@@ -186,11 +198,15 @@ def _explicit_splits(entries: Sequence[str]) -> dict[str, tuple[Shard, ...]]:
     return splits
 
 
-def _matches(pattern: str) -> list[str]:
-    if "://" in pattern or pattern.startswith("pipe:"):
-        return [pattern]
-    if any(char in pattern for char in "*?["):
-        return sorted(glob.glob(pattern, recursive=True), key=names.natural_key)  # noqa: PTH207 - may be absolute
-    if not Path(pattern).is_file():
+def _matches(pattern: str) -> list[Shard]:
+    """What a person's pattern without braces means: the one place that looks at its text."""
+    if pattern.startswith(_COMMAND):
+        return [Shard(pattern, kind="command")]
+    if names.is_url(pattern):
+        return [Shard(pattern, kind="url")]
+    if Path(pattern).is_file():
+        return [Shard(pattern)]
+    if not any(char in pattern for char in "*?["):
         raise ExtractError(f"no shard at '{pattern}'", hint="check the path or the braces")
-    return [pattern]
+    paths = glob.glob(pattern, recursive=True)  # noqa: PTH207 - may be absolute
+    return [Shard(path) for path in sorted(paths, key=names.natural_key)]

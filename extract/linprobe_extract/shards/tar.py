@@ -3,11 +3,7 @@
 Tar readers stop silently at damage, cuts and second archives: so every byte is seen on its way.
 """
 
-import bz2
-import gzip
 import hashlib
-import lzma
-import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +11,10 @@ from typing import IO, cast
 
 import fsspec
 
+from linprobe import tars
 from linprobe.errors import ShardError
+from linprobe.records import open_regular
+from linprobe_extract.shards.samples import size_limit
 from linprobe_extract.shards.types import Member, Shard
 from linprobe_store.format.spec import ShardFingerprint
 
@@ -24,6 +23,7 @@ _END_BYTES = 1024
 _READ_BYTES = 1 << 20
 _WINDOW_BYTES = 1 << 16
 """Of what was read last; tarfile reads at most 10,240 bytes ahead."""
+_HINT = "check it, or copy or pack the shard again; the other shards are not affected"
 
 
 class _HashingReader:
@@ -33,14 +33,8 @@ class _HashingReader:
         self._stream = stream
         self._sha256 = hashlib.sha256()
         self._n_bytes = 0
-        self._ahead = b""
-        self.magic = self._ahead = self.read(8)
 
     def read(self, size: int = -1) -> bytes:
-        if self._ahead:
-            size = len(self._ahead) if size < 0 else size
-            data, self._ahead = self._ahead[:size], self._ahead[size:]
-            return data
         data = self._stream.read(size)
         self._sha256.update(data)
         self._n_bytes += len(data)
@@ -79,18 +73,18 @@ class _WindowReader:
 
 
 def open_shard(shard: Shard) -> IO[bytes]:
-    """Open a local file, a ``pipe:`` command, or any URL that fsspec knows, for reading once.
+    """Open a regular file, a command, or any URL that fsspec knows, for reading once.
 
     Raises ShardError with the URL and the system's reason.
     """
     try:
-        if shard.url.startswith("pipe:"):
-            from webdataset.gopen import gopen
+        if shard.kind == "command":
+            from webdataset.gopen import gopen_pipe
 
-            return cast("IO[bytes]", gopen(shard.url))
-        if "://" in shard.url:
+            return cast("IO[bytes]", gopen_pipe(shard.url))
+        if shard.kind == "url":
             return cast("IO[bytes]", fsspec.open(shard.url, "rb").open())
-        return Path(shard.url).open("rb")
+        return open_regular(Path(shard.url), error=ShardError, hint=_HINT)
     except Exception as error:  # each of fsspec's drivers has errors of its own
         raise unreadable(shard.url, error) from error
 
@@ -101,18 +95,21 @@ def read_members(
     """Yield the regular files of a tar in order, then prove that the tar was whole.
 
     It is plain or compressed by gzip, bzip2 or xz, and read once. ``expected`` is what its bytes
-    must be; ``place`` is what to call it in messages, by default its URL.
+    must be; ``place`` is what to call it in messages, by default its URL. The content of a
+    member beyond :func:`size_limit` is left out.
 
     Raises ShardError where the stream cannot be read, is not a tar, is cut or damaged anywhere,
-    holds links or nothing at all, or has other bytes than ``expected``.
+    holds links, sparse files, huge headers or nothing at all, unpacks to too much, or has other
+    bytes than ``expected``.
     """
     place = place or shard.url
     try:
         with open_shard(shard) as stream:
             reader = _HashingReader(stream)
-            yield from _members(place, _WindowReader(_plain(reader)))
+            plain = _WindowReader(tars.unpacked(cast("IO[bytes]", reader)))
+            yield from _members(place, plain)
             content = reader.fingerprint(shard.name)
-    except (tarfile.TarError, lzma.LZMAError, OSError, EOFError, ValueError) as error:
+    except tars.UNREADABLE as error:
         raise unreadable(place, error) from error
     if expected is not None and replace(content, name=expected.name) != expected:
         raise ShardError(
@@ -122,31 +119,13 @@ def read_members(
         )
 
 
-def _plain(reader: _HashingReader) -> IO[bytes]:
-    """Decompress; these readers check lengths and checksums, and read joined streams to the end."""
-    stream = cast("IO[bytes]", reader)
-    if reader.magic.startswith(b"\x1f\x8b"):
-        return cast("IO[bytes]", gzip.GzipFile(fileobj=stream))
-    if reader.magic.startswith(b"BZh"):
-        return cast("IO[bytes]", bz2.BZ2File(stream))
-    if reader.magic.startswith(b"\xfd7zXZ"):
-        return cast("IO[bytes]", lzma.LZMAFile(stream))
-    return stream
-
-
 def _members(place: str, plain: _WindowReader) -> Iterator[Member]:
     n_members = 0
-    with tarfile.open(fileobj=cast("IO[bytes]", plain), mode="r|") as tar:
-        for info in tar:
-            if info.isdir():
-                continue
-            file = tar.extractfile(info) if info.isreg() else None
-            if file is None:
-                hint = "pack the shard again without links"
-                raise ShardError(f"'{info.name}' in '{place}' is no regular file", hint=hint)
+    with tars.open_stream(cast("IO[bytes]", plain)) as tar:
+        for info in tars.files(tar):
             n_members += 1
-            yield Member(info.name, file.read())
-            tar.members = []  # type: ignore[attr-defined] # else it keeps all headers
+            file = tar.extractfile(info) if info.size <= size_limit(info.name) else None
+            yield Member(info.name, None if file is None else file.read())
         n_zeros = plain.n_zeros_after(tar.offset)
     fault = ""
     if n_zeros is None:
@@ -157,6 +136,19 @@ def _members(place: str, plain: _WindowReader) -> Iterator[Member]:
         fault = "is empty"
     if fault:
         raise ShardError(f"'{place}' {fault}", hint="copy or pack the shard again")
+
+
+def member_names(shard: Shard) -> Iterator[str]:
+    """Yield the names of the files of a plain tar on disk, going from header to header.
+
+    Raises ShardError where there is none.
+    """
+    try:
+        with open_shard(shard) as file, tars.open_plain(file) as tar:
+            for info in tars.files(tar):
+                yield info.name
+    except tars.UNREADABLE as error:
+        raise unreadable(shard.url, error) from error
 
 
 def fingerprint_shard(shard: Shard) -> ShardFingerprint:
@@ -170,7 +162,5 @@ def fingerprint_shard(shard: Shard) -> ShardFingerprint:
 
 def unreadable(url: str, error: Exception) -> ShardError:
     """Tell that a shard cannot be read, with the system's reason."""
-    return ShardError(
-        f"cannot read '{url}' as a tar: {str(error) or type(error).__name__}",
-        hint="check it, or copy or pack the shard again; the other shards are not affected",
-    )
+    fault = f"cannot read '{url}' as a tar: {str(error) or type(error).__name__}"
+    return ShardError(fault, hint=_HINT)

@@ -1,7 +1,11 @@
 """What a dataset is read as: splits, shards, the files in them, samples and their labels."""
 
+import os
 import re
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
 
 from linprobe.errors import ExtractError
 from linprobe.records import digest_json
@@ -9,6 +13,8 @@ from linprobe_store.format.spec import ShardFingerprint
 
 Label = int | tuple[int, ...]
 """A class id, or the ids that hold of a multi-label sample."""
+Kind = Literal["file", "url", "command"]
+"""What kind of source something is: decided once, from what a person typed."""
 
 
 @dataclass(frozen=True)
@@ -21,15 +27,14 @@ class Shard:
     """From the dataset's card; None means that the bytes have to be read to know it."""
     n_samples: int | None = None
     """From the dataset's card; None when not known before reading."""
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether it is a URL or a command, and no local file."""
-        return "://" in self.url or self.url.startswith("pipe:")
+    kind: Kind = "file"
+    """What the text of ``url`` is; nothing looks at the text again to tell."""
 
     @property
     def name(self) -> str:
-        """Basename of the tar, without query strings."""
+        """Basename of the tar, without query strings; a byte that is no UTF-8 as its escape."""
+        if self.kind == "file":
+            return os.fsencode(Path(self.url).name).decode("utf-8", "backslashreplace")
         return re.split(r"[/\s]", self.url.split("?")[0].rstrip("/"))[-1]
 
 
@@ -39,7 +44,8 @@ class Member:
 
     name: str
     """Path inside the archive."""
-    data: bytes
+    data: bytes | None
+    """Its content; None where it is larger than a sample's may be, or no image and no label."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Sample:
     label: Label
     """Class id or ids; -1 when ``reason`` is set."""
     reason: str | None
-    """Why the sample cannot be used (``no_image``, ``no_label``), or None."""
+    """Why the sample cannot be used (``no_image``, ``no_label``, ``too_large``), or None."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,11 @@ class Labelling:
     """``cls``, ``json:<field>`` or ``folder``."""
     classes: tuple[str, ...] | None
     """Class names by label; needed where the data holds names instead of ids."""
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Class ids by name; none where the names are not known."""
+        return {name: label for label, name in enumerate(self.classes or ())}
 
     @property
     def identity(self) -> str:

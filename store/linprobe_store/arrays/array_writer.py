@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from linprobe.disk import make_folders
 from linprobe_store.format.checksums import FileDigest, FileHasher, digest_bytes
 from linprobe_store.format.zarr_v3 import ArrayGeometry, array_json
 
@@ -59,7 +60,7 @@ class RowWriter:
         while start < len(block):
             if self._open is None:
                 path = self.folder / self._geometry().file_key(len(self._files))
-                path.parent.mkdir(parents=True, exist_ok=True)
+                self._make(path.parent)
                 self._open = path.open("wb", buffering=1 << 18), FileHasher(strong=self.strong)
             stop = min(len(block), start + file_rows - self.rows % file_rows)
             stream, hasher = self._open
@@ -74,7 +75,7 @@ class RowWriter:
         """Finish the last file and write ``zarr.json``; digests by path below ``folder``."""
         data = array_json(self._geometry(), self.layout.fill, self.layout.dimensions)
         self._finish_file()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make(self.folder)
         (self.folder / "zarr.json").write_bytes(data)
         self._files["zarr.json"] = digest_bytes(data, strong=self.strong)
         return self._files
@@ -85,6 +86,10 @@ class RowWriter:
             with suppress(OSError):  # what is buffered does not fit a full disk, and never will
                 self._open[0].close()
             self._open = None
+
+    def _make(self, folder: Path) -> None:
+        """Make a folder of the array; the unit's, two above, is there, or was removed meanwhile."""
+        make_folders(folder, below=self.folder.parents[1], durable=False)
 
     def _geometry(self) -> ArrayGeometry:
         """Geometry of the rows so far; chunks of equal size while they fit into one file."""

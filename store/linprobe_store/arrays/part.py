@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from linprobe.disk import Staging, store_errors
+from linprobe.disk import Staging, make_folders, refuse_links, store_errors
 from linprobe.errors import MismatchError, StoreError
 from linprobe.records import digest_json, plain
 from linprobe_store.arrays.unit_writer import UnitWriter
@@ -18,13 +18,19 @@ def part_path(encoder_path: Path, shard: ShardFingerprint) -> Path:
     return encoder_path / PARTS_FOLDER / name
 
 
-def find_part(encoder_path: Path, encoder_id: str, shard: ShardFingerprint) -> PartCommit | None:
+def find_part(encoder_path: Path, spec: EncoderSpec, shard: ShardFingerprint) -> PartCommit | None:
     """Commit of a part; see ``StoredEncoder.committed_part``."""
     path = part_path(encoder_path, shard)
     if not path.exists():
         return None
     commit = read_commit(PartCommit, path)
-    check_origin(path, ("encoder", encoder_id, commit.encoder_id), ("source", shard, commit.shard))
+    check_origin(
+        path,
+        ("encoder", spec.encoder_id, commit.encoder_id),
+        ("source", shard, commit.shard),
+        ("taps", spec.taps, commit.taps),
+        ("dtype", spec.storage_dtype, commit.dtype),
+    )
     check_files(path, commit.files, "open")
     return commit
 
@@ -41,6 +47,8 @@ class PartWriter:
         self._encoder_path = encoder_path
         self._spec = spec
         self._keys: set[str] = set()
+        refuse_links(encoder_path, encoder_path / PARTS_FOLDER)
+        make_folders(encoder_path / PARTS_FOLDER, below=encoder_path)
         self._staging = Staging(encoder_path / PARTS_FOLDER)
         self._unit = UnitWriter(self._staging.path, spec, shard.name, strong=False)
 

@@ -13,15 +13,16 @@ from typing import TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe.disk import Staging, store_errors
+from linprobe.disk import Staging, refuse_links, store_errors
 from linprobe.errors import MismatchError, NotFoundError, StoreError
 from linprobe.names import first_few
 from linprobe.terminal import command
 from linprobe_store.arrays.part import find_part, part_path
-from linprobe_store.arrays.unit_maps import Keys, UnitArrays, map_unit
+from linprobe_store.arrays.unit_maps import Keys, map_unit
 from linprobe_store.arrays.unit_writer import UnitWriter
+from linprobe_store.arrays.values import hash_keys, label_problem, repeated_keys
 from linprobe_store.format import spec
-from linprobe_store.format.commit import PartCommit, PartRows, check_files, sign
+from linprobe_store.format.commit import PartCommit, PartRows, UnitContents, sign
 from linprobe_store.format.layout import COMMIT_FILE
 from linprobe_store.format.spec import DatasetSpec, EncoderSpec, FeatureBlock, LabelArray
 
@@ -71,7 +72,7 @@ def _find_parts(target: SealTarget, encoder_path: Path) -> list[PartCommit]:
     if len(set(shards)) < len(shards):
         message = f"split {target.split!r} lists a shard twice"
         raise MismatchError(message, hint="list every shard once")
-    commits = {shard: find_part(encoder_path, target.spec.encoder_id, shard) for shard in shards}
+    commits = {shard: find_part(encoder_path, target.spec, shard) for shard in shards}
     missing = [shard.name for shard, commit in commits.items() if commit is None]
     if missing:
         lack = f"{len(missing)} of {len(shards)} shards have no part: {first_few(missing)}"
@@ -86,17 +87,16 @@ def _part_blocks(
     """All rows of the parts in order; every byte of a part is verified before it is used."""
     for part in parts:
         unit = part_path(encoder_path, part.shard)
-        check_files(unit, part.files, "deep")
         arrays = map_unit(unit, part)
-        keys = arrays.read_keys(unit)
-        labels = cast("LabelArray", arrays.labels.whole())
+        keys, labels = arrays.read_keys(), arrays.read_labels()
         if read_labels is not None:
             labels = read_labels(part, keys, labels)
-        taps = {tap: mapped.whole() for tap, mapped in arrays.features.items()}
+        taps = {tap: arrays.read_features(tap).whole() for tap in arrays.features}
         for start in range(0, part.rows, BLOCK_ROWS):
             stop = min(start + BLOCK_ROWS, part.rows)
             features = {tap: cast("spec.FeatureArray", x[start:stop]) for tap, x in taps.items()}
             yield FeatureBlock(keys.between(start, stop), features, labels[start:stop])
+        arrays.check_unchanged()
 
 
 def write_split(
@@ -108,14 +108,17 @@ def write_split(
     ``parts``, and a StoreError where a key comes twice, a value cannot be stored or the disk fails.
     """
     place = f"split {target.split!r}"
+    refuse_links(*target.path.parents[:3])  # the dataset, the sets, the encoder
     with store_errors(target.path), Staging(target.path.parent) as staging:
         unit = UnitWriter(staging.path, target.spec, place, strong=True)
         hashes = [np.empty(0, np.int64)]
         try:
             for block in blocks:
-                _check_range(block.labels, len(target.dataset.classes), place)
+                if problem := label_problem(block.labels, len(target.dataset.classes)):
+                    hint = "give the class list that the labels were made with"
+                    raise MismatchError(f"{place}: {problem}", hint=hint)
                 unit.append(block)
-                hashes.append(np.fromiter(map(hash, block.keys), np.int64, len(block.keys)))
+                hashes.append(hash_keys(block.keys))
             expected = sum(part.rows for part in parts)
             if unit.rows != expected:
                 message = f"{place}: expected {expected} rows, found {unit.rows}"
@@ -125,39 +128,17 @@ def write_split(
             contents = unit.close({"kind": "split", "encoder_id": target.spec.encoder_id, **own})
         finally:
             unit.abandon()
-        _check_unique(np.concatenate(hashes), map_unit(staging.path, contents), place)
+        _check_unique(np.concatenate(hashes), staging.path, contents, place)
         signed = sign("split", contents, own, {"parts": parts})
         (staging.path / COMMIT_FILE).write_bytes(signed)
         staging.publish(target.path)
 
 
-def _check_range(labels: LabelArray, n_classes: int, place: str) -> None:
-    """Refuse class ids that are not in [0, k), and multi-hot labels not of k columns of 0 and 1."""
-    if not len(labels):
-        return
-    wanted = given = ""
-    if labels.ndim == 2 and (labels.shape[1] != n_classes or labels.max() > 1):
-        wanted = f"{n_classes} columns of 0 and 1"
-        given = f"{labels.shape[1]} columns up to {labels.max()}"
-    elif labels.ndim == 1 and (labels.min() < 0 or labels.max() >= n_classes):
-        wanted = f"labels in 0..{n_classes - 1} ({n_classes} classes)"
-        given = f"{labels.min()}..{labels.max()}"
-    if wanted:
-        message = f"{place}: expected {wanted}, found {given}"
-        raise MismatchError(message, hint="give the class list that the labels were made with")
-
-
-def _check_unique(hashes: NDArray[np.int64], arrays: UnitArrays, place: str) -> None:
-    """Refuse keys that come twice; only keys of equal hash are compared as text."""
-    order = np.argsort(hashes, kind="stable")
-    again = hashes[order[1:]] == hashes[order[:-1]]
-    suspects = np.union1d(order[1:][again], order[:-1][again])
-    if not len(suspects):
-        return
-    keys = arrays.read_keys(arrays.keys_bytes.folder)
-    counts = Counter(keys[int(i)] for i in suspects)
-    twice = [key for key, count in counts.items() if count > 1]
-    if twice:
+def _check_unique(
+    hashes: NDArray[np.int64], unit: Path, contents: UnitContents, place: str
+) -> None:
+    """Refuse keys that come twice, by the hash of each."""
+    if twice := repeated_keys(hashes, map_unit(unit, contents).read_keys()):
         raise StoreError(
             f"{place}: {len(twice)} keys come more than once: {first_few(twice)}",
             hint="a shard is listed under two names, or shards overlap: list every sample once",

@@ -12,9 +12,10 @@ from pathlib import Path
 from posixpath import join
 from typing import Literal
 
-from linprobe.disk import Staging, store_errors
+from linprobe.disk import Staging, refuse_links, store_errors
 from linprobe.errors import REPAIR, IntegrityError, MismatchError, StoreError
 from linprobe.names import short_id
+from linprobe.terminal import Watch, ignore
 from linprobe_store.care.packed import pack_split, unpack_split
 from linprobe_store.care.place import Place
 from linprobe_store.care.remote_splits import SourceSplit, find_marker, list_splits, read_marker
@@ -51,16 +52,20 @@ def copy_store(
     encoder: str | None = None,
     dataset: str | None = None,
     pack: bool = False,
+    watch: Watch = ignore,
 ) -> Iterator[CopiedSplit]:
     """Copy the sealed splits of a store; yields each one when it is done.
 
     Source and target are local folders or fsspec URLs; the target is made if it is not there.
     Encoder and dataset are named by name or id; None means all. ``pack`` compresses for the wire;
-    without it, what is packed is unpacked into a local target. Raises NotFoundError for an unknown
-    encoder or dataset, IntegrityError where the source is damaged or bytes changed on the way,
-    MismatchError for other content under the same ids, StoreError where disk or remote refuses.
+    without it, what is packed is unpacked into a local target. What is damaged is told to
+    ``watch`` and left out; once the rest is there, it is an IntegrityError. Raises NotFoundError
+    for an unknown encoder or dataset, IntegrityError where bytes changed on the way, MismatchError
+    for other content under the same ids, StoreError where disk or remote refuses.
     """
-    for split in list_splits(Place(source), encoder, dataset):
+    listing = list_splits(Place(source), encoder, dataset)
+    listing.tell(watch)
+    for split in listing.sound:
         with store_errors(target):
             place = Place(target)
             local = place.local
@@ -68,6 +73,10 @@ def copy_store(
         ids = split.encoder.spec.encoder_id, split.dataset.spec.dataset_id, split.name
         outcome: Outcome = "there already" if moved is None else "copied"
         yield CopiedSplit(*ids, split.marker.commit.digest, split.folder, outcome, moved or 0)
+    if listing.broken:
+        first, count = listing.broken[0].error, len(listing.broken)
+        message = f"{source}: {count} left out that cannot be read, the first: {first.message}"
+        raise IntegrityError(message, hint=first.hint)
 
 
 def _receive(split: SourceSplit, target: Path, pack: bool) -> int | None:
@@ -76,6 +85,7 @@ def _receive(split: SourceSplit, target: Path, pack: bool) -> int | None:
     source, own = split.place, split.encoder.path
     canary, provenance = f"{own}/{_CANARY}", f"{own}/{layout.PROVENANCE_FILE}"
     if encoder.canary() is None and source.size(canary) is not None:
+        refuse_links(encoder.path)
         with Staging(encoder.path) as staging:
             (staging.path / Path(_CANARY).name).write_bytes(source.read(canary))
             staging.publish(encoder.path / layout.CANARY_FOLDER)
@@ -91,10 +101,11 @@ def _receive(split: SourceSplit, target: Path, pack: bool) -> int | None:
 
 
 def _fetch(split: SourceSplit, final: Path, pack: bool) -> int:
+    refuse_links(*final.parents[:3])  # the dataset, the sets, the encoder
     with _in_form(split, pack) as wanted:
         is_packed = wanted.marker.name == layout.PACKED_FILE
         form = f"copy-{'packed-' if is_packed else ''}{split.name}"
-        resume_as = f"{form}-{short_id(split.marker.commit.digest)}"
+        resume_as = f"{form}-{short_id(split.marker.commit.digest)}.copy"
         with Staging(final.parent, resume_as=resume_as) as fetched:
             moved = _move(wanted, Place(str(fetched.path)), "")
             if is_packed and not pack:

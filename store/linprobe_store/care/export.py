@@ -10,7 +10,7 @@ from typing import IO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe.disk import Staging, store_errors, sync_path
+from linprobe.disk import Staging, make_folders, store_errors, sync_path
 from linprobe.errors import MismatchError, StoreError
 from linprobe_store.arrays.seal import BLOCK_ROWS
 from linprobe_store.handles.split import Split
@@ -32,8 +32,10 @@ def export_split(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
         message = f"{out}: expected one of {', '.join(writers)}, found {out.suffix!r}"
         raise MismatchError(message, hint="choose one of them")
     split.dim(tap)
+    make_folders(out.parent)
     with store_errors(out), Staging(out.parent) as staging:
         names = writer(split, tap, staging.path / out.name)
+        split.check_unchanged()
         finals = tuple(out.with_name(path.name) for path in names)
         for final in finals:
             if final.exists():

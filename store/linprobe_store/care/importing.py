@@ -6,18 +6,20 @@ of the weights is for our own: other features under the same name are another en
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 import numpy as np
 
 from linprobe.disk import Staging, store_errors
-from linprobe.errors import MismatchError
-from linprobe.names import check_class_names, read_class_names, slugify
+from linprobe.errors import MismatchError, StoreError
+from linprobe.names import slugify
 from linprobe.records import digest_json
 from linprobe_store.arrays.seal import BLOCK_ROWS, SealTarget, write_split
+from linprobe_store.care.array_checks import check_labels, check_sources, class_names, read_texts
 from linprobe_store.care.array_files import ArrayFile, SplitArrays, open_split
 from linprobe_store.format import spec
 from linprobe_store.format.commit import PartRows
@@ -55,10 +57,12 @@ def import_files(
     if names.metric is not None and not re.fullmatch("[a-z0-9_]+", names.metric):
         message = f"--metric {names.metric!r}: expected a name of a-z, 0-9 and _"
         raise MismatchError(message, hint="--metric top1")
+    _check_text("--encoder-name", encoder_name)
+    _check_text("--dataset", names.name)
     write_format(store.root)
-    with store_errors(store.root), Staging(store.root) as unzipped:
-        sources = [open_split(text, unzipped.path) for text in splits]
-        _check_sources(sources)
+    with store_errors(store.root), _folder_for_unzipped(store.root) as unzipped:
+        sources = [open_split(text, unzipped) for text in splits]
+        check_sources(sources)
         digests = {source.name: _digest(source.features) for source in sources}
         features = sources[0].features.values
         kept: spec.StorageDtype = "float16" if features.dtype.itemsize == 2 else "float32"
@@ -73,8 +77,10 @@ def import_files(
             storage_dtype=storage_dtype or kept,
         )
         shards = {s.name: _fingerprint(s, digests[s.name]) for s in sources}
+        names_of_classes = class_names(classes, sources)
+        check_labels(sources, len(names_of_classes))
         split_specs = tuple(spec.SplitSpec(name, (shards[name],)) for name in sorted(shards))
-        dataset = spec.DatasetSpec(split_specs, "imported", _class_names(classes, sources))
+        dataset = spec.DatasetSpec(split_specs, "imported", names_of_classes)
         called = spec.EncoderNames(encoder_name, slugify(encoder_name))
         encoder = store.register_encoder(made_by, called)
         stored = encoder.register_dataset(dataset, names)
@@ -86,61 +92,22 @@ def import_files(
     return tuple(stored.split(source.name) for source in sources)
 
 
-def _check_sources(sources: Sequence[SplitArrays]) -> None:
-    name, count = Counter(source.name for source in sources).most_common(1)[0]
-    if count > 1:
-        raise MismatchError(f"--split {name} is given twice", hint="give each split once")
-    first = sources[0].features.values
-    for source in sources:
-        features, labels = source.features.values, source.labels.values
-        if features.dtype.kind != "f" or features.ndim != 2:
-            raise MismatchError(
-                f"{source.features.place}: expected features (n, d) of floating point, "
-                f"found {features.shape} {features.dtype}",
-                hint="one row per sample; name the array with NAME=FILE.npz:FEATURES,LABELS",
-            )
-        if (features.shape[1:], features.dtype) != (first.shape[1:], first.dtype):
-            raise MismatchError(
-                f"{source.features.place}: expected rows {first.shape[1:]} {first.dtype} as in "
-                f"{sources[0].name!r}, found {features.shape[1:]} {features.dtype}",
-                hint="all splits of one import come from one encoder",
-            )
-        if labels.dtype.kind not in ("iu" if labels.ndim == 1 else "biu") or labels.ndim > 2:
-            raise MismatchError(
-                f"{source.labels.place}: expected labels (n,) of integers or (n, k) of 0 and 1, "
-                f"found {labels.shape} {labels.dtype}",
-                hint="number the classes from 0 and give their names with --classes",
-            )
-        for other in (source.labels, source.keys):
-            if other is not None and (n := len(other.values)) != source.n:
-                message = f"{other.place}: expected {source.n} rows as in the features, found {n}"
-                raise MismatchError(message, hint="give one label, and one key, per feature row")
+@contextmanager
+def _folder_for_unzipped(root: Path) -> Iterator[Path]:
+    """A folder in the store; elsewhere where that is read-only: what is there may be all asked."""
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(Staging(root)).path
+        except StoreError:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="linprobe-")))
+        yield folder
 
 
-def _class_names(path: Path | None, sources: Sequence[SplitArrays]) -> tuple[str, ...]:
-    if path is not None:
-        return read_class_names(path, error=MismatchError)
-    given = sources[0].classes
-    if given is not None:
-        names = _texts(given, slice(None))
-        check_class_names(names, given.place, error=MismatchError)
-        return names
-    n_classes = 0
-    for labels in (source.labels.values for source in sources):
-        largest = int(labels.max()) if labels.ndim == 1 and len(labels) else -1
-        n_classes = max(n_classes, largest + 1 if labels.ndim == 1 else labels.shape[1])
-    return tuple(map(str, range(n_classes)))
-
-
-def _texts(array: ArrayFile, rows: slice) -> tuple[str, ...]:
-    """Names or keys; those stored as bytes are UTF-8."""
-    values = array.values[rows].ravel()
+def _check_text(option: str, text: str) -> None:
     try:
-        texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist()]
-    except UnicodeDecodeError as error:
-        message = f"{array.place}: expected UTF-8, found {error.reason} in {error.object!r}"
-        raise MismatchError(message, hint="store it as text (dtype U) or as UTF-8") from None
-    return tuple(texts)
+        text.encode()
+    except UnicodeEncodeError:
+        raise MismatchError(f"{option} {text!r}: expected UTF-8", hint="type it again") from None
 
 
 def _digest(array: ArrayFile) -> str:
@@ -173,7 +140,7 @@ def _blocks(source: SplitArrays, encoder: spec.EncoderSpec) -> Iterator[spec.Fea
         if source.keys is None:
             keys = tuple(f"{source.name}/{i:0{width}d}" for i in rows)
         else:
-            keys = _texts(source.keys, slice(start, rows.stop))
+            keys = read_texts(source.keys, slice(start, rows.stop))
         taps = {encoder.taps[0].name: cast("spec.FeatureArray", features)}
         kept = labels.astype(np.int64) if labels.ndim == 1 else labels.astype(np.uint8)
         yield spec.FeatureBlock(keys, taps, kept)

@@ -29,7 +29,7 @@ _GROUP = f"{DATA_FOLDER}/{_METADATA}"
 
 
 @dataclass(frozen=True)
-class PackedCommit(commits.Signed):
+class PackedCommit(commits.FileTable, commits.Signed):
     """The marker of a packed split: its own files, and the sealed split that they stand for."""
 
     kind: Literal["packed"]

@@ -4,7 +4,9 @@ from pathlib import Path
 from posixpath import basename, dirname
 from typing import BinaryIO, cast
 
-from linprobe.errors import NotFoundError, StoreError
+from linprobe.errors import IntegrityError, NotFoundError, StoreError
+from linprobe.names import is_url
+from linprobe.records import MAX_BYTES
 
 
 class Place:
@@ -17,7 +19,7 @@ class Place:
         # Imported here: listing and reading a store need it not.
         import fsspec
 
-        self.local = None if "://" in location else Path(location)
+        self.local = None if is_url(location) else Path(location)
         """Path of a folder of this machine; None for a URL."""
         self.label = location.rstrip("/")
         """How the place is called in messages."""
@@ -60,12 +62,17 @@ class Place:
         return cast("BinaryIO", self._files.open(path, "wb"))
 
     def read(self, name: str) -> bytes:
-        """Content of a small file; NotFoundError where there is none."""
-        if self.size(name) is None:
-            hint = "check that this is a whole feature store"
+        """Content of a small file; NotFoundError: there is none; IntegrityError: it is large."""
+        n_bytes, hint = self.size(name), "check that this is a whole feature store"
+        if n_bytes is None:
             raise NotFoundError(f"{self.label}/{name}: missing", hint=hint)
+        if n_bytes > MAX_BYTES:
+            message = (
+                f"{self.label}/{name}: expected at most {MAX_BYTES:,} bytes, found {n_bytes:,}"
+            )
+            raise IntegrityError(message, hint=hint)
         with self.open_read(name) as stream:
-            return stream.read()
+            return stream.read(MAX_BYTES)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a small file."""

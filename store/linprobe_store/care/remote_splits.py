@@ -1,25 +1,30 @@
 """The sealed splits of a store at any place, found through its small files alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from posixpath import join
-from typing import Generic, TypeVar
+from typing import Generic
 
 from linprobe.disk import STAGING_PREFIX
-from linprobe.errors import NotFoundError
-from linprobe.records import parse
+from linprobe.errors import NotFoundError, StoreError
 from linprobe.terminal import command
 from linprobe_store.care.packed import parse_packed
 from linprobe_store.care.place import Place
 from linprobe_store.format import layout, spec
 from linprobe_store.format.checksums import FileDigest
 from linprobe_store.format.commit import SplitCommit, parse_signed
+from linprobe_store.format.names import Names, parse_names
 from linprobe_store.format.spec import Spec, parse_spec
-from linprobe_store.handles.lookup import choose, folder_digits
+from linprobe_store.handles.lookup import (
+    Broken,
+    BrokenKind,
+    Listing,
+    choose,
+    folder_digits,
+    reading,
+)
 from linprobe_store.handles.store import check_format_line
-
-Names = TypeVar("Names", spec.EncoderNames, spec.DatasetNames)
 
 
 @dataclass(frozen=True)
@@ -58,39 +63,51 @@ class SourceSplit:
     marker: Marker
 
 
-def list_splits(place: Place, encoder: str | None, dataset: str | None) -> tuple[SourceSplit, ...]:
+def list_splits(place: Place, encoder: str | None, dataset: str | None) -> Listing[SourceSplit]:
     """Sealed and packed splits of a store; of an encoder and a dataset, by name or id, or of all.
 
-    Raises NotFoundError where it is not a store or nothing matches, IntegrityError where a spec or
-    commit is damaged, and MismatchError where one is of another version.
+    Raises NotFoundError where it is not a store or nothing matches, and the error of the first that
+    is broken where there is nothing else.
     """
     line = place.read(layout.FORMAT_FILE).decode(errors="replace")
     check_format_line(line, f"{place.label}/{layout.FORMAT_FILE}")
-    encoders = [*_folders(place, "", spec.EncoderSpec, spec.EncoderNames)]
+    encoders = _folders(place, "", spec.EncoderSpec, spec.EncoderNames)
     if encoder is not None:
 
         def names(entry: SourceFolder[spec.EncoderSpec, spec.EncoderNames]) -> tuple[str, ...]:
             return entry.spec.encoder_id, entry.names.slug, entry.names.model
 
-        encoders = [choose(encoders, encoder, what="encoder", place=place.label, names=names)]
-    splits = []
-    for source in encoders:
+        wanted = choose(encoders, encoder, what="encoder", place=place.label, names=names)
+        encoders = Listing((wanted,), ())
+    splits: list[SourceSplit] = []
+    broken = [*encoders.broken]
+    for source in encoders.sound:
         sets = f"{source.path}/{layout.SETS_FOLDER}"
-        for stored in _folders(place, sets, spec.DatasetSpec, spec.DatasetNames):
+        datasets = _folders(place, sets, spec.DatasetSpec, spec.DatasetNames)
+        broken += datasets.broken
+        for stored in datasets.sound:
             is_named = dataset in (None, stored.names.name)
             is_wanted = is_named or stored.spec.dataset_id.startswith(str(dataset))
             for name in place.folders(stored.path) if is_wanted else ():
-                if not name.startswith((STAGING_PREFIX, ".")):
-                    folder = f"{stored.path}/{name}"
-                    marker = find_marker(place, folder)
-                    marker = marker or read_marker(place, folder, layout.COMMIT_FILE)
+                if name.startswith((STAGING_PREFIX, ".")):
+                    continue
+                folder = f"{stored.path}/{name}"
+                try:
+                    with reading(Path(place.label, folder)):
+                        marker = find_marker(place, folder)
+                        marker = marker or read_marker(place, folder, layout.COMMIT_FILE)
+                except StoreError as error:
+                    broken.append(Broken(Path(place.label, folder), "split", error))
+                else:
                     splits.append(SourceSplit(place, source, stored, name, folder, marker))
     if not splits:
+        if broken:
+            raise broken[0].error
         raise NotFoundError(
             f"{place.label}: no sealed split{f' of dataset {dataset!r}' if dataset else ''}",
             hint=f"'{command('store ls', store=place.label)}' lists a local store",
         )
-    return tuple(splits)
+    return Listing(tuple(splits), tuple(broken))
 
 
 def find_marker(place: Place, folder: str) -> Marker | None:
@@ -114,15 +131,26 @@ def read_marker(place: Place, folder: str, name: str) -> Marker:
 
 def _folders(
     place: Place, parent: str, spec_kind: type[Spec], names_kind: type[Names]
-) -> Iterator[SourceFolder[Spec, Names]]:
+) -> Listing[SourceFolder[Spec, Names]]:
+    kind: BrokenKind = "dataset"
     prefix, spec_file = layout.DATASET_PREFIX, layout.DATASET_FILE
     if spec_kind is spec.EncoderSpec:
+        kind = "encoder"
         prefix, spec_file = layout.ENCODER_PREFIX, layout.ENCODER_FILE
+    folders, broken = [], []
     for name in place.folders(parent):
-        if name.startswith(prefix):
-            path = join(parent, name)
-            file, names_file = f"{path}/{spec_file}", f"{path}/{layout.NAMES_FILE}"
-            digits = folder_digits(PurePosixPath(name))
-            identity = parse_spec(spec_kind, place.read(file), f"{place.label}/{file}", digits)
-            names = parse(names_kind, place.read(names_file), f"{place.label}/{names_file}")
-            yield SourceFolder(path, identity, names)
+        if not name.startswith(prefix):
+            continue
+        path = join(parent, name)
+        file, names_file = f"{path}/{spec_file}", f"{path}/{layout.NAMES_FILE}"
+        digits = folder_digits(PurePosixPath(name))
+        try:
+            with reading(Path(place.label, path)):
+                identity = parse_spec(spec_kind, place.read(file), f"{place.label}/{file}", digits)
+                names_place = f"{place.label}/{names_file}"
+                names = parse_names(names_kind, place.read(names_file), names_place)
+        except StoreError as error:
+            broken.append(Broken(Path(place.label, path), kind, error))
+        else:
+            folders.append(SourceFolder(path, identity, names))
+    return Listing(tuple(folders), tuple(broken))

@@ -1,21 +1,26 @@
-"""Removing left-overs of killed writers, damaged units, and what a person asks to remove."""
+"""Removing left-overs of killed writers, damaged units, and what a person asks to remove.
 
+Nothing here follows a link: what it leads to may lie outside the store.
+"""
+
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
-from linprobe.disk import STAGING_PREFIX, is_abandoned, remove_unit, store_errors
+from linprobe.disk import STAGING_PREFIX, is_abandoned, refuse_links, remove_unit, store_errors
+from linprobe.errors import StoreError
+from linprobe.terminal import Progress, Watch, ignore
 from linprobe_store.care.verify import verify_store
 from linprobe_store.format.layout import DATASET_PREFIX, ENCODER_PREFIX, PARTS_FOLDER, SETS_FOLDER
-from linprobe_store.handles.lookup import remove_claim
+from linprobe_store.handles.encoder import StoredEncoder
+from linprobe_store.handles.folders import remove_claim
+from linprobe_store.handles.lookup import list_folders, reading
 from linprobe_store.handles.store import FeatureStore
 
-_FOLDERS = ("*", f"*/{PARTS_FOLDER}", f"*/{SETS_FOLDER}", f"*/{SETS_FOLDER}/{DATASET_PREFIX}*")
-"""Folders in which units are made: encoders, and below them."""
 _CLAIM = re.compile(rf"\.({ENCODER_PREFIX}|{DATASET_PREFIX})[0-9a-f]{{12}}$")
 _OURS = re.compile(rf"{STAGING_PREFIX}|\.[A-Za-z.]+\.[0-9a-f]{{12}}$")
 """Staging folders, and the temporary names of small files; nothing else is ever touched."""
@@ -31,57 +36,148 @@ class Leftover:
 
 
 def find_leftovers(
-    store: FeatureStore, *, min_age_s: float = 60.0, foreign_age_s: float = 24 * 3600.0
+    store: FeatureStore,
+    *,
+    min_age_s: float = 60.0,
+    foreign_age_s: float = 24 * 3600.0,
+    watch: Watch = ignore,
 ) -> tuple[Leftover, ...]:
     """Staging folders of writers that are gone, temporary files, and links to nothing.
 
     The ages are seconds without a change, the second for what another host may be writing.
+    ``watch`` sees a line for each folder that is a link or cannot be listed, and is passed over.
     """
-    globs = [store.root.glob(f"{ENCODER_PREFIX}{folder}") for folder in _FOLDERS]
-    folders = [folder for folder in (store.root, *chain(*globs)) if folder.is_dir()]
     leftovers = []
-    for path in sorted(chain(*(folder.iterdir() for folder in folders))):
-        if path.is_symlink() and _CLAIM.match(path.name):
-            if not path.exists():
+    for path in _entries(store.root, watch):
+        if path.is_symlink():
+            if _CLAIM.match(path.name) and not path.exists():
                 leftovers.append(Leftover(path, 0, "names a folder that is gone"))
-        elif _OURS.match(path.name) and is_abandoned(
-            path, min_age_s=min_age_s, foreign_age_s=foreign_age_s
-        ):
-            leftovers.append(Leftover(path, folder_bytes(path), "its writer is gone"))
+        elif _OURS.match(path.name):
+            with suppress(OSError):  # gone meanwhile: its writer is not
+                if is_abandoned(path, min_age_s=min_age_s, foreign_age_s=foreign_age_s):
+                    leftovers.append(Leftover(path, folder_bytes(path), "its writer is gone"))
     return tuple(leftovers)
 
 
-def find_damaged(store: FeatureStore, *, deep: bool) -> Iterator[Leftover]:
-    """Damaged parts and splits; never an encoder or dataset, nor what another version wrote."""
+def _entries(root: Path, watch: Watch) -> Iterator[Path]:
+    """What lies in the folders in which units are made: the store, and below its encoders."""
+
+    def below(folder: Path) -> tuple[Path, ...]:
+        try:
+            with reading(folder):
+                if folder != root:
+                    refuse_links(folder)
+                return list_folders(folder)
+        except StoreError as error:
+            if os.path.lexists(folder):  # else removed meanwhile
+                watch(Progress(0, None, "folders", line=f"passed over: {error}; {error.hint}"))
+            return ()
+
+    def named(paths: Iterable[Path], prefix: str) -> Iterator[Path]:
+        return (path for path in paths if path.name.startswith(prefix))
+
+    in_root = below(root)
+    yield from in_root
+    for encoder in named(in_root, ENCODER_PREFIX):
+        yield from below(encoder)
+        yield from below(encoder / PARTS_FOLDER)
+        in_sets = below(encoder / SETS_FOLDER)
+        yield from in_sets
+        for dataset in named(in_sets, DATASET_PREFIX):
+            yield from below(dataset)
+
+
+def find_damaged(store: FeatureStore, *, deep: bool, watch: Watch = ignore) -> Iterator[Leftover]:
+    """Damaged parts and splits; encoders and datasets whose spec or names cannot be read.
+
+    Never what another version wrote, nor what a link leads to: ``watch`` sees a line for that.
+    """
     for unit in verify_store(store, deep=deep):
-        if unit.is_damaged and unit.kind in ("part", "split"):
-            yield Leftover(unit.path, folder_bytes(unit.path), unit.problem or "")
+        if unit.is_damaged and unit.kind != "witness":
+            try:
+                _refuse_links(store, unit.path)
+            except StoreError as error:
+                watch(Progress(0, None, "units", line=f"passed over: {error}; {error.hint}"))
+            else:
+                yield Leftover(unit.path, folder_bytes(unit.path), unit.problem or "")
 
 
 def remove_leftovers(leftovers: Iterable[Leftover]) -> None:
     """Remove left-overs and damaged units; StoreError where the operating system refuses."""
     for leftover in leftovers:
-        with store_errors(leftover.path):
-            if leftover.path.is_symlink() or leftover.path.is_file():
-                leftover.path.unlink(missing_ok=True)
-            elif leftover.path.name.startswith(STAGING_PREFIX):
-                shutil.rmtree(leftover.path, ignore_errors=True)
-            else:
-                remove_unit(leftover.path)
+        path = leftover.path
+        with store_errors(path):
+            if path.is_symlink() or path.is_file():
+                path.unlink(missing_ok=True)
+            elif path.name.startswith(STAGING_PREFIX):
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.exists():  # else somebody else was first
+                remove_folder(path)
+
+
+def find_unit(
+    store: FeatureStore,
+    encoder: str,
+    dataset: str | None,
+    split: str | None,
+    *,
+    parts: bool,
+    watch: Watch = ignore,
+) -> Path:
+    """Folder of an encoder, of one of its datasets or splits, or of its parts.
+
+    One that cannot be opened is meant by the name of its folder. Raises a NotFoundError or a
+    StoreError where nothing, or not one thing alone, is meant, or where it lies behind a link.
+    """
+    is_encoder = (dataset, split) == (None, None) and not parts
+    path = _broken(store, encoder) if is_encoder else None
+    if path is None:
+        stored = store.encoder(encoder, watch)
+        path = stored.path / PARTS_FOLDER if parts else stored.path
+        if not parts and not is_encoder:
+            path = _find_below(stored, dataset, split, watch)
+    _refuse_links(store, path.parent)
+    return path
+
+
+def _find_below(
+    encoder: StoredEncoder, dataset: str | None, split: str | None, watch: Watch
+) -> Path:
+    if dataset is not None and split is None and (path := _broken(encoder, dataset)):
+        return path
+    stored = encoder.dataset(dataset, watch)
+    return stored.path if split is None else stored.split_path(split)
+
+
+def _broken(holder: FeatureStore | StoredEncoder, folder_name: str) -> Path | None:
+    paths = (broken.path for broken in holder.listing().broken)
+    return next((path for path in paths if path.name == folder_name), None)
 
 
 def remove_folder(path: Path) -> None:
-    """Remove an encoder, a dataset, a split or all parts; StoreError where the system refuses."""
-    remove_unit(path)
+    """Remove an encoder, a dataset, a split or all parts; of a link, the link alone.
+
+    Raises a StoreError where the operating system refuses.
+    """
     for prefix in (ENCODER_PREFIX, DATASET_PREFIX):
         if path.name.startswith(prefix):
             remove_claim(path, prefix)
+    remove_unit(path)
+
+
+def _refuse_links(store: FeatureStore, path: Path) -> None:
+    """Refuse, by a StoreError, what lies behind a link in the store, or is one."""
+    names = path.relative_to(store.root).parts
+    refuse_links(*(store.root.joinpath(*names[: i + 1]) for i in range(len(names))))
 
 
 def folder_bytes(path: Path) -> int:
-    """Bytes of all files below a folder, or of one file."""
+    """Bytes of all files below a folder, or of one file; links are not followed."""
     total = 0
-    for file in [path, *path.rglob("*")]:
+    files = [path]
+    if not path.is_symlink():
+        files += (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    for file in files:
         with suppress(OSError):  # gone meanwhile
             total += 0 if file.is_dir() or file.is_symlink() else file.lstat().st_size
     return total

@@ -4,16 +4,19 @@ They are taken of the bytes as we write them: a later check compares the disk wi
 """
 
 import hashlib
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import google_crc32c
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import REPAIR, IntegrityError, unreadable
-from linprobe.records import NonNegative
+from linprobe.records import NonNegative, open_regular
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,9 @@ class FileDigest:
 
     bytes: NonNegative
     """Size in bytes."""
-    crc32c: str
+    crc32c: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}$")]
     """CRC-32C (Castagnoli) of the content, as 8 hex digits."""
-    sha256: str | None
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None
     """Sha256 of the content, as 64 hex digits; None for the files of a part."""
 
 
@@ -73,23 +76,45 @@ def digest_file(path: Path, *, strong: bool) -> FileDigest:
 
 
 def check_size(path: Path, n_bytes: int) -> None:
-    """Refuse, by an IntegrityError, a missing file or another size: a short map would kill us."""
+    """Refuse, by an IntegrityError, a file that is missing, not regular, or of another size."""
     try:
-        size = path.stat().st_size
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise IntegrityError(f"{path}: missing, expected {n_bytes} bytes", hint=REPAIR) from None
-    if size != n_bytes or not path.is_file():
-        raise IntegrityError(f"{path}: expected {n_bytes} bytes, found {size}", hint=REPAIR)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise IntegrityError(f"{path}: expected a regular file, found none", hint=REPAIR)
+    _check_bytes(path, n_bytes, status.st_size)
+
+
+def check_opened(path: Path, stream: BinaryIO, n_bytes: int) -> os.stat_result:
+    """Refuse, by an IntegrityError, an open file of another size: a short map would kill us."""
+    status = os.fstat(stream.fileno())
+    _check_bytes(path, n_bytes, status.st_size)
+    return status
+
+
+def _check_bytes(path: Path, expected: int, size: int) -> None:
+    if size != expected:
+        raise IntegrityError(f"{path}: expected {expected} bytes, found {size}", hint=REPAIR)
 
 
 def check_content(path: Path, expected: FileDigest, *, strong: bool = False) -> None:
     """Refuse, by an IntegrityError, a file of other content; its sha256 counts where ``strong``."""
-    check_size(path, expected.bytes)
-    try:
-        actual = digest_file(path, strong=strong and expected.sha256 is not None)
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with open_regular(path) as stream:
+        check_opened(path, stream, expected.bytes)
+        try:
+            actual = digest_stream(stream, strong=strong and expected.sha256 is not None)
+        except OSError as error:
+            raise unreadable(path, error) from error
+    compare_digests(path, expected, actual)
+
+
+def compare_digests(path: Path, expected: FileDigest, actual: FileDigest) -> None:
+    """Refuse, by an IntegrityError, a file of another digest; the sha256 counts if it was taken."""
     for name, wanted, value in (
+        ("size", expected.bytes, actual.bytes),
         ("crc32c", expected.crc32c, actual.crc32c),
         ("sha256", expected.sha256, actual.sha256 or expected.sha256),
     ):

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeVar, cast
 
 from linprobe import records
 from linprobe.errors import REPAIR, IntegrityError, MismatchError
 from linprobe.records import JsonValue, NonNegative
+from linprobe.terminal import command
 from linprobe_store.format.checksums import FileDigest, check_content, check_size
 from linprobe_store.format.layout import COMMIT_FILE, FORMAT_FIELDS, FORMAT_NAME, FORMAT_VERSION
 from linprobe_store.format.spec import ShardFingerprint, SkippedSample, StorageDtype, Tap
@@ -23,7 +25,7 @@ class FileTable:
     def __post_init__(self) -> None:
         for name in self.files:
             path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or str(path) != name:
+            if path.is_absolute() or ".." in path.parts or str(path) != name or "\0" in name:
                 raise ValueError(f"bad path {name!r} among its files")
 
     @property
@@ -33,12 +35,12 @@ class FileTable:
 
 
 @dataclass(frozen=True)
-class Signed(FileTable):
+class Signed:
     """What every signed file of a store says beside its own fields."""
 
     format: Literal["linprobe-store"]
     """Name of the format."""
-    version: Literal[1]
+    version: Literal[2]
     """Version of the format."""
     digest: str
     """Sha256 of the canonical JSON of all other fields, 64 hex digits."""
@@ -103,6 +105,14 @@ class SplitCommit(UnitContents, Signed):
     parts: tuple[PartRows, ...]
     """Source tars in row order."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        starts = accumulate((part.rows for part in self.parts), initial=0)
+        if [*starts] != [*(part.row_start for part in self.parts), self.rows]:
+            raise ValueError(f"expected parts one after another, of {self.rows} rows in all")
+        if weak := [name for name, digest in self.files.items() if digest.sha256 is None]:
+            raise ValueError(f"expected a sha256 of every file, found none of {weak[0]!r}")
+
 
 Record = TypeVar("Record", bound=Signed)
 
@@ -145,7 +155,8 @@ def check_version(name: str, version: object, place: str) -> None:
     if (name, version) != (FORMAT_NAME, FORMAT_VERSION):
         raise MismatchError(
             f"{place}: expected format {FORMAT_NAME} {FORMAT_VERSION}, found {name} {version}",
-            hint="use the release of linprobe that wrote this store",
+            hint="use the release of linprobe that wrote this store; or fill a new --store by "
+            f"{command('extract')} or {command('store import')}",
         )
 
 

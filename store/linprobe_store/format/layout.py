@@ -17,7 +17,7 @@ from linprobe.names import short_id, slugify
 from linprobe.records import JsonValue
 
 FORMAT_NAME = "linprobe-store"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FORMAT_FIELDS: dict[str, JsonValue] = {"format": FORMAT_NAME, "version": FORMAT_VERSION}
 
 FORMAT_FILE = "FORMAT"
@@ -43,6 +43,9 @@ INNER_BYTES = 1 << 20
 """Bytes of an inner chunk of the one-dimensional arrays."""
 MAX_SHARD_FILE_BYTES = 256 << 20
 """Payload of one shard file at most; a larger array continues in the next file."""
+
+MAX_METADATA_BYTES = 1 << 20
+"""Bytes of a ``zarr.json`` at most; ours have some hundreds."""
 
 LABELS = "labels"
 KEYS_BYTES = "keys_bytes"

@@ -17,6 +17,9 @@ from linprobe.errors import REPAIR, IntegrityError, StoreError
 from linprobe.records import JsonValue, canonical_json, parse
 from linprobe.terminal import command
 
+_MAX_CHUNKS = 1 << 20
+"""Inner chunks of a file at most: 256 MiB of one-dimensional float16 features have 2^17."""
+
 
 @dataclass(frozen=True)
 class ArrayGeometry:
@@ -118,24 +121,42 @@ def group_json(attributes: JsonValue) -> bytes:
 def parse_geometry(data: bytes, place: str) -> ArrayGeometry:
     """Geometry from anyone's ``zarr.json``; StoreError for a layout not ours: compressed, ..."""
     metadata = parse(dict[str, Any], data, place)
+    if (data_type := metadata.get("data_type")) not in ("float16", "float32", "int64", "uint8"):
+        raise _unmappable(place, f"found the data_type {str(data_type)[:80]}")
     try:
         (file_rows, *_) = metadata["chunk_grid"]["configuration"]["chunk_shape"]
         (inner_rows, *_) = metadata["codecs"][0]["configuration"]["chunk_shape"]
-        dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
-        geometry = ArrayGeometry(tuple(metadata["shape"]), dtype, file_rows, inner_rows)
-        is_divided = min(geometry.shape[1:], default=1) > 0 and file_rows % inner_rows == 0
-        expected = array_metadata(geometry)
-    except (LookupError, ValueError, TypeError, ArithmeticError):
+        shape = tuple(metadata["shape"])
+    except (LookupError, ValueError, TypeError):
         codecs = str(metadata.get("codecs"))[:120]
         raise _unmappable(place, f"expected sharding_indexed, found codecs {codecs}") from None
+    geometry = ArrayGeometry(shape, np.dtype(data_type).newbyteorder("<"), file_rows, inner_rows)
+    if not _is_possible(geometry):
+        sizes = (
+            f"shape {str(shape)[:80]} and chunk_shapes of {file_rows!r:.40} and {inner_rows!r:.40}"
+        )
+        raise _unmappable(
+            place, f"expected whole numbers of a size that can be, found {sizes} rows"
+        )
+    expected = array_metadata(geometry)
     other = [name for name, value in expected.items() if metadata.get(name) != value]
-    if dtype.name not in ("float16", "float32", "int64", "uint8"):
-        other.append("data_type")
     if metadata.get("storage_transformers"):
         other.append("storage_transformers")
-    if other or not is_divided:
-        raise _unmappable(place, f"its {' and '.join(other) or 'chunk_shape'} differ from ours")
+    if other:
+        raise _unmappable(place, f"its {' and '.join(other)} differ from ours")
     return geometry
+
+
+def _is_possible(geometry: ArrayGeometry) -> bool:
+    """Whether an array of one or two axes can have these sizes; the numbers are from anyone."""
+    sizes = (*geometry.shape, geometry.file_rows, geometry.inner_rows)
+    if not 1 <= len(geometry.shape) <= 2 or not all(type(n) is int for n in sizes):
+        return False
+    if min(geometry.shape) < 0 or min((*geometry.shape[1:], *sizes[-2:])) < 1:
+        return False
+    n_chunks, rest = divmod(geometry.file_rows, geometry.inner_rows)
+    largest = max(geometry.shape[0], geometry.file_rows) * geometry.row_bytes
+    return rest == 0 and n_chunks <= _MAX_CHUNKS and largest < 1 << 62
 
 
 def _unmappable(place: str, why: str) -> StoreError:

@@ -10,6 +10,7 @@ from linprobe_store.arrays.unit_maps import map_unit
 from linprobe_store.format.commit import SplitCommit, check_files, check_origin, read_commit
 from linprobe_store.format.layout import COMMIT_FILE, PACKED_FILE
 from linprobe_store.format.spec import DatasetNames, DatasetSpec, EncoderNames, EncoderSpec
+from linprobe_store.handles.lookup import list_folders, reading
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.witness import Provenance, read_provenance
 
@@ -46,9 +47,17 @@ class StoredDataset:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the sealed splits, sorted; packed and damaged ones are among them."""
-        names = (path.name for path in self.path.iterdir() if path.is_dir())
-        return tuple(sorted(name for name in names if not name.startswith((STAGING_PREFIX, "."))))
+        """Names of the sealed splits, sorted; packed and damaged ones are among them.
+
+        A StoreError where the folder cannot be listed.
+        """
+        with reading(self.path):
+            return tuple(
+                path.name
+                for path in list_folders(self.path)
+                if not path.name.startswith((STAGING_PREFIX, "."))
+                and (path.is_dir() or path.is_symlink())
+            )
 
     def split(self, name: str) -> Split:
         """Open and verify a sealed split, in milliseconds: its features are mapped and not read.
@@ -65,6 +74,10 @@ class StoredDataset:
         StoreError : it is packed for transfer.
         """
         path = self.split_path(name)
+        with reading(path):
+            return self._open(name, path)
+
+    def _open(self, name: str, path: Path) -> Split:
         if is_packed_split(path):
             raise StoreError(
                 f"{path}: packed for transfer, cannot be mapped",
@@ -76,6 +89,8 @@ class StoredDataset:
             ("encoder", self.encoder_spec.encoder_id, commit.encoder_id),
             ("dataset", self.dataset_id, commit.dataset_id),
             ("split", name, commit.split),
+            ("taps", self.encoder_spec.taps, commit.taps),
+            ("dtype", self.encoder_spec.storage_dtype, commit.dtype),
         )
         check_files(path, commit.files, "open")
         encoder, dataset = (self.encoder_spec, self.encoder_names), (self.spec, self.names)

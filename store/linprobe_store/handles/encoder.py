@@ -3,18 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-from linprobe.disk import write_atomic
+from linprobe.disk import refuse_links, write_atomic
 from linprobe.errors import MismatchError, NotFoundError
 from linprobe.names import check_class_names, short_id
-from linprobe.records import canonical_json, plain, read, read_bytes
-from linprobe.terminal import command
+from linprobe.records import canonical_json, plain, read_bytes
+from linprobe.terminal import Watch, command, ignore
 from linprobe_store.arrays.part import PartWriter, find_part, part_path
 from linprobe_store.arrays.seal import ReadLabels, SealTarget, seal_parts
 from linprobe_store.arrays.unit_maps import map_unit
 from linprobe_store.format import layout
 from linprobe_store.format.commit import PartCommit
+from linprobe_store.format.names import parse_names, sign_names
 from linprobe_store.format.spec import (
     DatasetNames,
     DatasetSpec,
@@ -27,6 +27,8 @@ from linprobe_store.format.spec import (
 )
 from linprobe_store.handles import lookup, witness
 from linprobe_store.handles.dataset import StoredDataset
+from linprobe_store.handles.folders import check_full_id, make_folder
+from linprobe_store.handles.lookup import Listing
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.witness import Provenance
 
@@ -60,7 +62,7 @@ class StoredEncoder:
         IntegrityError : the part is there and damaged.
         MismatchError : it is of another encoder, source tar or version of the format.
         """
-        return find_part(self.path, self.encoder_id, shard)
+        return find_part(self.path, self.spec, shard)
 
     def part_labels(self, shard: ShardFingerprint) -> LabelArray:
         """Labels (n,) int64 or (n, k) uint8 of a tar's part; a NotFoundError where it has none."""
@@ -69,7 +71,7 @@ class StoredEncoder:
             raise NotFoundError(
                 f"{self.path}: '{shard.name}' has no part", hint=f"{command('extract')} makes it"
             )
-        return cast("LabelArray", map_unit(part_path(self.path, shard), part).labels.whole())
+        return map_unit(part_path(self.path, shard), part).read_labels()
 
     def part_writer(self, shard: ShardFingerprint) -> PartWriter:
         """Writer of a tar's part, for a ``with``; a StoreError where it cannot be written."""
@@ -103,28 +105,35 @@ class StoredEncoder:
         return stored.split(split)
 
     def datasets(self) -> tuple[StoredDataset, ...]:
-        """Datasets with sealed splits, sorted by folder name."""
-        folders = lookup.list_folders(self.path / layout.SETS_FOLDER, layout.DATASET_PREFIX)
-        return tuple(self.open_dataset(folder) for folder in folders)
+        """Datasets with sealed splits, sorted by folder name; those that can be opened."""
+        return self.listing().sound
 
-    def dataset(self, query: str | None = None) -> StoredDataset:
-        """A dataset by its name or the beginning of its id.
+    def listing(self) -> Listing[StoredDataset]:
+        """Its datasets, and what is among them that cannot be opened."""
+        folder = self.path / layout.SETS_FOLDER
+        return lookup.open_folders(folder, layout.DATASET_PREFIX, "dataset", self.open_dataset)
+
+    def dataset(self, query: str | None = None, watch: Watch = ignore) -> StoredDataset:
+        """A dataset by its name, the beginning of its id, or its folder name.
 
         Parameters
         ----------
         query : None means the only dataset of the encoder.
+        watch : sees a line for every dataset that cannot be opened.
 
         Raises
         ------
         NotFoundError : nothing matches; lists what is there.
-        StoreError : several match; lists them.
+        StoreError : several match, and lists them; or the one that does cannot be opened.
         """
+        listing = self.listing()
+        listing.tell(watch)
         return lookup.choose(
-            self.datasets(),
+            listing,
             query,
             what="dataset",
             place=self.path,
-            names=lambda dataset: (dataset.dataset_id, dataset.name),
+            names=lambda dataset: (dataset.dataset_id, dataset.name, dataset.path.name),
         )
 
     def register_dataset(self, spec: DatasetSpec, names: DatasetNames) -> StoredDataset:
@@ -143,16 +152,18 @@ class StoredEncoder:
         """
         if spec.classes:  # a dataset without rows has none
             check_class_names(spec.classes, names.name, error=MismatchError)
-        files = {layout.DATASET_FILE: spec, layout.NAMES_FILE: names}
+        files = {
+            layout.DATASET_FILE: canonical_json(plain(spec)),
+            layout.NAMES_FILE: sign_names(names),
+        }
         parent = self.path / layout.SETS_FOLDER
-        folder = lookup.make_folder(
-            parent, layout.DATASET_PREFIX, names.name, spec.dataset_id, files
-        )
+        folder = make_folder(parent, layout.DATASET_PREFIX, names.name, spec.dataset_id, files)
         stored = self.open_dataset(folder)
-        lookup.check_full_id(folder, spec.dataset_id, stored.dataset_id)
+        check_full_id(folder, spec.dataset_id, stored.dataset_id)
         if stored.metric is None and names.metric is not None:
-            declared = plain(DatasetNames(stored.name, names.metric))
-            write_atomic(folder / layout.NAMES_FILE, canonical_json(declared))
+            refuse_links(self.path, parent, folder)
+            declared = sign_names(DatasetNames(stored.name, names.metric))
+            write_atomic(folder / layout.NAMES_FILE, declared)
             return self.open_dataset(folder)
         return stored
 
@@ -160,7 +171,8 @@ class StoredEncoder:
         """Open the folder of a dataset; an IntegrityError if it is not what its name says."""
         file = folder / layout.DATASET_FILE
         spec = parse_spec(DatasetSpec, read_bytes(file), str(file), lookup.folder_digits(folder))
-        names = read(DatasetNames, folder / layout.NAMES_FILE)
+        names_file = folder / layout.NAMES_FILE
+        names = parse_names(DatasetNames, read_bytes(names_file), str(names_file))
         return StoredDataset(self.spec, self.names, spec, names, folder)
 
     def record_provenance(self, entry: Provenance) -> None:
@@ -193,4 +205,6 @@ def open_encoder(folder: Path) -> StoredEncoder:
     """Open the folder of an encoder, or raise an IntegrityError if it is not what its name says."""
     file = folder / layout.ENCODER_FILE
     spec = parse_spec(EncoderSpec, read_bytes(file), str(file), lookup.folder_digits(folder))
-    return StoredEncoder(spec, read(EncoderNames, folder / layout.NAMES_FILE), folder)
+    names_file = folder / layout.NAMES_FILE
+    names = parse_names(EncoderNames, read_bytes(names_file), str(names_file))
+    return StoredEncoder(spec, names, folder)

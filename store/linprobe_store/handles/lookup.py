@@ -1,28 +1,132 @@
-"""Folders named by an id: finding them, and making them once however many writers race."""
+"""Folders named by an id: what there is, and which of them a name means.
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+One that cannot be opened is set apart with its reason; the others go on without it.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TypeVar
+from typing import Generic, Literal, TypeVar
 
-from linprobe.disk import Staging, store_errors
-from linprobe.errors import MismatchError, NotFoundError, StoreError
-from linprobe.names import SHORT_ID_DIGITS, short_id
-from linprobe.records import canonical_json, plain
-from linprobe.terminal import command
-from linprobe_store.format.layout import folder_named
+from linprobe.errors import IntegrityError, NotFoundError, StoreError, unreadable
+from linprobe.names import SHORT_ID_DIGITS, short_id, slugify
+from linprobe.terminal import Progress, Watch, command
 
 MIN_PREFIX = 4
 """Hex digits of an id that a query must give at least, so that words are not taken for ids."""
 
+BrokenKind = Literal["encoder", "dataset", "split", "part"]
 Entry = TypeVar("Entry")
 
 
-def list_folders(parent: Path, prefix: str) -> tuple[Path, ...]:
-    """Folders below ``parent`` whose names begin with ``prefix``, sorted by name."""
-    if not parent.is_dir():
+@dataclass(frozen=True)
+class Broken:
+    """What should be an encoder, a dataset, or a folder of them, and cannot be opened."""
+
+    path: Path
+    """Where it lies."""
+    kind: BrokenKind
+    """What its place says it is."""
+    error: StoreError
+    """Why it cannot be opened."""
+
+    @property
+    def reason(self) -> str:
+        """Why it cannot be opened, in one line."""
+        return self.error.message
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether its bytes are not what was written.
+
+        Not so for another version of the format, what may not be read, a link, or a stray file.
+        """
+        return isinstance(self.error, IntegrityError)
+
+    @property
+    def line(self) -> str:
+        """What to tell a person: the reason, and what to do."""
+        return f"left out: {self.reason}; {self.error.hint}"
+
+
+@dataclass(frozen=True)
+class Listing(Generic[Entry]):
+    """What a folder of encoders or datasets holds."""
+
+    sound: tuple[Entry, ...]
+    """Those that can be opened, sorted by folder name."""
+    broken: tuple[Broken, ...]
+    """The others."""
+
+    def tell(self, watch: Watch) -> None:
+        """Show a line for each that is broken."""
+        for broken in self.broken:
+            watch(Progress(0, None, f"{broken.kind}s", line=broken.line))
+
+
+@contextmanager
+def reading(place: Path) -> Iterator[None]:
+    """Tell what the operating system refuses a reader as an expected failure, a StoreError."""
+    try:
+        yield
+    except OSError as error:
+        raise unreadable(Path(os.fsdecode(error.filename or place)), error) from error
+
+
+def list_folders(parent: Path, prefix: str = "") -> tuple[Path, ...]:
+    """What lies below ``parent`` under names that begin with ``prefix``, sorted; links too.
+
+    Raises a StoreError where ``parent`` is there and cannot be listed.
+    """
+    try:
+        return tuple(sorted(p for p in parent.iterdir() if p.name.startswith(prefix)))
+    except FileNotFoundError:
+        if parent.is_symlink():
+            raise misplaced(parent) from None
         return ()
-    return tuple(sorted(p for p in parent.iterdir() if p.name.startswith(prefix) and p.is_dir()))
+    except NotADirectoryError:
+        raise misplaced(parent) from None
+    except OSError as error:
+        raise unreadable(parent, error) from error
+
+
+def misplaced(path: Path) -> StoreError:
+    """Error for a file, or a link to nothing, where a folder is expected."""
+    what = "a link to nothing" if path.is_symlink() else "a file"
+    return StoreError(
+        f"{path}: expected a folder, found {what}", hint="remove it, or move it out of the store"
+    )
+
+
+def open_folders(
+    parent: Path, prefix: str, kind: BrokenKind, opened: Callable[[Path], Entry]
+) -> Listing[Entry]:
+    """Open what lies below ``parent``; what was removed meanwhile is neither sound nor broken."""
+    sound, broken = [], []
+    try:
+        folders = list_folders(parent, prefix)
+    except StoreError as error:
+        return Listing((), (Broken(parent, kind, error),))
+    for folder in folders:
+        try:
+            with reading(folder):
+                sound.append(opened(folder))
+        except StoreError as error:
+            if os.path.lexists(folder):
+                broken.append(Broken(folder, kind, diagnosed(folder, error)))
+    return Listing(tuple(sound), tuple(broken))
+
+
+def diagnosed(folder: Path, error: StoreError) -> StoreError:
+    """Why a folder cannot be opened, where it is no folder, or not the store's own."""
+    with suppress(OSError):  # what may not be looked at is told by the error at hand
+        if not folder.is_dir():
+            return misplaced(folder)
+        if folder.is_symlink():
+            return StoreError(error.message, hint=f"mend what the link {folder} leads to")
+    return error
 
 
 def folder_digits(folder: PurePath) -> str:
@@ -30,64 +134,21 @@ def folder_digits(folder: PurePath) -> str:
     return folder.name[-SHORT_ID_DIGITS:]
 
 
-def make_folder(
-    parent: Path, prefix: str, name: str, full_id: str, files: Mapping[str, object]
-) -> Path:
-    """The folder of an id, whatever its slug; made whole, by one rename, where there is none.
-
-    A hidden link ``.<prefix><digits>`` to the folder is made first. Links are exclusive, so
-    racing writers that know the same id under different names agree on one folder.
-    ``files`` are the dataclasses to write into it as canonical JSON, by file name.
-    """
-    digits = short_id(full_id)
-    for folder in list_folders(parent, prefix):
-        if folder_digits(folder) == digits:
-            return folder
-    folder_name = folder_named(prefix, name, full_id)
-    claim = parent / f".{prefix}{digits}"
-    with store_errors(parent):
-        parent.mkdir(parents=True, exist_ok=True)
-        try:
-            claim.symlink_to(folder_name)
-        except FileExistsError:
-            folder_name = str(claim.readlink())
-        except OSError:
-            pass  # a file system without links: racing writers must then use one name
-        with Staging(parent) as staging:
-            for file, value in files.items():
-                (staging.path / file).write_bytes(canonical_json(plain(value)))
-            staging.publish(parent / folder_name)
-    return parent / folder_name
-
-
-def remove_claim(folder: Path, prefix: str) -> None:
-    """Remove the link that names a folder which is gone."""
-    with suppress(OSError):
-        folder.with_name(f".{prefix}{folder_digits(folder)}").unlink()
-
-
-def check_full_id(folder: Path, expected: str, stored: str) -> None:
-    """Refuse, by a MismatchError, the folder of another id with the same first 12 digits."""
-    if stored != expected:
-        raise MismatchError(
-            f"{folder}: expected id {expected}, found {stored}",
-            hint="two ids share their first 12 digits: use another store for this one",
-        )
-
-
 def choose(
-    entries: Sequence[Entry],
+    listing: Listing[Entry],
     query: str | None,
     *,
     what: str,
     place: Path | str,
     names: Callable[[Entry], tuple[str, ...]],
 ) -> Entry:
-    """The one entry that a query means: a name in full, or the beginning of an id.
+    """The one sound entry that a query means: a name in full, or the beginning of an id.
 
     ``names`` gives the id of an entry and its names; a query of None means the only entry. Raises
-    a NotFoundError or a StoreError that lists what there is, where none or several match.
+    a NotFoundError or a StoreError that lists what there is, where none or several match; where
+    only a broken one does, its own error.
     """
+    entries = listing.sound
     matches = [entry for entry in entries if query is None or query in names(entry)]
     if not matches and query is not None and len(query) >= MIN_PREFIX:
         matches = [entry for entry in entries if names(entry)[0].startswith(query.lower())]
@@ -101,7 +162,21 @@ def choose(
             f"{place}: expected one {what}, found {len(matches)}{called}: {listed}",
             hint=f"name one by the beginning of its id, such as {ids[0][0]}",
         )
-    hint = f"{command('extract')} or {command('store import')} puts features into a store"
-    raise NotFoundError(
-        f"{place}: no {what}{called}", hint=f"it has: {listed}" if entries else hint
-    )
+    for broken in listing.broken:
+        if query is None or _is_called(broken.path.name, query):
+            message = f"the {what}{called} is broken: {broken.reason}"
+            raise type(broken.error)(message, hint=broken.error.hint)
+    hint = f"it has: {listed}"
+    if not entries:
+        hint = f"{command('extract')} or {command('store import')} puts features into a store"
+    if listing.broken:
+        hint += f"; {len(listing.broken)} cannot be opened: '{command('store ls')}' says why"
+    raise NotFoundError(f"{place}: no {what}{called}", hint=hint)
+
+
+def _is_called(folder_name: str, query: str) -> bool:
+    """Whether a query means a folder: its whole name, its slug, or the digits of its id."""
+    slug = folder_name.partition("-")[2][: -SHORT_ID_DIGITS - 1]
+    digits = short_id(query.lower())
+    is_id = len(digits) >= MIN_PREFIX and folder_digits(PurePath(folder_name)).startswith(digits)
+    return query == folder_name or slugify(query) == slug or is_id

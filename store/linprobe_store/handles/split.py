@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import NotFoundError, StoreError
+from linprobe.records import NonNegative
 from linprobe_store.arrays.mapping import MappedArray
 from linprobe_store.arrays.unit_maps import Keys, UnitArrays
-from linprobe_store.format.checksums import check_content
 from linprobe_store.format.commit import SplitCommit
-from linprobe_store.format.layout import DATA_FOLDER, KEYS_BYTES, KEYS_OFFSETS, LABELS
+from linprobe_store.format.layout import DATA_FOLDER
 from linprobe_store.format.spec import (
     DatasetNames,
     DatasetSpec,
@@ -31,12 +31,26 @@ if TYPE_CHECKING:
     import zarr
 
 
+@dataclass(frozen=True)
+class Verification:
+    """What of a split was verified before it was used."""
+
+    method: str
+    """How."""
+    files: NonNegative
+    """Files, each of them whole."""
+    bytes: NonNegative
+    """Bytes of them."""
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """A sealed split: n rows of features per tap, their labels and keys.
 
     Opening verifies the commit, the size of every file, all metadata and the shard indexes, in
-    milliseconds; labels and keys are verified when first read; ``verify --deep`` reads all.
+    milliseconds. Features of a tap, labels and keys are verified whole when they are first read,
+    through the very maps that are given: the checksum of every byte, and every row, label and key.
+    Reading raises an IntegrityError where a file is damaged, or a row is not finite or all zero.
     Nothing here can be written to. A tap that the encoder has not raises a NotFoundError.
 
     Examples
@@ -122,20 +136,17 @@ class Split:
     @cached_property
     def labels(self) -> LabelArray:
         """Labels, read-only: (n,) int64 class ids, or (n, k) uint8 multi-hot."""
-        self._check_arrays(LABELS)
-        labels = self.arrays.labels.whole()
-        labels.flags.writeable = False
-        return cast("LabelArray", labels)
+        return self.arrays.read_labels(len(self.classes))
 
     @cached_property
     def keys(self) -> Keys:
         """Sample keys, a sequence of n strings that is decoded when asked for."""
-        self._check_arrays(KEYS_BYTES, KEYS_OFFSETS)
-        return self.arrays.read_keys(self.path)
+        return self.arrays.read_keys()
 
     def dim(self, tap: str) -> int:
         """Feature dimension d of a tap."""
-        return self._mapped(tap).geometry.shape[1]
+        self._check_tap(tap)
+        return self.arrays.features[tap].geometry.shape[1]
 
     def blocks(self, tap: str, rows: int = 8192) -> Iterator[FeatureArray]:
         """All rows in order, as views of the maps: the way to scan.
@@ -202,21 +213,32 @@ class Split:
         return cast("FeatureArray", self._mapped(tap).take(wanted))
 
     def zarr(self) -> "zarr.Group":
-        """The split as a read-only Zarr group for xarray, dask, ...; reading through it copies."""
+        """The split as a read-only Zarr group for xarray, dask, ...; reading through it copies.
+
+        Everything is verified first, since Zarr verifies nothing.
+        """
         import zarr  # here, since it takes half a second, and the maps do without
 
+        self.arrays.all()
         return zarr.open_group(self.path / DATA_FOLDER, mode="r", use_consolidated=False)
 
-    def _mapped(self, tap: str) -> MappedArray:
-        try:
-            return self.arrays.features[tap]
-        except KeyError:
-            names = ", ".join(t.name for t in self.taps)
-            raise NotFoundError(
-                f"{self.path}: no tap {tap!r}", hint=f"this encoder has: {names}"
-            ) from None
+    def verification(self) -> Verification:
+        """What was verified so far."""
+        sizes = [file.digest.bytes for array in self.arrays.verified for file in array.files]
+        return Verification("crc32c of files, values of rows", len(sizes), sum(sizes))
 
-    def _check_arrays(self, *names: str) -> None:
-        for name, digest in self.commit.files.items():
-            if name.split("/")[1] in names:
-                check_content(self.path / name, digest)
+    def check_unchanged(self) -> None:
+        """Refuse, by an IntegrityError, verified files that changed, or are gone, since opened.
+
+        After the last pass over rows, this says that every pass read what was verified.
+        """
+        self.arrays.check_unchanged()
+
+    def _mapped(self, tap: str) -> MappedArray:
+        self._check_tap(tap)
+        return self.arrays.read_features(tap)
+
+    def _check_tap(self, tap: str) -> None:
+        if tap not in self.arrays.features:
+            names = ", ".join(t.name for t in self.taps)
+            raise NotFoundError(f"{self.path}: no tap {tap!r}", hint=f"this encoder has: {names}")

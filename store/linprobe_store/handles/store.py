@@ -3,14 +3,20 @@
 import re
 from pathlib import Path
 
-from linprobe.disk import write_atomic
+from linprobe.disk import make_folders, store_errors, write_atomic
 from linprobe.errors import MismatchError, StoreError
+from linprobe.records import canonical_json, plain, read_bytes
+from linprobe.terminal import Watch, ignore
 from linprobe_store.format import layout
 from linprobe_store.format.commit import check_version
+from linprobe_store.format.names import sign_names
 from linprobe_store.format.spec import EncoderNames, EncoderSpec, Tap
 from linprobe_store.handles.encoder import StoredEncoder, open_encoder
-from linprobe_store.handles.lookup import check_full_id, choose, list_folders, make_folder
+from linprobe_store.handles.folders import check_full_id, make_folder
+from linprobe_store.handles.lookup import Listing, choose, open_folders
 from linprobe_store.handles.split import Split
+
+_MAX_FORMAT_BYTES = 1 << 10
 
 
 class FeatureStore:
@@ -38,28 +44,33 @@ class FeatureStore:
             check_format_line(line, str(self.root / layout.FORMAT_FILE))
 
     def encoders(self) -> tuple[StoredEncoder, ...]:
-        """All encoders, sorted by folder name; an IntegrityError where one is damaged."""
-        return tuple(open_encoder(f) for f in list_folders(self.root, layout.ENCODER_PREFIX))
+        """All encoders, sorted by folder name; those that can be opened."""
+        return self.listing().sound
 
-    def encoder(self, query: str | None = None) -> StoredEncoder:
-        """An encoder by its slug, its model name, or the beginning of its id.
+    def listing(self) -> Listing[StoredEncoder]:
+        """Its encoders, and what is among them that cannot be opened."""
+        return open_folders(self.root, layout.ENCODER_PREFIX, "encoder", open_encoder)
+
+    def encoder(self, query: str | None = None, watch: Watch = ignore) -> StoredEncoder:
+        """An encoder by its slug, its model name, the beginning of its id, or its folder name.
 
         Parameters
         ----------
         query : None means the only encoder of the store.
+        watch : sees a line for every encoder that cannot be opened.
 
         Raises
         ------
         NotFoundError : nothing matches; lists what is there.
-        StoreError : several match; lists them.
+        StoreError : several match, and lists them; or the one that does cannot be opened.
         """
-        return choose(
-            self.encoders(),
-            query,
-            what="encoder",
-            place=self.root,
-            names=lambda encoder: (encoder.encoder_id, encoder.names.slug, encoder.names.model),
-        )
+
+        def names(encoder: StoredEncoder) -> tuple[str, ...]:
+            return encoder.encoder_id, encoder.names.slug, encoder.names.model, encoder.path.name
+
+        listing = self.listing()
+        listing.tell(watch)
+        return choose(listing, query, what="encoder", place=self.root, names=names)
 
     def register_encoder(self, spec: EncoderSpec, names: EncoderNames) -> StoredEncoder:
         """The encoder of a spec, made if it is new; safe to repeat and to race.
@@ -77,43 +88,53 @@ class FeatureStore:
         """
         _check_taps(spec.taps)
         write_format(self.root)
-        files = {layout.ENCODER_FILE: spec, layout.NAMES_FILE: names}
+        files = {
+            layout.ENCODER_FILE: canonical_json(plain(spec)),
+            layout.NAMES_FILE: sign_names(names),
+        }
         folder = make_folder(self.root, layout.ENCODER_PREFIX, names.slug, spec.encoder_id, files)
         stored = open_encoder(folder)
         check_full_id(folder, spec.encoder_id, stored.encoder_id)
         return stored
 
-    def split(self, split: str, *, encoder: str | None = None, dataset: str | None = None) -> Split:
+    def split(
+        self,
+        split: str,
+        *,
+        encoder: str | None = None,
+        dataset: str | None = None,
+        watch: Watch = ignore,
+    ) -> Split:
         """Open and verify a sealed split; its features are mapped and not read.
 
         Parameters
         ----------
         split : ``train``, ``val`` or ``test``.
-        encoder, dataset : as in :meth:`encoder` and ``StoredEncoder.dataset``.
+        encoder, dataset, watch : as in :meth:`encoder` and ``StoredEncoder.dataset``.
 
         Raises
         ------
         NotFoundError : no such encoder, dataset or split.
         IntegrityError : the split is damaged.
         """
-        return self.encoder(encoder).dataset(dataset).split(split)
+        return self.encoder(encoder, watch).dataset(dataset, watch).split(split)
 
 
 def _read_format_line(path: Path) -> str | None:
     """Content of ``FORMAT``; None where no store is yet."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
-        root = path.parent
-        names = {entry.name for entry in root.iterdir()} if root.is_dir() else set()
-        if layout.FORMAT_FILE in names:  # made by another process between the two looks
-            return path.read_text(encoding="utf-8", errors="replace")
-        if all(name.startswith(f".{layout.FORMAT_FILE}.") for name in names) and not root.is_file():
-            return None
-        raise StoreError(
-            f"{root}: expected a feature store, found no file {layout.FORMAT_FILE} in it",
-            hint=f"give another --store; in a copied store, copy {layout.FORMAT_FILE} too",
-        ) from None
+    root = path.parent
+    with store_errors(root):
+        if not path.exists():
+            names = {entry.name for entry in root.iterdir()} if root.is_dir() else set()
+            if layout.FORMAT_FILE not in names:  # else made between the two looks
+                new = f".{layout.FORMAT_FILE}."
+                if all(name.startswith(new) for name in names) and not root.is_file():
+                    return None
+                raise StoreError(
+                    f"{root}: expected a feature store, found no file {layout.FORMAT_FILE} in it",
+                    hint=f"give another --store; in a copied store, copy {layout.FORMAT_FILE} too",
+                )
+    return read_bytes(path, limit=_MAX_FORMAT_BYTES).decode(errors="replace")
 
 
 def check_format_line(line: str, place: str) -> None:
@@ -126,6 +147,7 @@ def check_format_line(line: str, place: str) -> None:
 def write_format(root: Path) -> None:
     """Write the file ``FORMAT`` of a store that is new."""
     if not (root / layout.FORMAT_FILE).exists():
+        make_folders(root)
         write_atomic(root / layout.FORMAT_FILE, layout.FORMAT_LINE)
 
 

@@ -6,17 +6,18 @@ compares its own with that.
 """
 
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
-from linprobe.disk import Staging, store_errors
+from linprobe.disk import Staging, refuse_links, store_errors
 from linprobe.errors import REPAIR, IntegrityError, MismatchError
-from linprobe.records import NonNegative, canonical_json, parse, plain
+from linprobe.records import MAX_BYTES, NonNegative, canonical_json, parse, plain, read_bytes
 from linprobe_store.format.layout import CANARY_FOLDER, PROVENANCE_FILE
+from linprobe_store.format.npy import read_npz
 from linprobe_store.format.spec import FeatureArray
 
 _FILE = "canary.npz"
@@ -29,17 +30,19 @@ def read_canary(encoder_path: Path) -> Mapping[str, FeatureArray] | None:
     path = encoder_path / CANARY_FOLDER / _FILE
     if not path.parent.exists():
         return None
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {tap: arrays[tap] for tap in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise IntegrityError(f"{path}: {error}", hint=REPAIR) from error
+    arrays = read_npz(path, limit=MAX_BYTES)
+    for tap, x in arrays.items():
+        if x.ndim != 2 or x.dtype not in (np.float16, np.float32):
+            found = f"found {x.shape} {x.dtype}"
+            raise IntegrityError(f"{path}: {tap}: expected features (m, d), {found}", hint=REPAIR)
+    return cast("Mapping[str, FeatureArray]", arrays)
 
 
 def check_canary(encoder_path: Path, features: Mapping[str, FeatureArray]) -> None:
     """See ``StoredEncoder.check_canary``."""
     stored = read_canary(encoder_path)
     if stored is None:
+        refuse_links(encoder_path)
         with store_errors(encoder_path), Staging(encoder_path) as staging:
             # The keys are taps, never one of savez's own parameters: those are no valid tap names.
             np.savez(staging.path / _FILE, **dict(features))  # type: ignore[arg-type]
@@ -88,8 +91,9 @@ class Provenance:
 def append_provenance(encoder_path: Path, entry: Provenance) -> None:
     """Append one line; lines of concurrent writers do not mix."""
     path = encoder_path / PROVENANCE_FILE
+    refuse_links(encoder_path, path)
     line = canonical_json(plain(entry)) + b"\n"
-    if path.exists() and not path.read_bytes().endswith(b"\n"):
+    if path.exists() and not read_bytes(path).endswith(b"\n"):
         line = b"\n" + line  # ends the line that a crash cut short
     with store_errors(path), path.open("ab", buffering=0) as file:
         file.write(line)
@@ -107,7 +111,7 @@ def merge_provenance(encoder_path: Path, lines: bytes) -> None:
 def read_provenance(encoder_path: Path) -> tuple[Provenance, ...]:
     """All entries, oldest first, but for a line that a crash cut short; damage is an error."""
     path = encoder_path / PROVENANCE_FILE
-    return tuple(_entries(path.read_bytes() if path.exists() else b"", str(path)))
+    return tuple(_entries(read_bytes(path) if path.exists() else b"", str(path)))
 
 
 def _entries(data: bytes, place: str) -> Iterator[Provenance]:

@@ -5,11 +5,11 @@ from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 
-from linprobe.errors import DataError, OptionError
-from linprobe.terminal import command
+from linprobe.errors import DataError, LinprobeError, OptionError
+from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.encoder import StoredEncoder
-from linprobe_store.handles.split import Split
+from linprobe_store.handles.split import Split, Verification
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.scores.metrics import metric_of_labels, score_names
 from linprobe_train.solver.rows import BLOCK_ROWS, Rows, rows_of_views
@@ -45,6 +45,15 @@ class StoredSplits:
     def open_test(self) -> Rows:
         """Rows of the test split. Called once, after the final fit."""
         return self.rows(self.test)
+
+    def verified(self) -> dict[str, Verification]:
+        """What of each split was verified, to be asked after the last pass over rows.
+
+        ``IntegrityError``: a file that was verified has changed since.
+        """
+        for split in self.all:
+            split.check_unchanged()
+        return {split.name: split.verification() for split in self.all}
 
     @property
     def identity(self) -> tuple[str, str, tuple[tuple[str, str], ...]]:
@@ -85,9 +94,12 @@ class StoredSplits:
         return tuple(lines)
 
 
-def open_splits(encoder: StoredEncoder, dataset: str | None, tap: str) -> StoredSplits:
+def open_splits(
+    encoder: StoredEncoder, dataset: str | None, tap: str, watch: Watch = ignore
+) -> StoredSplits:
     """Find train, val and test of a dataset, by name or id; None means the only one.
 
+    ``watch`` sees a line for every dataset that cannot be opened.
     ``NotFoundError``: no such dataset; ``DataError``: it has no train or no test split;
     ``OptionError``: the encoder has no such tap.
     """
@@ -95,7 +107,7 @@ def open_splits(encoder: StoredEncoder, dataset: str | None, tap: str) -> Stored
     if tap not in taps:
         what = f"{encoder.names.model} has no tap {tap!r}; it has {', '.join(taps)}"
         raise OptionError(what, hint=f"pass --tap {taps[0]}")
-    stored = encoder.dataset(dataset)
+    stored = encoder.dataset(dataset, watch)
     for name in ("train", "test"):
         if name not in stored.splits:
             known = ", ".join(stored.splits) or "none"
@@ -106,12 +118,29 @@ def open_splits(encoder: StoredEncoder, dataset: str | None, tap: str) -> Stored
 
 
 def find_splits(
-    store: Path, model: str | None, data: tuple[str, ...], tap: str
+    store: Path, model: str | None, data: tuple[str, ...], tap: str, watch: Watch = ignore
 ) -> list[StoredSplits]:
-    """Open the splits of some datasets of an encoder; () means every one, of which it has some."""
-    encoder = FeatureStore(store).encoder(model)
-    names = data or tuple(dataset.dataset_id for dataset in encoder.datasets())
+    """Open the splits of some datasets of an encoder.
+
+    ``data`` are their names; () means every one that can be opened, of which it has some.
+    ``watch`` sees a line for every encoder and dataset that cannot.
+    """
+    encoder = FeatureStore(store).encoder(model, watch)
+    listing = encoder.listing()
+    listing.tell(watch)
+    names = data or tuple(dataset.dataset_id for dataset in listing.sound)
     if not names:
         hint = f"add one with {command('extract', model=encoder.names.model)}"
         raise DataError(f"{store} holds no dataset for {encoder.names.model}", hint=hint)
-    return [open_splits(encoder, name, tap) for name in names]
+    opened, failures = [], []
+    for name in names:
+        try:
+            opened.append(open_splits(encoder, name, tap))
+        except LinprobeError as error:
+            failures.append(error)
+    if failures and (data or not opened):
+        raise failures[0]
+    for failure in failures:
+        line = f"left out: {failure.message}; {failure.hint}"
+        watch(Progress(0, None, "datasets", line=line))
+    return opened

@@ -1,136 +1,40 @@
 """Results on disk: a folder for each question, named by the hash of all that a number depends on.
 
-A result is committed by one rename, so a folder that exists is a finished answer.
+A result is committed by one rename, so a folder that exists is a finished answer. It is believed
+after every file in it was verified by the digests in ``result.json``.
 """
 
+import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Generic
 
-import msgspec
+from linprobe.disk import (
+    STAGING_PREFIX,
+    TEMPORARY_FILE,
+    Staging,
+    check_space,
+    is_abandoned,
+    make_folders,
+    remove_unit,
+)
+from linprobe.errors import ResultError, StoreError, unreadable
+from linprobe.names import first_few
+from linprobe.terminal import Progress, Watch, ignore
+from linprobe_train.results.result import Asked, ProbeResult, R, Result, digest_of
+from linprobe_train.results.signed import REMAKE, RESULT_FILE, read_signed, sign
 
-from linprobe.disk import STAGING_PREFIX, TEMPORARY_FILE, Staging, is_abandoned
-from linprobe.errors import ResultError, StoreError
-from linprobe.records import digest_json, encode, parse, plain, read_bytes
-from linprobe_train.protocol.protocols import Protocol
-from linprobe_train.protocol.search import SplitUse, Sweep
-from linprobe_train.scores.metrics import Score
-from linprobe_train.solver.lbfgs import FitReport
-
-
-class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What every question depends on. JSON leaves out what is at its default."""
-
-    encoder_id: str
-    """64 hex digits."""
-    dataset_id: str
-    """64 hex digits."""
-    splits: tuple[tuple[str, str], ...]
-    """Name and digest of every split used, sorted."""
-
-
-class Question(Asked, frozen=True):
-    """Everything the result of a probe depends on; its digest names the folder."""
-
-    protocol: Protocol
-    """How C is chosen and what the features go through."""
-    metric: str
-    """What C is chosen by, and the headline."""
-    folds: int
-    """Folds of cross-validation; 0 for a val split."""
-    balanced: bool
-    """Whether classes are weighed equally."""
-    solver: str
-    """``linprobe`` or ``sklearn``."""
-    seed: int
-    """Of the val cut, the folds and the bootstrap."""
-    format: Literal[1]
-    """Version of ``result.json``; in the question, so that old answers are not mistaken."""
-
-
-@dataclass(frozen=True)
-class Environment:
-    """What made the result; recorded, not part of the question."""
-
-    versions: dict[str, str]
-    """Library versions."""
-    threads: int
-    """Threads used."""
-    seconds: float
-    """Wall time of the whole run."""
-    cpu_seconds: float
-    """Processor time of the whole run."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the store knew of the data; recorded, not part of the question."""
-
-    label_source: str = ""
-    """Where labels were read, such as ``cls``; "" where the result does not say."""
-    declared_metric: str | None = None
-    """Headline metric that the dataset declares; None for none."""
-    skipped: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Samples without features by split and reason; splits without any are left out."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What every result begins with."""
-
-    question: Asked
-    """What was asked."""
-    dataset: str
-    """Name of the dataset."""
-    encoder: str
-    """Model name of the encoder."""
-    dim: int
-    """Features of a row."""
-
-
-@dataclass(frozen=True)
-class ProbeResult(Result):
-    """The content of ``result.json``."""
-
-    question: Question
-    """What was asked."""
-    classes: tuple[str, ...]
-    """Class names by label."""
-    fitted_on: SplitUse
-    """Rows of the final fit."""
-    held_out: SplitUse
-    """Rows C was chosen on; n = 0 where C was given."""
-    test: SplitUse
-    """Rows of the scores."""
-    C: float
-    """The C of the final fit."""
-    sweep: Sweep | None
-    """The curve over C; None where C was given."""
-    fit: FitReport
-    """The final fit."""
-    scores: tuple[Score, ...]
-    """On test."""
-    warnings: tuple[str, ...]
-    """What a reader must know."""
-    environment: Environment
-    """What made it."""
-    facts: Facts = field(default_factory=Facts)
-    """What the store knew of the data."""
-
-    @property
-    def headline(self) -> Score:
-        """The score in the question's metric."""
-        return self.score(self.question.metric)
-
-    def score(self, name: str) -> Score:
-        """Look a score up by the name of its metric."""
-        return next(score for score in self.scores if score.name == name)
-
-
-R = TypeVar("R", bound=Result)
+MAX_NAME = 60
+"""Most bytes of a name in the name of a folder; the digest keeps apart what is cut alike."""
+OURS = re.compile(
+    r"(result|probe|encoder|knn|fewshot)\.json|probe\.safetensors|predictions\.npz|report\.html"
+    r"|fewshot\.svg|\..*\.[0-9a-f]{12}"
+)
+"""Names of the files that are written into the folder of a result."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +47,8 @@ class Answer(Generic[R]):
     """Where it is stored."""
     fresh: bool
     """False where it was read from disk."""
+    damage: str = ""
+    """What was wrong with the stored answer that this one replaced; "" where there was none."""
 
 
 @dataclass(frozen=True)
@@ -153,67 +59,126 @@ class Answers(Generic[R]):
     """Folder of the results' folders."""
     kind: type[R]
     """The result's type."""
-    file: str = "result.json"
+    file: str = RESULT_FILE
     """What each is written into."""
 
     def folder(self, question: Asked, *names: str) -> Path:
-        """Where an answer lies: readable names, then 12 digits of the question's digest."""
-        readable = "--".join(names).lower()
+        """Where an answer lies: readable names, each cut, and 12 digits of the question's digest.
+
+        File systems take 255 bytes.
+        """
+        short = (name.lower().encode(errors="replace")[:MAX_NAME] for name in names)
+        readable = "--".join(name.decode(errors="ignore") for name in short)
         safe = "".join(c if c.isalnum() or c in "-._" else "-" for c in readable)
         return self.out / f"{safe}--{digest_of(question)[:12]}"
 
-    def get(self, question: Asked, *names: str) -> Answer[R] | None:
+    def get(
+        self, question: Asked, *names: str, n_bytes: int = 0, watch: Watch = ignore
+    ) -> Answer[R] | None:
         """The stored answer; None where there is none, once it is sure that one can be written.
 
-        What killed runs left behind is then removed. ``ResultError``: the folder cannot be made or
-        written, or as in :meth:`read`.
+        What is stored and damaged is told to ``watch`` and counts as none: :meth:`put` replaces it.
+        What killed runs left behind is removed. ``ResultError``: the folder cannot be made or
+        written, the disk has no room for ``n_bytes``, or something else is in the answer's place.
         """
         folder = self.folder(question, *names)
-        if (result := self.read(folder)) is not None:
-            return Answer(result, folder, fresh=False)
+        self._remove_abandoned()
+        stored = self._find(folder, question)
+        if isinstance(stored, Result):
+            return Answer(stored, folder, fresh=False)
+        if stored is not None:
+            watch(Progress(0, None, "results", line=f"making it again: {stored}"))
         with _os_errors(f"results to {self.out}"):
+            make_folders(self.out)
             Staging(self.out).discard()
-        for path in (*self.out.glob(f"{STAGING_PREFIX}*"), *self.out.glob(f"*/{TEMPORARY_FILE}")):
-            # Younger ones are another run's: on this host, and on a shared disk.
-            if is_abandoned(path, min_age_s=10.0, foreign_age_s=86_400.0):
-                path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+            check_space(self.out, n_bytes)
         return None
 
     def read(self, folder: Path) -> R | None:
-        """The result in a folder, None for none; ``ResultError``: it is not of this version."""
-        path, hint = folder / self.file, f"remove {folder} and run it again"
-        if not path.exists():
-            return None
-        data = read_bytes(path, error=ResultError, hint=hint)
-        what = f"{path} is not a result of this version"
-        return parse(self.kind, data, what, error=ResultError, hint=hint)
+        """The result in a folder, all its files verified; None where the folder has none.
 
-    def put(
-        self, result: R, *names: str, write_files: Callable[[Path], None] = lambda folder: None
-    ) -> Answer[R]:
-        """Commit an answer and the files that are written beside it, or nothing; the first wins.
-
-        ``ResultError``: the disk refuses, or something else stands in the answer's place.
+        ``ResultError``: it is damaged or not of this version; ``StoreError``: it cannot be read.
         """
-        folder = self.folder(result.question, *names)
-        with _os_errors(str(folder)), Staging(self.out) as staging:
-            write_files(staging.path)
-            (staging.path / self.file).write_bytes(encode(result))
-            if not staging.publish(folder) and not (folder / self.file).exists():
-                raise ResultError(
-                    f"{folder} is there and holds no {self.file}", hint=f"remove {folder}"
-                )
-        return Answer(result, folder, fresh=True)
+        path = folder / self.file
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise unreadable(path, error) from error
+        signed = read_signed(self.kind, path)
+        for name in signed.files:
+            signed.content(name)
+        return signed.record
 
+    def put(self, result: R, *names: str, files: Mapping[str, bytes] | None = None) -> Answer[R]:
+        """Commit an answer and the files beside it, or nothing; of sound ones the first stays.
 
-def digest_of(question: Asked) -> str:
-    """Sha256 over all that a question says, 64 hex digits."""
-    return digest_json(plain(question))
+        A damaged one is replaced. ``ResultError``: the disk refuses, or something else stands in
+        the answer's place.
+        """
+        folder, files = self.folder(result.question, *names), files or {}
+        replaced = ""
+        with _os_errors(str(folder)):
+            make_folders(self.out)
+            with Staging(self.out) as staging:
+                for name, data in {**files, self.file: sign(result, files)}.items():
+                    (staging.path / name).write_bytes(data)
+                while not staging.publish(folder):
+                    stored = self._find(folder, result.question)
+                    if isinstance(stored, Result):
+                        break
+                    if stored is not None:  # None where another run has just removed it
+                        replaced = stored.message
+                        remove_unit(folder)
+        return Answer(result, folder, fresh=True, damage=replaced)
+
+    def _find(self, folder: Path, question: Asked) -> R | ResultError | None:
+        """The sound answer of a folder, what is wrong with it, or None where there is no folder.
+
+        ``ResultError``: what is wrong is not ours to replace.
+        """
+        damage = ResultError(f"{folder} is there and holds no {self.file}", hint=REMAKE)
+        try:
+            result = self.read(folder)
+        except ResultError as error:
+            result, damage = None, error
+        if result is not None:
+            if digest_of(result.question) == digest_of(question):
+                return result
+            damage = ResultError(f"{folder / self.file} answers another question", hint=REMAKE)
+        if not os.path.lexists(folder):
+            return None
+        _check_ours(folder, damage)
+        return damage
+
+    def _remove_abandoned(self) -> None:
+        """Remove what killed runs left; symbolic links are not followed."""
+        stagings = self.out.glob(f"{STAGING_PREFIX}*-*-{'[0-9a-f]' * 12}")
+        for path in (*stagings, *self.out.glob(f"*/{TEMPORARY_FILE}")):
+            if path.is_symlink() or (path.parent != self.out and path.parent.is_symlink()):
+                continue
+            # Younger ones are another run's: on this host, and on a shared disk.
+            if is_abandoned(path, min_age_s=10.0, foreign_age_s=86_400.0):
+                with suppress(OSError):  # a disk that cannot be written may still be read
+                    path.unlink() if path.is_file() else shutil.rmtree(path)
 
 
 def read_result(folder: Path) -> ProbeResult | None:
     """The result of a probe in a folder, or None where there is none; see :class:`Answers`."""
     return Answers(folder.parent, ProbeResult).read(folder)
+
+
+def _check_ours(folder: Path, damage: ResultError) -> None:
+    """Refuse to replace what is no folder of a result, or holds files of somebody else."""
+    is_folder = folder.is_dir() and not folder.is_symlink()
+    names = sorted(path.name for path in folder.iterdir()) if is_folder else []
+    others = [name for name in names if not OURS.fullmatch(name)]
+    if others or not is_folder:
+        why = f"it also holds {first_few(others)}" if others else "it is no folder, or a link"
+        raise ResultError(
+            f"{damage.message}; it cannot be replaced: {why}", hint=f"move {folder} away"
+        ) from damage
 
 
 @contextmanager

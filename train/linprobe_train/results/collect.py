@@ -13,15 +13,19 @@ import numpy as np
 
 from linprobe.benchmarks import find_known, plain_name
 from linprobe.disk import STAGING_PREFIX
-from linprobe.errors import LinprobeError, ResultError
+from linprobe.errors import LinprobeError, ResultError, unreadable
 from linprobe.names import first_few, short_id
 from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.lookup import MIN_PREFIX
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.protocol.protocols import all_protocols
-from linprobe_train.results.answers import ProbeResult, digest_of, read_result
-from linprobe_train.scores.predictions import UNREADABLE, Predictions, load_predictions
+from linprobe_train.results.answers import read_result
+from linprobe_train.results.probe_file import CARD_FILE
+from linprobe_train.results.result import ProbeResult, digest_of
+from linprobe_train.results.signed import REMAKE, RESULT_FILE, read_beside
+from linprobe_train.scores.metrics import all_metrics
+from linprobe_train.scores.predictions import PREDICTIONS_FILE, Predictions, parse_predictions
 
 
 @dataclass(frozen=True)
@@ -45,20 +49,20 @@ class Collected:
 
         ``ResultError``: the file is missing or damaged, or does not fit the result.
         """
-        path = self.folder / "predictions.npz"
-        n, k = self.result.test.n, len(self.result.classes)
+        path = self.folder / PREDICTIONS_FILE
+        rows = parse_predictions(path, read_beside(self.folder, PREDICTIONS_FILE))
         try:
-            rows = load_predictions(path)
-            if {len(rows.keys), len(rows.labels), len(rows.top), len(rows.probability)} != {n}:
-                raise ValueError(f"expected {n} rows, found {len(rows.keys)} keys")
-            if rows.top.size and not 0 <= int(rows.top.min()) <= int(rows.top.max()) < k:
-                raise ValueError(f"expected classes below {k}, found {int(rows.top.max())}")
-        except UNREADABLE as error:
-            raise ResultError(
-                f"{path} does not hold the predictions of its result ({error})",
-                hint=f"remove {self.folder} and run the probe again",
-            ) from error
+            rows.check(self.result.test.n, len(self.result.classes))
+            self._check_metric(multi_label=rows.labels.ndim == 2)
+        except ValueError as error:
+            what = f"{path} does not hold the predictions of its result ({error})"
+            raise ResultError(what, hint=REMAKE) from error
         return rows
+
+    def _check_metric(self, *, multi_label: bool) -> None:
+        metric = all_metrics().get(self.result.question.metric)
+        if metric and not metric.exists_for(len(self.result.classes), multi_label=multi_label):
+            raise ValueError(f"expected labels that have the metric {metric.name}")
 
 
 def dataset_key(name: str) -> str:
@@ -76,21 +80,20 @@ def collect(
     no result, or a folder that was given cannot be used.
     """
     results: dict[Path, ProbeResult] = {}
-    for folder in folders or (sorted(out.iterdir()) if out.is_dir() else ()):
-        if not folders and (folder.name.startswith((STAGING_PREFIX, ".")) or not folder.is_dir()):
-            continue
+    for folder in folders or _listed(out):
         try:
             result = read_result(folder)
-        except (ResultError, OSError) as error:
+            if result is not None:
+                Collected(result, folder, "").predictions()  # refused here, or left out
+                results[folder] = result
+            elif folders or (folder / CARD_FILE).exists() or not folder.exists():
+                raise ResultError(
+                    f"'{folder}' holds no {RESULT_FILE}", hint="pass the folder that probe printed"
+                )
+        except (LinprobeError, OSError) as error:
             if folders:
                 raise
             watch(Progress(0, None, "results", line=f"left out: {error}"))
-            continue
-        if result is not None:
-            results[folder] = result
-        elif folders:
-            what = f"'{folder}' holds no result.json"
-            raise ResultError(what, hint="pass the folder that the probe printed")
     if not results:
         raise ResultError(f"no results in '{out}'", hint=f"make one with {command('probe')}")
     labels = {folder: _label(result) for folder, result in results.items()}
@@ -101,9 +104,25 @@ def collect(
     return tuple(Collected(result, folder, labels[folder]) for folder, result in results.items())
 
 
-def only_folder(out: Path) -> Path:
-    """The folder of the only result in ``out``; ``ResultError``: there is none, or several."""
-    folders = [collected.folder for collected in collect(out)]
+def _listed(out: Path) -> list[Path]:
+    """What may be a result in ``out``: folders, and links to what is not there."""
+    try:
+        paths = sorted(out.iterdir()) if out.is_dir() else []
+    except OSError as error:
+        raise unreadable(out, error) from error
+    return [
+        path
+        for path in paths
+        if not path.name.startswith((STAGING_PREFIX, ".")) and (path.is_dir() or not path.exists())
+    ]
+
+
+def only_folder(out: Path, watch: Watch = ignore) -> Path:
+    """The folder of the only result in ``out``; ``ResultError``: there is none, or several.
+
+    ``watch`` sees what :func:`collect` tells it.
+    """
+    folders = [collected.folder for collected in collect(out, watch=watch)]
     if len(folders) > 1:
         raise ResultError(
             f"'{out}' holds {len(folders)} probes; name one of them",

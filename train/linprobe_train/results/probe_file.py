@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
-from linprobe.errors import DataError, ResultError
+from linprobe.disk import write_atomic
+from linprobe.errors import DataError, ResultError, StoreError
 from linprobe.names import short_id
-from linprobe.records import encode, parse
 from linprobe.terminal import command
 from linprobe_store.handles.split import Split
+from linprobe_train.results.signed import parse_signed, read_beside, sign
 from linprobe_train.solver.losses import Loss
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.probe import Probe
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 CARD_FILE, ARRAYS_FILE = "probe.json", "probe.safetensors"
+MAX_HEADER = 4096
+"""Most bytes of the JSON that begins the arrays' file; ours has about 200."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class ProbeCard:
     """Class names by label, k entries."""
     C: float
     """Inverse L2 strength of the fit."""
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     """Version of the files."""
 
 
@@ -87,7 +90,10 @@ class SavedProbe:
         return np.asarray(names[self.predict_proba(features).argmax(axis=1)])
 
     def blocks(self, features: Features) -> Iterator[Float64]:
-        """:meth:`predict_proba` block by block, so that memory does not grow with n."""
+        """:meth:`predict_proba` block by block, so that memory does not grow with n.
+
+        ``IntegrityError``, after the last block: files of a stored split changed meanwhile.
+        """
         views: Iterator[AnyFeatures]
         if isinstance(features, Split):
             self.check_encoder(features.encoder_id, features.encoder_names.model)
@@ -96,8 +102,8 @@ class SavedProbe:
             x = as_matrix(features)
             views = (x[i : i + BLOCK_ROWS] for i in range(0, len(x), BLOCK_ROWS))
         for block in map(Block, views):
-            features = block.read()
-            squares = np.einsum("ij,ij->i", features, features, dtype=np.float64)
+            values = block.read()
+            squares = np.einsum("ij,ij->i", values, values, dtype=np.float64)
             bad = np.flatnonzero(~np.isfinite(squares) | ((squares == 0) & self.card.normalize))
             if len(bad):
                 what = "all zeros" if squares[bad[0]] == 0 else "NaN or infinite"
@@ -107,6 +113,8 @@ class SavedProbe:
                 )
             rows = Rows((block,), np.zeros(block.n, np.int64), self.probe.n_classes)
             yield self.probe.probabilities(rows)
+        if isinstance(features, Split):
+            features.check_unchanged()
 
     def check_encoder(self, encoder_id: str, model: str) -> None:
         """Refuse features of another encoder with a ``DataError`` that names both."""
@@ -134,37 +142,71 @@ class SavedProbe:
 
 
 def save_probe(folder: Path, probe: Probe, card: ProbeCard) -> None:
-    """Write both files into an existing folder; ``OSError`` where the disk refuses."""
+    """Write both files into an existing folder; ``ResultError`` where the disk refuses."""
+    try:
+        for name, data in probe_files(probe, card).items():  # the card last: it names the other
+            write_atomic(folder / name, data)
+    except StoreError as error:
+        raise ResultError(error.message, hint=error.hint) from error
+
+
+def probe_files(probe: Probe, card: ProbeCard) -> dict[str, bytes]:
+    """Both files by name; the card says what the arrays must be, byte for byte."""
     arrays = {"coef": probe.coef, "intercept": probe.intercept, "fitted": probe.fitted}
-    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / ARRAYS_FILE)
-    (folder / CARD_FILE).write_bytes(encode(card))
+    data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return {ARRAYS_FILE: data, CARD_FILE: sign(card, {ARRAYS_FILE: data})}
 
 
 def load_probe(path: Path | str) -> SavedProbe:
     """Read the probe in a folder, or one of its two files; nothing stored is ever executed.
 
+    Both are verified by the digests in ``probe.json``, and in ``result.json`` where that is there.
     ``ResultError``: a file is missing, damaged, of another version, or the two disagree.
     """
     folder = Path(path)
     folder = folder.parent if folder.name in (CARD_FILE, ARRAYS_FILE) else folder
     what = f"{folder} does not hold a probe"
-    hint = f"pass the folder of a result, or make one with {command('probe')}"
     try:
-        data = (folder / CARD_FILE).read_bytes()
-        card = parse(ProbeCard, data, f"{what}: {CARD_FILE}", error=ResultError, hint=hint)
-        arrays = load_file(folder / ARRAYS_FILE)
-        coef, intercept, fitted = (arrays[name] for name in ("coef", "intercept", "fitted"))
-        k = len(card.classes)
-        probe = Probe(coef, intercept, card.loss, card.normalize, fitted, k, card.multi_label)
-        _check(probe)
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise ResultError(f"{what} ({error})", hint=hint) from error
-    return SavedProbe(probe, card, folder)
+        card_data, data = (read_beside(folder, name) for name in (CARD_FILE, ARRAYS_FILE))
+        signed = parse_signed(ProbeCard, card_data, folder / CARD_FILE)
+        signed.check(ARRAYS_FILE, data)
+        return SavedProbe(_probe_of(signed.record, data), signed.record, folder)
+    except ResultError as error:
+        raise ResultError(f"{what} ({error.message})", hint=error.hint) from error
+    except (ValueError, TypeError, KeyError, SafetensorError) as error:
+        hint = f"pass the folder of a result, or make one with {command('probe')}"
+        raise ResultError(f"{what} ({folder / ARRAYS_FILE}: {error})", hint=hint) from error
+
+
+def _probe_of(card: ProbeCard, data: bytes) -> Probe:
+    """The probe of a card and of the content of ``probe.safetensors``."""
+    header = int.from_bytes(data[:8], "little")
+    if header > MAX_HEADER:
+        raise ValueError(f"expected a header of at most {MAX_HEADER} bytes, found {header}")
+    arrays = load(data)
+    if sorted(arrays) != ["coef", "fitted", "intercept"]:
+        raise ValueError(f"expected coef, fitted and intercept, found {', '.join(sorted(arrays))}")
+    probe = Probe(
+        arrays["coef"],
+        arrays["intercept"],
+        card.loss,
+        card.normalize,
+        arrays["fitted"],
+        len(card.classes),
+        card.multi_label,
+    )
+    _check(probe)
+    return probe
 
 
 def _check(probe: Probe) -> None:
     fitted = len(probe.fitted)
-    m = 1 if fitted == 2 and not probe.multi_label else fitted
+    is_binary = fitted == 2 and not probe.multi_label
+    m = 1 if is_binary else fitted
+    if (probe.loss == "sigmoid") != (is_binary or probe.multi_label):
+        raise ValueError(f"the loss {probe.loss} for {fitted} classes")
+    if probe.coef.dtype != np.float64 or probe.intercept.dtype != np.float64:
+        raise ValueError(f"expected float64, found {probe.coef.dtype}, {probe.intercept.dtype}")
     if probe.coef.ndim != 2 or len(probe.coef) != m or probe.intercept.shape != (m,):
         raise ValueError(
             f"coef {probe.coef.shape} and intercept {probe.intercept.shape} for {fitted} classes"
@@ -173,8 +215,8 @@ def _check(probe: Probe) -> None:
         raise ValueError("weights are not finite")
     if probe.fitted.dtype != np.int64 or (np.diff(probe.fitted, prepend=-1) < 1).any():
         raise ValueError(f"fitted classes {probe.fitted[:5]}... are not ascending class ids")
-    if probe.fitted.max(initial=0) >= probe.n_classes:
-        raise ValueError(f"class {probe.fitted.max()} of {probe.n_classes}")
+    if fitted == 0 or probe.fitted.max() >= probe.n_classes:
+        raise ValueError(f"classes {probe.fitted[-5:]} of {probe.n_classes}")
 
 
 def _classifier(probe: Probe, names: NDArray[np.generic]) -> object:

@@ -1,25 +1,39 @@
 """What a probe said of every test row: n rows, k classes, t = min(5, k) kept for each."""
 
-import zlib
+import io
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from linprobe.errors import ResultError
+from linprobe.terminal import command
+from linprobe_store.format.npy import read_npz
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.solver.preparation import Float64
 
-UNREADABLE = (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error)
-"""What NumPy raises for a damaged ``.npz``."""
+REMAKE = f"copy it again from where it is whole, or make it again with {command('probe')}"
+"""What to do about a damaged result or probe."""
+PREDICTIONS_FILE = "predictions.npz"
+"""What the predictions of a probe are kept in."""
 TOP = 5
 """Classes kept for a row."""
 Hits = NDArray[np.bool_]
 """(n,) whether the class of a row is right."""
 Probabilities = NDArray[np.float64] | NDArray[np.float32]
 """float64 as computed, float32 as kept in ``predictions.npz``."""
+
+_DTYPES = {
+    "keys": "<U[1-9][0-9]{0,5}",
+    "labels": "<i8|[|]u1",
+    "top": "<i8",
+    "probability": "<f4",
+    "label_probability": "<f4",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,31 @@ class Predictions:
     def hits(self, count: int = 1) -> Hits:
         """Whether the label of a single-label row is among its ``count`` best classes, (n,)."""
         return np.asarray((self.top[:, :count] == self.labels[:, None]).any(axis=1))
+
+    def check(self, n: int, k: int) -> None:
+        """Refuse, by a ``ValueError``, what n rows of k classes cannot be."""
+        labels, t = self.labels, min(TOP, k)
+        shapes = {
+            "keys": (n,),
+            "labels": (n, k) if labels.ndim == 2 else (n,),
+            "top": (n, t),
+            "probability": (n, t),
+            "label_probability": (n, k) if labels.ndim == 2 else (n,),
+        }
+        for name, expected in shapes.items():
+            if (shape := getattr(self, name).shape) != expected:
+                raise ValueError(f"expected {name} of shape {expected}, found {shape}")
+        for name, below in (("labels", 2 if labels.ndim == 2 else k), ("top", k)):
+            ids = getattr(self, name)
+            if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < below:
+                raise ValueError(f"expected {name} of 0 to {below - 1}, found {ids.max()}")
+        for name in ("probability", "label_probability"):
+            p = getattr(self, name)
+            if not ((p >= 0) & (p <= 1 + 1e-6)).all():  # no NaN either
+                raise ValueError(f"expected {name} of 0 to 1")
+        points = self.keys.view(np.uint32)
+        if ((points > sys.maxunicode) | ((points >= 0xD800) & (points < 0xE000))).any():
+            raise ValueError("expected keys of UTF-8 text")
 
     def take(self, rows: NDArray[np.intp]) -> "Predictions":
         """The rows at these positions, in their order."""
@@ -73,17 +112,24 @@ def best_classes(p: Float64, count: int) -> NDArray[np.int64]:
     return top
 
 
-def save_predictions(path: Path, predictions: Predictions) -> None:
-    """Write them as one ``.npz``, probabilities in float32."""
+def encode_predictions(predictions: Predictions) -> bytes:
+    """The bytes of ``predictions.npz``, probabilities in float32."""
     kept = replace(
         predictions,
-        probability=predictions.probability.astype(np.float32),
-        label_probability=predictions.label_probability.astype(np.float32),
+        probability=np.ascontiguousarray(predictions.probability, np.float32),
+        label_probability=np.ascontiguousarray(predictions.label_probability, np.float32),
     )
-    np.savez(path, **vars(kept))
+    stream = io.BytesIO()
+    np.savez(stream, **vars(kept))
+    return stream.getvalue()
 
 
-def load_predictions(path: Path) -> Predictions:
-    """Read them back."""
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-        return Predictions(*(arrays[field.name] for field in fields(Predictions)))
+def parse_predictions(path: Path, data: bytes) -> Predictions:
+    """Read them back from the content of a file; ``ResultError``: it is no such archive."""
+    names = tuple(field.name for field in fields(Predictions))
+    arrays = read_npz(path, limit=None, only=names, data=data, error=ResultError, hint=REMAKE)
+    for name, rows in arrays.items():
+        if not re.fullmatch(_DTYPES[name], rows.dtype.str):
+            message = f"{path}: expected {name} of another type than {rows.dtype}"
+            raise ResultError(message, hint=REMAKE)
+    return Predictions(**arrays)  # type: ignore[arg-type]  # of the types that were checked

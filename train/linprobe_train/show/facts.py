@@ -6,11 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe_train.results.answers import ProbeResult
+from linprobe.errors import ResultError
+from linprobe.terminal import human_bytes
+from linprobe_train.results.result import ProbeResult
 from linprobe_train.scores.intervals import Interval, wilson
 from linprobe_train.scores.metrics import ECE_BINS
 from linprobe_train.scores.predictions import Predictions
 from linprobe_train.scores.ranking import average_precision, rank
+from linprobe_train.solver.memory import available_bytes
 from linprobe_train.solver.preparation import Float64
 
 MISTAKES = 24
@@ -117,7 +120,7 @@ class ReportFacts:
 
 
 def report_facts(result: ProbeResult, rows: Predictions) -> ReportFacts:
-    """Compute everything, with memory k^2."""
+    """Compute everything, with memory k^2; ``ResultError``: there is not enough of it."""
     names = result.classes
     if rows.labels.ndim == 2:
         wrong = np.take_along_axis(rows.labels, rows.top[:, :1], axis=1)[:, 0] == 0
@@ -128,6 +131,9 @@ def report_facts(result: ProbeResult, rows: Predictions) -> ReportFacts:
         wrong = rows.top[:, 0] != rows.labels
         calibration = _calibration(rows.probability[:, 0].astype(np.float64), ~wrong)
         k = len(names)
+        if 24 * k * k > available_bytes():  # counts, shares, and what is being shown of them
+            hint = "compare shows the scores of any number of classes"
+            raise ResultError(f"a report of {k} classes needs {human_bytes(24 * k * k)}", hint=hint)
         cells = np.bincount(rows.labels.astype(np.int64) * k + rows.top[:, 0], minlength=k * k)
         confusion = Confusion(cells.reshape(k, k))
         classes = _accuracies(confusion, names)

@@ -2,9 +2,11 @@
 
 import base64
 import io
+import lzma
 import re
 import tarfile
 import warnings
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -28,6 +30,8 @@ _OF_THE_PAGE = {_INK: "currentColor", _ACCENT: "var(--accent)", _LINE: "var(--li
 _OF_A_FILE = {_INK: "#1b1f24", _ACCENT: "#0072b2", _LINE: "#d1d9e0"}
 HEAT = (36, 120, 222)
 """Red, green and blue between the accents of the light and of the dark page."""
+LARGEST_IMAGE = 64 << 20
+"""Most bytes of an image file that is shown."""
 THUMBNAIL = 160
 """Longest side of a thumbnail in pixels."""
 
@@ -70,7 +74,8 @@ def fewshot_svg(result: FewshotResult) -> str:
     axes.set(xlabel="training rows of each class")
     axes.set_ylabel(f"{title_of(result.metric)}, {unit_of(result.metric)}")
     name = f"{result.encoder} · {result.question.tap} on {result.dataset}"
-    axes.set_title(name, color=_INK, loc="left", fontsize="medium", parse_math=False)
+    title = name if len(name) <= 80 else f"{name[:79]}…"  # a longer one leaves no room to draw in
+    axes.set_title(title, color=_INK, loc="left", fontsize="medium", parse_math=False)
     return _svg(figure, "fewshot", _OF_A_FILE, background="white") + "\n"
 
 
@@ -137,11 +142,13 @@ def thumbnails(folder: Path, split: str, keys: Collection[str]) -> Mapping[str, 
     """
     uris: dict[str, str] = {}
     for path in sorted([*folder.glob(f"{split}/*.tar*"), *folder.glob(f"{split}*.tar*")]):
+        if not path.is_file():
+            continue
         try:
             for key, data in _images_of(path, set(keys) - set(uris)):
                 if uri := _thumbnail(data):
                     uris[key] = uri
-        except (tarfile.TarError, OSError, EOFError):
+        except (tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
             continue
     return uris
 
@@ -153,7 +160,7 @@ def _images_of(path: Path, keys: Collection[str]) -> Iterator[tuple[str, bytes]]
             name = PurePosixPath(member.name)
             key = str(name.with_name(name.name.partition(".")[0] or name.name))
             is_image = name.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS
-            if key in keys and is_image and member.isfile():
+            if key in keys and is_image and member.isfile() and member.size <= LARGEST_IMAGE:
                 stream = shard.extractfile(member)
                 yield key, b"" if stream is None else stream.read()
 

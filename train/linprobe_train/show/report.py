@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from linprobe.disk import write_atomic
 from linprobe.errors import OptionError
-from linprobe_train.results.answers import ProbeResult
+from linprobe.terminal import human_bytes
 from linprobe_train.results.collect import Collected, facts_of, stored_dataset_of
+from linprobe_train.results.result import ProbeResult
 from linprobe_train.scores.metrics import title_of
 from linprobe_train.show.facts import report_facts
 from linprobe_train.show.plots import calibration_svg, curve_svg, heat_uri, thumbnails
@@ -29,6 +30,12 @@ class Places:
     """Folder of the dataset's shards."""
     template: Path | None = None
     """A template that extends ``report.html.j2``; None for that one itself."""
+
+
+def shards_of(dataset: str) -> Path | None:
+    """``data/DATASET``; None where the name, which may come from anybody, is no folder's."""
+    is_plain = dataset not in ("", "..") and PurePath(dataset).name == dataset
+    return Path("data", dataset) if is_plain and len(dataset.encode()) < 256 else None
 
 
 def render(template: str | Path, values: Mapping[str, object]) -> str:
@@ -116,6 +123,14 @@ def protocol_sentence(result: ProbeResult) -> str:
     )
 
 
+def _verified(result: ProbeResult) -> str:
+    """How and how much of the features was verified before it was used, in one line."""
+    of_splits = result.verified.values()
+    methods = ", ".join(sorted({of_split.method for of_split in of_splits}))
+    n_bytes = sum(of_split.bytes for of_split in of_splits)
+    return f"{methods}; {len(of_splits)} splits, {human_bytes(n_bytes)}"
+
+
 def _provenance(collected: Collected, store: Path | None) -> Mapping[str, str]:
     """Ids, versions, time, and the extraction where the store is at hand."""
     result, question = collected.result, collected.result.question
@@ -135,6 +150,7 @@ def _provenance(collected: Collected, store: Path | None) -> Mapping[str, str]:
         "metric": f"{title_of(question.metric)}, {metric_source(result)}",
         "final fit": f"{fit.iterations} iterations, {fit.passes} passes, stopped by {fit.stop}, "
         f"gap at most {fit.bound:.1e}",
+        "features verified": _verified(result),
         "seed": str(question.seed),
         "made with": ", ".join(f"{name} {version}" for name, version in made.versions.items()),
         "took": f"{seconds}, {made.threads} threads)",

@@ -11,7 +11,8 @@ from linprobe.options import RESULTS
 from linprobe.records import JsonValue, plain
 from linprobe.terminal import command, install, text_table
 from linprobe_store.format.spec import SkippedSample
-from linprobe_train.results.answers import Answer, ProbeResult, R
+from linprobe_train.results.answers import Answer
+from linprobe_train.results.result import ProbeResult, R
 from linprobe_train.scores.intervals import Interval
 from linprobe_train.scores.metrics import Score, title_of, unit_of
 from linprobe_train.tasks.fewshot import FewshotResult
@@ -152,7 +153,7 @@ def _asked(result: KnnResult | FewshotResult) -> list[tuple[str, str]]:
 def outcomes_text(outcomes: Sequence[Outcome]) -> str:
     """A table of many probes, what failed, then counts."""
     header = ("encoder", "dataset", "metric", "value", "C", "state")
-    rows, failed = [], []
+    rows, failed, remade = [], [], []
     for outcome in outcomes:
         task, metric = outcome.task, title_of(outcome.metric) if outcome.metric else "-"
         value = "-" if outcome.value is None else value_text(outcome.metric, outcome.value)
@@ -160,10 +161,12 @@ def outcomes_text(outcomes: Sequence[Outcome]) -> str:
         rows.append((task.encoder, task.dataset, metric, value, C, outcome.state))
         if outcome.problem:
             failed.append(f"failed: {task.encoder} on {task.dataset}: {outcome.problem}")
-    states = [outcome.state for outcome in outcomes]
-    done, stored = states.count("done"), states.count("was there")
+        if outcome.damage:
+            remade.append(f"made again: {task.encoder} on {task.dataset}: {outcome.damage}")
+    stored = sum(outcome.state == "was there" for outcome in outcomes)
+    done = len(outcomes) - stored - len(failed)
     counts = f"{done} probed, {stored} were there, {len(failed)} failed"
-    return "\n".join([text_table(header, rows, "<<<>><"), *failed, counts])
+    return "\n".join([text_table(header, rows, "<<<>><"), *remade, *failed, counts])
 
 
 def predicted_lines(

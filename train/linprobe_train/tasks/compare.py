@@ -167,6 +167,12 @@ def _comparison(
     ours = _truth(*members[0])
     for collected, rows in members:
         theirs = _truth(collected, rows)
+        if rows.labels.ndim != members[0][1].labels.ndim:
+            raise ResultError(
+                f"'{members[0][0].folder}' and '{collected.folder}': only one of them has several "
+                "labels a row",
+                hint="probe both encoders on the same labels",
+            )
         differ = np.flatnonzero(ours != theirs)
         if len(differ):
             i = differ[0]

@@ -19,7 +19,8 @@ from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_train.protocol.protocols import HALVING
 from linprobe_train.protocol.search import SplitUse, run_sweep
 from linprobe_train.protocol.splits import StoredSplits
-from linprobe_train.results.answers import Answer, Answers, Asked, Result
+from linprobe_train.results.answers import Answer, Answers
+from linprobe_train.results.result import Asked, Result
 from linprobe_train.scores.metrics import score_value
 from linprobe_train.solver.fit import FitSettings, make_trainer
 from linprobe_train.solver.lbfgs import Tolerance
@@ -43,7 +44,7 @@ class FewshotQuestion(Asked, frozen=True):
     """Draws."""
     seed: int
     """Of the draws."""
-    kind: Literal["fewshot-1"]
+    kind: Literal["fewshot-2"]
     """What is asked, and its version."""
     metric: str = "top1"
     """What the results are in."""
@@ -124,6 +125,10 @@ class FewshotResult(Result):
     seconds: float
     """Wall time."""
 
+    def __post_init__(self) -> None:
+        if not self.results or not all(score.draws for score in self.results):
+            raise ValueError("no number of shots, or one without a draw")
+
 
 def fewshot(
     splits: StoredSplits,
@@ -148,11 +153,11 @@ def fewshot(
         )
     metric = splits.metric(metric)
     question = FewshotQuestion(
-        *splits.identity, splits.tap, shots, repeats, seed, "fewshot-1", metric
+        *splits.identity, splits.tap, shots, repeats, seed, "fewshot-2", metric
     )
     answers = Answers(out, FewshotResult, "fewshot.json")
     names = splits.encoder.names.slug, splits.dataset.name, "fewshot"
-    if stored := answers.get(question, *names):
+    if stored := answers.get(question, *names, watch=watch):
         return stored
     started = time.perf_counter()
     train = splits.rows(splits.train)
@@ -173,6 +178,7 @@ def fewshot(
         dataset=splits.dataset.name,
         encoder=splits.encoder.names.model,
         dim=train.dim,
+        verified=splits.verified(),
         metric=metric,
         held_out=f"min(shots, {HELD_OUT}) rows a class of {'train' if val is None else 'val'}",
         test=SplitUse("test", test.n),

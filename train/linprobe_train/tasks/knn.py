@@ -18,7 +18,8 @@ from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.protocol.search import SplitUse
 from linprobe_train.protocol.splits import StoredSplits
-from linprobe_train.results.answers import Answer, Answers, Asked, Result
+from linprobe_train.results.answers import Answer, Answers
+from linprobe_train.results.result import Asked, Result
 from linprobe_train.scores.metrics import Score, score_names, scores_of
 from linprobe_train.scores.predictions import TOP, Predictions, best_classes
 from linprobe_train.solver.passes import Crew, crew_of
@@ -43,7 +44,7 @@ class KnnQuestion(Asked, frozen=True):
     """T of the weights exp(cosine / T)."""
     seed: int
     """Of the bootstrap."""
-    kind: Literal["knn-1"]
+    kind: Literal["knn-2"]
     """What is asked, and its version."""
 
 
@@ -76,6 +77,11 @@ class KnnResult(Result):
     seconds: float
     """Wall time."""
 
+    def __post_init__(self) -> None:
+        names = {tuple(score.name for score in scores.scores) for scores in self.results}
+        if len(names) != 1:
+            raise ValueError("no k, or others of other scores")
+
 
 @dataclass(frozen=True)
 class Neighbours:
@@ -101,10 +107,10 @@ def knn(
 
     ``DataError``: rows have several labels, or no direction.
     """
-    question = KnnQuestion(*splits.identity, splits.tap, k, temperature, seed, "knn-1")
+    question = KnnQuestion(*splits.identity, splits.tap, k, temperature, seed, "knn-2")
     answers = Answers(out, KnnResult, "knn.json")
     names = splits.encoder.names.slug, splits.dataset.name, "knn"
-    if stored := answers.get(question, *names):
+    if stored := answers.get(question, *names, watch=watch):
         return stored
     started = time.perf_counter()
     train = splits.rows(splits.train)
@@ -117,14 +123,16 @@ def knn(
     check_features(bank, normalize=True)
     test = splits.open_test()
     watch(Progress(0, test.n, "test rows", line=f"{test.n} test rows against a bank of {bank.n}"))
+    results = knn_scores(bank, test, k, temperature, seed=seed, threads=threads)
     result = KnnResult(
         question=question,
         dataset=splits.dataset.name,
         encoder=splits.encoder.names.model,
         dim=bank.dim,
+        verified=splits.verified(),
         bank=SplitUse("train" if splits.val is None else "train+val", bank.n),
         test=SplitUse("test", test.n),
-        results=knn_scores(bank, test, k, temperature, seed=seed, threads=threads),
+        results=results,
         seconds=time.perf_counter() - started,
     )
     return answers.put(result, *names)

@@ -1,5 +1,6 @@
 """A saved probe on new rows, of the store, an array or images: the most probable classes."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -9,17 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import DataError, ResultError
-from linprobe.names import short_id
-from linprobe.records import read
-from linprobe.terminal import command
+from linprobe.names import first_few, short_id
+from linprobe.records import parse
+from linprobe.terminal import Watch, ignore
 from linprobe_store.format.layout import ENCODER_FILE
+from linprobe_store.format.npy import map_npy, open_npz, read_npz
 from linprobe_store.format.spec import EncoderSpec, SkippedSample
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 from linprobe_store.image_encoder import ImageRequest, find_image_features
 from linprobe_train.results.probe_file import SavedProbe
-from linprobe_train.scores.predictions import UNREADABLE, best_classes
+from linprobe_train.results.signed import read_beside
+from linprobe_train.scores.predictions import REMAKE, best_classes
+from linprobe_train.solver.memory import available_bytes
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.rows import Features
 
@@ -75,24 +79,27 @@ def _predicted(p: Float64, keys: tuple[str, ...], top: int) -> Predicted:
 def encoder_of(saved: SavedProbe, store: Path) -> EncoderSpec:
     """The encoder that a probe was trained on, from beside it (or ``ResultError``) or the store."""
     beside = saved.folder / ENCODER_FILE
-    if not beside.is_file():
+    if not os.path.lexists(beside):
         return stored_encoder_of(saved, store).spec
-    spec = read(EncoderSpec, beside)
+    data = read_beside(saved.folder, ENCODER_FILE)
+    spec = parse(EncoderSpec, data, str(beside), error=ResultError, hint=REMAKE)
     if spec.encoder_id != saved.card.encoder_id:
         raise ResultError(
             f"'{beside}' is encoder {short_id(spec.encoder_id)}; the probe beside it takes "
             f"{short_id(saved.card.encoder_id)}",
-            hint=f"make it again with {command('probe')}",
+            hint=REMAKE,
         )
     return spec
 
 
-def stored_encoder_of(saved: SavedProbe, store: Path, query: str | None = None) -> StoredEncoder:
+def stored_encoder_of(
+    saved: SavedProbe, store: Path, query: str | None = None, watch: Watch = ignore
+) -> StoredEncoder:
     """The encoder to predict with: the one asked for, which must be the probe's.
 
     ``DataError``: it is another, naming both; ``NotFoundError``: the store does not have it.
     """
-    encoder = FeatureStore(store).encoder(query or saved.card.encoder_id or None)
+    encoder = FeatureStore(store).encoder(query or saved.card.encoder_id or None, watch)
     saved.check_encoder(encoder.encoder_id, encoder.names.model)
     return encoder
 
@@ -102,18 +109,14 @@ def load_array(path: Path) -> NDArray[np.generic]:
 
     ``DataError``: the file is missing or holds no such array. Pickled objects are never loaded.
     """
-    try:
-        if path.suffix == ".npy":
-            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            names = [name for name in ("features", "x", "X") if name in arrays]
-            names = names or [name for name in arrays if arrays[name].ndim == 2]
-            if len(names) == 1:
-                return np.asarray(arrays[names[0]])
-            why: object = f"it holds the arrays {', '.join(arrays) or 'none'}"
-    except UNREADABLE as error:
-        why = error
-    raise DataError(
-        f"'{path}' holds no matrix of features ({why})",
-        hint="give a .npy file, or an .npz with an array called features",
-    )
+    hint = "give a .npy file, or an .npz with an array called features"
+    if path.suffix == ".npy":
+        return map_npy(path, str(path), error=DataError, hint=hint)
+    with open_npz(path, error=DataError, hint=hint) as archive:
+        names = [name for name in ("features", "x", "X") if name in archive.names]
+        names = names or [n for n in archive.names if len(archive.member(n).header.shape) == 2]
+    if len(names) != 1:
+        held = first_few(archive.names) or "no array"
+        raise DataError(f"'{path}' holds no matrix of features, but {held}", hint=hint)
+    limit = available_bytes()
+    return read_npz(path, limit=limit, only=names, error=DataError, hint=hint)[names[0]]

@@ -17,10 +17,11 @@ from linprobe_store.format.spec import LabelArray
 from linprobe_train.protocol.protocols import Protocol
 from linprobe_train.protocol.search import Search, SplitUse, search
 from linprobe_train.protocol.splits import StoredSplits
-from linprobe_train.results import answers
-from linprobe_train.results.probe_file import ProbeCard, save_probe
+from linprobe_train.results.answers import Answer, Answers
+from linprobe_train.results.probe_file import ProbeCard, probe_files
+from linprobe_train.results.result import Environment, Facts, ProbeResult, Question
 from linprobe_train.scores.metrics import scores_of, undefined
-from linprobe_train.scores.predictions import predictions_of, save_predictions
+from linprobe_train.scores.predictions import PREDICTIONS_FILE, encode_predictions, predictions_of
 from linprobe_train.solver.fit import FitSettings, plan_fit
 from linprobe_train.solver.passes import crew_of
 
@@ -46,9 +47,9 @@ class Recipe:
             clash = "with a single C" if fixed else "is too few folds"
             raise OptionError(f"--cv {self.folds} {clash}", hint="--cv 5 without --C, or --C alone")
 
-    def question(self, splits: StoredSplits) -> answers.Question:
+    def question(self, splits: StoredSplits) -> Question:
         """Everything that the result on these splits depends on."""
-        return answers.Question(
+        return Question(
             *splits.identity,
             protocol=self.protocol,
             metric=splits.metric(self.metric),
@@ -56,20 +57,20 @@ class Recipe:
             balanced=self.settings.balanced,
             solver=self.settings.solver,
             seed=self.seed,
-            format=1,
+            format=2,
         )
 
 
 def probe(
     splits: StoredSplits, recipe: Recipe, out: Path, watch: Watch = ignore
-) -> answers.Answer[answers.ProbeResult]:
+) -> Answer[ProbeResult]:
     """Give the stored answer, or search, score and store one; test is opened after the final fit.
 
     ``DataError``: rows or labels that no probe can be fitted on; ``OptionError``: the labels do not
     have the metric, or the memory does not suffice; ``ResultError``: it cannot be written.
     """
     question, settings = recipe.question(splits), recipe.settings
-    kept = answers.Answers(out, answers.ProbeResult)
+    kept = Answers(out, ProbeResult)
     encoder, dataset, protocol = splits.encoder.names, splits.dataset.name, question.protocol.name
     names = encoder.slug, dataset, protocol
 
@@ -77,7 +78,7 @@ def probe(
         watch(Progress(0, None, "values of C", line=line))
 
     say(f"probing {dataset} with {encoder.model} ({protocol})")
-    if stored := kept.get(question, *names):
+    if stored := kept.get(question, *names, n_bytes=_bytes_of_answer(splits), watch=watch):
         say(f"nothing to do: {stored.folder} answers this question")
         return stored
     wall, cpu = time.perf_counter(), time.process_time()
@@ -104,12 +105,14 @@ def probe(
     versions = {name: version(name) for name in ("linprobe", "numpy", "scipy", "scikit-learn")}
     reasons = {split.name: dict(split.skipped_by_reason) for split in splits.all}
     skipped = {name: counts for name, counts in reasons.items() if counts}
+    warnings, verified = _warnings(splits, question, chosen, test.labels), splits.verified()
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
-    result = answers.ProbeResult(
+    result = ProbeResult(
         question=question,
         dataset=dataset,
         encoder=encoder.model,
         dim=test.dim,
+        verified=verified,
         classes=tuple(splits.train.classes),
         fitted_on=chosen.fitted_on,
         held_out=chosen.held_out,
@@ -118,32 +121,39 @@ def probe(
         sweep=chosen.sweep,
         fit=chosen.fit,
         scores=scores,
-        warnings=_warnings(splits, question, chosen, test.labels),
-        environment=answers.Environment(versions, settings.threads, seconds, cpu_seconds),
-        facts=answers.Facts(splits.dataset.spec.label_source, splits.dataset.metric, skipped),
+        warnings=warnings,
+        environment=Environment(versions, settings.threads, seconds, cpu_seconds),
+        facts=Facts(splits.dataset.spec.label_source, splits.dataset.metric, skipped),
     )
 
-    def write_files(folder: Path) -> None:
-        card = ProbeCard(
-            encoder_id=question.encoder_id,
-            encoder=encoder.model,
-            dataset=dataset,
-            tap=question.protocol.tap,
-            normalize=chosen.probe.normalize,
-            loss=chosen.probe.loss,
-            multi_label=chosen.probe.multi_label,
-            classes=result.classes,
-            C=result.C,
-        )
-        save_probe(folder, chosen.probe, card)
-        (folder / ENCODER_FILE).write_bytes(canonical_json(plain(splits.encoder.spec)))
-        save_predictions(folder / "predictions.npz", rows)
+    card = ProbeCard(
+        encoder_id=question.encoder_id,
+        encoder=encoder.model,
+        dataset=dataset,
+        tap=question.protocol.tap,
+        normalize=chosen.probe.normalize,
+        loss=chosen.probe.loss,
+        multi_label=chosen.probe.multi_label,
+        classes=result.classes,
+        C=result.C,
+    )
+    files = {
+        **probe_files(chosen.probe, card),
+        ENCODER_FILE: canonical_json(plain(splits.encoder.spec)),
+        PREDICTIONS_FILE: encode_predictions(rows),
+    }
+    return kept.put(result, *names, files=files)
 
-    return kept.put(result, *names, write_files=write_files)
+
+def _bytes_of_answer(splits: StoredSplits) -> int:
+    """About what the files of a result take: a probe, and 400 bytes and all classes a test row."""
+    k, labels = len(splits.train.classes), splits.train.labels
+    width = k if labels.ndim == 2 else 0
+    return 8 * k * splits.train.dim(splits.tap) + splits.test.n * (400 + 5 * width)
 
 
 def _warnings(
-    splits: StoredSplits, question: answers.Question, chosen: Search, labels: LabelArray
+    splits: StoredSplits, question: Question, chosen: Search, labels: LabelArray
 ) -> tuple[str, ...]:
     """What a reader of the result must know."""
     lines = [] if chosen.sweep is None else list(chosen.sweep.warnings())

@@ -71,15 +71,24 @@ class Outcome:
     """Of the final fit."""
     problem: str | None
     """What went wrong."""
+    damage: str = ""
+    """What was wrong with the stored result that this one replaced; "" where there was none."""
 
     @property
     def state(self) -> str:
         """In a word or two."""
-        return "failed" if self.problem else "done" if self.fresh else "was there"
+        if self.problem:
+            return "failed"
+        return "made again" if self.damage else "done" if self.fresh else "was there"
 
 
-def list_tasks(store: Path, model: str | None, data: tuple[str, ...]) -> tuple[Task, ...]:
-    """All encoders and datasets of a store, or those that are named; none is a ``ProbeError``."""
+def list_tasks(
+    store: Path, model: str | None, data: tuple[str, ...], watch: Watch = ignore
+) -> tuple[Task, ...]:
+    """All encoders and datasets of a store, or those that are named; none is a ``ProbeError``.
+
+    ``watch`` sees a line for every one that cannot be opened.
+    """
 
     def is_named(queries: tuple[str, ...], digits: str, name: str) -> bool:
         return not queries or any(
@@ -87,16 +96,23 @@ def list_tasks(store: Path, model: str | None, data: tuple[str, ...]) -> tuple[T
             for query in queries
         )
 
-    tasks = tuple(
-        Task(encoder.encoder_id, encoder.names.model, dataset.dataset_id, dataset.name)
-        for encoder in FeatureStore(store).encoders()
-        if is_named(() if model is None else (model,), encoder.encoder_id, encoder.names.model)
-        for dataset in encoder.datasets()
-        if is_named(data, dataset.dataset_id, dataset.name)
-    )
+    encoders = FeatureStore(store).listing()
+    encoders.tell(watch)
+    tasks: list[Task] = []
+    for encoder in encoders.sound:
+        name = encoder.names.model
+        if not is_named(() if model is None else (model,), encoder.encoder_id, name):
+            continue
+        datasets = encoder.listing()
+        datasets.tell(watch)
+        tasks += (
+            Task(encoder.encoder_id, name, dataset.dataset_id, dataset.name)
+            for dataset in datasets.sound
+            if is_named(data, dataset.dataset_id, dataset.name)
+        )
     if not tasks:
         raise ProbeError(f"{store} has nothing to probe", hint=f"fill it: {command('extract')}")
-    return tasks
+    return tuple(tasks)
 
 
 def probe_all(
@@ -147,7 +163,8 @@ def run_task(store: Path, task: Task, recipe: Recipe, out: Path) -> Outcome:
             problem = f"{error.message} ({error.hint})"
         return Outcome(task, None, False, "", None, None, problem)
     score, C = answer.result.headline, answer.result.C
-    return Outcome(task, str(answer.folder), answer.fresh, score.name, score.value, C, None)
+    folder = str(answer.folder)
+    return Outcome(task, folder, answer.fresh, score.name, score.value, C, None, answer.damage)
 
 
 def _cluster() -> AbstractContextManager[object]:

@@ -1,0 +1,56 @@
+"""Small files of a store that are no files, or far too large: refused by name, never waited for."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from store_factories import root_of, sealed_split
+
+from linprobe.errors import LinprobeError
+from linprobe_store.care.copy import copy_store
+from linprobe_store.handles.store import FeatureStore
+
+HARMS: dict[str, Callable[[Path], object]] = {
+    "FIFO": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "folder": lambda path: path.mkdir(),
+    "1,099,511,627,776": lambda path: (path.touch(), os.truncate(path, 1 << 40)),
+}
+
+
+def read_all(root: Path) -> None:
+    encoder = FeatureStore(root).encoder()
+    encoder.provenance()
+    dataset = encoder.dataset()
+    for name in dataset.splits:
+        dataset.split(name)
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize(
+    "name", ["FORMAT", "provenance.jsonl", "encoder.json", "dataset.json", "COMMIT.json"]
+)
+def test_a_small_file_that_is_none_is_refused_by_name(tmp_path: Path, name: str, harm: str) -> None:
+    split, _ = sealed_split(tmp_path / "store")
+    root = root_of(split)
+    next(root.glob("enc-*")).joinpath("provenance.jsonl").touch()
+    shutil.rmtree(next(root.glob("enc-*/parts")))
+    (path,) = root.rglob(name)
+    path.unlink()
+    HARMS[harm](path)
+
+    with pytest.raises(LinprobeError) as caught:
+        read_all(root)
+
+    assert str(path) in caught.value.message
+    assert harm in caught.value.message or "missing" in caught.value.message
+
+
+def test_a_marker_that_is_far_too_large_is_not_copied(tmp_path: Path) -> None:
+    split, _ = sealed_split(tmp_path / "store")
+    os.truncate(split.path / "COMMIT.json", 1 << 40)
+
+    with pytest.raises(LinprobeError, match=r"COMMIT\.json: expected at most 67,108,864 bytes"):
+        list(copy_store(str(root_of(split)), str(tmp_path / "other")))
