@@ -134,7 +134,7 @@ def test_pairs_of_one_ridge_serve_another(crew: Crew) -> None:
     assert np.allclose(directions[0], directions[1], rtol=1e-3, atol=1e-4)
 
 
-def test_long_jumps_up_are_bridged_every_half_decade_where_the_ridge_counts(crew: Crew) -> None:
+def test_long_jumps_up_are_bridged_every_decade_where_the_ridge_counts(crew: Crew) -> None:
     path = PathSolver(plain_problem(make_rows()), crew)
     path.fit(1e-6, Tolerance())
 
@@ -142,7 +142,7 @@ def test_long_jumps_up_are_bridged_every_half_decade_where_the_ridge_counts(crew
     path.fit(1.0, Tolerance())
     assert path.bridge(math.log(10.0)) == []
     assert path.bridge(math.log(0.01)) == []
-    assert np.allclose(np.exp(path.bridge(math.log(100.0))), [10**0.5, 10, 10**1.5])
+    assert np.allclose(np.exp(path.bridge(math.log(100.0))), [10.0])
 
 
 def test_a_cold_fit_is_led_up_from_where_the_ridge_is_the_steepest_curvature(crew: Crew) -> None:
@@ -153,7 +153,7 @@ def test_a_cold_fit_is_led_up_from_where_the_ridge_is_the_steepest_curvature(cre
     origin = 4 / (steepest * problem.n)
     steps = np.exp(path.bridge(math.log(1000 * origin)))
 
-    assert np.allclose(steps, origin * 10 ** np.arange(0.5, 2.9, 0.5), rtol=1e-3)
+    assert np.allclose(steps, origin * 10.0 ** np.arange(1, 3), rtol=1e-3)
     assert path.bridge(math.log(9 * origin)) == []
 
 

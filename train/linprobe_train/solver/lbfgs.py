@@ -56,14 +56,11 @@ ASK = 2e-5
 ASK_AGAIN = 2.5
 """Fall of that decrease from one question to the next."""
 
-SECOND_LOOK = 8
-"""Steps after which a fit has left the place its metric was built at; 6 and 10 took more time."""
-
 LONG = 25
-"""Least steps between later builds."""
+"""Least steps between two builds of the metric in one fit."""
 
 FAR = 0.01
-"""Fall of the expected decrease, since the last build, that makes a later build worth it."""
+"""Fall of the expected decrease, since the last build, that makes another worth it."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ class Descent:
             if self.iterations == built + 1:
                 reference = self.decrement
             left = self.iterations - built >= LONG and self.decrement < FAR * reference
-            if self.iterations == SECOND_LOOK or left:
+            if left:
                 metric = surface.metric(self.at, anew=True)
                 built, reference = self.iterations, math.inf
 

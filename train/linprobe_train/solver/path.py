@@ -31,8 +31,8 @@ from linprobe_train.solver.surface import Surface
 DECADE = math.log(10)
 """One decade of C in x = ln C."""
 
-BRIDGE_STEP = DECADE / 2
-"""Distance between the fits of a bridge."""
+BRIDGE_STEP = DECADE
+"""Distance between the fits of a bridge: half a decade took as many passes, and more time."""
 
 BRIDGE = Tolerance(gap=1e-2, decrement=5e-3)
 """How far the fits of a bridge go: only the start of the next one depends on them."""
