@@ -21,8 +21,8 @@ from linprobe.disk import (
     sync_tree,
 )
 from linprobe.errors import MismatchError, StoreError
-from linprobe.records import digest_json
 from linprobe.names import csv_cell
+from linprobe.records import digest_json
 from linprobe_store.arrays.seal import BLOCK_ROWS
 from linprobe_store.handles.split import Split
 
