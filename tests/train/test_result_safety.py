@@ -236,9 +236,10 @@ def test_a_damaged_test_split_is_told_before_the_fit(
 ) -> None:
     shutil.rmtree(result)
     (path,) = tmp_path.glob(FEATURES.format("test"))
-    path.write_bytes(bytes(b ^ 1 for b in path.read_bytes()))
+    whole = path.read_bytes()
+    path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
     monkeypatch.delattr("linprobe_train.tasks.probe.search")
-    with pytest.raises(IntegrityError, match="test/data.zarr/features_embedding"):
+    with pytest.raises(IntegrityError, match="test/data"):
         asked(tmp_path, "probe")
 
 
