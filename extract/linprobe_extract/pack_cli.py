@@ -8,9 +8,9 @@ from typer import Argument, Option
 
 from linprobe.benchmarks import known_datasets
 from linprobe.names import SPLITS, first_few
-from linprobe.options import JsonOption
+from linprobe.options import JsonOption, NoCsvGuardOption
 from linprobe.records import JsonValue
-from linprobe.terminal import command, emit, emit_json, human_bytes, text_table, watching
+from linprobe.terminal import command, emit, emit_json, human_bytes, one_line, text_table, watching
 from linprobe_extract.pack.listing import PackOptions
 from linprobe_extract.pack.registry import forms
 from linprobe_extract.shards.card import DatasetCard
@@ -58,6 +58,7 @@ def pack(
     overwrite: Annotated[
         bool, Option("--overwrite", help="Replace the dataset that --out holds.")
     ] = False,
+    no_csv_guard: NoCsvGuardOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Pack labelled images into tar shards with splits and a card."""
@@ -77,6 +78,7 @@ def pack(
         check_counts=not any_counts,
         jobs=jobs,
         overwrite=overwrite,
+        csv_guard=not no_csv_guard,
     )
     with watching("packing") as watch:
         report = pack_source(source, out, options, watch)
@@ -120,7 +122,7 @@ def _report_text(report: "PackReport") -> str:
     else:
         lines.append(f"nothing to do: {report.out} holds it already")
     lines.append(f"next: {command('extract', model='ViT-B/16', data=report.out, store='features')}")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _trouble(card: DatasetCard) -> list[str]:

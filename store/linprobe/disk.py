@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -62,10 +63,9 @@ class Staging:
 
     Parameters
     ----------
-    parent : folder that the unit will stand in; never made here, since one that somebody removed
-        meanwhile would come back as a ghost.
+    parent : folder that the unit will stand in; never made: a removed one would be a ghost.
     resume_as : keeps what was not published, for a later staging of that name, on any host, to go
-        on with; it ends in a suffix such as ``.pack``, which no other staging folder does.
+        on with; it ends in a suffix such as ``.pack``, as no other staging folder does.
 
     Raises
     ------
@@ -83,18 +83,16 @@ class Staging:
             try:
                 self.path.mkdir(exist_ok=self._is_kept)
             except FileNotFoundError:
-                raise StoreError(
-                    f"{parent}: no such folder; it was removed meanwhile",
-                    hint="find out who removed it, then run it again",
-                ) from None
+                message = f"{parent}: no such folder; it was removed meanwhile"
+                hint = "find out who removed it, then run it again"
+                raise StoreError(message, hint=hint) from None
             self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | (fcntl.LOCK_NB if self._is_kept else 0))
         except BlockingIOError:
             os.close(self._lock)
-            raise StoreError(
-                f"{self.path}: another process is writing it", hint="wait for it, then run again"
-            ) from None
+            message = f"{self.path}: another process is writing it"
+            raise StoreError(message, hint="wait for it, then run again") from None
         except OSError:
             pass  # a file system without locks: gc then goes by age
         with suppress(OSError):
@@ -155,10 +153,9 @@ def refuse_links(*folders: Path) -> None:
     """
     for folder in folders:
         if folder.is_symlink():
-            raise StoreError(
-                f"{folder}: is a link; nothing is written or removed below it",
-                hint=f"work where it leads to ({folder.readlink()}), or put that in its place",
-            )
+            message = f"{folder}: is a link; nothing is written or removed below it"
+            hint = f"work where it leads to ({folder.readlink()}), or put that in its place"
+            raise StoreError(message, hint=hint)
 
 
 def sync_path(path: Path) -> None:
@@ -178,17 +175,30 @@ def sync_tree(root: Path) -> None:
         sync_path(Path(folder))
 
 
+def append_line(path: Path, line: bytes, *, durable: bool = True) -> None:
+    """Append a line to a file, made if need be; one that was cut short is ended first.
+
+    Lines of concurrent writers do not mix. StoreError: refused by the system, or no regular file.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    with store_errors(path), os.fdopen(os.open(path, flags, 0o666), "r+b", 0) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        n_bytes = file.seek(0, os.SEEK_END)
+        is_cut = n_bytes > 0 and os.pread(file.fileno(), 1, n_bytes - 1) != b"\n"
+        data = b"\n" * is_cut + line + b"\n"
+        if file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        if durable:
+            os.fsync(file.fileno())
+            sync_path(path.parent)
+
+
 def make_folders(path: Path, *, below: Path | None = None, durable: bool = True) -> None:
-    """Make a folder and the ancestors that it lacks, each of them durably.
+    """Make a folder and the ancestors that it lacks; not ``durable``: a sync_tree comes later.
 
-    Parameters
-    ----------
-    below : an ancestor that has to be there: it belongs to somebody else, who may have removed it.
-    durable : False leaves it to a later :func:`sync_tree`.
-
-    Raises
-    ------
-    StoreError : ``below`` is gone, a file stands in the way, or the operating system refused.
+    An ancestor ``below`` has to be there: it is somebody else's, who may have removed it. Raises
+    StoreError where it is gone, a file stands in the way, or the operating system refuses.
     """
     lacking: list[Path] = []
     with store_errors(path):
@@ -206,12 +216,7 @@ def make_folders(path: Path, *, below: Path | None = None, durable: bool = True)
 
 
 def check_space(path: Path, n_bytes: int) -> None:
-    """Refuse, by a StoreError, to write so many bytes where the disk has less room.
-
-    Parameters
-    ----------
-    path : what will be written, or its folder; need not be there. Quotas are not known.
-    """
+    """Refuse, by a StoreError, to write so many bytes to a path where the disk has less room."""
     with store_errors(path):
         folder = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
         usage = shutil.disk_usage(folder)
@@ -249,10 +254,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 def is_abandoned(staging: Path, *, min_age_s: float, foreign_age_s: float) -> bool:
     """Whether the writer of a staging folder is gone.
 
-    Never before ``min_age_s`` seconds without a change, nor while it is locked. After that, one
-    of this host is; one of another host, one that is kept to be resumed, a file, and a folder on a
-    file system without locks count as abandoned when nothing in it has changed for
-    ``foreign_age_s`` seconds.
+    Never before ``min_age_s`` seconds without a change, nor while it is locked. Then one of this
+    host is; another host's, one kept to be resumed, a file, and one on a file system without locks
+    are when nothing in them has changed for ``foreign_age_s`` seconds.
     """
     paths = [staging]
     for folder, folders, files in os.walk(staging):  # passes over what vanishes meanwhile

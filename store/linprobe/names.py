@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,6 +16,8 @@ IMAGE_EXTENSIONS = frozenset(
     ("jpg", "jpeg", "png", "ppm", "pgm", "bmp", "gif", "webp", "tif", "tiff", "jp2", "avif")
 )
 """File extensions that are taken for images, lower case, without the dot."""
+IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "WEBP", "TIFF", "JPEG2000", "AVIF")
+"""What Pillow calls them. It knows others: for PostScript it runs a program."""
 SPLITS = ("train", "val", "test")
 SPLIT_ALIASES: Mapping[str, str] = MappingProxyType(
     {
@@ -29,6 +31,11 @@ MAX_CLASSES = 1_000_000
 """Beyond this a label without class names is taken for a mistake, such as a sample's number."""
 _MAX_SLUG = 40
 _RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def image_formats(known: Container[str]) -> tuple[str, ...]:
+    """The formats to open images as, of those that Pillow knows once it has its plugins."""
+    return tuple(name for name in IMAGE_FORMATS if name in known)
 
 
 def slugify(name: str) -> str:

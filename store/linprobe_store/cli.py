@@ -8,9 +8,9 @@ import typer
 
 from linprobe.errors import IntegrityError, NotFoundError
 from linprobe.names import short_id
-from linprobe.options import FEATURES, JsonOption, StoreOption
+from linprobe.options import FEATURES, JsonOption, NoCsvGuardOption, StoreOption
 from linprobe.records import plain
-from linprobe.terminal import command, emit, emit_json, human_bytes, lines_only, note
+from linprobe.terminal import command, emit, emit_json, human_bytes, lines_only, note, one_line
 from linprobe_store import reports
 from linprobe_store.care import remove
 from linprobe_store.care.copy import copy_store
@@ -122,7 +122,7 @@ def gc(
         emit_json({"store": str(store), "dry_run": dry_run, "leftovers": plain(leftovers)})
         return
     for item in leftovers:
-        emit(f"{item.path}  {human_bytes(item.bytes)}  {item.why}")
+        emit(one_line(f"{item.path}  {human_bytes(item.bytes)}  {item.why}"))
     total = human_bytes(sum(item.bytes for item in leftovers))
     note(f"{'would remove' if dry_run else 'removed'} {len(leftovers)}, {total}")
 
@@ -141,10 +141,11 @@ def rm(
     path = remove.find_unit(opened, encoder, dataset, split, parts=parts, watch=lines_only)
     n_bytes = remove.folder_bytes(path)
     if not yes:
-        typer.confirm(f"remove {path} ({human_bytes(n_bytes)})?", abort=True, err=True)
+        question = one_line(f"remove {path} ({human_bytes(n_bytes)})?")
+        typer.confirm(question, abort=True, err=True)
     remove.remove_folder(path)
     value = {"store": store, "removed": path, "bytes": n_bytes}
-    _show(value, f"removed {path}  {human_bytes(n_bytes)}", as_json)
+    _show(value, one_line(f"removed {path}  {human_bytes(n_bytes)}"), as_json)
 
 
 def import_(
@@ -204,14 +205,15 @@ def export(
     encoder: EncoderOption = None,
     dataset: DatasetOption = None,
     tap: Annotated[str, typer.Option(help="Which features.")] = "embedding",
+    no_csv_guard: NoCsvGuardOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Export a split for other programs, features not normalised."""
     opened = _opened(store).split(split, encoder=encoder, dataset=dataset, watch=lines_only)
-    paths = export_split(opened, tap, out)
+    paths = export_split(opened, tap, out, csv_guard=not no_csv_guard)
     n_bytes = sum(path.stat().st_size for path in paths)
     value = {"paths": paths, "rows": opened.n, "bytes": n_bytes}
-    _show(value, "\n".join(map(str, paths)), as_json)
+    _show(value, "\n".join(one_line(str(path)) for path in paths), as_json)
 
 
 def copy(

@@ -9,7 +9,7 @@ from typing import Literal
 
 from linprobe.errors import StoreError
 from linprobe.names import short_id
-from linprobe.terminal import human_age, human_bytes, text_table
+from linprobe.terminal import human_age, human_bytes, one_line, text_table
 from linprobe_store.care.verify import UnitReport
 from linprobe_store.format.layout import COMMIT_FILE, PART_PREFIX, PARTS_FOLDER
 from linprobe_store.format.spec import Tap
@@ -172,7 +172,7 @@ def encoder_text(encoder: StoredEncoder, contents: Contents) -> str:
             lines += ["", f"dataset        {entry.dataset_name}  ({entry.dataset_id})"]
             lines += [f"metric         {entry.metric}"] if entry.metric else []
             lines += [f"  {split.name:<12} {_split_text(split)}" for split in entry.splits]
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _split_text(split: SplitEntry) -> str:

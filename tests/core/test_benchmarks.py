@@ -109,6 +109,9 @@ def test_numbers_of_ones_own_file_are_quoted_with_their_source(
         (ROW.format("mine") + 'torchvision = { name = "X", split = {} }', r"own\.toml: .*split"),
         ('[[dataset]]\nslug = "mine"', r"own\.toml: .*title"),
         ("[[dataset", r"own\.toml: "),
+        ("x = " + "[" * 5000, r"own\.toml: "),
+        (ROW.format("mine") + "sizes = { train = nan }", r"own\.toml: "),
+        (ROW.format("mine") + "sizes = { train = 1979-05-27 }", r"own\.toml: "),
         (None, r"own\.toml: missing"),
     ],
 )

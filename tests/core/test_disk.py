@@ -1,7 +1,9 @@
 """What is written shows whole or not at all, and what is taken away is gone at once."""
 
 import os
+import resource
 import shutil
+import signal
 import socket
 import threading
 from collections import namedtuple
@@ -12,6 +14,7 @@ import pytest
 from linprobe import disk
 from linprobe.disk import (
     Staging,
+    append_line,
     atomic_file,
     check_space,
     is_abandoned,
@@ -193,3 +196,54 @@ def test_a_disk_with_too_little_room_is_refused_before_work(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 0))
     check_space(tmp_path, 10**15)  # a file system that does not tell
+
+
+def test_a_line_is_appended_whole_and_durably(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def spy(fd: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    path = tmp_path / "lines"
+
+    append_line(path, b"1")
+    assert synced == [str(path), str(tmp_path)]
+    append_line(path, b"2", durable=False)
+    assert len(synced) == 2
+    with path.open("ab") as file:
+        file.write(b"cut")
+    append_line(path, b"3")
+
+    assert path.read_bytes() == b"1\n2\ncut\n3\n"
+
+
+def test_a_line_that_does_not_fit_is_told_and_ended_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        append_line(path, b"12345")
+        for _ in range(2):
+            with pytest.raises(StoreError):
+                append_line(path, b"6789012345")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    append_line(path, b"7")
+
+    assert path.read_bytes() == b"12345\n6789\n7\n"
+
+
+def test_a_line_is_not_appended_through_a_link_nor_to_a_fifo(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "victim")
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("link", "fifo"):
+        with pytest.raises(StoreError, match=name):
+            append_line(tmp_path / name, b"1")
+    assert not (tmp_path / "victim").exists()

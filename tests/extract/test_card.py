@@ -1,11 +1,15 @@
 """A card says on reading what it said on writing, or is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from linprobe.errors import CardError
+from linprobe.records import encode
 from linprobe_extract.shards.card import (
     DatasetCard,
     DuplicateImage,
@@ -81,6 +85,62 @@ def test_a_card_that_is_not_one_is_refused_with_what_was_found(
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
 def test_a_file_that_is_no_card_at_all_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "dataset.json").write_bytes(content)
+
+    with pytest.raises(CardError, match=r"dataset\.json"):
+        load_card(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../x.tar", "/etc/x.tar", "a/b.tar", "..", ".hidden.tar", "a\0b.tar", "", "a\\b.tar"],
+)
+def test_a_shard_that_is_no_plain_name_is_refused(name: str, tmp_path: Path) -> None:
+    (split,) = CARD.splits.values()
+    replace(CARD, splits={"train": SplitCard(2, (replace(split.shards[0], name=name),))}).save(
+        tmp_path
+    )
+
+    with pytest.raises(CardError, match=r"dataset\.json: .* at .*name"):
+        load_card(tmp_path)
+
+
+def test_a_card_that_names_a_shard_twice_or_a_strange_split_is_refused(tmp_path: Path) -> None:
+    (split,) = CARD.splits.values()
+    for splits in ({"train": SplitCard(4, split.shards * 2)}, {"../x": split}):
+        replace(CARD, splits=splits).save(tmp_path)
+        with pytest.raises(CardError, match="is unknown, or names a shard twice"):
+            load_card(tmp_path)
+
+
+@given(
+    edits=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), max_size=5),
+    cut=st.floats(0, 1) | st.none(),
+)
+def test_any_bytes_are_a_card_or_a_refusal_by_name(
+    tmp_path_factory: pytest.TempPathFactory,
+    edits: list[tuple[float, bytes]],
+    cut: float | None,
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    data = bytearray(encode(CARD))
+    for place, piece in edits:
+        start = int(place * (len(data) - 1))
+        data[start : start + len(piece)] = piece
+    path = folder / "dataset.json"
+    path.write_bytes(data if cut is None else data[: int(cut * len(data))])
+
+    refusal = str(path)
+    try:
+        load_card(folder)
+    except CardError as error:
+        refusal = error.message
+
+    assert str(path) in refusal
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"format":' * 100_000, b'{"version": NaN}'])
+def test_a_card_of_endless_depth_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "dataset.json").write_bytes(content)
 
     with pytest.raises(CardError, match=r"dataset\.json"):

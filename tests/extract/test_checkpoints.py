@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -121,6 +122,7 @@ def test_a_configuration_that_cannot_be_used_is_refused(
         ("vision_cfg", {"timm_model_name": "hf-hub:a-stranger/model"}, "expected a name of timm's"),
         ("vision_cfg", {"timm_model_name": "local-dir:/etc"}, "expected a name of timm's own"),
         ("vision_cfg", {"timm_model_name": ["resnet18"]}, "expected a name of timm's own"),
+        ("vision_cfg", {"layers": 10**9}, "expected whole numbers up to 1,000"),
         ("vision_cfg", {"head_width": 0}, "cannot build this model"),
         ("vision_cfg", {"image_size": {}}, "cannot build this model"),
         ("preprocess_cfg", {"mean": "abc"}, "cannot build this model"),
@@ -157,7 +159,7 @@ def test_a_configuration_downloads_no_weights_and_no_text_tower(
     asked: list[object] = []
     create = timm.create_model
 
-    def recorded(name: str, **options: object) -> object:
+    def recorded(name: str, **options: Any) -> object:  # noqa: ANN401 - timm's own
         asked.append(options["pretrained"])
         return create(name, **options)
 

@@ -1,5 +1,6 @@
 """A table of paths and labels is listed as it says, and refused where it says too little."""
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,3 +111,20 @@ def test_a_table_that_is_not_there_or_no_text_is_told(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_bytes(b"path,label\n\xff\xfe,a\n")
     with pytest.raises(PackError, match="cannot be read as a table"):
         pack(f"csv:{tmp_path / 'b.csv'}", tmp_path / "out", OPTIONS)
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_names_that_spreadsheets_would_run_are_guarded_in_the_table(
+    tmp_path: Path, guard: bool
+) -> None:
+    names = [f"=1+{i}.jpg" for i in range(6)]
+    for index, name in enumerate(names):
+        write_image(tmp_path / name, index)
+    text = "path,label\n" + "".join(f"{name},{'ab'[i % 2]}\n" for i, name in enumerate(names))
+    pack_csv(tmp_path / "t.csv", text, replace(OPTIONS, csv_guard=guard))
+    rows = csv.DictReader((tmp_path / "out/train/samples.csv").read_text().splitlines())
+
+    mark = "'" if guard else ""
+    sources = [row["source"] for row in rows]
+    assert sources
+    assert all(source.startswith(f"{mark}=1+") for source in sources)

@@ -141,7 +141,7 @@ def sign_again(unit: Path, *names: str) -> None:
     for name in names:
         is_strong = fields["files"][name]["sha256"] is not None
         fields["files"][name] = plain(digest_file(unit / name, strong=is_strong))
-    del fields["digest"]
+    fields.pop("digest", None)
     path.write_bytes(canonical_json({**fields, "digest": digest_json(fields)}))
 
 

@@ -261,3 +261,20 @@ def test_every_command_and_option_has_a_help_text(cli: Cli) -> None:
         assert command in listed
         lines = cli(command, "--help").out
         assert len(lines.split("Usage")[1].splitlines()) > 4
+
+
+def test_names_in_a_store_do_not_act_on_the_terminal(tmp_path: Path, cli: Cli) -> None:
+    name = "Pets\x1b]0;owned\x07\nencoder  none\u202e"
+    np.savez(tmp_path / "a.npz", features=np.ones((2, 3), "f4"), labels=np.arange(2))
+    where = ["--store", tmp_path / "s"]
+    given = ["--split", f"train={tmp_path}/a.npz", "--encoder-name", name, "--dataset", name]
+    results = [cli("import", *given, *where)]
+    results += [cli(*words, *where) for words in (["ls"], ["show", name], ["verify"])]
+    shown = cli("show", name, "--json", *where)
+
+    for result in (*results, shown):
+        assert result.code == 0
+        assert not {"\x1b", "\x07", "\u202e"} & set(result.out + result.err)
+        assert "\nencoder  none" not in result.out
+    assert r"Pets\x1b]0;owned\x07\nencoder  none\u202e" in results[1].out
+    assert json.loads(shown.out)["names"]["model"] == name

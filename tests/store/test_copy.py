@@ -2,9 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import BinaryIO
 
 import fsspec
 import numpy as np
@@ -17,6 +19,7 @@ from linprobe.errors import IntegrityError, MismatchError, NotFoundError, StoreE
 from linprobe.records import canonical_json, digest_json
 from linprobe_store.care.copy import copy_store
 from linprobe_store.care.packed import pack_split, unpack_split
+from linprobe_store.care.place import Place
 from linprobe_store.care.verify import verify_store
 from linprobe_store.format.checksums import digest_file
 from linprobe_store.handles.store import FeatureStore
@@ -94,18 +97,18 @@ def test_a_copy_through_a_url_is_the_same_store(source: Path, tmp_path: Path, pa
 
 def break_after(monkeypatch: pytest.MonkeyPatch, n_files: int) -> None:
     """Let a copy fail, as a network does, after some files."""
-    from linprobe_store.care import copy as copying
+    writing = Place.writing
+    done: list[str] = []
 
-    move_file = copying._move_file
-    done: list[int] = []
-
-    def failing(*args: object) -> int:
+    @contextmanager
+    def failing(place: Place, name: str) -> Iterator[BinaryIO]:
         if len(done) == n_files:
             raise ConnectionResetError("connection lost")
-        done.append(1)
-        return move_file(*args)  # type: ignore[arg-type]  # passed through
+        done.append(name)
+        with writing(place, name) as stream:
+            yield stream
 
-    monkeypatch.setattr(copying, "_move_file", failing)
+    monkeypatch.setattr(Place, "writing", failing)
 
 
 @pytest.mark.parametrize("pack", [False, True])
@@ -202,7 +205,7 @@ def test_a_packed_split_of_other_rows_is_not_unpacked(
     split, _ = make_split(tmp_path / "other", (30,), encoder_spec(4, 3))
     packed = tmp_path / "packed"
     packed.mkdir()
-    pack_split(split, packed)
+    pack_split(split, Place(str(packed)), "")
     zarr.open_array(packed / "data.zarr" / "labels", mode="r+")[:] = np.ones(30, int)
     chunk = packed / "data.zarr/labels/c/0"
     chunk.write_bytes(forge(chunk.read_bytes()))

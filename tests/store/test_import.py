@@ -1,5 +1,6 @@
 """Arrays from elsewhere come in, and go out again, unchanged or not at all."""
 
+import csv
 import os
 from pathlib import Path
 
@@ -266,6 +267,23 @@ def test_exports_are_read_by_numpy_csv_and_parquet(tmp_path: Path, sizes: tuple[
     assert table["label"].to_pylist() == split.labels.tolist()
     values = table["features"].combine_chunks().values.to_numpy(zero_copy_only=False)
     np.testing.assert_array_equal(values.reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_texts_in_an_exported_table_are_guarded_and_numbers_are_not(
+    tmp_path: Path, guard: bool
+) -> None:
+    encoder = FeatureStore(tmp_path / "a").register_encoder(encoder_spec(), NAMES)
+    write_part(encoder, fingerprint(0), block(encoder.spec, 3, prefix="=1+1", n_columns=2))
+    shards = dataset_spec([fingerprint(0)], classes=("@a", "-b"))
+    split = encoder.seal(shards, "train", names=DatasetNames("Pets"))
+    export_split(split, "embedding", tmp_path / "a.npy", csv_guard=guard)
+    header, *rows = csv.reader((tmp_path / "a.csv").read_text(encoding="utf-8").splitlines())
+
+    mark = "'" if guard else ""
+    assert header == ["key", f"{mark}@a", f"{mark}-b"]
+    assert [row[0] for row in rows] == [f"{mark}{key}" for key in split.keys]
+    assert [row[1:] for row in rows] == split.labels.astype(str).tolist()
 
 
 def test_an_export_never_overwrites_and_names_the_formats(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from linprobe.disk import Staging
 from linprobe.errors import MismatchError, StoreError
 from linprobe_store.care.importing import import_files
 from linprobe_store.format.spec import DatasetNames
@@ -232,13 +233,10 @@ def test_what_is_in_a_read_only_store_already_needs_no_writing(
     split = save_npz(tmp_path / "a.npz")
     (first,) = do_import(tmp_path / "s", split)
 
-    class ReadOnly:
-        def __init__(self, parent: Path, **_: object) -> None:
-            raise StoreError(f"{parent}: Read-only file system", hint="choose another place")
+    def refuse(_: Staging, parent: Path, **__: object) -> None:
+        raise StoreError(f"{parent}: Read-only file system", hint="choose another place")
 
-    monkeypatch.setattr("linprobe_store.care.importing.Staging", ReadOnly)
-    monkeypatch.setattr("linprobe_store.arrays.seal.Staging", ReadOnly)
-    monkeypatch.setattr("linprobe_store.handles.folders.Staging", ReadOnly)
+    monkeypatch.setattr(Staging, "__init__", refuse)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (again,) = do_import(tmp_path / "s", split)
     assert again.digest == first.digest

@@ -383,6 +383,20 @@ def test_copy_leaves_out_what_is_broken_and_fails_at_the_end(store: Path, tmp_pa
     assert copied.encoder().dataset("Toys").splits == ("test",)
 
 
+def test_copy_goes_on_past_a_split_whose_bytes_are_damaged(store: Path, tmp_path: Path) -> None:
+    (features,) = store.glob("enc-good-*/sets/ds-pets-*/test/data.zarr/features_embedding/c/0/0")
+    content = features.read_bytes()
+    features.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+
+    done = run_command("store", "copy", store, tmp_path / "copied")
+
+    assert done.code == 1
+    assert done.err.count(f"left out: {features}") == 1
+    copied = FeatureStore(tmp_path / "copied").encoder("good")
+    assert copied.dataset("Pets").splits == ("train",)
+    assert copied.dataset("Toys").splits == ("test", "train")
+
+
 def test_names_are_among_the_sound_whatever_lies_beside(store: Path) -> None:
     (store / "enc-bad").mkdir()
 
@@ -412,3 +426,41 @@ def test_a_store_that_may_not_be_entered_is_told(open_store: Path) -> None:
 
     assert [result.code for result in results] == [1, 1]
     assert all("Permission denied" in result.err for result in results)
+
+
+HARMS: dict[str, Fault] = {
+    "a file": Path.touch,
+    "a folder": Path.mkdir,
+    "a link to nothing": lambda path: path.symlink_to("gone"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a pipe": os.mkfifo,
+}
+PLACES = (
+    "sets", "sets/ds-*", "sets/ds-*/names.json", "sets/ds-*/train", "sets/ds-*/train/COMMIT.json",
+    "parts", "parts/part-*train*",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("place", PLACES)
+def test_no_command_has_a_traceback_whatever_stands_in_the_place_of_a_file_or_folder(
+    store: Path, tmp_path: Path, place: str, harm: str
+) -> None:
+    (encoder,) = store.glob("enc-bad-*")
+    (spoilt,) = encoder.glob(place)
+    shutil.rmtree(spoilt) if spoilt.is_dir() else spoilt.unlink()
+    HARMS[harm](spoilt)
+    of = ("--store", store)
+
+    listed = run_command("store", "ls", *of)
+    cleaned = run_command("store", "gc", "--damaged", "--dry-run", *of)
+    verified = run_command("store", "verify", *of)
+    copied = run_command("store", "copy", store, tmp_path / "copied")
+
+    assert (listed.code, cleaned.code) == (0, 0)
+    is_sound = harm == "a folder" and place in ("sets", "parts")  # they may be empty
+    assert verified.code == (0 if is_sound else 1)
+    assert copied.code in (0, 1)
+    assert set(FeatureStore(tmp_path / "copied").encoder("good").dataset("Pets").splits) == {
+        "test", "train",
+    }  # fmt: skip

@@ -12,11 +12,12 @@ from linprobe_store.care.place import Place
 
 @pytest.fixture(params=["folder", "file://", "memory://"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """A place that does not exist yet."""
+    """A place where nothing is yet; a local one is made by whoever writes into it."""
     if request.param == "memory://":
         yield Place(f"memory://{tmp_path.name}/store")
         fsspec.filesystem("memory").store.clear()
     else:
+        (tmp_path / "store").mkdir()
         prefix = "" if request.param == "folder" else "file://"
         yield Place(f"{prefix}{tmp_path}/store")
 
@@ -71,6 +72,7 @@ def test_a_url_of_an_unknown_kind_is_refused() -> None:
 
 def test_odd_characters_in_a_local_path_are_only_characters(tmp_path: Path) -> None:
     for name in ("a::b", "memory:x", "~", "star*"):
+        (tmp_path / name).mkdir()
         Place(str(tmp_path / name)).write("FORMAT", b"x")
 
         assert (tmp_path / name / "FORMAT").read_bytes() == b"x"

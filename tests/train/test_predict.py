@@ -1,6 +1,7 @@
 """Saved probes on new rows, in Python, as scikit-learn estimators, and on the command line."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,3 +241,34 @@ def test_the_encoder_travels_with_the_probe_and_must_be_its_own(tmp_path: Path) 
     (one.folder / "result.json").unlink()  # a probe copied without its result
     with pytest.raises(ResultError, match=saved.card.encoder_id[:12]):
         encoder_of(saved, tmp_path / "nowhere")
+
+
+def test_names_that_act_are_shown_in_tables_and_guarded_in_csv(tmp_path: Path) -> None:
+    """A spreadsheet runs cells that begin with =, +, - or @; a terminal acts on escapes."""
+    classes = ("=cmd|' /C calc'!A1", "+1", "-1", "@SUM(A1)", "=1", "-x")
+    keys = {name: tuple(f"=k\x1b]0;t\x07\n{i}" for i in range(120)) for name in ("train", "test")}
+    probed(tmp_path, "=one", some_splits(), classes=classes, keys=keys)
+    predict = ["predict", *where(tmp_path), "--top", "1"]
+    compare = ["compare", *where(tmp_path), "--format", "csv"]
+    table = command(*predict)
+    guarded, plain = (
+        list(csv.DictReader(io.StringIO(command(*predict, "--format", "csv", *more), newline="")))
+        for more in ([], ["--no-csv-guard"])
+    )
+    whole = [json.loads(line) for line in command(*predict, "--format", "jsonl").splitlines()]
+    (ours,), (theirs,) = (
+        list(csv.DictReader(io.StringIO(command(*compare, *more))))
+        for more in ([], ["--no-csv-guard"])
+    )
+
+    assert "\x1b" not in table
+    assert len(table.splitlines()) == 120
+    assert table.startswith(r"=k\x1b]0;t\x07\n0  ")
+    for row, free, exact in zip(guarded, plain, whole, strict=True):
+        assert row["class_1"] == f"'{free['class_1']}"
+        assert row["key"] == f"'{free['key']}"
+        assert row["probability_1"] == free["probability_1"]
+        assert exact["key"].startswith("=k\x1b]0;t\x07\n")
+        assert exact["classes"][0]["class"] in classes
+    assert (ours["encoder"], theirs["encoder"]) == ("'=one", "=one")
+    assert float(ours["difference"]) == float(theirs["difference"])

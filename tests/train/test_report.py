@@ -1,10 +1,13 @@
 """The report: what it shows is what the predictions say, in one file that needs nothing else."""
 
 import base64
+import gzip
 import io
 import json
+import os
 import re
 import sys
+import tarfile
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -241,6 +244,25 @@ def test_images_of_every_type_that_is_packed_are_shown(tmp_path: Path) -> None:
     keys = [f"a{i}" for i in range(len(members))]
 
     assert sorted(plots.thumbnails(tmp_path, "test", keys)) == sorted(keys)
+
+
+def test_pictures_of_hostile_tars_are_left_out_and_the_others_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "LARGEST_IMAGE", 100_000)
+    end = bytes(1024)
+    long_name, link = tarfile.TarInfo("x"), tarfile.TarInfo("k.jpg")
+    long_name.type, long_name.size = tarfile.GNUTYPE_LONGNAME, 2 << 30
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    os.mkfifo(tmp_path / "test-0.tar")
+    (tmp_path / "test-1.tar").write_bytes(long_name.tobuf() + end)
+    (tmp_path / "test-2.tar").write_bytes(link.tobuf() + end)
+    (tmp_path / "test-3.tar.gz").write_bytes(gzip.compress(bytes(1 << 28)))
+    (tmp_path / "test-4.tar").write_bytes(tar_bytes([("k.jpg", bytes(100_001))]))
+    (tmp_path / "test-5.tar").write_bytes(tar_bytes([("k.jpg", image_bytes(0))]))
+    (tmp_path / "test-pipe:touch RUN;.tar").write_bytes(tar_bytes([("n.jpg", image_bytes(0))]))
+
+    assert sorted(plots.thumbnails(tmp_path, "test", ["k", "n"])) == ["k", "n"]
 
 
 @pytest.mark.parametrize(

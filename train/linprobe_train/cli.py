@@ -8,9 +8,16 @@ import typer
 from linprobe.errors import OptionError
 from linprobe.machine import Device, thread_count
 from linprobe.names import parse_wholes
-from linprobe.options import FEATURES, RESULTS, JsonOption, OutOption, StoreOption
+from linprobe.options import (
+    FEATURES,
+    RESULTS,
+    JsonOption,
+    NoCsvGuardOption,
+    OutOption,
+    StoreOption,
+)
 from linprobe.records import plain
-from linprobe.terminal import emit, emit_json, lines_only, note, watching
+from linprobe.terminal import emit, emit_json, lines_only, note, one_line, watching
 from linprobe_train.protocol.protocols import parse_grid, protocol_named, protocols_help
 
 CompareFormat = Literal["text", "markdown", "csv", "html"]
@@ -164,17 +171,23 @@ def compare(
     store: StoreOption = FEATURES,
     data: DataListOption = None,
     form: Annotated[CompareFormat, typer.Option("--format", help="Of the output.")] = "text",
+    no_csv_guard: NoCsvGuardOption = False,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Put results side by side, with paired tests."""
     from linprobe_train.results.collect import collect, of_datasets
-    from linprobe_train.show.compare_text import FORMATS, compare_json
+    from linprobe_train.show.compare_text import FORMATS, compare_csv, compare_json
     from linprobe_train.tasks.compare import compare as compare_results
 
     results = of_datasets(collect(out, folders or (), lines_only), data or ())
     comparisons = compare_results(results, store=store, seed=seed, strict=bool(folders))
-    emit_json(compare_json(comparisons)) if as_json else emit(FORMATS[form](comparisons))
+    if as_json:
+        emit_json(compare_json(comparisons))
+    elif form == "csv":
+        emit(compare_csv(comparisons, guard=not no_csv_guard))
+    else:
+        emit(FORMATS[form](comparisons))
 
 
 def report(
@@ -198,7 +211,7 @@ def report(
         beside = shards or shards_of(collected.result.dataset)
         paths.append(str(write_report(collected, Places(store, beside, template))))
         if not as_json:
-            emit(paths[-1])
+            emit(one_line(paths[-1]))
     if as_json:
         emit_json({"reports": paths})
 
@@ -220,6 +233,7 @@ def predict(
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
     top: Annotated[int, typer.Option(help="Classes to give, most probable first.")] = 5,
     form: Annotated[PredictFormat, typer.Option("--format", help="Of the output.")] = "table",
+    no_csv_guard: NoCsvGuardOption = False,
     weights: Annotated[
         Path | None, typer.Option(help="Checkpoint of the encoder, where one was extracted with.")
     ] = None,
@@ -255,7 +269,7 @@ def predict(
     if as_json:
         emit_json(predictions_json(blocks, saved.classes, skipped))
     else:
-        for line in predicted_lines(form, blocks, saved.classes, top):
+        for line in predicted_lines(form, blocks, saved.classes, top, guard=not no_csv_guard):
             emit(line)
     for sample in skipped:
         note(f"skipped: {sample.key} ({sample.reason})")

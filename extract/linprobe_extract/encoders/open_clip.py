@@ -30,6 +30,8 @@ from linprobe_store.format.spec import PreprocessSpec
 
 _IDLE = {"patch_dropout", "timm_drop", "timm_drop_path", "timm_model_pretrained", "output_tokens"}
 """Vision settings that change nothing in evaluation mode."""
+_MAX_LAYERS = 1000
+"""Of a model, or of a stage of one; those of the largest ViT are 56."""
 _PLAIN_NAME = re.compile(r"[\w.-]+")
 
 
@@ -118,6 +120,11 @@ def _from_json(path: Path) -> _Config:
         # timm would read "hf-hub:..." from the network and "local-dir:..." from anywhere.
         problem = f"{path}: expected a name of timm's own, found {vision['timm_model_name']!r}"
         raise LinprobeError(problem, hint="--model timm:NAME, or correct the configuration")
+    layers = vision.get("layers", 1)
+    counts = layers if isinstance(layers, list) else [layers]
+    if not all(isinstance(count, int) and 0 < count <= _MAX_LAYERS for count in counts):
+        problem = f"{path}: layers {str(layers)[:80]}, expected whole numbers up to {_MAX_LAYERS:,}"
+        raise LinprobeError(problem, hint=hint)
     return _Config(model, preprocess, bool(model.get("quick_gelu")))
 
 

@@ -106,7 +106,7 @@ class _Archive:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Go through the modules, from the outermost."""
-        model = _parse_pickle(self._text("data.pkl"))
+        model = _Machine().run(self._text("data.pkl"))
         state, places, n_modules = {}, [("", 0, model)], 0
         while places:
             prefix, depth, module = places.pop()
@@ -125,10 +125,8 @@ class _Archive:
         if not isinstance(module, _Object):
             raise UnpicklingError(f"expected a model, found a {type(module).__name__}")
         kind = self._class(module.kind)
-        if kind.has_code:
+        if kind.has_code or not isinstance(module.state, Mapping):
             raise UnpicklingError(f"{module.kind} would have to run its own code to be read")
-        if not isinstance(module.state, Mapping):
-            raise UnpicklingError(f"{module.kind} holds no attributes")
         return kind, module.state
 
     def _class(self, kind: str) -> _Class:
@@ -175,22 +173,20 @@ class _Archive:
         return self._archive.read(entry)
 
 
-def _parse_pickle(data: bytes) -> object:
-    """Read a pickle of torch's own writer; what it asks to import, make or call stays a value."""
-    machine = _Machine()
-    for opcode, argument, _ in pickletools.genops(data):
-        machine.step(opcode.name, argument)
-    (value,) = machine.stack
-    return value
-
-
 class _Machine:
-    """As far as the steps went."""
+    """Reads a pickle of torch's own writer; what it asks to import, make or call stays a value."""
 
     def __init__(self) -> None:
         self.stack: list[object] = []
         self._marks: list[int] = []
         self._memo: dict[object, object] = {}
+
+    def run(self, data: bytes) -> object:
+        """Do every instruction; the value that is left."""
+        for opcode, argument, _ in pickletools.genops(data):
+            self.step(opcode.name, argument)
+        (value,) = self.stack
+        return value
 
     def step(self, name: str, argument: object) -> None:
         """Do one instruction of those that torch writes."""

@@ -7,8 +7,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from linprobe.benchmarks import Argument
-from linprobe.errors import PackError
+from linprobe.errors import LinprobeError, PackError
 from linprobe.names import IMAGE_EXTENSIONS, check_class_names
+from linprobe.records import read_bytes
+from linprobe.tars import MAX_MEMBER_BYTES
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class PackOptions:
     jobs: int | None = None
     """Threads; None for the number of cores, at most 16."""
     overwrite: bool = False
+    csv_guard: bool = True
+    """Of :func:`linprobe.names.csv_cell`, in ``samples.csv``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +143,21 @@ def file_sample(path: Path, name: str, labels: tuple[int, ...]) -> SourceSample:
     try:
         status = path.stat()
         n_bytes, stamp = status.st_size, status.st_mtime_ns
-    except OSError:
+    except (OSError, ValueError):  # the latter of a NUL in its name
         n_bytes, stamp = 0, 0
     # A million samples are held at once: a string each, not a Path, which is five times as large.
-    read = partial(_read_file, str(path))
+    read = partial(read_file, str(path))
     return SourceSample(printable(name), labels, extension_of(name), n_bytes, stamp, read)
 
 
-def _read_file(path: str) -> bytes:
-    return Path(path).read_bytes()
+def read_file(path: str) -> bytes:
+    """Content of an image file; OSError where it is none, cannot be read, or is too large."""
+    try:
+        return read_bytes(Path(path), limit=MAX_MEMBER_BYTES)
+    except LinprobeError as error:  # a FIFO, a device, too large, or what the system says
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise OSError(error.message.removeprefix(f"{path}: ")) from None
 
 
 def printable(name: str) -> str:

@@ -79,7 +79,7 @@ def pack(source: str, out: Path, options: PackOptions, watch: Watch = ignore) ->
         with store_errors(out), workspace.opened(plan.digest, restart=options.overwrite):
             records, n_packed = _write_shards(workspace, plan, options, watch)
             check_counts(listing, records)
-            card = write_tree(workspace, plan, source, options.seed, records)
+            card = write_tree(workspace, plan, source, options, records)
     except StoreError as error:
         raise PackError(f"cannot write {out}: {error.message}", hint=error.hint) from error
     n_kept = len(records) - n_packed

@@ -52,7 +52,7 @@ class PackPlan:
 def request_digest(source: str, options: PackOptions) -> str:
     """Sha256 over ``NamedSource.request`` and the options that change what is packed."""
     shaping = asdict(options)
-    for name in ("root", "download", "check_counts", "jobs", "overwrite"):
+    for name in ("root", "download", "check_counts", "jobs", "overwrite", "csv_guard"):
         del shaping[name]
     return digest_json({"version": PACK_VERSION, "source": source, "options": shaping})
 

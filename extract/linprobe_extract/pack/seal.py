@@ -8,8 +8,8 @@ from pathlib import Path
 
 from linprobe.disk import Staging, write_atomic
 from linprobe.errors import PackError
-from linprobe.names import SPLITS, first_few
-from linprobe_extract.pack.listing import Listing
+from linprobe.names import SPLITS, csv_cell, first_few
+from linprobe_extract.pack.listing import Listing, PackOptions
 from linprobe_extract.pack.plan import PackPlan
 from linprobe_extract.pack.shard import LABELS_FIELD, PackedImage, ShardRecord
 from linprobe_extract.pack.workspace import Workspace
@@ -34,11 +34,15 @@ def check_counts(listing: Listing, records: Sequence[ShardRecord] = ()) -> None:
 
 
 def write_tree(
-    workspace: Workspace, plan: PackPlan, source: str, seed: int, records: Sequence[ShardRecord]
+    workspace: Workspace,
+    plan: PackPlan,
+    source: str,
+    options: PackOptions,
+    records: Sequence[ShardRecord],
 ) -> DatasetCard:
     """Assemble the finished layout in the workspace and show it; the card is written last.
 
-    ``source`` and ``seed`` are for the card; ``records`` has one for every planned shard, in the
+    ``source`` and the seed are for the card; ``records`` has one for every planned shard, in the
     order of the plan. PackError where a split has no image left.
     """
     listing = plan.listing
@@ -54,14 +58,16 @@ def write_tree(
                     f"no image of the {split} split is left: all are unreadable or were dropped"
                 )
                 raise PackError(f"{listing.name}: {trouble}", hint=hint)
-            splits[split] = _write_split(workspace, tree.path / split, filled)
+            splits[split] = _write_split(
+                workspace, tree.path / split, filled, guard=options.csv_guard
+            )
         card = DatasetCard(
             name=listing.name,
             classes=listing.classes,
             label_source=f"json:{LABELS_FIELD}" if listing.is_multi_label else "cls",
             headline_metric=listing.headline_metric,
             source=source,
-            seed=seed,
+            seed=options.seed,
             request=plan.request,
             plan=plan.digest,
             splits=splits,
@@ -74,7 +80,9 @@ def write_tree(
     return card
 
 
-def _write_split(workspace: Workspace, folder: Path, records: Sequence[ShardRecord]) -> SplitCard:
+def _write_split(
+    workspace: Workspace, folder: Path, records: Sequence[ShardRecord], *, guard: bool
+) -> SplitCard:
     """Fill the folder of a split; ``samples.csv`` says which file of the source a sample was."""
     folder.mkdir()
     table = io.StringIO()
@@ -89,7 +97,8 @@ def _write_split(workspace: Workspace, folder: Path, records: Sequence[ShardReco
         except OSError:
             tar.rename(final)
         for image in record.kept:
-            rows.writerow((image.key, image.name, " ".join(map(str, image.labels)), image.sha256))
+            key, name = (csv_cell(text, guard=guard) for text in (image.key, image.name))
+            rows.writerow((key, name, " ".join(map(str, image.labels)), image.sha256))
     write_atomic(folder / "nshards.txt", f"{len(shards)}\n".encode())
     write_atomic(folder / "samples.csv", table.getvalue().encode())
     return SplitCard(sum(shard.samples for shard in shards), tuple(shards))

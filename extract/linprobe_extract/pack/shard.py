@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from linprobe.disk import atomic_file
+from linprobe.names import image_formats
 from linprobe_extract.pack.plan import TAR_BLOCK, PlannedShard, sample_key
 from linprobe_extract.shards.card import UnreadableImage
 
@@ -119,11 +120,11 @@ def image_defect(content: bytes) -> str | None:
     if not content:
         return "empty file"
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with _open(content) as image:
             image.draft("L", (image.width // 8, image.height // 8))
             image.load()
     except UnidentifiedImageError:
-        return "not an image that Pillow knows"
+        return "not an image of a known format"
     except Image.DecompressionBombError:
         return "more pixels than Pillow accepts"
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error...
@@ -133,6 +134,11 @@ def image_defect(content: bytes) -> str | None:
 
 def sniff_extension(content: bytes) -> str:
     """The file extension of an image that Pillow can open, by its content."""
-    with Image.open(io.BytesIO(content)) as image:
+    with _open(content) as image:
         name = (image.format or "").lower()
     return {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2"}.get(name, name)
+
+
+def _open(content: bytes) -> Image.Image:
+    Image.init()
+    return Image.open(io.BytesIO(content), formats=image_formats(Image.OPEN))

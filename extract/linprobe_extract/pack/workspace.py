@@ -15,7 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from linprobe.disk import STAGING_PREFIX, Staging, make_folders, write_atomic
+from linprobe.disk import (
+    STAGING_PREFIX,
+    Staging,
+    make_folders,
+    store_errors,
+    sync_tree,
+    write_atomic,
+)
 from linprobe.errors import PackError, StoreError
 from linprobe.records import encode, read
 from linprobe_extract.pack.plan import PlannedShard
@@ -76,12 +83,13 @@ class Workspace:
 
     def publish(self, tree: Staging) -> None:
         """Show the finished tree in one rename, in place of what was there; else StoreError."""
-        replaced = Staging(self.folder)
-        if self.out.exists():
-            replaced.take(self.out)
-        if not tree.publish(self.out):
-            raise PackError(f"another process made {self.out} meanwhile", hint="run it again")
-        replaced.discard()
+        with store_errors(self.out):
+            sync_tree(tree.path)  # a full disk is told before what was there is taken away
+        with Staging(self.folder) as replaced:
+            if self.out.exists():
+                replaced.take(self.out)
+            if not tree.publish(self.out):
+                raise PackError(f"another process made {self.out} meanwhile", hint="run it again")
 
     def clear(self, plan_digest: str) -> None:
         """Remove what a run of this plan left when it was killed after showing its dataset."""

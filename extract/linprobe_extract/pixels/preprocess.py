@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn import functional
 
+from linprobe.names import image_formats
 from linprobe_extract.pixels import jpeg
 from linprobe_extract.pixels.geometry import Geometry, geometry_of
 from linprobe_store.format.spec import PreprocessSpec
@@ -26,6 +27,9 @@ FAST_INTERPOLATIONS = ("bicubic", "bilinear")
 
 # We have a limit of our own, and a warning per image between it and Pillow's helps nobody.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+Image.init()
+_FORMATS = image_formats(Image.OPEN)
 
 
 class SkipReason(StrEnum):
@@ -164,7 +168,7 @@ def _write_exact(spec: PreprocessSpec, data: bytes, out: torch.Tensor) -> None:
 
 def _open(data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data))
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
         known = data.startswith((jpeg.MAGIC, b"\x89PNG\r\n\x1a\n"))
         raise _SkipError(SkipReason.CORRUPT if known else SkipReason.NOT_AN_IMAGE) from None

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 from linprobe.errors import ExtractError, LinprobeError
 from linprobe.records import JsonValue
-from linprobe.terminal import command, human_bytes
+from linprobe.terminal import command, human_bytes, one_line
 from linprobe_extract.run.work import Forecast
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
@@ -124,7 +124,7 @@ def report_text(report: ExtractReport) -> str:
             lines.append(f"name     {name}: the store keeps the first name of a dataset")
         probe = command("probe", store=store, model=encoder.names.model, data=name)
         lines += [f"store    {store}", f"next     {probe}"]
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def report_json(report: ExtractReport) -> JsonValue:

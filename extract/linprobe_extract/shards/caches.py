@@ -4,7 +4,6 @@ Caches are local to a host and may be deleted at any time.
 """
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Generic, TypeVar
 
 import fsspec
 
-from linprobe.disk import make_folders, store_errors
+from linprobe.disk import append_line, make_folders
 from linprobe.errors import IntegrityError, StoreError
 from linprobe.records import parse, plain, read_bytes
 from linprobe_extract.shards.tar import fingerprint_shard, open_shard, unreadable
@@ -61,15 +60,8 @@ class JsonCache(Generic[T]):
         self._known[key] = value
         if is_known or self._read_only or not lasting or self._path.parent.is_symlink():
             return  # a link may lead out of the store
-        with store_errors(self._path):
-            make_folders(self._path.parent)
-            with open(self._path, "ab", opener=_open_own) as lines:
-                lines.write(json.dumps({key: plain(value)}).encode() + b"\n")
-
-
-def _open_own(path: str, flags: int) -> int:
-    """Open a file that is no link out of the store and no FIFO, which would never open."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        make_folders(self._path.parent)
+        append_line(self._path, json.dumps({key: plain(value)}).encode(), durable=False)
 
 
 class FingerprintCache:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from linprobe.disk import write_atomic
 from linprobe.errors import CardError
-from linprobe.names import check_class_names
+from linprobe.names import SPLITS, check_class_names
 from linprobe.records import NonNegative, encode, parse, read_bytes
 from linprobe.terminal import command
 from linprobe_store.format.spec import ShardFingerprint
@@ -35,11 +35,11 @@ class _Header:
 class ShardCard:
     """One packed tar by its content."""
 
-    name: str
-    """Basename, such as ``0.tar``."""
+    name: Annotated[str, msgspec.Meta(pattern=r"^[^./\\\x00][^/\\\x00]*\Z")]
+    """Basename, such as ``0.tar``; neither a path nor hidden."""
     bytes: NonNegative
     """Size in bytes."""
-    sha256: str
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     """Sha256 of the whole file, as 64 hex digits."""
     samples: NonNegative
     """Samples in it."""
@@ -154,7 +154,7 @@ def load_card(folder: Path) -> DatasetCard | None:
     hint = f"pack the dataset again: {command('pack', 'SOURCE', out='DIR', overwrite=True)}"
     data = read_bytes(path, error=CardError, hint=hint)
     header = _Header()
-    with suppress(msgspec.DecodeError, UnicodeDecodeError):  # no card at all: told below
+    with suppress(ValueError, RecursionError):  # no card at all: told below
         header = msgspec.json.decode(data, type=_Header)
     if header != _Header():
         raise CardError(
@@ -164,4 +164,9 @@ def load_card(folder: Path) -> DatasetCard | None:
         )
     card = parse(DatasetCard, data, str(path), error=CardError, hint=hint)
     check_class_names(card.classes, str(path), error=CardError)
+    for split, content in card.splits.items():
+        shards = [shard.name for shard in content.shards]
+        if split not in SPLITS or len(set(shards)) < len(shards):
+            fault = f"{path}: split {split!r} is unknown, or names a shard twice"
+            raise CardError(fault, hint=hint)
     return card

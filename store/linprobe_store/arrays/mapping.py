@@ -7,7 +7,7 @@ import math
 import mmap
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
@@ -48,7 +48,7 @@ class MappedFile:
     """What it must be."""
     state: FileState
     """What it was when it was mapped; one that is still so has not been written to since."""
-    content: RowMap
+    content: RowMap = field(repr=False)
     """All its bytes, mapped read-only: rows, padding, index."""
     shape: tuple[int, ...]
     """Shape of its rows, which lie at the beginning."""

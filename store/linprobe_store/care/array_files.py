@@ -17,10 +17,7 @@ from linprobe_store.format.npy import map_npy, open_npz
 _NAMES = (("features", "x", "X"), ("labels", "y"))
 """What the arrays of features and of labels are called in a ``.npz``, unless others are named."""
 _HINT = "--split NAME=FILE.npz[:FEATURES,LABELS] or --split NAME=FEATURES.npy,LABELS.npy"
-_NOT_AN_ARRAY = (
-    "write it again with np.save(FILE, np.ascontiguousarray(array)) or np.savez; copy it again if "
-    "it was cut on the way"
-)
+_NOT_AN_ARRAY = "write it again with np.save or np.savez; copy it again if it was cut on the way"
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,8 @@ def _first_held(names: Sequence[str], held: Sequence[str], path: Path) -> str:
 
 def _map(path: Path, place: str) -> ArrayFile:
     values = map_npy(path, place, error=MismatchError, hint=_NOT_AN_ARRAY)
-    if not values.ndim:
-        message = f"{place}: expected plain rows, found a single {values.dtype}"
-        raise MismatchError(message, hint="save an array of one row per sample")
+    if not values.ndim or not values.flags.c_contiguous:
+        what = f"{values.dtype} {values.shape}{' in Fortran order' if values.ndim else ''}"
+        message = f"{place}: expected plain rows, found {what}"
+        raise MismatchError(message, hint="save it as np.ascontiguousarray(array)")
     return ArrayFile(place, values)

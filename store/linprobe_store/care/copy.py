@@ -4,30 +4,39 @@ Files are checked against the sha256 of their commit, and the marker that comple
 last; a local copy is staged, resumed, and renamed once. Parts stay: they serve who extracts.
 """
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import math
+import os
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from posixpath import join
 from typing import Literal
 
-from linprobe.disk import Staging, refuse_links, store_errors
+from linprobe.disk import (
+    STAGING_PREFIX,
+    Staging,
+    check_space,
+    refuse_links,
+    remove_unit,
+    store_errors,
+)
 from linprobe.errors import REPAIR, IntegrityError, MismatchError, StoreError
 from linprobe.names import short_id
-from linprobe.terminal import Watch, ignore
-from linprobe_store.care.packed import pack_split, unpack_split
+from linprobe.terminal import Progress, Watch, ignore
+from linprobe_store.arrays.unit_maps import map_unit
+from linprobe_store.care import beside
+from linprobe_store.care.moving import move_split
+from linprobe_store.care.packed import pack_split, packed_files, read_metadata, unpack_split
 from linprobe_store.care.place import Place
-from linprobe_store.care.remote_splits import SourceSplit, find_marker, list_splits, read_marker
+from linprobe_store.care.remote_splits import SourceSplit, find_marker, list_splits
+from linprobe_store.care.remove import find_leftovers, remove_leftovers
 from linprobe_store.format import layout
-from linprobe_store.format.checksums import FileDigest, FileHasher, digest_stream
-from linprobe_store.handles.lookup import folder_digits
-from linprobe_store.handles.store import FeatureStore, check_format_line
-from linprobe_store.handles.witness import merge_provenance
+from linprobe_store.handles.dataset import StoredDataset
+from linprobe_store.handles.split import Split
+from linprobe_store.handles.store import FeatureStore
 
 Outcome = Literal["copied", "there already"]
-_CHUNK_BYTES = 4 << 20
-_CANARY = f"{layout.CANARY_FOLDER}/canary.npz"
 
 
 @dataclass(frozen=True)
@@ -58,156 +67,183 @@ def copy_store(
 
     Source and target are local folders or fsspec URLs; the target is made if it is not there.
     Encoder and dataset are named by name or id; None means all. ``pack`` compresses for the wire;
-    without it, what is packed is unpacked into a local target. What is damaged is told to
-    ``watch`` and left out; once the rest is there, it is an IntegrityError. Raises NotFoundError
-    for an unknown encoder or dataset, IntegrityError where bytes changed on the way, MismatchError
-    for other content under the same ids, StoreError where disk or remote refuses.
+    without it, what is packed is unpacked into a local target. What is damaged at the target is
+    copied again; what is damaged in the source is left out and, once the rest is there, an
+    IntegrityError; ``watch`` is told of both. Raises NotFoundError for an unknown encoder or
+    dataset, MismatchError for other content under the same ids, StoreError where disk or remote
+    refuses.
     """
     listing = list_splits(Place(source), encoder, dataset)
     listing.tell(watch)
+    place = Place(target)
+    with store_errors(target):
+        beside.complete_format(place)
+        if place.local is not None and place.local.exists():
+            left = find_leftovers(FeatureStore(place.local), min_age_s=10.0, foreign_age_s=math.inf)
+            remove_leftovers(left)  # of killed runs of this host; younger ones may be running
+    failures = [broken.error for broken in listing.broken]
     for split in listing.sound:
-        with store_errors(target):
-            place = Place(target)
-            local = place.local
-            moved = _receive(split, local, pack) if local else _send(split, place, pack)
+        try:
+            with store_errors(target):
+                if place.local is None:
+                    moved = _send(split, place, pack, watch)
+                else:
+                    moved = _receive(split, place, place.local, pack, watch)
+        except IntegrityError as damage:
+            watch(Progress(0, None, "splits", line=f"left out: {damage.message}; {damage.hint}"))
+            failures.append(damage)
+            continue
         ids = split.encoder.spec.encoder_id, split.dataset.spec.dataset_id, split.name
         outcome: Outcome = "there already" if moved is None else "copied"
         yield CopiedSplit(*ids, split.marker.commit.digest, split.folder, outcome, moved or 0)
-    if listing.broken:
-        first, count = listing.broken[0].error, len(listing.broken)
+    if failures:
+        first, count = failures[0], len(failures)
         message = f"{source}: {count} left out that cannot be read, the first: {first.message}"
         raise IntegrityError(message, hint=first.hint)
 
 
-def _receive(split: SourceSplit, target: Path, pack: bool) -> int | None:
+def _receive(
+    split: SourceSplit, place: Place, target: Path, pack: bool, watch: Watch
+) -> int | None:
     """Copy a split, and what is beside its encoder; the bytes moved, or None if it was there."""
+    beside.complete_folder(place, "", split.encoder, watch)
     encoder = FeatureStore(target).register_encoder(split.encoder.spec, split.encoder.names)
-    source, own = split.place, split.encoder.path
-    canary, provenance = f"{own}/{_CANARY}", f"{own}/{layout.PROVENANCE_FILE}"
-    if encoder.canary() is None and source.size(canary) is not None:
-        refuse_links(encoder.path)
-        with Staging(encoder.path) as staging:
-            (staging.path / Path(_CANARY).name).write_bytes(source.read(canary))
-            staging.publish(encoder.path / layout.CANARY_FOLDER)
-    if source.size(provenance) is not None:
-        merge_provenance(encoder.path, source.read(provenance))
-    stored = encoder.register_dataset(split.dataset.spec, split.dataset.names)
-    final = stored.path / split.name
-    moved = None if final.exists() else _fetch(split, final, pack)
-    marker = find_marker(Place(str(final)), "") if pack else None
-    digest = marker.commit.digest if marker else stored.split(split.name).digest
-    _check_digest(split, digest, str(final))
-    return moved
+    beside.complete_local_witness(encoder, split, watch)
+    sets = f"{encoder.path.name}/{layout.SETS_FOLDER}"
+    beside.complete_folder(place, sets, split.dataset, watch)
+    dataset = encoder.register_dataset(split.dataset.spec, split.dataset.names)
+    final = dataset.path / split.name
+    staging = f"copy-{split.name}-{short_id(split.marker.commit.digest)}.copy"
+    is_damaged = False
+    try:
+        is_there = os.path.lexists(final) and _check_local(split, dataset, pack)
+    except IntegrityError as damage:
+        beside.tell_damage(watch, damage.message)
+        is_there, is_damaged = False, True
+    if not is_there:
+        return _fetch(split, dataset, staging, pack, is_damaged)
+    if (final.parent / f"{STAGING_PREFIX}{staging}").is_dir():  # of one killed at its very end
+        with suppress(StoreError), Staging(final.parent, resume_as=staging) as left:
+            left.drop()
+    return None
 
 
-def _fetch(split: SourceSplit, final: Path, pack: bool) -> int:
-    refuse_links(*final.parents[:3])  # the dataset, the sets, the encoder
-    with _in_form(split, pack) as wanted:
-        is_packed = wanted.marker.name == layout.PACKED_FILE
-        form = f"copy-{'packed-' if is_packed else ''}{split.name}"
-        resume_as = f"{form}-{short_id(split.marker.commit.digest)}.copy"
-        with Staging(final.parent, resume_as=resume_as) as fetched:
-            moved = _move(wanted, Place(str(fetched.path)), "")
-            if is_packed and not pack:
-                with Staging(final.parent) as unpacked:
-                    unpack_split(fetched.path, unpacked.path)
-                    unpacked.publish(final)
-            else:
-                fetched.publish(final)
-            fetched.drop()
-    return moved
+def _check_local(split: SourceSplit, dataset: StoredDataset, pack: bool) -> bool:
+    """Whether the split is whole in the target; MismatchError: another one is."""
+    path = dataset.path / split.name
+    is_complete = _check_marker(split, Place(str(path)), "")
+    if not (pack and is_complete):
+        dataset.split(split.name)
+    return True
 
 
-def _send(split: SourceSplit, target: Place, pack: bool) -> int | None:
-    if target.size(layout.FORMAT_FILE) is None:
-        target.write(layout.FORMAT_FILE, layout.FORMAT_LINE)
-    line = target.read(layout.FORMAT_FILE).decode(errors="replace")
-    check_format_line(line, f"{target.label}/{layout.FORMAT_FILE}")
-    source, own = split.place, split.encoder.path
-    encoder = _same_folder(target, "", own)
-    dataset = _same_folder(target, f"{encoder}/{layout.SETS_FOLDER}", split.dataset.path)
-    for folder, sent in ((own, encoder), (split.dataset.path, dataset)):
-        for file in (layout.ENCODER_FILE, layout.DATASET_FILE, layout.NAMES_FILE, _CANARY):
-            name, target_name = f"{folder}/{file}", f"{sent}/{file}"
-            if target.size(target_name) is None and source.size(name) is not None:
-                target.write(target_name, source.read(name))
-    name, target_name = f"{own}/{layout.PROVENANCE_FILE}", f"{encoder}/{layout.PROVENANCE_FILE}"
-    known = target.read(target_name).splitlines(keepends=True) if target.size(target_name) else []
-    runs = source.read(name).splitlines(keepends=True) if source.size(name) else []
-    if new := [run for run in runs if run not in known]:
-        target.write(target_name, b"".join([*known, *new]))
-    folder = f"{dataset}/{split.name}"
-    if marker := find_marker(target, folder):
-        _check_digest(split, marker.commit.digest, f"{target.label}/{folder}")
-        return None
-    with _in_form(split, pack) as wanted:
-        return _move(wanted, target, folder)
+def _check_marker(split: SourceSplit, place: Place, folder: str) -> bool:
+    """Whether a folder of the target is complete, with all files of their sizes.
 
-
-def _same_folder(target: Place, parent: str, source_folder: str) -> str:
-    """Folder of the same id that is there, whatever its slug, or one named as in the source."""
-    own = Path(source_folder)
-    for name in target.folders(parent):
-        if name[0] != "." and folder_digits(Path(name)) == folder_digits(own):
-            return join(parent, name)
-    return join(parent, own.name)
-
-
-def _check_digest(split: SourceSplit, digest: str, place: str) -> None:
-    expected = split.marker.commit.digest
+    IntegrityError: damaged; MismatchError: of another content.
+    """
+    marker = find_marker(place, folder)
+    if marker is None:
+        return False
+    expected, digest = split.marker.commit.digest, marker.commit.digest
     if digest != expected:
         raise MismatchError(
-            f"{place}: expected digest {expected[:12]} as in the source, found {digest[:12]}",
+            f"{join(place.label, folder)}: expected digest {expected[:12]} as in the source, "
+            f"found {digest[:12]}",
             hint="the same encoder and dataset were extracted twice; remove one of the two splits",
         )
+    for name, file in marker.files.items():
+        if (size := place.size(join(folder, name))) != file.bytes:
+            path = join(place.label, folder, name)
+            message = f"{path}: expected {file.bytes} bytes, found {size or 'none'}"
+            raise IntegrityError(message, hint=REPAIR)
+    return True
 
 
-@contextmanager
-def _in_form(split: SourceSplit, pack: bool) -> Iterator[SourceSplit]:
-    """The split as it will travel: packed now if it is to be and is not."""
-    if not pack or split.marker.name == layout.PACKED_FILE:
-        yield split
-        return
+def _fetch(
+    split: SourceSplit, dataset: StoredDataset, staging: str, pack: bool, is_damaged: bool
+) -> int:
+    """Copy a split into a folder that an interrupted copy is resumed in, and show it.
+
+    Where ``is_damaged``, it takes the place of what stands there.
+    """
+    final = dataset.path / split.name
+    is_packed = split.marker.name == layout.PACKED_FILE
+    refuse_links(*final.parents[:3])  # the dataset, the sets, the encoder
+    with Staging(final.parent, resume_as=staging) as fetched:
+        folder = Place(str(fetched.path))
+        if pack and not is_packed:
+            sealed = _open_sealed(split)
+            _clear(fetched.path, {*packed_files(read_metadata(sealed)), layout.PACKED_FILE})
+            moved = pack_split(sealed, folder, "")
+        else:
+            _clear(fetched.path, {*split.marker.files, split.marker.name})
+            _check_space(split, fetched.path)
+            moved = move_split(split, folder, "")
+        if is_packed and not pack:
+            check_space(final, split.marker.commit.n_bytes)
+            with Staging(fetched.path) as unpacked:
+                unpack_split(fetched.path, unpacked.path)
+                _publish(unpacked, final, split, is_damaged)
+        else:
+            _publish(fetched, final, split, is_damaged)
+        fetched.drop()
+    _check_local(split, dataset, pack)
+    return moved
+
+
+def _publish(staging: Staging, final: Path, split: SourceSplit, is_damaged: bool) -> None:
+    """Show a split, in place of a damaged one; what could not be mapped is not shown."""
+    if (staging.path / layout.COMMIT_FILE).exists():
+        map_unit(staging.path, split.marker.commit)
+    if is_damaged:
+        remove_unit(final)
+    staging.publish(final)
+
+
+def _clear(folder: Path, names: Collection[str]) -> None:
+    """Remove what a killed copy left there and is not wanted, and links, without following them."""
+    for parent, folders, files in os.walk(folder, topdown=False):
+        for path in (Path(parent, name) for name in (*files, *folders)):
+            if path.is_dir() and not path.is_symlink():
+                with suppress(OSError):  # only those that are empty now
+                    path.rmdir()
+                continue
+            is_wanted = path.relative_to(folder).as_posix() in names
+            if not is_wanted or path.is_symlink() or not path.is_file():
+                path.unlink()
+
+
+def _check_space(split: SourceSplit, folder: Path) -> None:
+    """Refuse, by a StoreError, files for which there is no room beside those that are there."""
+    sizes = {folder / name: digest.bytes for name, digest in split.marker.files.items()}
+    lacking = (size for path, size in sizes.items() if not path.exists())
+    check_space(folder, sum(lacking))
+
+
+def _send(split: SourceSplit, target: Place, pack: bool, watch: Watch) -> int | None:
+    encoder = beside.complete_folder(target, "", split.encoder, watch) or split.encoder.path
+    beside.complete_witness(target, encoder, split, watch)
+    sets = f"{encoder}/{layout.SETS_FOLDER}"
+    dataset = beside.complete_folder(target, sets, split.dataset, watch) or split.dataset.path
+    folder = f"{dataset}/{split.name}"
+    try:
+        if _check_marker(split, target, folder):
+            return None
+    except IntegrityError as damage:
+        beside.tell_damage(watch, damage.message)
+        for name in (layout.COMMIT_FILE, layout.PACKED_FILE):
+            if target.size(join(folder, name)) is not None:
+                target.remove(join(folder, name))
+    if pack and split.marker.name != layout.PACKED_FILE:
+        return pack_split(_open_sealed(split), target, folder)
+    return move_split(split, target, folder)
+
+
+def _open_sealed(split: SourceSplit) -> Split:
+    """The split, to be packed; a StoreError where it is not of this machine."""
     if split.place.local is None:
         hint = "copy it to a local store first, or leave out --pack"
         raise StoreError(f"{split.place.label}: only a local store can be packed", hint=hint)
     encoder = FeatureStore(split.place.local).encoder(split.encoder.spec.encoder_id)
-    sealed = encoder.dataset(split.dataset.spec.dataset_id).split(split.name)
-    with tempfile.TemporaryDirectory(prefix="linprobe-pack-") as folder:
-        pack_split(sealed, Path(folder))
-        marker = read_marker(Place(folder), "", layout.PACKED_FILE)
-        yield replace(split, place=Place(folder), folder="", marker=marker)
-
-
-def _move(split: SourceSplit, target: Place, folder: str) -> int:
-    """Write the files of a split, and then its marker, below a folder; gives the bytes moved."""
-    moved = sum(
-        _move_file(split.place, join(split.folder, name), target, join(folder, name), digest)
-        for name, digest in split.marker.files.items()
-    )
-    target.write(join(folder, split.marker.name), split.marker.data)
-    return moved
-
-
-def _move_file(
-    source: Place, name: str, target: Place, target_name: str, expected: FileDigest
-) -> int:
-    """Move a file unless it is there, whole; checks its bytes; gives how many were moved."""
-    if target.size(target_name) == expected.bytes:
-        with target.open_read(target_name) as stream:
-            if digest_stream(stream, strong=True) == expected:
-                return 0
-    if source.size(name) is None:
-        raise IntegrityError(f"{source.label}/{name}: missing", hint=REPAIR)
-    hasher = FileHasher(strong=True)
-    with source.open_read(name) as stream, target.open_write(target_name) as out:
-        while data := stream.read(_CHUNK_BYTES):
-            hasher.update(data)
-            out.write(data)
-    if (digest := hasher.digest()) != expected:
-        message = f"{source.label}/{name}: expected {expected}, found {digest}"
-        raise IntegrityError(message, hint=REPAIR)
-    if (size := target.size(target_name)) != expected.bytes:
-        message = f"{target.label}/{target_name}: expected {expected.bytes} bytes, found {size}"
-        raise IntegrityError(message, hint="run the copy again")
-    return expected.bytes
+    return encoder.dataset(split.dataset.spec.dataset_id).split(split.name)

@@ -3,47 +3,78 @@
 import csv
 import json
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe.disk import Staging, make_folders, store_errors, sync_path
+from linprobe.disk import (
+    Staging,
+    check_space,
+    make_folders,
+    store_errors,
+    sync_path,
+    sync_tree,
+)
 from linprobe.errors import MismatchError, StoreError
+from linprobe.names import csv_cell
+from linprobe.records import digest_json
 from linprobe_store.arrays.seal import BLOCK_ROWS
 from linprobe_store.handles.split import Split
 
 _Blocks: TypeAlias = Iterable[NDArray[np.generic]]
+_Writer: TypeAlias = Callable[[Split, str, Path], tuple[Path, ...]]
 
 
-def export_split(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
+def export_split(split: Split, tap: str, out: Path, *, csv_guard: bool = True) -> tuple[Path, ...]:
     """Export the features of one tap, un-normalised, with labels and keys; gives the files.
 
     ``out``: ``.npz`` (arrays ``features``, ``labels``, ``keys``, ``classes``, as ``import`` takes
-    them), ``.npy`` (features, and a ``.csv`` with a line ``key,label`` per row beside it), or
+    them), ``.npy`` (features, and a ``.csv`` with a line ``key,label`` per row beside it, whose
+    texts go through :func:`linprobe.names.csv_cell` with ``csv_guard``), or
     ``.parquet`` (columns ``key``, ``label``, ``features``; ModuleNotFoundError without the extra).
     Raises NotFoundError for an unknown tap, MismatchError for another suffix, and StoreError where
     a file is there already or the disk refuses.
     """
-    writers = {".npz": _write_npz, ".npy": _write_npy, ".parquet": _write_parquet}
+    write_npy = partial(_write_npy, csv_guard=csv_guard)
+    writers: Mapping[str, _Writer] = {
+        ".npz": _write_npz,
+        ".npy": write_npy,
+        ".parquet": _write_parquet,
+    }
     if (writer := writers.get(out.suffix)) is None:
         message = f"{out}: expected one of {', '.join(writers)}, found {out.suffix!r}"
         raise MismatchError(message, hint="choose one of them")
-    split.dim(tap)
+    n_bytes = split.n * split.dim(tap) * np.dtype(split.dtype).itemsize
+    finals = (out, out.with_suffix(".csv")) if out.suffix == ".npy" else (out,)
+    _check_free(finals)
     make_folders(out.parent)
-    with store_errors(out), Staging(out.parent) as staging:
-        names = writer(split, tap, staging.path / out.name)
+    # One name a file, so that the next run takes what a killed one left.
+    resume_as = f"{digest_json(out.name)[:12]}.export"
+    with store_errors(out), Staging(out.parent, resume_as=resume_as) as staging:
+        staging.drop()
+        if out.suffix != ".parquet":  # which compresses
+            check_space(out, n_bytes)
+        writer(split, tap, staging.path / out.name)
         split.check_unchanged()
-        finals = tuple(out.with_name(path.name) for path in names)
+        _check_free(finals)
+        sync_tree(staging.path)
         for final in finals:
-            if final.exists():
-                raise StoreError(f"{final}: is there already", hint="remove it, or name another")
-        for path, final in zip(names, finals, strict=True):
-            sync_path(path)
-            path.rename(final)
+            (staging.path / final.name).rename(final)
+        sync_path(out.parent)
     return finals
+
+
+def _check_free(finals: Iterable[Path]) -> None:
+    """Refuse, by a StoreError, names of files that are there, and names that cannot be."""
+    for final in finals:
+        with store_errors(final), suppress(FileNotFoundError):
+            final.lstat()
+            raise StoreError(f"{final}: is there already", hint="remove it, or name another")
 
 
 def _write_npz(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
@@ -64,15 +95,16 @@ def _write_npz(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
     return (out,)
 
 
-def _write_npy(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
+def _write_npy(split: Split, tap: str, out: Path, *, csv_guard: bool) -> tuple[Path, ...]:
     with out.open("wb") as stream:
         _write_array(stream, (split.n, split.dim(tap)), split.dtype, split.blocks(tap))
     table = out.with_suffix(".csv")
     with table.open("w", newline="", encoding="utf-8") as text:
         lines = csv.writer(text)
-        lines.writerow(["key", *(split.classes if split.labels.ndim == 2 else ["label"])])
+        classes = [csv_cell(name, guard=csv_guard) for name in split.classes]
+        lines.writerow(["key", *(classes if split.labels.ndim == 2 else ["label"])])
         for key, label in zip(split.keys, split.labels, strict=True):
-            lines.writerow([key, *np.atleast_1d(label).tolist()])
+            lines.writerow([csv_cell(key, guard=csv_guard), *np.atleast_1d(label).tolist()])
     return out, table
 
 

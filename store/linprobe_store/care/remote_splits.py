@@ -1,5 +1,6 @@
 """The sealed splits of a store at any place, found through its small files alone."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -7,13 +8,13 @@ from posixpath import join
 from typing import Generic
 
 from linprobe.disk import STAGING_PREFIX
-from linprobe.errors import NotFoundError, StoreError
+from linprobe.errors import REPAIR, IntegrityError, NotFoundError, StoreError
 from linprobe.terminal import command
 from linprobe_store.care.packed import parse_packed
 from linprobe_store.care.place import Place
 from linprobe_store.format import layout, spec
 from linprobe_store.format.checksums import FileDigest
-from linprobe_store.format.commit import SplitCommit, parse_signed
+from linprobe_store.format.commit import SplitCommit, check_origin, parse_signed
 from linprobe_store.format.names import Names, parse_names
 from linprobe_store.format.spec import Spec, parse_spec
 from linprobe_store.handles.lookup import (
@@ -25,6 +26,11 @@ from linprobe_store.handles.lookup import (
     reading,
 )
 from linprobe_store.handles.store import check_format_line
+
+_FILE = re.compile(rf"{layout.DATA_FOLDER}(/\w[\w-]*)*/(\d+|zarr\.json)", re.ASCII)
+"""Path of a file of a sealed split."""
+_FOLDER = re.compile(r"[a-z]+-[\w.-]+", re.ASCII)
+"""Name of the folder of an encoder or a dataset."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +99,11 @@ def list_splits(place: Place, encoder: str | None, dataset: str | None) -> Listi
                     continue
                 folder = f"{stored.path}/{name}"
                 try:
+                    layout.check_split_name(name)
                     with reading(Path(place.label, folder)):
                         marker = find_marker(place, folder)
                         marker = marker or read_marker(place, folder, layout.COMMIT_FILE)
+                    _check_origin(f"{place.label}/{folder}", source, stored, name, marker)
                 except StoreError as error:
                     broken.append(Broken(Path(place.label, folder), "split", error))
                 else:
@@ -126,7 +134,26 @@ def read_marker(place: Place, folder: str, name: str) -> Marker:
         packed = parse_packed(data, label)
         return Marker(name, data, packed.commit, packed.files)
     commit = parse_signed(SplitCommit, data, label)
+    for file in commit.files:
+        if not _FILE.fullmatch(file):
+            raise IntegrityError(f"{label}: bad path {file!r} among its files", hint=REPAIR)
     return Marker(name, data, commit, commit.files)
+
+
+def _check_origin(
+    place: str,
+    encoder: SourceFolder[spec.EncoderSpec, spec.EncoderNames],
+    dataset: SourceFolder[spec.DatasetSpec, spec.DatasetNames],
+    name: str,
+    marker: Marker,
+) -> None:
+    """Refuse, by a MismatchError, a split of another origin than its folders say."""
+    check_origin(
+        Path(place),
+        ("encoder", encoder.spec.encoder_id, marker.commit.encoder_id),
+        ("dataset", dataset.spec.dataset_id, marker.commit.dataset_id),
+        ("split", name, marker.commit.split),
+    )
 
 
 def _folders(
@@ -145,6 +172,9 @@ def _folders(
         file, names_file = f"{path}/{spec_file}", f"{path}/{layout.NAMES_FILE}"
         digits = folder_digits(PurePosixPath(name))
         try:
+            if not _FOLDER.fullmatch(name):
+                message = f"{place.label}: a folder cannot be called {name!r}"
+                raise IntegrityError(message, hint=f"rename it, or remove it from {place.label}")
             with reading(Path(place.label, path)):
                 identity = parse_spec(spec_kind, place.read(file), f"{place.label}/{file}", digits)
                 names_place = f"{place.label}/{names_file}"

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,8 @@ from linprobe.errors import REPAIR, IntegrityError, LinprobeError
 from linprobe.names import first_few
 from linprobe.records import open_regular
 
-_MAGIC = b"\x93NUMPY"
+_LENGTH_BYTES = {b"\x93NUMPY\x01\0": 2, b"\x93NUMPY\x02\0": 4, b"\x93NUMPY\x03\0": 4}
+"""Of the length of the header, by magic and version."""
 _MAX_HEADER_BYTES = 10_000
 """As NumPy's own reader has it."""
 _MAX_DIRECTORY_BYTES = 1 << 20
@@ -50,8 +51,8 @@ class NpyHeader:
     """Shape, (n, ...)."""
     dtype: "np.dtype[np.generic]"
     """Dtype of an element: bool, integers, floating point, or text of fixed width."""
-    is_fortran: bool
-    """Whether the first axis is the fastest."""
+    order: Literal["C", "F"]
+    """Which axis is the fastest: the last, or in Fortran's order the first."""
     n_bytes: int
     """Bytes of the header; those of the array follow."""
 
@@ -64,13 +65,13 @@ class NpyHeader:
 def read_header(stream: BinaryIO) -> NpyHeader:
     """Read the header of a ``.npy`` file and leave the stream at the array; NpyError if bad."""
     start = stream.read(8)
-    width = {1: 2, 2: 4, 3: 4}.get(start[6]) if len(start) == 8 and start[:6] == _MAGIC else None
+    width = _LENGTH_BYTES.get(start)
     if width is None:
         raise NpyError(f"expected the magic of a .npy file, found {start!r}")
     length = int.from_bytes(stream.read(width), "little")
     if length > _MAX_HEADER_BYTES:
         raise NpyError(f"expected a header of at most {_MAX_HEADER_BYTES} bytes, found {length}")
-    text = stream.read(length).decode("utf-8" if start[6] == 3 else "latin-1", "replace")
+    text = stream.read(length).decode("ascii", "replace")
     try:
         fields: object = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -83,7 +84,7 @@ def read_header(stream: BinaryIO) -> NpyHeader:
     is_shape = isinstance(shape, tuple) and all(type(n) is int and 0 <= n < 1 << 63 for n in shape)
     if not is_shape or len(shape) > 8 or not isinstance(is_fortran, bool):
         raise NpyError(f"expected a shape and an order, found {text[:80]!r}")
-    header = NpyHeader(shape, np.dtype(descr), is_fortran, 8 + width + length)
+    header = NpyHeader(shape, np.dtype(descr), "F" if is_fortran else "C", 8 + width + length)
     if math.prod(max(n, 1) for n in shape) * header.dtype.itemsize >= 1 << 63:
         raise NpyError(f"expected an array that an address reaches, found {shape}")
     return header
@@ -92,7 +93,7 @@ def read_header(stream: BinaryIO) -> NpyHeader:
 def map_npy(
     path: Path, place: str, *, error: type[LinprobeError], hint: str
 ) -> NDArray[np.generic]:
-    """Map a ``.npy`` file read-only; it has exactly the bytes of its array, in C order.
+    """Map a ``.npy`` file read-only; it has exactly the bytes of its array.
 
     ``place`` is what to call it in messages.
 
@@ -103,15 +104,14 @@ def map_npy(
     with open_regular(path, error=error, hint=hint) as stream:
         try:
             header = read_header(stream)
-            _check_plain(header, stream.seek(0, io.SEEK_END))
+            _check_size(header, stream.seek(0, io.SEEK_END))
         except NpyError as failure:
             raise error(f"{place}: {failure}", hint=hint) from None
-        return np.memmap(stream, header.dtype, "r", header.n_bytes, header.shape).view(np.ndarray)
+        mapped = np.memmap(stream, header.dtype, "r", header.n_bytes, header.shape, header.order)
+        return mapped.view(np.ndarray)
 
 
-def _check_plain(header: NpyHeader, n_bytes: int) -> None:
-    if header.is_fortran and len(header.shape) > 1:
-        raise NpyError(f"expected rows in C order, found {header.shape} in Fortran order")
+def _check_size(header: NpyHeader, n_bytes: int) -> None:
     if header.file_bytes != n_bytes:
         raise NpyError(
             f"expected {header.file_bytes:,} bytes for {header.shape} {header.dtype}, "
@@ -156,7 +156,7 @@ class NpzFile:
             raise NpyError(f"expected {sizes}")
         with self._archive.open(info) as stream:
             header = read_header(cast("BinaryIO", stream))
-        _check_plain(header, info.file_size)
+        _check_size(header, info.file_size)
         return NpzMember(name, header)
 
     def copy(self, member: NpzMember, target: BinaryIO) -> None:
@@ -240,6 +240,8 @@ def read_npz(
         for member in members:
             content = io.BytesIO()
             archive.copy(member, content)
-            shape, dtype, offset = member.header.shape, member.header.dtype, member.header.n_bytes
-            arrays[member.name] = np.ndarray(shape, dtype, content.getbuffer(), offset)
+            header, buffer = member.header, content.getbuffer()
+            arrays[member.name] = np.ndarray(
+                header.shape, header.dtype, buffer, header.n_bytes, order=header.order
+            )
     return arrays

@@ -51,12 +51,13 @@ class StoredDataset:
 
         A StoreError where the folder cannot be listed.
         """
+        known = {split.name for split in self.spec.splits}
         with reading(self.path):
             return tuple(
                 path.name
                 for path in list_folders(self.path)
                 if not path.name.startswith((STAGING_PREFIX, "."))
-                and (path.is_dir() or path.is_symlink())
+                and (path.is_dir() or path.is_symlink() or path.name in known)
             )
 
     def split(self, name: str) -> Split:

@@ -27,7 +27,7 @@ from linprobe_store.format.spec import (
 )
 from linprobe_store.handles import lookup, witness
 from linprobe_store.handles.dataset import StoredDataset
-from linprobe_store.handles.folders import check_full_id, make_folder
+from linprobe_store.handles.folders import check_full_id, make_folder, open_made
 from linprobe_store.handles.lookup import Listing
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.witness import Provenance
@@ -158,13 +158,13 @@ class StoredEncoder:
         }
         parent = self.path / layout.SETS_FOLDER
         folder = make_folder(parent, layout.DATASET_PREFIX, names.name, spec.dataset_id, files)
-        stored = self.open_dataset(folder)
+        stored = open_made(folder, self.open_dataset)
         check_full_id(folder, spec.dataset_id, stored.dataset_id)
         if stored.metric is None and names.metric is not None:
             refuse_links(self.path, parent, folder)
             declared = sign_names(DatasetNames(stored.name, names.metric))
             write_atomic(folder / layout.NAMES_FILE, declared)
-            return self.open_dataset(folder)
+            return open_made(folder, self.open_dataset)
         return stored
 
     def open_dataset(self, folder: Path) -> StoredDataset:

@@ -1,7 +1,8 @@
 """Making and unmaking folders named by an id, once however many writers race."""
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePath
 
@@ -9,7 +10,7 @@ from linprobe.disk import Staging, make_folders, refuse_links, remove_unit, stor
 from linprobe.errors import MismatchError, StoreError
 from linprobe.names import short_id
 from linprobe_store.format.layout import DATASET_PREFIX, folder_named
-from linprobe_store.handles.lookup import folder_digits, list_folders
+from linprobe_store.handles.lookup import Entry, folder_digits, list_folders
 
 
 def make_folder(
@@ -68,6 +69,18 @@ def remove_claim(folder: Path, prefix: str) -> None:
     """Remove the link that names a folder which is about to be removed."""
     with suppress(OSError):
         folder.with_name(f".{prefix}{folder_digits(folder)}").unlink()
+
+
+def open_made(folder: Path, opened: Callable[[Path], Entry]) -> Entry:
+    """Open a folder that was there a moment ago; a StoreError where it was removed meanwhile."""
+    try:
+        return opened(folder)
+    except StoreError:
+        if os.path.lexists(folder):
+            raise
+        raise StoreError(
+            f"{folder}: was removed meanwhile", hint="find out who removed it, then run it again"
+        ) from None
 
 
 def check_full_id(folder: Path, expected: str, stored: str) -> None:

@@ -12,7 +12,7 @@ from linprobe_store.format.commit import check_version
 from linprobe_store.format.names import sign_names
 from linprobe_store.format.spec import EncoderNames, EncoderSpec, Tap
 from linprobe_store.handles.encoder import StoredEncoder, open_encoder
-from linprobe_store.handles.folders import check_full_id, make_folder
+from linprobe_store.handles.folders import check_full_id, make_folder, open_made
 from linprobe_store.handles.lookup import Listing, choose, open_folders
 from linprobe_store.handles.split import Split
 
@@ -93,7 +93,7 @@ class FeatureStore:
             layout.NAMES_FILE: sign_names(names),
         }
         folder = make_folder(self.root, layout.ENCODER_PREFIX, names.slug, spec.encoder_id, files)
-        stored = open_encoder(folder)
+        stored = open_made(folder, open_encoder)
         check_full_id(folder, spec.encoder_id, stored.encoder_id)
         return stored
 

@@ -5,7 +5,6 @@ first machine stores what the encoder gives for the built-in canary images, and 
 compares its own with that.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import cast
 
 import numpy as np
 
-from linprobe.disk import Staging, refuse_links, store_errors
+from linprobe.disk import Staging, append_line, refuse_links, store_errors
 from linprobe.errors import REPAIR, IntegrityError, MismatchError
 from linprobe.records import MAX_BYTES, NonNegative, canonical_json, parse, plain, read_bytes
 from linprobe_store.format.layout import CANARY_FOLDER, PROVENANCE_FILE
@@ -58,8 +57,9 @@ def check_canary(encoder_path: Path, features: Mapping[str, FeatureArray]) -> No
         )
     for tap, reference in stored.items():
         x, y = reference.astype(np.float64), features[tap].astype(np.float64)
-        norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-        cosines = np.einsum("ij,ij->i", x, y) / norms
+        with np.errstate(all="ignore"):  # what is not finite has no cosine, and is refused
+            norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+            cosines = np.einsum("ij,ij->i", x, y) / norms
         worst = int(cosines.argmin()) if len(cosines) else 0
         if len(cosines) and not cosines[worst] >= _MIN_COSINE:
             raise MismatchError(
@@ -89,15 +89,9 @@ class Provenance:
 
 
 def append_provenance(encoder_path: Path, entry: Provenance) -> None:
-    """Append one line; lines of concurrent writers do not mix."""
-    path = encoder_path / PROVENANCE_FILE
-    refuse_links(encoder_path, path)
-    line = canonical_json(plain(entry)) + b"\n"
-    if path.exists() and not read_bytes(path).endswith(b"\n"):
-        line = b"\n" + line  # ends the line that a crash cut short
-    with store_errors(path), path.open("ab", buffering=0) as file:
-        file.write(line)
-        os.fsync(file.fileno())
+    """Append one line, durably; lines of concurrent writers do not mix."""
+    refuse_links(encoder_path)
+    append_line(encoder_path / PROVENANCE_FILE, canonical_json(plain(entry)))
 
 
 def merge_provenance(encoder_path: Path, lines: bytes) -> None:

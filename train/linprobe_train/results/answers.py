@@ -26,7 +26,8 @@ from linprobe.errors import ResultError, StoreError, unreadable
 from linprobe.names import first_few
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_train.results.result import Asked, ProbeResult, R, Result, digest_of
-from linprobe_train.results.signed import REMAKE, RESULT_FILE, read_signed, sign
+from linprobe_train.results.signed import RESULT_FILE, read_signed, sign
+from linprobe_train.scores.predictions import REMAKE
 
 MAX_NAME = 60
 """Most bytes of a name in the name of a folder; the digest keeps apart what is cut alike."""

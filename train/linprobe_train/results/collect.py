@@ -23,9 +23,14 @@ from linprobe_train.protocol.protocols import all_protocols
 from linprobe_train.results.answers import read_result
 from linprobe_train.results.probe_file import CARD_FILE
 from linprobe_train.results.result import ProbeResult, digest_of
-from linprobe_train.results.signed import REMAKE, RESULT_FILE, read_beside
+from linprobe_train.results.signed import RESULT_FILE, read_beside
 from linprobe_train.scores.metrics import all_metrics
-from linprobe_train.scores.predictions import PREDICTIONS_FILE, Predictions, parse_predictions
+from linprobe_train.scores.predictions import (
+    PREDICTIONS_FILE,
+    REMAKE,
+    Predictions,
+    parse_predictions,
+)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from linprobe.names import csv_cell
 from linprobe.records import JsonValue, plain
-from linprobe.terminal import human_bytes, text_table
+from linprobe.terminal import human_bytes, one_line, text_table
 from linprobe_train.scores.metrics import title_of, unit_of
 from linprobe_train.show.report import render
 from linprobe_train.show.text import interval_text, number_text
@@ -45,8 +46,9 @@ def compare_text(comparisons: Sequence[Comparison]) -> str:
     parts = []
     for part in (*_datasets(comparisons), *_overview(comparisons)):
         sides = "<" + ">" * (len(part.header) - 1)
-        parts += [part.title, text_table(part.header, part.rows, sides), *part.published]
-        parts += [*(f"note: {note}" for note in part.notes), ""]
+        said = (*part.published, *(f"note: {note}" for note in part.notes))
+        table = text_table(part.header, part.rows, sides)
+        parts += [one_line(part.title), table, *map(one_line, said), ""]
     return "\n".join([*parts, READING])
 
 
@@ -57,7 +59,9 @@ def compare_markdown(comparisons: Sequence[Comparison]) -> str:
         rule = ["---", *["---:"] * (len(part.header) - 1)]
         parts += [f"### {part.title}", ""]
         for line in (part.header, rule, *part.rows):
-            parts.append("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |")
+            parts.append(
+                "| " + " | ".join(one_line(cell).replace("|", r"\|") for cell in line) + " |"
+            )
         parts += ["", *(f"- {note}" for note in (*part.published, *part.notes)), ""]
     return "\n".join([*parts, READING])
 
@@ -68,8 +72,11 @@ def compare_html(comparisons: Sequence[Comparison]) -> str:
     return render("compare.html.j2", {"sections": sections, "reading": READING})
 
 
-def compare_csv(comparisons: Sequence[Comparison]) -> str:
-    """One line for every result, with shares as numbers in [0, 1]; empty where unknown."""
+def compare_csv(comparisons: Sequence[Comparison], *, guard: bool = True) -> str:
+    """One line for every result, with shares as numbers in [0, 1]; empty where unknown.
+
+    ``guard`` is that of :func:`linprobe.names.csv_cell`.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS.split(","))
@@ -81,7 +88,9 @@ def compare_csv(comparisons: Sequence[Comparison]) -> str:
             cells += [line.difference, apart.low, apart.high]
             cells += [None] * 3 if test is None else [test.only_first, test.only_second, test.p]
             cells += [line.dim, line.bytes_per_image, line.bytes, line.folder]
-            writer.writerow(cells)
+            writer.writerow(
+                csv_cell(cell, guard=guard) if isinstance(cell, str) else cell for cell in cells
+            )
     return out.getvalue().rstrip("\n")
 
 

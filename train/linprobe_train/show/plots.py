@@ -2,19 +2,19 @@
 
 import base64
 import io
-import lzma
 import re
-import tarfile
 import warnings
-import zlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from linprobe import tars
 from linprobe.disk import write_atomic
-from linprobe.names import IMAGE_EXTENSIONS
+from linprobe.errors import LinprobeError
+from linprobe.names import IMAGE_EXTENSIONS, image_formats
+from linprobe.records import open_regular
 from linprobe_train.protocol.search import Sweep
 from linprobe_train.scores.metrics import scale_of, title_of, unit_of
 from linprobe_train.show.facts import Calibration, Confusion
@@ -148,19 +148,19 @@ def thumbnails(folder: Path, split: str, keys: Collection[str]) -> Mapping[str, 
             for key, data in _images_of(path, set(keys) - set(uris)):
                 if uri := _thumbnail(data):
                     uris[key] = uri
-        except (tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
+        except (LinprobeError, *tars.UNREADABLE):
             continue
     return uris
 
 
 def _images_of(path: Path, keys: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """Images by key: the path of a member up to the first dot of its basename."""
-    with tarfile.open(path) as shard:
-        for member in shard if keys else ():
+    with open_regular(path) as file, tars.open_file(file) as shard:
+        for member in tars.files(shard) if keys else ():
             name = PurePosixPath(member.name)
             key = str(name.with_name(name.name.partition(".")[0] or name.name))
             is_image = name.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS
-            if key in keys and is_image and member.isfile() and member.size <= LARGEST_IMAGE:
+            if key in keys and is_image and member.size <= LARGEST_IMAGE:
                 stream = shard.extractfile(member)
                 yield key, b"" if stream is None else stream.read()
 
@@ -169,14 +169,18 @@ def _thumbnail(image: bytes) -> str | None:
     """A small JPEG; None where the image cannot be decoded."""
     from PIL import Image
 
+    Image.init()
     try:
-        with Image.open(io.BytesIO(image)) as opened:
+        with (
+            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+            Image.open(io.BytesIO(image), formats=image_formats(Image.OPEN)) as opened,
+        ):
             opened.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))
             small = opened.convert("RGB")
             small.thumbnail((THUMBNAIL, THUMBNAIL))
             out = io.BytesIO()
             small.save(out, "JPEG", quality=80)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # Pillow's plugins raise whatever a damaged file makes them do
         return None
     return _data_uri("image/jpeg", out.getvalue())
 

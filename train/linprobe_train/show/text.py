@@ -2,14 +2,14 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from linprobe.benchmarks import published
+from linprobe.names import csv_cell
 from linprobe.options import RESULTS
 from linprobe.records import JsonValue, plain
-from linprobe.terminal import command, install, text_table
+from linprobe.terminal import command, install, json_text, one_line, text_table
 from linprobe_store.format.spec import SkippedSample
 from linprobe_train.results.answers import Answer
 from linprobe_train.results.result import ProbeResult, R
@@ -59,7 +59,7 @@ def metric_source(result: ProbeResult) -> str:
 
 def _lines(*facts: tuple[str, object]) -> list[str]:
     """Facts by name; those that share a name follow one another."""
-    return [f"{name:<9} {value}" for name, value in facts]
+    return [one_line(f"{name:<9} {value}") for name, value in facts]
 
 
 def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
@@ -160,7 +160,8 @@ def outcomes_text(outcomes: Sequence[Outcome]) -> str:
         C = "-" if outcome.C is None else f"{outcome.C:.4g}"
         rows.append((task.encoder, task.dataset, metric, value, C, outcome.state))
         if outcome.problem:
-            failed.append(f"failed: {task.encoder} on {task.dataset}: {outcome.problem}")
+            where = f"{task.encoder} on {task.dataset}"
+            failed.append(one_line(f"failed: {where}: {outcome.problem}"))
         if outcome.damage:
             remade.append(f"made again: {task.encoder} on {task.dataset}: {outcome.damage}")
     stored = sum(outcome.state == "was there" for outcome in outcomes)
@@ -170,21 +171,30 @@ def outcomes_text(outcomes: Sequence[Outcome]) -> str:
 
 
 def predicted_lines(
-    form: str, blocks: Iterable[Predicted], classes: Sequence[str], top: int
+    form: str,
+    blocks: Iterable[Predicted],
+    classes: Sequence[str],
+    top: int,
+    *,
+    guard: bool = True,
 ) -> Iterator[str]:
-    """Lines as ``table``, ``csv`` or ``jsonl`` with ``top`` classes a row, as predictions come."""
+    """Lines as ``table``, ``csv`` or ``jsonl`` with ``top`` classes a row, as predictions come.
+
+    ``guard`` is that of :func:`linprobe.names.csv_cell`.
+    """
     if form == "csv":
         yield ",".join(["key", *(f"class_{i},probability_{i}" for i in range(1, top + 1))])
     for key, best in _rows(blocks, classes):
         if form == "jsonl":
-            yield json.dumps(_row_json(key, best), ensure_ascii=False)
+            yield json_text(_row_json(key, best))
         elif form == "csv":
             out = io.StringIO()
-            cells = [key, *(cell for name, p in best for cell in (name, f"{p:.6g}"))]
-            csv.writer(out, lineterminator="").writerow(cells)
-            yield out.getvalue()
+            pairs = ((csv_cell(name, guard=guard), f"{p:.6g}") for name, p in best)
+            cells = [csv_cell(key, guard=guard), *(cell for pair in pairs for cell in pair)]
+            csv.writer(out, lineterminator="\n").writerow(cells)  # by which it quotes cells
+            yield out.getvalue().removesuffix("\n")
         else:
-            yield f"{key}  {'  '.join(f'{name} {100 * p:.1f} %' for name, p in best)}"
+            yield one_line(f"{key}  {'  '.join(f'{name} {100 * p:.1f} %' for name, p in best)}")
 
 
 def predictions_json(

@@ -113,7 +113,8 @@ def load_array(path: Path) -> NDArray[np.generic]:
     if path.suffix == ".npy":
         return map_npy(path, str(path), error=DataError, hint=hint)
     with open_npz(path, error=DataError, hint=hint) as archive:
-        names = [name for name in ("features", "x", "X") if name in archive.names]
+        usual: tuple[str, ...] = ("features", "x", "X")
+        names = [name for name in usual if name in archive.names]
         names = names or [n for n in archive.names if len(archive.member(n).header.shape) == 2]
     if len(names) != 1:
         held = first_few(archive.names) or "no array"

@@ -20,6 +20,7 @@ from linprobe_extract.pack.listing import (
     extension_of,
     is_image,
     parse_arguments,
+    read_file,
 )
 from linprobe_extract.pack.splits import split_by_options
 
@@ -48,7 +49,17 @@ class _Table:
 def list_samples(words: str, options: PackOptions) -> Listing:
     """List a dataset of the hub, downloaded where needed; PackError where nothing has labels."""
     name, _, text = words.partition(":")
-    tables, notes = _labelled(name, parse_arguments(text))
+    try:
+        return _list_tables(name, parse_arguments(text), options)
+    except (PackError, ImportError):
+        raise
+    except Exception as error:  # datasets and pyarrow have errors of their own
+        hint = "check the name and config; a private dataset needs `hf auth login` first"
+        raise PackError(f"hf:{name}: {str(error).strip() or repr(error)}", hint=hint) from error
+
+
+def _list_tables(name: str, arguments: Mapping[str, Argument], options: PackOptions) -> Listing:
+    tables, notes = _labelled(name, arguments)
     feature = next(iter(tables.values())).feature
     is_multi_label = hasattr(feature, "feature")
     names = getattr(feature.feature if is_multi_label else feature, "names", None)
@@ -60,7 +71,7 @@ def list_samples(words: str, options: PackOptions) -> Listing:
         classes = tuple(sorted(values, key=int) if are_numbers else sorted(values))
         label_of = {value: label for label, value in enumerate(classes)}
     splits: Mapping[str, list[SourceSample]] = {
-        split: _samples(table, split, label_of) for split, table in tables.items()
+        split: _samples(table, split, label_of, name) for split, table in tables.items()
     }
     if set(splits) == {"train"}:
         splits, rule = split_by_options(splits["train"], options)
@@ -76,11 +87,7 @@ def _labelled(name: str, arguments: Mapping[str, Argument]) -> tuple[dict[str, _
     import datasets
 
     config = arguments.get("config")
-    try:
-        hub_splits: Mapping[str, Any] = datasets.load_dataset(name, config and str(config))
-    except (OSError, ValueError, RuntimeError) as error:
-        hint = "check the name and config; a private dataset needs `hf auth login` first"
-        raise PackError(f"hf:{name}: {str(error).strip() or repr(error)}", hint=hint) from error
+    hub_splits: Mapping[str, Any] = datasets.load_dataset(name, config and str(config))
     tables: dict[str, _Table] = {}
     notes: list[str] = []
     for hub_name, rows in hub_splits.items():
@@ -120,7 +127,19 @@ def _columns(features: Mapping[str, Any], arguments: Mapping[str, Argument]) -> 
     return chosen
 
 
-def _samples(table: _Table, split: str, label_of: Mapping[str, int] | None) -> list[SourceSample]:
+def _roots(name: str) -> tuple[Path, ...]:
+    """Where the files of a dataset may lie: its own folder, or what was downloaded."""
+    import datasets
+    from huggingface_hub import constants
+
+    config = datasets.config
+    caches = config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE
+    return tuple(Path(root).resolve() for root in (name, *caches))
+
+
+def _samples(
+    table: _Table, split: str, label_of: Mapping[str, int] | None, name: str
+) -> list[SourceSample]:
     """The samples of one split, sizes by offsets of the Arrow column; labels are ids or keys."""
     import datasets
     import pyarrow.compute
@@ -129,30 +148,34 @@ def _samples(table: _Table, split: str, label_of: Mapping[str, int] | None) -> l
     images = column.cast_column(table.image, datasets.Image(decode=False))
     stored = images.data.column(table.image)
     sizes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(stored, "bytes"))
-    names = pyarrow.compute.struct_field(stored, "path")
-    rows = zip(table.labels, names.to_pylist(), sizes.to_pylist(), strict=True)
+    paths = pyarrow.compute.struct_field(stored, "path")
+    rows = zip(table.labels, paths.to_pylist(), sizes.to_pylist(), strict=True)
     samples = []
-    for index, (cell, name, size) in enumerate(rows):
+    for index, (cell, path, size) in enumerate(rows):
         labels = {int(v) if label_of is None else label_of[v] for v in _values(cell)}
         samples.append(
             SourceSample(
-                name=f"{split}/{index:07d}{f'-{PurePosixPath(name).name}' if name else ''}",
+                name=f"{split}/{index:07d}{f'-{PurePosixPath(path).name}' if path else ''}",
                 labels=tuple(sorted(labels)),
-                extension=extension_of(name) if name and is_image(name) else "",
+                extension=extension_of(path) if path and is_image(path) else "",
                 n_bytes=int(size or 0),
                 stamp=0,
-                read=partial(_read, images, table.image, index),
+                read=partial(_read, images, table.image, index, name),
             )
         )
     return samples
 
 
-def _read(images: Any, column: str, index: int) -> bytes:
+def _read(images: Any, column: str, index: int, name: str) -> bytes:
     cell = images[index][column]
     if cell is None:
         raise OSError("no image in this row")
-    stored = cell["bytes"]
-    return Path(cell["path"]).read_bytes() if stored is None else bytes(stored)
+    if cell["bytes"] is not None:
+        return bytes(cell["bytes"])
+    path = Path(cell["path"] or "").resolve()
+    if not any(path.is_relative_to(root) for root in _roots(name)):
+        raise OSError("it names a file outside of the dataset")
+    return read_file(str(path))
 
 
 def _values(cell: object) -> list[str]:

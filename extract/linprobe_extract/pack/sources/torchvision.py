@@ -7,6 +7,7 @@ that the class hands to its ``loader``, or the rows of its ``data`` array, writt
 import contextlib
 import inspect
 import sys
+import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -64,48 +65,54 @@ def list_class(
     download = options.download and source.downloads
     classes: tuple[str, ...] = ()
     splits: dict[str, list[SourceSample]] = {}
-    for split, own in source.splits.items():
-        dataset = _open(source.name, {**own, **arguments}, root, download=download)
-        files = SplitFiles(dataset, root, split, download)
-        if source.name in READERS:
-            samples = READERS[source.name](files)
-        elif hasattr(dataset, "loader"):
-            samples = files.samples(files.pairs())
-        elif hasattr(dataset, "data"):  # (n, h, w), (n, h, w, 3) or (n, 3, h, w)
-            pixels: NDArray[np.uint8] = np.asarray(dataset.data)
-            if pixels.ndim == 4 and pixels.shape[1] == 3:
-                pixels = pixels.transpose(0, 2, 3, 1)
-            targets = dataset.targets if hasattr(dataset, "targets") else dataset.labels
-            samples = pixel_samples(pixels, targets, split + "/{:06d}")
-        else:
-            raise PackError(
-                f"torchvision's {source.name} gives neither files nor arrays with one label each",
-                hint="export it as folders of images, and pack imagefolder:DIR",
-            )
-        splits[split] = samples
-        if not classes:
-            own_names = CLASS_NAMES.get(source.name, lambda it: getattr(it, "classes", None))
-            n = 1 + max((label for sample in samples for label in sample.labels), default=0)
-            classes = tuple(map(str, own_names(dataset) or range(n)))
+    try:
+        for split, own in source.splits.items():
+            dataset = _open(source.name, {**own, **arguments}, root, download=download)
+            splits[split] = samples = _samples(source.name, dataset, root, split, download)
+            if not classes:
+                own_names = CLASS_NAMES.get(source.name, lambda it: getattr(it, "classes", None))
+                n = 1 + max((label for sample in samples for label in sample.labels), default=0)
+                classes = tuple(map(str, own_names(dataset) or range(n)))
+    except PackError:
+        raise
+    except Exception as error:  # whatever its readers make of missing, damaged or hostile files
+        raise PackError(
+            f"torchvision's {source.name} with {dict(arguments)}: {str(error).strip() or error!r}",
+            hint=f"put the files under {root} as torchvision's {source.name} expects them "
+            "(extract/DATASETS.md), or let it download them",
+        ) from error
     return Listing(source.name, classes, splits)
+
+
+def _samples(name: str, dataset: Any, root: Path, split: str, download: bool) -> list[SourceSample]:
+    files = SplitFiles(dataset, root, split, download)
+    if name in READERS:
+        return READERS[name](files)
+    if hasattr(dataset, "loader"):
+        return files.samples(files.pairs())
+    if not hasattr(dataset, "data"):
+        raise PackError(
+            f"torchvision's {name} gives neither files nor arrays with one label each",
+            hint="export it as folders of images, and pack imagefolder:DIR",
+        )
+    pixels: NDArray[np.uint8] = np.asarray(dataset.data)
+    if pixels.ndim == 4 and pixels.shape[1] == 3:  # not (n, h, w) or (n, h, w, 3)
+        pixels = pixels.transpose(0, 2, 3, 1)
+    targets = dataset.targets if hasattr(dataset, "targets") else dataset.labels
+    return pixel_samples(pixels, targets, split + "/{:06d}")
 
 
 def _open(name: str, arguments: Mapping[str, Argument], root: Path, *, download: bool) -> Any:
     """Construct the dataset; what torchvision prints goes to stderr."""
     import torchvision.datasets
 
+    # Of an archive, nothing leaves the folder that it is unpacked in: PEP 706, Python 3.14's rule.
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     kind = getattr(torchvision.datasets, name)
     parameters = inspect.signature(kind).parameters
     extra: dict[str, Any] = {"download": download} if "download" in parameters else {}
     if "loader" in parameters or issubclass(kind, torchvision.datasets.DatasetFolder):
         extra["loader"] = Path  # loads nothing: a sample is its path
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with contextlib.redirect_stdout(sys.stderr):
-            return kind(root, **arguments, **extra)
-    except (RuntimeError, ValueError, OSError, TypeError, ImportError, LookupError) as error:
-        raise PackError(
-            f"torchvision's {name} with {dict(arguments)}: {str(error).strip() or repr(error)}",
-            hint=f"put the files under {root} as torchvision's {name} expects them "
-            "(extract/DATASETS.md), or let it download them",
-        ) from error
+    root.mkdir(parents=True, exist_ok=True)
+    with contextlib.redirect_stdout(sys.stderr):
+        return kind(root, **arguments, **extra)
