@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -158,7 +159,7 @@ def test_a_configuration_downloads_no_weights_and_no_text_tower(
     asked: list[object] = []
     create = timm.create_model
 
-    def recorded(name: str, **options: object) -> object:
+    def recorded(name: str, **options: Any) -> object:  # noqa: ANN401 - timm's own
         asked.append(options["pretrained"])
         return create(name, **options)
 

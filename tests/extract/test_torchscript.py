@@ -28,7 +28,8 @@ class _Inner(nn.Module):
         self.register_buffer("passing", torch.arange(2), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.linear(x))
+        out: torch.Tensor = self.norm(self.linear(x))
+        return out
 
 
 class _Model(nn.Module):
@@ -53,7 +54,8 @@ class _Model(nn.Module):
         self.kinds = ("text", 2.5, 10**12, None, torch.device("cpu"), complex(1, 2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.blocks(x) + self.attribute.sum() + torch.tensor([1.0, 2.0, 3.0, 4.0])
+        out: torch.Tensor = self.blocks(x) + self.attribute.sum()
+        return out + torch.tensor([1.0, 2.0, 3.0, 4.0])
 
 
 class _Writing(nn.Module):
@@ -70,7 +72,7 @@ class _Writing(nn.Module):
 
     @torch.jit.export
     def __setstate__(self, state: tuple[torch.Tensor, str, bool]) -> None:
-        self.weight, self.path, self.training = state
+        self.weight, self.path, self.training = state  # type: ignore[assignment]
         torch.save(self.weight, self.path)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -93,7 +95,7 @@ def _rewritten(source: Path, target: Path, change: Callable[[str, bytes], bytes]
 
 
 def _same_as_torch(path: Path) -> None:
-    expected = torch.jit.load(path, map_location="cpu").state_dict()
+    expected = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
     state = read_checkpoint(path)
     assert state.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -113,7 +115,7 @@ def test_an_archive_gives_the_state_that_torch_gives(tmp_path: Path) -> None:
 
 def test_a_traced_archive_gives_the_state_that_torch_gives(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
-    traced = torch.jit.trace(model.eval(), torch.randn(1, 3, 4, 4))
+    traced = torch.jit.trace(model.eval(), torch.randn(1, 3, 4, 4))  # type: ignore[no-untyped-call]
     torch.jit.save(traced, tmp_path / "traced.pt")
 
     _same_as_torch(tmp_path / "traced.pt")

@@ -17,13 +17,13 @@ from store_factories import (
     sealed_split,
 )
 
+from linprobe import disk
 from linprobe.disk import Staging
 from linprobe.errors import NotFoundError, StoreError
 from linprobe.terminal import Progress
 from linprobe_store.care import remove
 from linprobe_store.care.remove import find_damaged, find_leftovers, remove_leftovers
 from linprobe_store.format.spec import DatasetNames, EncoderNames
-from linprobe_store.handles import folders
 from linprobe_store.handles.store import FeatureStore
 from linprobe_store.handles.witness import Provenance
 
@@ -110,7 +110,7 @@ def test_gc_goes_on_past_what_vanishes_or_may_not_be_read(
     parts.mkdir()
     for name in ("a", "b"):
         (parts / f"tmp-{name}-1-abcdefabcdef").mkdir()
-    known = remove.is_abandoned
+    known = disk.is_abandoned
 
     def is_abandoned(path: Path, *, min_age_s: float, foreign_age_s: float) -> bool:
         if path.name.startswith("tmp-a"):
@@ -173,7 +173,7 @@ def test_a_writer_whose_link_was_removed_yields_to_the_next(
     claim = tmp_path / f".enc-{first.short_id}"
     remove.remove_folder(first.path)
     assert not claim.is_symlink()
-    publish, other = folders.Staging.publish, f"enc-other-{first.short_id}"
+    publish, other = Staging.publish, f"enc-other-{first.short_id}"
 
     def publish_late(staging: Staging, final: Path) -> bool:
         if not claim.is_symlink() or claim.readlink().name != other:
@@ -181,7 +181,7 @@ def test_a_writer_whose_link_was_removed_yields_to_the_next(
             claim.symlink_to(other)
         return publish(staging, final)
 
-    monkeypatch.setattr(folders.Staging, "publish", publish_late)
+    monkeypatch.setattr(Staging, "publish", publish_late)
     second = register(tmp_path)
 
     assert second.path.name == other

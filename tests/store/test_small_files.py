@@ -16,7 +16,7 @@ HARMS: dict[str, Callable[[Path], object]] = {
     "FIFO": os.mkfifo,
     "device": lambda path: path.symlink_to("/dev/zero"),
     "folder": lambda path: path.mkdir(),
-    "1,099,511,627,776": lambda path: (path.touch(), os.truncate(path, 1 << 40)),
+    "1,099,511,627,776": lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_RDWR), 1 << 40),
 }
 
 
