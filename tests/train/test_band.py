@@ -244,10 +244,12 @@ def test_the_temperature_is_the_penalised_minimum_over_pooled_rows() -> None:
     def loss(u: float) -> float:
         return float(-log_softmax(z / math.exp(u), axis=1)[np.arange(240), y].sum())
 
-    exact = math.exp(minimize_scalar(lambda u: loss(u) + u * u / 2, bounds=(-3, 3), method="bounded").x)
+    exact = math.exp(
+        minimize_scalar(lambda u: loss(u) + u * u / 2, bounds=(-3, 3), method="bounded").x
+    )
     found = fit_temperature(pairs, "val")
 
-    assert found.T == pytest.approx(exact, rel=1e-4)
+    assert pytest.approx(exact, rel=1e-4) == found.T
     assert found.gain == pytest.approx(loss(0) - loss(math.log(exact)), abs=1e-3)
     assert found.applied
     assert found.used == found.T

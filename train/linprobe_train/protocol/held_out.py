@@ -9,11 +9,11 @@ from linprobe_train.protocol.protocols import BAND, Rule
 from linprobe_train.solver.rows import Rows
 
 VAL_ROWS = 100
-"""Least rows of val that ``nll-band-1`` chooses C on; smaller ones join the folds, which were better
-there by more than 0.05 points."""
+"""Least rows of val that ``nll-band-1`` chooses C on. Smaller ones join the folds, which were
+better there; from here on the official split is worth more than the 0.05 points that they gain."""
 FOLDED_ROWS = 10_000
-"""Rows from which ``nll-band-1`` holds a tenth out: folds gained nothing from a few hundred held-out
-rows on, and cost five times the fits."""
+"""Rows from which ``nll-band-1`` holds a tenth out: with a few hundred held-out rows folds gained
+nothing, and they cost five times the fits."""
 FOLDS = 5
 """Of ``nll-band-1``; ten, or three times five, were no better."""
 

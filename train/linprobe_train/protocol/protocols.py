@@ -139,8 +139,8 @@ DINO_GRID = list_grid(*(10 ** (-6 + 0.25 * i) for i in range(45)))
 ROWS = (
     Row(
         DEFAULT,
-        "embedding, L2-normalised, C by held-out likelihood: on val from 100 rows, else on 5 folds, "
-        "from 10,000 rows on a tenth",
+        "embedding, L2-normalised, C by held-out likelihood: on val of 100 rows and more, else on "
+        "5 folds, of 10,000 rows and more on a tenth",
     ),
     Row(
         Protocol("clip-paper", "pre_projection", False, False, HALVING),

@@ -52,10 +52,10 @@ class Sweep:
             falling = before and last and before.nll - last.nll > WIDTH
             if self.C < self.points[-1].C or not falling:
                 return []
-            return [
-                f"the best C, {self.C:g}, is the largest, and the held-out loss still falls there: "
-                "the optimum may lie beyond it; try further values with --grid"
-            ]
+            line = (
+                f"the best C, {self.C:g}, is the largest, and the held-out loss still falls there"
+            )
+            return [f"{line}: the optimum may lie beyond it; try further values with --grid"]
         lines = []
         if len(self.points) > 1 and self.C in (self.points[0].C, self.points[-1].C):
             lines.append(
@@ -147,7 +147,11 @@ class Search:
                 "chosen on this data; give classes more rows, or fix C with --C"
             )
         elif held.never:
-            rows = "row is the only one of its" if held.never == 1 else "rows are the only ones of their"
+            rows = (
+                "row is the only one of its"
+                if held.never == 1
+                else "rows are the only ones of their"
+            )
             lines.append(
                 f"{held.never} training {rows} class: in every fit, and never among the rows that C "
                 "was chosen on"

@@ -41,7 +41,7 @@ class Metric:
     top: int = 1
     """Classes of a row that it looks at, at most 5."""
     interval: Literal["wilson", "bootstrap"] | Callable[[Predictions, int], Interval] = "bootstrap"
-    """``wilson`` for shares of rows; a function of predictions and a seed where neither is valid."""
+    """``wilson`` for shares of rows; of predictions and a seed where neither is valid."""
     unit: str = "%"
     """``%``: a share in [0, 1], printed in per cent; else what is printed behind the value."""
     better: Literal["higher", "lower", "nearer 0"] = "higher"
@@ -66,7 +66,7 @@ class Metric:
         return {"two classes": k == 2, "over 5 classes": k > TOP}.get(self.needs, True)
 
     def interval_of(self, i: int, replicates: Replicates, rows: Predictions, seed: int) -> Interval:
-        """95 % interval of statistic i of ``replicates``, which are of this metric on these rows."""
+        """95 % interval of statistic i of ``replicates``, which are of these rows."""
         if self.interval == "wilson":
             return wilson(round(float(replicates.values[i]) * rows.n), rows.n)
         return replicates.interval(i) if self.interval == "bootstrap" else self.interval(rows, seed)

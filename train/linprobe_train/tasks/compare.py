@@ -194,9 +194,7 @@ def _comparison(
         key=lambda i: (-metric.merit(float(replicates.values[i])), results[i].dim, i),
     )
     notes += [f"{members[i][0].label}: {change}" for i in order for change in facts[i].changes]
-    standings = [
-        _standing(members, metric, replicates, i, order[0], facts[i], seed) for i in order
-    ]
+    standings = [_standing(members, metric, replicates, i, order[0], facts[i], seed) for i in order]
     return Comparison(results[0].dataset, metric.name, n, tuple(standings), tuple(notes))
 
 

@@ -25,7 +25,6 @@ from linprobe_train.scores.predictions import PREDICTIONS_FILE, encode_predictio
 from linprobe_train.solver.fit import FitSettings, plan_fit
 from linprobe_train.solver.passes import crew_of
 
-
 OF_PROBABILITIES = ("nll", "ece", "confidence_gap")
 """Metrics that a temperature changes, though no class is another."""
 UNUSABLE = 0.05
@@ -114,8 +113,8 @@ def probe(
     raw = tuple(score for score in scores if score.name in OF_PROBABILITIES)
     if chosen.probe.temperature != 1:
         p = replace(chosen.probe, temperature=1.0).probabilities(test)
-        names = tuple(score.name for score in raw)
-        raw = scores_of(predictions_of(p, test.labels), test.n_classes, seed, names)
+        without = predictions_of(p, test.labels)
+        raw = scores_of(without, test.n_classes, seed, tuple(score.name for score in raw))
     if question.metric not in {score.name for score in scores}:
         raise undefined(question.metric, test.n)
     versions = {name: version(name) for name in ("linprobe", "numpy", "scipy", "scikit-learn")}
@@ -181,11 +180,12 @@ def _unusable(scores: tuple[Score, ...], question: Question) -> tuple[str, ...]:
     does = "more rows of each class, or a val split that is like test, would help"
     if question.protocol.rule != BAND:
         does = "--protocol default, without --C, --grid, --cv or --metric, chooses C for them too"
-    return (
-        f"the probabilities cannot be used: they are off by {100 * error.value:.1f} points on average "
-        f"(surely by {100 * error.interval.low:.1f}), mean confidence minus accuracy is "
-        f"{100 * gap:+.1f} points; which class is named is not concerned; {does}",
+    off = f"{100 * error.value:.1f} points on average (surely by {100 * error.interval.low:.1f})"
+    line = (
+        f"the probabilities cannot be used: they are off by {off}, mean confidence minus accuracy "
+        f"is {100 * gap:+.1f} points; which class is named is not concerned; {does}"
     )
+    return (line,)
 
 
 def _warnings(
