@@ -147,14 +147,10 @@ class Search:
                 "chosen on this data; give classes more rows, or fix C with --C"
             )
         elif held.never:
-            rows = (
-                "row is the only one of its"
-                if held.never == 1
-                else "rows are the only ones of their"
-            )
+            rows = "row is the only one of its" if held.never == 1 else "rows are alone in their"
             lines.append(
-                f"{held.never} training {rows} class: in every fit, and never among the rows that C "
-                "was chosen on"
+                f"{held.never} training {rows} class: in every fit, and never among the rows that "
+                "C was chosen on"
             )
         if held.absent:
             lines.append(
