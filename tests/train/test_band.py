@@ -128,6 +128,20 @@ def test_ties_go_to_the_least_loss_then_to_the_smaller_C() -> None:
     assert chosen_C([point(1, 0.30, 0.9), point(10, 0.31, 0.8)], 50, lambda x: -x)[0] == 10
 
 
+def test_the_prior_decides_where_the_loss_does_not() -> None:
+    far, near = (
+        SweepPoint(C, 0.9, (), likelihood=Likelihood(0.3, penalty, in_band=False))
+        for C, penalty in ((1.0, 2.0), (1e4, 0.0))
+    )
+
+    # 2 nats are more than 50 rows allow in the band, and a tie of 500 rows goes to the least.
+    assert [p.likelihood.in_band for p in chosen_C([far, near], 50, float)[1] if p.likelihood] == [
+        False,
+        True,
+    ]
+    assert chosen_C([far, near], 500, float)[0] == 1e4
+
+
 def test_the_prior_is_a_parabola_in_the_logarithm_of_C_times_the_size_of_rows(crew: Crew) -> None:
     X, y = features(100, 8, 3, noise=2)
     doubled = rows_of_array(2 * X, y, 3)

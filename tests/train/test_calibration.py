@@ -80,14 +80,15 @@ def test_ECE_of_a_worked_example() -> None:
 
 
 def test_resampling_rows_does_not_raise_the_estimate() -> None:
-    rows = simulated(300, 1.6, 0)[0]
-    statistic, rng = metric_named("ece").statistic(rows), np.random.default_rng(0)
-    drawn = [
-        statistic(np.bincount(rng.integers(0, 300, 300), minlength=300).astype(np.float64))
-        for _ in range(400)
-    ]
+    # Draws of rows add noise to that of the labels; for a calibrated probe all of it is to go.
+    drawn, rng = [], np.random.default_rng(0)
+    for seed in range(40):
+        statistic = metric_named("ece").statistic(simulated(300, 1.0, seed)[0])
+        for _ in range(10):
+            w = np.bincount(rng.integers(0, 300, 300), minlength=300)
+            drawn.append(statistic(w.astype(np.float64)))
 
-    assert np.mean(np.square(drawn)) == pytest.approx(statistic(np.ones(300)) ** 2, abs=0.004)
+    assert np.mean(np.array(drawn) > 0) < 0.55
 
 
 def test_the_better_of_two_gaps_is_the_one_nearer_to_0() -> None:

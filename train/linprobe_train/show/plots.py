@@ -46,8 +46,10 @@ def curve_svg(sweep: Sweep, metric: str) -> str:
     figure, axes = _figure(7.0, 3.2)
     axes.plot(C, score, color=_ACCENT, marker="o", markersize=4)
     axes.axvline(sweep.C, color=_INK, linewidth=1, linestyle="--")
-    axes.annotate(f" C = {sweep.C:.3g}", (sweep.C, min(score)), color=_INK)
-    axes.plot([sweep.C], [score[C.index(sweep.C)]], color=_ACCENT, marker="o", markersize=9)
+    chosen = score[C.index(sweep.C)]
+    far = max(score, key=lambda y: abs(y - chosen))  # beside the line, off the curve's end
+    axes.annotate(f" C = {sweep.C:.3g}", (sweep.C, far), color=_INK)
+    axes.plot([sweep.C], [chosen], color=_ACCENT, marker="o", markersize=9)
     axes.set(xscale="log", xlabel="C", ylabel=f"{metric}, {unit}")
     return _svg(figure, "curve", _OF_THE_PAGE)
 
