@@ -17,7 +17,7 @@ from linprobe_train.protocol.cuts import stratified_folds, stratified_tenth
 from linprobe_train.protocol.held_out import cut_rows
 from linprobe_train.protocol.protocols import BAND, DEFAULT, PROTOCOLS, list_grid
 from linprobe_train.protocol.scoring import Likelihood, SweepPoint
-from linprobe_train.protocol.search import search
+from linprobe_train.protocol.search import Sweep, search
 from linprobe_train.protocol.temperature import GAIN, fit_temperature
 from linprobe_train.scores.metrics import score_value
 from linprobe_train.solver.fit import FitSettings, fit_rows
@@ -310,7 +310,11 @@ def test_an_edge_is_told_only_where_the_loss_still_falls(crew: Crew) -> None:
     chosen = search(rows, None, DEFAULT.grid, FitSettings(), crew, rule=BAND)
 
     assert chosen.sweep is not None
-    assert not any("edge" in line or "same at" in line for line in chosen.sweep.warnings())
+    assert chosen.sweep.warnings() == ()
+    falling = tuple(point(10.0**i, 0.5 - 0.05 * i, 0.9) for i in range(3))
+    (line,) = Sweep("top1", falling, 100.0, BAND).warnings()
+    assert "the best C, 100, is the largest, and the held-out loss still falls there" in line
+    assert Sweep("top1", falling, 10.0, BAND).warnings() == ()
 
 
 def test_the_probe_of_a_search_is_divided_by_the_temperature_that_is_applied() -> None:
