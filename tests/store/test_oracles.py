@@ -244,12 +244,17 @@ def test_a_file_of_another_size_is_refused_before_it_is_mapped(tmp_path: Path, c
         map_array(tmp_path / "a", table_of(tmp_path / "a"))
 
 
+NAMES: tuple[object, ...] = (5, [1], ["a", "b"], [{}])
+FILLS: tuple[object, ...] = (1 << 63, 0.5, "NaN", {}, None, True)
+FLOAT_FILLS: tuple[object, ...] = ("x", {}, None)
+
+
 @pytest.mark.parametrize(
     ("name", "field", "value"),
     [
-        *(("labels", "dimension_names", value) for value in (5, [1], ["a", "b"], [{}])),
-        *(("labels", "fill_value", value) for value in (1 << 63, 0.5, "NaN", {}, None, True)),
-        *(("features_embedding", "fill_value", value) for value in ("x", {}, None)),
+        *(("labels", "dimension_names", value) for value in NAMES),
+        *(("labels", "fill_value", value) for value in FILLS),
+        *(("features_embedding", "fill_value", value) for value in FLOAT_FILLS),
         ("labels", "attributes", 5),
         ("labels", "must", {"must_understand": True}),
         ("labels", "storage_transformers", [{}]),
