@@ -61,10 +61,10 @@ def ece_interval(rows: Predictions, seed: int) -> Interval:
     sums = np.bincount(bins, error, ECE_BINS)
     E, moved = np.abs(sums).sum() / n, np.abs(drawn - sums).sum(axis=1) / n
     t = max(np.percentile(moved, 95), np.percentile(np.abs(null).sum(axis=1) / n, 95))
-    high = E + Z_90 * float(np.std(np.abs(drawn).sum(axis=1) / n))
+    high = float(E + Z_90 * np.std(np.abs(drawn).sum(axis=1) / n))
     # The estimate has other bins than E: where it lies outside, the interval is widened to it.
     value = ece(rows)(np.ones(n))
-    return Interval(min(max(0.0, E - t), value), min(1.0, max(high, value)))
+    return Interval(min(max(0.0, float(E - t)), value), min(1.0, max(high, value)))
 
 
 def confidence_gap(rows: Predictions) -> Statistic:
