@@ -147,7 +147,7 @@ def test_a_metric_that_the_target_lacks_is_completed_and_told(
     place = f"memory://{tmp_path.name}" if target == "memory://" else str(tmp_path / "b")
     copy(root_of(whole), place)
     names = DatasetNames("Pets", "mean_per_class")
-    (dataset_of(whole).path / "names.json").write_bytes(sign_names(names))
+    (dataset_of(whole).path / "names.json").write_bytes(sign_names(names, whole.dataset_id))
     try:
         assert copy(root_of(whole), place) == (
             "there already",
@@ -157,7 +157,7 @@ def test_a_metric_that_the_target_lacks_is_completed_and_told(
         path = f"enc-*/sets/{whole.path.parent.name}/names.json"
         if target == "folder":
             (file,) = (tmp_path / "b").glob(path)
-            assert file.read_bytes() == sign_names(names)
+            assert file.read_bytes() == sign_names(names, whole.dataset_id)
     finally:
         fsspec.filesystem("memory").store.clear()
 
