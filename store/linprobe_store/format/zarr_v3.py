@@ -17,7 +17,6 @@ from linprobe.errors import REPAIR, IntegrityError, StoreError
 from linprobe.records import JsonValue, canonical_json, parse
 from linprobe.terminal import command
 
-_NONE = ("storage_transformers", [])
 _MAX_ROW_BYTES = 64 << 20
 """Of a row, which is looked at whole."""
 _MAX_CHUNKS = 1 << 20
@@ -155,12 +154,17 @@ def _may_be(name: str, value: object, geometry: ArrayGeometry) -> bool:
     if name == "fill_value" and geometry.dtype.kind == "f":
         return type(value) in (int, float) or value in ("NaN", "Infinity", "-Infinity")
     if name == "fill_value":
-        limits = np.iinfo(geometry.dtype)
+        limits = np.iinfo(geometry.dtype.name)
         return type(value) is int and limits.min <= value <= limits.max
     if name == "dimension_names":
-        is_list = isinstance(value, list) and len(value) == len(geometry.shape)
-        return value is None or (is_list and all(isinstance(n, str | None) for n in value))
-    return isinstance(value, dict) if name == "attributes" else (name, value) == _NONE
+        names = value if isinstance(value, list) else [0]
+        is_whole = len(names) == len(geometry.shape) and all(
+            isinstance(n, str | None) for n in names
+        )
+        return value is None or is_whole
+    if name == "attributes":
+        return isinstance(value, dict)
+    return name == "storage_transformers" and value == []
 
 
 def _is_possible(geometry: ArrayGeometry) -> bool:
