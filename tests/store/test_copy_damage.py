@@ -514,3 +514,13 @@ def test_very_many_runs_are_copied_at_once_and_once(whole: Split, tmp_path: Path
 
     (copied,) = (tmp_path / "target").glob("enc-*/provenance.jsonl")
     assert copied.read_text() == runs.read_text()
+
+
+def test_a_packed_split_in_the_folder_of_another_is_told(whole: Split, tmp_path: Path) -> None:
+    copy(root_of(whole), tmp_path / "packed", pack=True)
+    (path,) = (tmp_path / "packed").glob("enc-*/sets/ds-*/train")
+    path.rename(path.with_name("test"))
+
+    problems = [unit.problem for unit in verify_store(FeatureStore(tmp_path / "packed"), deep=True)]
+
+    assert problems[-1] == f"{path.with_name('test')}: expected split test, found train"
