@@ -129,7 +129,7 @@ def test_a_metric_reaches_splits_that_were_sealed_without_it(
     data = write_packed(tmp_path / "pets", metric="mean_per_class")
     sealed = extract_small(model, data, tmp_path / "f").sealed
     names = sealed[0].path.parent / "names.json"
-    names.write_bytes(sign_names(DatasetNames("pets")))
+    names.write_bytes(sign_names(DatasetNames("pets"), sealed[0].dataset_id))
 
     again = extract_small(model, data, tmp_path / "f")
 

@@ -147,7 +147,7 @@ def test_a_metric_that_the_target_lacks_is_completed_and_told(
     place = f"memory://{tmp_path.name}" if target == "memory://" else str(tmp_path / "b")
     copy(root_of(whole), place)
     names = DatasetNames("Pets", "mean_per_class")
-    (dataset_of(whole).path / "names.json").write_bytes(sign_names(names))
+    (dataset_of(whole).path / "names.json").write_bytes(sign_names(names, whole.dataset_id))
     try:
         assert copy(root_of(whole), place) == (
             "there already",
@@ -157,7 +157,7 @@ def test_a_metric_that_the_target_lacks_is_completed_and_told(
         path = f"enc-*/sets/{whole.path.parent.name}/names.json"
         if target == "folder":
             (file,) = (tmp_path / "b").glob(path)
-            assert file.read_bytes() == sign_names(names)
+            assert file.read_bytes() == sign_names(names, whole.dataset_id)
     finally:
         fsspec.filesystem("memory").store.clear()
 
@@ -514,3 +514,13 @@ def test_very_many_runs_are_copied_at_once_and_once(whole: Split, tmp_path: Path
 
     (copied,) = (tmp_path / "target").glob("enc-*/provenance.jsonl")
     assert copied.read_text() == runs.read_text()
+
+
+def test_a_packed_split_in_the_folder_of_another_is_told(whole: Split, tmp_path: Path) -> None:
+    copy(root_of(whole), tmp_path / "packed", pack=True)
+    (path,) = (tmp_path / "packed").glob("enc-*/sets/ds-*/train")
+    path.rename(path.with_name("test"))
+
+    problems = [unit.problem for unit in verify_store(FeatureStore(tmp_path / "packed"), deep=True)]
+
+    assert problems[-1] == f"{path.with_name('test')}: expected split test, found train"

@@ -85,8 +85,8 @@ def names_reader(kind: type[EncoderNames] | type[DatasetNames]) -> Callable[[Jso
     def read(value: Json) -> object:
         data = canonical_json(signed(value))
         if kind is EncoderNames:
-            return parse_names(EncoderNames, data, "FILE")
-        return parse_names(DatasetNames, data, "FILE")
+            return parse_names(EncoderNames, data, "FILE", str(value.get("id")))
+        return parse_names(DatasetNames, data, "FILE", str(value.get("id")))
 
     return read
 
@@ -237,6 +237,22 @@ def test_a_name_edited_on_disk_is_refused(tmp_path: Path) -> None:
 
 def test_names_of_the_other_kind_are_refused() -> None:
     with pytest.raises(IntegrityError, match="FILE"):
-        parse_names(EncoderNames, sign_names(DatasetNames("Pets")), "FILE")
+        parse_names(EncoderNames, sign_names(DatasetNames("Pets"), "0" * 64), "FILE", "0" * 64)
     with pytest.raises(IntegrityError, match="FILE"):
-        parse_names(DatasetNames, sign_names(EncoderNames("ViT-T/8", "vit")), "FILE")
+        names = sign_names(EncoderNames("ViT-T/8", "vit"), "0" * 64)
+        parse_names(DatasetNames, names, "FILE", "0" * 64)
+
+
+def test_names_of_another_encoder_or_dataset_are_refused(tmp_path: Path) -> None:
+    split, _ = sealed_split(tmp_path)
+    for file, names, read in (
+        (split.path.parents[2] / "names.json", EncoderNames("B", "b"), lambda: encoder_of(split)),
+        (split.path.parent / "names.json", DatasetNames("B"), lambda: dataset_of(split)),
+    ):
+        data = file.read_bytes()
+        file.write_bytes(sign_names(names, "ab" * 32))
+
+        with pytest.raises(IntegrityError, match=re.escape(f"{file}: expected the names of")):
+            read()
+
+        file.write_bytes(data)

@@ -63,21 +63,25 @@ def complete_folder(
         else:  # sound, and of another id
             label = Path(target.label, path)
             check_full_id(label, *(_full_id(data) for data in (spec, content)))
-    _complete_names(target, join(path, layout.NAMES_FILE), source.names, bool(same), watch)
+    names_file = join(path, layout.NAMES_FILE)
+    _complete_names(target, names_file, source.names, _full_id(spec), bool(same), watch)
     return path
 
 
-def _complete_names(target: Place, file: str, names: Names, is_told: bool, watch: Watch) -> None:
+def _complete_names(
+    target: Place, file: str, names: Names, full_id: str, is_told: bool, watch: Watch
+) -> None:
     """Keep the names that the target has, but for a metric that only the source knows."""
     try:
-        stored = parse_names(type(names), _content(target, file), f"{target.label}/{file}")
+        content = _content(target, file)
+        stored = parse_names(type(names), content, f"{target.label}/{file}", full_id)
     except IntegrityError:
-        _mend(target, file, sign_names(names), is_told, watch)
+        _mend(target, file, sign_names(names, full_id), is_told, watch)
         return
     both: tuple[object, object] = stored, names
     match both:
         case DatasetNames(name, None), DatasetNames(metric=str(metric)):
-            _write(target, file, sign_names(DatasetNames(name, metric)))
+            _write(target, file, sign_names(DatasetNames(name, metric), full_id))
             text = f"its metric at the target is now {metric}, as in the source"
             watch(Progress(0, None, "splits", line=f"{name}: {text}"))
 

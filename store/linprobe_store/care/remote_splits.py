@@ -9,7 +9,7 @@ from typing import Generic
 
 from linprobe.disk import STAGING_PREFIX
 from linprobe.errors import REPAIR, IntegrityError, NotFoundError, StoreError
-from linprobe.records import MAX_BYTES
+from linprobe.records import MAX_BYTES, digest_json, plain
 from linprobe.terminal import command
 from linprobe_store.care.packed import parse_packed
 from linprobe_store.care.place import Place
@@ -181,7 +181,8 @@ def _folders(
                 data = place.read(file, limit)
                 identity = parse_spec(spec_kind, data, f"{place.label}/{file}", digits)
                 data = place.read(names_file, layout.MAX_NAMES_BYTES)
-                names = parse_names(names_kind, data, f"{place.label}/{names_file}")
+                label, full_id = f"{place.label}/{names_file}", digest_json(plain(identity))
+                names = parse_names(names_kind, data, label, full_id)
         except StoreError as error:
             broken.append(Broken(Path(place.label, path), kind, error))
         else:

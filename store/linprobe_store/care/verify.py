@@ -117,6 +117,7 @@ def _check_split(dataset: StoredDataset, deep: bool, path: Path) -> UnitContents
         split = dataset.split(path.name)
         return _check_bytes(path, split.commit, split.arrays, len(split.classes), deep)
     packed = parse_packed(read_bytes(path / layout.PACKED_FILE), str(path / layout.PACKED_FILE))
+    dataset.check_commit(path, packed.commit)
     check_files(path, packed.files, "deep" if deep else "open")
     return packed.commit
 

@@ -76,26 +76,30 @@ class StoredDataset:
         """
         path = self.split_path(name)
         with reading(path):
-            return self._open(name, path)
+            return self._open(path)
 
-    def _open(self, name: str, path: Path) -> Split:
+    def _open(self, path: Path) -> Split:
         if is_packed_split(path):
             raise StoreError(
                 f"{path}: packed for transfer, cannot be mapped",
                 hint=f"unpack it into a store: {command('store copy', 'SOURCE', 'TARGET')}",
             )
         commit = read_commit(SplitCommit, path)
+        self.check_commit(path, commit)
+        check_files(path, commit.files, "open")
+        encoder, dataset = (self.encoder_spec, self.encoder_names), (self.spec, self.names)
+        return Split(*encoder, *dataset, path, commit, map_unit(path, commit))
+
+    def check_commit(self, path: Path, commit: SplitCommit) -> None:
+        """Refuse, by a MismatchError, the commit of another split than the folder says."""
         check_origin(
             path,
             ("encoder", self.encoder_spec.encoder_id, commit.encoder_id),
             ("dataset", self.dataset_id, commit.dataset_id),
-            ("split", name, commit.split),
+            ("split", path.name, commit.split),
             ("taps", self.encoder_spec.taps, commit.taps),
             ("dtype", self.encoder_spec.storage_dtype, commit.dtype),
         )
-        check_files(path, commit.files, "open")
-        encoder, dataset = (self.encoder_spec, self.encoder_names), (self.spec, self.names)
-        return Split(*encoder, *dataset, path, commit, map_unit(path, commit))
 
     def split_path(self, name: str) -> Path:
         """Folder of a sealed split, which may be damaged; a NotFoundError where there is none."""

@@ -154,7 +154,7 @@ class StoredEncoder:
             check_class_names(spec.classes, names.name, error=MismatchError)
         files = {
             layout.DATASET_FILE: canonical_json(plain(spec)),
-            layout.NAMES_FILE: sign_names(names),
+            layout.NAMES_FILE: sign_names(names, spec.dataset_id),
         }
         parent = self.path / layout.SETS_FOLDER
         folder = make_folder(parent, layout.DATASET_PREFIX, names.name, spec.dataset_id, files)
@@ -162,7 +162,7 @@ class StoredEncoder:
         check_full_id(folder, spec.dataset_id, stored.dataset_id)
         if stored.metric is None and names.metric is not None:
             refuse_links(self.path, parent, folder)
-            declared = sign_names(DatasetNames(stored.name, names.metric))
+            declared = sign_names(DatasetNames(stored.name, names.metric), spec.dataset_id)
             write_atomic(folder / layout.NAMES_FILE, declared)
             return open_made(folder, self.open_dataset)
         return stored
@@ -173,7 +173,7 @@ class StoredEncoder:
         spec = parse_spec(DatasetSpec, read_bytes(file), str(file), lookup.folder_digits(folder))
         names_file = folder / layout.NAMES_FILE
         names_data = read_bytes(names_file, limit=layout.MAX_NAMES_BYTES)
-        names = parse_names(DatasetNames, names_data, str(names_file))
+        names = parse_names(DatasetNames, names_data, str(names_file), spec.dataset_id)
         return StoredDataset(self.spec, self.names, spec, names, folder)
 
     def record_provenance(self, entry: Provenance) -> None:
@@ -209,5 +209,5 @@ def open_encoder(folder: Path) -> StoredEncoder:
     spec = parse_spec(EncoderSpec, data, str(file), lookup.folder_digits(folder))
     names_file = folder / layout.NAMES_FILE
     names_data = read_bytes(names_file, limit=layout.MAX_NAMES_BYTES)
-    names = parse_names(EncoderNames, names_data, str(names_file))
+    names = parse_names(EncoderNames, names_data, str(names_file), spec.encoder_id)
     return StoredEncoder(spec, names, folder)

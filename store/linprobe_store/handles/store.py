@@ -91,7 +91,7 @@ class FeatureStore:
         write_format(self.root)
         files = {
             layout.ENCODER_FILE: canonical_json(plain(spec)),
-            layout.NAMES_FILE: sign_names(names),
+            layout.NAMES_FILE: sign_names(names, spec.encoder_id),
         }
         folder = make_folder(self.root, layout.ENCODER_PREFIX, names.slug, spec.encoder_id, files)
         stored = open_made(folder, open_encoder)
