@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from linprobe_train.protocol.cuts import stratified_tenth
 from linprobe_train.protocol.protocols import HALVING
-from linprobe_train.protocol.search import search, stratified_tenth
+from linprobe_train.protocol.search import search
 from linprobe_train.solver.fit import FitSettings
 from linprobe_train.solver.lbfgs import Tolerance
 from linprobe_train.solver.passes import Crew, crew_of, evaluate

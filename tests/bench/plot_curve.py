@@ -19,8 +19,8 @@ from clip_data import data_folder
 from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 
-from linprobe_train.protocol.search import SWEEP_TOLERANCE
 from linprobe_train.solver.fit import FitSettings, make_trainer
+from linprobe_train.solver.lbfgs import Tolerance
 from linprobe_train.solver.passes import crew_of
 from linprobe_train.solver.preparation import Preparation
 from linprobe_train.solver.rows import rows_of_array
@@ -41,7 +41,7 @@ def curves(path: Path) -> dict[str, list[float]]:
     with crew_of(1) as crew:
         trainer = make_trainer(train, FitSettings(), crew)
         for C in CS:
-            trainer.fit(C, SWEEP_TOLERANCE)
+            trainer.fit(C, Tolerance())
             right = trainer.probe(C).probabilities(val).argmax(1) == yv
             ours.append(100 * float(right.mean()))
             model = LogisticRegression(C=C, max_iter=1000).fit(X, y)

@@ -14,7 +14,8 @@ import linprobe
 from linprobe.errors import DataError, OptionError, ResultError
 from linprobe_train.api import fit_probe, sweep
 from linprobe_train.protocol.protocols import best_C
-from linprobe_train.protocol.search import Sweep, SweepPoint
+from linprobe_train.protocol.scoring import SweepPoint
+from linprobe_train.protocol.search import Sweep
 from linprobe_train.results.probe_file import ProbeCard, load_probe, save_probe
 from linprobe_train.solver.fit import FitSettings
 from linprobe_train.solver.lbfgs import FitReport, StopReason, Tolerance
@@ -92,7 +93,7 @@ def curve(*scores: float, converged: bool = True) -> Sweep:
     """A finished sweep over C = 1, 10, 100, ..."""
     stop: StopReason = "bound" if converged else "max_iter"
     points = tuple(
-        SweepPoint(10.0**i, score, (FitReport(10.0**i, 1.0, 0.9, 1e-7, 1e-8, stop, 5, 6),))
+        SweepPoint(10.0**i, score, (FitReport(10.0**i, 1.0, 0.9, 1e-5, 1e-8, stop, 5, 6),))
         for i, score in enumerate(scores)
     )
     return Sweep("top1", points, best_C({point.C: point.score for point in points}))

@@ -14,7 +14,7 @@ from linprobe_train.estimator import LinearProbe
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 def test_scikit_learn_accepts_the_estimator() -> None:
     # One check compares two fits to seven digits of their probabilities.
-    check_estimator(LinearProbe(gap=1e-15))
+    check_estimator(LinearProbe(gap=1e-18))
 
 
 @pytest.mark.filterwarnings("ignore:Skipping check check_array_api_input")

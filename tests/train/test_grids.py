@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linprobe.errors import DataError, OptionError
+from linprobe_train.protocol.cuts import stratified_folds, stratified_tenth
 from linprobe_train.protocol.protocols import (
     HALVING,
     PROTOCOLS,
@@ -17,7 +18,6 @@ from linprobe_train.protocol.protocols import (
     list_grid,
     protocol_named,
 )
-from linprobe_train.protocol.search import stratified_folds, stratified_tenth
 
 
 def walk(grid: Grid, score: Callable[[float], float]) -> tuple[dict[float, float], int]:

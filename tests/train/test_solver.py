@@ -1,6 +1,5 @@
 """The solver finds the optimum of scikit-learn's objective, on every path to it."""
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +10,7 @@ from train_factories import features, make_rows
 
 from linprobe_train.solver import problem as problem_module
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
-from linprobe_train.solver.passes import Crew, crew_of, evaluate, with_ridge
+from linprobe_train.solver.passes import Crew, crew_of, evaluate
 from linprobe_train.solver.path import PathSolver
 from linprobe_train.solver.preparation import Preparation
 from linprobe_train.solver.problem import Problem, make_problem
@@ -149,7 +148,8 @@ def test_a_pilot_smaller_than_the_rows_steers_to_the_same_optimum(
     for C in (0.1, 100.0):
         expected = full.fit(C, Tolerance()).objective
         assert sampled.fit(C, Tolerance()).objective == pytest.approx(expected, rel=1e-6)
-    assert sampled.passes < 1.5 * full.passes
+    # Without logits every length that is tried is a pass.
+    assert sampled.passes < 1.6 * full.passes
 
 
 @pytest.mark.parametrize("resident", [True, False])
@@ -228,26 +228,3 @@ def test_at_tiny_C_the_direction_of_W_is_right_though_F_hardly_moves(crew: Crew)
     cosine = (coef * expected).sum() / np.linalg.norm(coef) / np.linalg.norm(expected)
     assert cosine > 0.999
     assert np.linalg.norm(coef) == pytest.approx(np.linalg.norm(expected), rel=0.03)
-
-
-def test_long_jumps_up_are_bridged_every_half_decade_where_the_ridge_counts(crew: Crew) -> None:
-    path = PathSolver(plain_problem(make_rows()), crew)
-    path.fit(1e-6, Tolerance())
-
-    assert path.bridge(math.log(1.0)) == []
-    path.fit(1.0, Tolerance())
-    assert path.bridge(math.log(10.0)) == []
-    assert path.bridge(math.log(0.01)) == []
-    assert np.allclose(np.exp(path.bridge(math.log(100.0))), [10**0.5, 10, 10**1.5])
-
-
-def test_a_start_between_two_solutions_is_on_the_line_through_them(crew: Crew) -> None:
-    path = PathSolver(plain_problem(make_rows()), crew)
-    for C in (1.0, 10.0):
-        path.fit(C, Tolerance())
-    x = math.log(10) / 2
-    start = path._start(x)
-    first, second = (path._solved[math.log(C)] for C in (1.0, 10.0))
-
-    assert np.allclose(start.point.V, (first.V + second.V) / 2)
-    assert min(with_ridge(end, start.l2).F for end in (first, second)) > start.F

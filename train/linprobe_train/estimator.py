@@ -31,7 +31,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     normalize : divide rows by their L2 norm, in ``fit`` and in ``predict``.
     standardize : then give every feature mean 0 and deviation 1; folded into ``coef_``.
     class_weight : None, "balanced", or a weight for each label.
-    gap : relative objective gap at which to stop. With 1e-15 all of scikit-learn's estimator checks
+    gap : relative objective gap at which to stop. With 1e-18 all of scikit-learn's estimator checks
         pass; with the default, all but the one that ``LogisticRegression`` fails too.
     max_iter : most iterations.
     threads : threads over blocks of rows.

@@ -1,40 +1,30 @@
 """From rows to a fitted probe: hold rows out, choose C on them, fit all of them at that C."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from linprobe.errors import DataError
 from linprobe.terminal import Progress, Watch, ignore
-from linprobe_store.format.spec import LabelArray
+from linprobe_train.protocol.cuts import stratified_folds, stratified_tenth
 from linprobe_train.protocol.protocols import Grid, best_C
-from linprobe_train.scores.metrics import metric_named, score_value
-from linprobe_train.solver.fit import FitSettings, Trainer, make_trainer
+from linprobe_train.protocol.scoring import (
+    Scorer,
+    SweepPoint,
+    Trial,
+    contenders,
+    lead_of,
+    unfinished,
+)
+from linprobe_train.scores.metrics import metric_named
+from linprobe_train.solver.fit import FitSettings, make_trainer
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.memory import available_bytes
 from linprobe_train.solver.passes import Crew
 from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.rows import Rows
 
-SWEEP_TOLERANCE = Tolerance(gap=5e-4, decrement=1e-4)
-"""Looser than the final fit: beyond it, val accuracy moves by less than one row in a thousand while
-passes double."""
-Trial = tuple[Trainer, Rows]
-"""One cut of the data: a trainer on the rows to fit, and the held-out rows that it is scored on."""
-
-
-@dataclass(frozen=True)
-class SweepPoint:
-    """One value of C."""
-
-    C: float
-    """Inverse L2 strength."""
-    score: float
-    """Held-out score, averaged over the trials."""
-    fits: tuple[FitReport, ...]
-    """One for each trial."""
+LENT = 3
+"""Solutions of the sweep, those nearest to the chosen C, that the final fit starts from."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +53,14 @@ class Sweep:
                 f"val {self.metric} is the same at {len(ties)} values of C from {ties[0]:g} to "
                 f"{ties[-1]:g}; the smallest was taken; a larger val split would tell them apart"
             )
-        bad = [p.C for p in self.points if not all(fit.converged for fit in p.fits)]
+        if open_points := contenders(self.points):
+            rows = max(point.undecided for point in open_points)
+            lines.append(
+                f"{rows} val rows lie on the boundary of two classes, to float64's precision, at "
+                f"C = {', '.join(f'{point.C:g}' for point in open_points)}, and the choice of C = "
+                f"{self.C:g} hangs on them; a larger val split would settle it"
+            )
+        bad = [point.C for point in self.points if unfinished(point)]
         if bad:
             lines.append(
                 f"the fit did not converge at C = {', '.join(f'{C:g}' for C in bad)} of the "
@@ -73,64 +70,25 @@ class Sweep:
 
 
 def run_sweep(trials: Sequence[Trial], grid: Grid, metric: str, watch: Watch = ignore) -> Sweep:
-    """Score values of C until the grid is done; ``watch`` sees every point as it is scored."""
-    sign = metric_named(metric).sign
+    """Score values of C until the grid is done; ``watch`` sees every point as it is scored.
+
+    Every choice, of a peak or of the end, is made on scores that are known as far as it needs.
+    """
+    sign, scorer = metric_named(metric).sign, Scorer(trials, metric)
     points: dict[float, SweepPoint] = {}
     scores: dict[float, float] = {}
+    refined: set[float] = set()
     while wanted := grid.next_values(scores):
         for C in wanted:
-            fits, values = [], []
-            for trainer, held_out in trials:
-                fits.append(trainer.fit(C, SWEEP_TOLERANCE))
-                p = trainer.probe(C).probabilities(held_out)
-                values.append(score_value(metric, p, held_out.labels))
-            score = float(np.mean(values))
-            points[C], scores[C] = SweepPoint(C, score, tuple(fits)), sign * score
-            passes = sum(fit.passes for fit in fits)
-            line = f"  C = {C:<10.3g} val {score:.4f}  ({passes} passes)"
+            point = points[C] = scorer.score(C, lead_of(points.values()))
+            passes = sum(fit.passes for fit in point.fits)
+            line = f"  C = {C:<10.3g} val {point.score:.4f}  ({passes} passes)"
             watch(Progress(len(points), None, "values of C", line=line))
+        while rest := [p for p in contenders(points.values()) if p.C not in refined]:
+            refined.add(rest[0].C)
+            points[rest[0].C] = scorer.refine(rest[0], lead_of(points.values()))
+        scores = {C: sign * point.score for C, point in points.items()}
     return Sweep(metric, tuple(points[C] for C in sorted(points)), best_C(scores))
-
-
-def stratified_tenth(labels: LabelArray, seed: int) -> NDArray[np.bool_]:
-    """Mark a tenth of the rows, (n,), and of every class as near as whole rows allow (DINOv2).
-
-    ``DataError``: a class has a single row, or there are fewer than two rows.
-    """
-    order = _spread_by_class(labels, seed)
-    held = np.zeros(len(labels), bool)
-    # Every tenth row of the class-sorted order, from the middle of the first ten.
-    held[order[min(5, len(order) - 1) :: 10]] = True
-    return held
-
-
-def stratified_folds(labels: LabelArray, k: int, seed: int) -> NDArray[np.int64]:
-    """Give every row a fold in 0..k-1, (n,); each class is spread evenly over the folds.
-
-    ``DataError``: k is not in 2..n, or a class has a single row.
-    """
-    if not 2 <= k <= len(labels):
-        what = f"{k} folds of {len(labels)} rows; expected 2 to {len(labels)}"
-        raise DataError(what, hint="--cv 5")
-    folds = np.empty(len(labels), np.int64)
-    folds[_spread_by_class(labels, seed)] = np.arange(len(labels)) % k
-    return folds
-
-
-def _spread_by_class(labels: LabelArray, seed: int) -> NDArray[np.intp]:
-    """Shuffled row numbers, sorted by class where rows have one, (n,)."""
-    if len(labels) < 2:
-        what = "a single training row cannot be split for validation"
-        raise DataError(what, hint="fix C with --C")
-    order = np.random.default_rng(seed).permutation(len(labels))
-    if labels.ndim == 2:
-        return order
-    single = np.flatnonzero(np.bincount(labels) == 1)
-    if len(single):
-        what = f"class {single[0]} has a single training row: none of it can be held out"
-        hint = "extract a val split, fix C with --C, or give the class more rows"
-        raise DataError(f"{what} for validation", hint=hint)
-    return order[np.argsort(labels[order], kind="stable")]
 
 
 @dataclass(frozen=True)
@@ -178,7 +136,7 @@ def search(
     """
     everything = train if val is None else train.join(val)
     fitted_on = SplitUse("train" if val is None else "train+val", everything.n)
-    sweep, start, held_out = None, None, SplitUse("none", 0)
+    sweep, lent, held_out = None, [], SplitUse("none", 0)
     if len(grid.values) == 1:
         C = grid.values[0]
     else:
@@ -187,11 +145,13 @@ def search(
         each = replace(settings, memory_bytes=share)
         trials = [(make_trainer(fit, each, crew), held) for fit, held in cuts]
         sweep = run_sweep(trials, grid, metric, watch=watch)
-        C, start = sweep.C, trials[0][0].probe(sweep.C)
+        C = sweep.C
+        near = sorted((point.C for point in sweep.points), key=lambda c: abs(math.log(c / C)))
+        lent = [(trials[0][0].probe(c), c) for c in near[:LENT]]
         del trials
     trainer = make_trainer(everything, settings, crew)
-    if start is not None:
-        trainer.start_from(start, C)
+    for probe, c in lent:
+        trainer.borrow(probe, c)
     report = trainer.fit(C, Tolerance())
     return Search(trainer.probe(C), report, sweep, fitted_on, held_out)
 

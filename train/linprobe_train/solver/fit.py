@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from linprobe.errors import DataError, OptionError
 from linprobe_store.format.spec import LabelArray
-from linprobe_train.solver.lbfgs import FitReport, Tolerance
+from linprobe_train.solver.lbfgs import FitReport, Judge, Tolerance
 from linprobe_train.solver.losses import Loss
 from linprobe_train.solver.memory import MemoryPlan, available_bytes, plan_memory
 from linprobe_train.solver.passes import Crew, crew_of
@@ -21,7 +21,7 @@ from linprobe_train.solver.preparation import (
     column_moments,
 )
 from linprobe_train.solver.probe import Probe
-from linprobe_train.solver.problem import make_problem
+from linprobe_train.solver.problem import Problem, make_problem
 from linprobe_train.solver.rows import Rows
 
 if TYPE_CHECKING:
@@ -74,9 +74,18 @@ class Trainer:
     rows: Rows
     """As given, with the labels of the dataset."""
 
-    def fit(self, C: float, tolerance: Tolerance) -> FitReport:
-        """Fit at C."""
-        return self.solver.fit(C, tolerance)
+    @property
+    def problem(self) -> Problem:
+        """What the solver sees of the rows."""
+        return self.solver.problem
+
+    def fit(self, C: float, tolerance: Tolerance, judge: Judge | None = None) -> FitReport:
+        """Fit at C, until ``judge``, where there is one, has seen enough."""
+        return self.solver.fit(C, tolerance, judge)
+
+    def refine(self, C: float, tolerance: Tolerance, judge: Judge) -> FitReport:
+        """Go on at a C already fitted, in float64."""
+        return self.solver.refine(C, tolerance, judge)
 
     def probe(self, C: float) -> Probe:
         """Give the probe of a C already fitted: shift and scale go into its weights."""
@@ -90,8 +99,8 @@ class Trainer:
         normalize = self.preparation.normalize
         return Probe(coef, intercept, loss, normalize, self.fitted, k, multi_label)
 
-    def start_from(self, probe: Probe, C: float) -> None:
-        """Start from the weights of a probe fitted on other rows; of other classes, not at all."""
+    def borrow(self, probe: Probe, C: float) -> None:
+        """Start from what other rows gave at C too; not from a probe of other classes."""
         if not np.array_equal(probe.fitted, self.fitted):
             return
         coef, intercept = probe.coef, probe.intercept
@@ -99,7 +108,7 @@ class Trainer:
             intercept = intercept + coef @ self.preparation.shift
         if self.preparation.scale is not None:
             coef = coef * self.preparation.scale
-        self.solver.start_from(coef, intercept, C)
+        self.solver.borrow(coef, intercept, C)
 
 
 def fit_rows(
@@ -145,13 +154,14 @@ def make_trainer(
     if settings.standardize:
         shift, scale = column_moments(rows, normalize=settings.normalize)
     preparation = Preparation(settings.normalize, shift, scale, settings.arithmetic)
-    resident = plan_fit(rows, settings).resident
-    problem = make_problem(compact, preparation, weights=weights, resident=resident)
+    plan = plan_fit(rows, settings)
+    problem = make_problem(compact, preparation, weights=weights, resident=plan.resident)
     if settings.solver == "sklearn":
         from linprobe_train.solver.sklearn import SklearnSolver
 
         return Trainer(SklearnSolver(problem, crew), preparation, fitted, rows)
-    return Trainer(PathSolver(problem, crew), preparation, fitted, rows)
+    solver = PathSolver(problem, crew, keep_logits=plan.logits)
+    return Trainer(solver, preparation, fitted, rows)
 
 
 def plan_fit(rows: Rows, settings: FitSettings) -> MemoryPlan:

@@ -23,18 +23,20 @@ from typing import Literal
 
 import numpy as np
 
-from linprobe_train.solver.passes import Crew, Objective, Point, evaluate, with_ridge
-from linprobe_train.solver.preconditioner import BlockMetric, block_metric
-from linprobe_train.solver.preparation import Arithmetic, Float32, Float64
-from linprobe_train.solver.problem import Problem
+from linprobe_train.solver.passes import Objective, Point, with_ridge
+from linprobe_train.solver.preparation import Float64
+from linprobe_train.solver.surface import Surface
 
-StopReason = Literal["bound", "estimate", "max_iter", "stalled"]
-
-PAIRS = 30
-"""Pairs kept; 60 saved no pass."""
+StopReason = Literal["bound", "estimate", "decided", "max_iter", "stalled"]
+Judge = Callable[[Float64, Float64], bool]
+"""Asked on the way, with V = [W | b], (m, d + 1), and the step about to be taken from it, whether
+the fit has come far enough for its purpose."""
 
 ARMIJO = 1e-4
 """Share of the expected decrease a step must bring; Nocedal and Wright 2006, section 3.1."""
+
+FLATTER = 0.3
+"""Share of the slope at the start that is left where a cheap length is taken."""
 
 MAX_LENGTHS = 25
 """Lengths tried along one direction."""
@@ -48,17 +50,17 @@ FLAT = 1e-11
 F32_NOISE = 1e-7
 """Relative change of F that float32 logits cannot resolve."""
 
-NEAR = math.log(3.2)
-"""Change of ln l2 over which a metric serves on: half a decade."""
+ASK = 2e-5
+"""Decrease expected of the next step, relative to F, from which on a judge is asked."""
 
-SECOND_LOOK = 8
-"""Steps after which a fit has left the place its metric was built at; 6 and 10 took more time."""
+ASK_AGAIN = 2.5
+"""Fall of that decrease from one question to the next."""
 
 LONG = 25
-"""Least steps between later builds."""
+"""Least steps between two builds of the metric in one fit."""
 
 FAR = 0.01
-"""Fall of the expected decrease, since the last build, that makes a later build worth it."""
+"""Fall of the expected decrease, since the last build, that makes another worth it."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,10 @@ class FitReport:
     loss : the part of F that is the mean loss of the rows, in nats.
     bound : rigorous bound of (F - F*) / F, where the intercept's gradient is 0.
     estimate : decrease expected of the next step, relative to F; None where the solver gives none.
-    stop : the test that ended it, ``bound`` or ``estimate``; else ``max_iter`` or ``stalled``.
+    stop : the test that ended it, ``bound`` or ``estimate``; ``decided`` where a sweep knew enough
+        of the held-out rows before; else ``max_iter`` or ``stalled``.
     iterations : accepted steps.
-    passes : reads of all rows.
+    passes : reads of all rows, forward and backward; a single product with them is half a pass.
     converged : whether one of the two tests was met.
 
     Examples
@@ -121,86 +124,13 @@ class FitReport:
         return self.stop in ("bound", "estimate")
 
 
-class PairMemory:
-    """The last steps and gradient changes, (m, d + 1) each, kept in float32."""
-
-    def __init__(self, size: int) -> None:
-        self._steps = np.zeros((PAIRS, size), np.float32)
-        self._changes = np.zeros((PAIRS, size), np.float32)
-        self._products = np.zeros((PAIRS, PAIRS))
-        self._order: list[int] = []
-
-    def clear(self) -> None:
-        """Forget every pair."""
-        self._order.clear()
-
-    def remember(self, s: Float64, y: Float64, least: float) -> None:
-        """Keep a pair whose s'y exceeds ``least``: only such pairs keep the metric positive."""
-        product = float(np.vdot(s, y))
-        if product <= least:
-            return
-        place = len(self._order) if len(self._order) < PAIRS else self._order.pop(0)
-        self._steps[place], self._changes[place] = s.ravel(), y.ravel()
-        self._products[:, place] = self._steps @ self._changes[place]
-        self._products[place, place] = product
-        self._order.append(place)
-
-    def direction(self, gradient: Float64, metric: Callable[[Float32], Float32]) -> Float64:
-        """Inverse Hessian times gradient, (m, d + 1)."""
-        g = gradient.astype(np.float32)
-        # Not before a fit: a stored answer is shown without the eighth of a second that it takes.
-        from scipy.linalg import solve_triangular
-
-        if not self._order:
-            return metric(g).astype(np.float64)
-        known = len(self._order)
-        S, Y = self._steps[:known], self._changes[:known]
-        order = np.array(self._order)
-        R = self._products[np.ix_(order, order)]
-        alpha = solve_triangular(R, (S @ g.ravel())[order], check_finite=False)
-        weights = np.empty(known, np.float32)
-        weights[order] = alpha
-        g -= (weights @ Y).reshape(g.shape)
-        z = metric(g)
-        rest = R.diagonal() * alpha - (Y @ z.ravel())[order]
-        weights[order] = solve_triangular(R, rest, trans=1, check_finite=False)
-        z += (weights @ S).reshape(z.shape)
-        return z.astype(np.float64)
-
-
-class Surface:
-    """The loss of one problem, counted by passes, with what fits of it share."""
-
-    def __init__(self, problem: Problem, crew: Crew) -> None:
-        self.problem = problem
-        self.passes = 0
-        self.pairs = PairMemory(problem.m * (problem.dim + 1))
-        self._crew = crew
-        self._metric: BlockMetric | None = None
-        self._metric_l2 = math.nan
-
-    def metric(self, at: Objective, *, anew: bool = False) -> BlockMetric:
-        """Build the metric; unless ``anew``, that of the fit before serves on where l2 is near.
-
-        A build costs as much as a few passes, a stale metric costs more.
-        """
-        if anew or self._metric is None or abs(math.log(at.l2 / self._metric_l2)) > NEAR:
-            self._metric = block_metric(self.problem, at.point.V, at.l2, self._crew)
-            self._metric_l2 = at.l2
-        return self._metric
-
-    def at(self, V: Float64, arithmetic: Arithmetic | None = None) -> Point:
-        """Read all rows once; in the arithmetic of the rows where none is given."""
-        self.passes += 1
-        arithmetic = arithmetic or self.problem.preparation.arithmetic
-        return evaluate(self.problem, V, self._crew, arithmetic)
-
-
 class Descent:
     """One fit: the state that its iterations share."""
 
-    def __init__(self, surface: Surface, start: Objective) -> None:
+    def __init__(self, surface: Surface, start: Objective, judge: Judge | None = None) -> None:
         self.at = start
+        self._judge = judge
+        self._asked = math.inf
         self.iterations = 0
         self.decrement = math.inf
         self._surface = surface
@@ -217,41 +147,83 @@ class Descent:
                 direction = surface.pairs.direction(self.at.g, metric.apply)
             slope = -float(np.vdot(self.at.g, direction))
             self.decrement = -0.5 * slope
-            # At tiny C all of F is the loss at W = 0, where a small relative gap says nothing of
-            # the direction of W, which alone decides predictions: W's part of F is the ridge.
-            settled = self.decrement <= max(SETTLED * self.at.ridge, FLAT * self.at.F)
-            if settled and self.at.bound <= tolerance.gap:
-                return "bound"
-            if settled and 0 < self.decrement <= tolerance.decrement * self.at.F:
-                return "estimate"
-            if self.iterations >= tolerance.max_iter:
-                return "max_iter"
+            reason = self._reason(tolerance)
+            if self._enough(direction, ended=reason is not None):
+                reason = reason or "decided"
+            if reason:
+                return reason
             if not self._step(direction, slope):
                 if self._arithmetic == "float64":
+                    self._enough(direction, ended=True)
                     return "stalled"
                 self._arithmetic = "float64"
                 self.at = with_ridge(surface.at(self.at.point.V, "float64"), self.at.l2)
             if self.iterations == built + 1:
                 reference = self.decrement
             left = self.iterations - built >= LONG and self.decrement < FAR * reference
-            if self.iterations == SECOND_LOOK or left:
+            if left:
                 metric = surface.metric(self.at, anew=True)
                 built, reference = self.iterations, math.inf
 
+    @property
+    def _settled(self) -> bool:
+        # At tiny C all of F is the loss at W = 0, where a small relative gap says nothing of the
+        # direction of W, which alone decides predictions: W's part of F is the ridge.
+        return self.decrement <= max(SETTLED * self.at.ridge, FLAT * self.at.F)
+
+    def _reason(self, tolerance: Tolerance) -> StopReason | None:
+        if self._settled and self.at.bound <= tolerance.gap:
+            return "bound"
+        if self._settled and 0 < self.decrement <= tolerance.decrement * self.at.F:
+            return "estimate"
+        return "max_iter" if self.iterations >= tolerance.max_iter else None
+
+    def _enough(self, direction: Float64, *, ended: bool) -> bool:
+        """Ask the judge where it is due, and of the place where a fit ends in any case."""
+        near = self._settled and self.decrement <= min(ASK * self.at.F, self._asked / ASK_AGAIN)
+        if self._judge is None or not (near or ended):
+            return False
+        self._asked = self.decrement
+        return self._judge(self.at.point.V, direction)
+
     def _step(self, direction: Float64, slope: float) -> bool:
-        """Move along -direction, from length 1 down by safeguarded secants; False if stuck."""
-        start, length = self.at, 1.0
-        for _ in range(MAX_LENGTHS):
-            point = self._surface.at(start.point.V - length * direction, self._arithmetic)
-            end = with_ridge(point, start.l2)
-            new_slope = -float(np.vdot(end.g, direction))
-            flat = new_slope <= 0 and end.F <= start.F * (1 + F32_NOISE)
-            if start.F + ARMIJO * length * slope >= end.F or flat:
-                moved, least = point.V - start.point.V, 1e-12 * abs(slope)
-                self._surface.pairs.remember(moved, end.g - start.g, least)
-                self.at = end
-                self.iterations += 1
-                return True
-            secant = slope / (slope - new_slope) if new_slope > slope else 0.5
-            length *= min(max(secant, 0.1), 0.7)
+        """Move along -direction, from length 1 on by safeguarded secants; False if stuck.
+
+        A length is taken where F has fallen enough (Armijo), and along logits, where lengths are
+        cheap, the slope too (:data:`FLATTER`). The ridge is a parabola of the length.
+        """
+        start, W, D = self.at, self.at.point.V[:, :-1], direction[:, :-1]
+        WD, DD = float(np.vdot(W, D)), float(np.vdot(D, D))
+        line = self._surface.line(start.point, direction, self._arithmetic)
+        length, low, high = 1.0, 0.0, math.inf
+        for trial in range(1, MAX_LENGTHS + 1):
+            loss, derivative = line.at(length)
+            F = loss + start.ridge + start.l2 * length * (0.5 * length * DD - WD)
+            end_slope = derivative + start.l2 * (length * DD - WD)
+            flat = end_slope <= 0 and start.F * (1 + F32_NOISE) >= F
+            enough = start.F + ARMIJO * length * slope >= F or flat
+            if enough and (trial >= line.lengths or abs(end_slope) <= FLATTER * -slope):
+                return self._move(line.point(), slope)
+            if enough and end_slope < 0:
+                low = length
+            else:
+                high = length
+            length = _next_length(length, low, high, slope, end_slope)
         return False
+
+    def _move(self, point: Point, slope: float) -> bool:
+        end, start = with_ridge(point, self.at.l2), self.at
+        moved, least = point.V - start.point.V, 1e-12 * abs(slope)
+        self._surface.pairs.remember(moved, end.g - start.g, least)
+        self.at = end
+        self.iterations += 1
+        return True
+
+
+def _next_length(length: float, low: float, high: float, slope: float, end_slope: float) -> float:
+    """Secant of the slopes at 0 and at the last length, kept inside (low, high)."""
+    secant = length * slope / (slope - end_slope) if end_slope > slope else 2 * length
+    if high == math.inf:
+        return min(max(secant, 1.2 * length), 4 * length)
+    margin = 0.1 * (high - low)
+    return min(max(secant, low + margin), high - margin)

@@ -9,12 +9,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe_train.solver.preparation import Real
+from linprobe_store.format.spec import LabelArray
+from linprobe_train.solver.preparation import Float32, Float64, Real
 
 Loss = Literal["softmax", "sigmoid"]
 
 
-def softmax_loss(z: Real, labels: NDArray[np.int64], weights: NDArray[np.float64] | None) -> float:
+def softmax_loss(z: Real, labels: NDArray[np.int64], weights: Real | None) -> float:
     """Sum of weighted cross-entropies; ``z`` is overwritten with the derivative w (p - y).
 
     Where the label leads, ``1 - p_y`` and the loss are taken from the sum over the other classes,
@@ -38,7 +39,7 @@ def softmax_loss(z: Real, labels: NDArray[np.int64], weights: NDArray[np.float64
     return float(losses.sum(dtype=np.float64))
 
 
-def sigmoid_loss(z: Real, targets: NDArray[np.uint8], weights: NDArray[np.float64] | None) -> float:
+def sigmoid_loss(z: Real, targets: NDArray[np.uint8], weights: Real | None) -> float:
     """Sum of weighted binary cross-entropies over rows and columns; ``z`` becomes w (p - y).
 
     ``targets`` is (b, m) of 0 and 1. With s = z for y = 0 and -z for y = 1 the loss is
@@ -64,3 +65,27 @@ def probabilities(z: Real, loss: Loss) -> None:
     else:
         small = np.exp(-np.abs(z))
         z[...] = np.where(z >= 0, 1, small) / (1 + small)
+
+
+def loss_of_span(
+    kind: Loss, Z: Real, targets: LabelArray, share: Float32, a: Float64
+) -> tuple[float, Float64, Float64]:
+    """Loss of rows with logits sum_j a_j Z_j, (p, b, m), its gradient and its Hessian in a."""
+    p, b, m = Z.shape
+    flat = Z.reshape(p, -1)
+    P: Real = np.matmul(a.astype(Z.dtype), flat).reshape(b, m)
+    if kind == "softmax":
+        loss, own = softmax_loss(P, targets.astype(np.int64), share), (np.arange(b), targets)
+        gradient = flat @ P.ravel()
+        P[own] += share
+    else:
+        loss = sigmoid_loss(P, targets.astype(np.uint8), share)
+        gradient = flat @ P.ravel()
+        P += share[:, None] * targets
+    weighted = Z * P
+    # w p from now on: the second term of the Hessian, w r r', is (w r)(w r)' / w.
+    inverse = np.divide(1, share, where=share > 0, out=np.zeros_like(share))
+    r = weighted.sum(axis=2) if kind == "softmax" else weighted
+    r = (r * np.sqrt(inverse if r.ndim == 2 else inverse[:, None])).reshape(p, -1)
+    hessian = flat @ weighted.reshape(p, -1).T - r @ r.T
+    return loss, gradient.astype(np.float64), hessian.astype(np.float64)

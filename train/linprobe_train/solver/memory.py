@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from linprobe.errors import OptionError
 from linprobe.machine import memory_limit
 from linprobe.terminal import human_bytes
-from linprobe_train.solver.lbfgs import PAIRS
+from linprobe_train.solver.path import KEPT_LOGITS, SPAN_VALUES
 from linprobe_train.solver.preconditioner import rank_for
 from linprobe_train.solver.problem import PILOT_ROWS
 from linprobe_train.solver.rows import BLOCK_ROWS
+from linprobe_train.solver.surface import PAIRS
+
+LOGIT_ARRAYS = KEPT_LOGITS + 6
+"""Most (n, m) arrays: of kept solutions, of three lent by a search, and of a line."""
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -19,6 +23,8 @@ class MemoryPlan:
 
     resident: bool
     """Whether a float32 copy of all rows is kept."""
+    logits: bool
+    """Whether the logits of the solutions around, of all rows, are kept too."""
     total_bytes: int
     """Estimated peak."""
     limit_bytes: int
@@ -34,7 +40,7 @@ class MemoryPlan:
 def plan_memory(
     n: int, d: int, m: int, *, threads: int, limit_bytes: int, value_bytes: int = 4
 ) -> MemoryPlan:
-    """Choose between a resident copy and streaming for n rows, d features and m logit columns.
+    """Choose what to keep of n rows, d features and m logit columns: rows, logits, both or none.
 
     ``value_bytes`` is the size of one prepared feature. OptionError : too little to stream.
     """
@@ -43,15 +49,21 @@ def plan_memory(
     pairs = 8 * PAIRS * m * (d + 1)
     metric = 4 * m * d * (rank_for(n, d, m) + 4)
     points = 8 * 8 * m * (d + 1)
-    blocks = (threads + 1) * (8 * m * (d + 1) + 4 * BLOCK_ROWS * (3 * d + 3 * m))
+    passes = 8 * m * (d + 1) + 4 * BLOCK_ROWS * (3 * d + 3 * m)
+    starts = 12 * min(SPAN_VALUES, 11 * m * BLOCK_ROWS)
+    blocks = (threads + 1) * max(passes, starts)
     state = pairs + metric + points + blocks + 24 * d * d
     whole, least = value_bytes * n * d + 8 * m * sampled + state, pilot + state
     if least > limit_bytes:
         needs = f"a probe of {m} x {d} weights needs about {human_bytes(least)} of memory"
         hint = f"--memory {human_bytes(1.1 * least).replace(' ', '')}"
         raise OptionError(f"{needs}; allowed are {human_bytes(limit_bytes)}", hint=hint)
-    resident = whole <= limit_bytes
-    return MemoryPlan(resident, whole if resident else least, limit_bytes)
+    if whole > limit_bytes:
+        return MemoryPlan(False, False, least, limit_bytes)
+    fast = whole + LOGIT_ARRAYS * value_bytes * n * m
+    if fast > limit_bytes:
+        return MemoryPlan(True, False, whole, limit_bytes)
+    return MemoryPlan(True, True, fast, limit_bytes)
 
 
 def available_bytes() -> int:

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from linprobe_train.solver.losses import sigmoid_loss, softmax_loss
 from linprobe_train.solver.preparation import Arithmetic, Float64, Real
 from linprobe_train.solver.problem import Problem
+from linprobe_train.solver.rows import BLOCK_ROWS
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,6 +54,8 @@ class Point:
     """Mean loss."""
     gradient: Float64
     """(m, d + 1) of the mean loss."""
+    logits: Real | None = None
+    """(n, m), X W' + b of all rows, where they are kept."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,7 @@ def evaluate(problem: Problem, V: Float64, crew: Crew, arithmetic: Arithmetic = 
             x: Real = features.astype(arithmetic, copy=False)
             z = x @ columns
             z += offset
-            span = slice(row, row + len(z))
-            weights = None if problem.weights is None else problem.weights[span]
-            if problem.loss == "softmax":
-                loss += softmax_loss(z, problem.targets[span].astype(np.int64, copy=False), weights)
-            else:
-                hot = problem.targets[span].astype(np.uint8, copy=False)
-                loss += sigmoid_loss(z, hot, weights)
+            loss += _block_loss(problem, row, z)
             gradient[:, :-1] += z.T @ x
             gradient[:, -1] += z.sum(axis=0, dtype=np.float64)
         return loss, gradient
@@ -121,3 +118,68 @@ def evaluate(problem: Problem, V: Float64, crew: Crew, arithmetic: Arithmetic = 
         gradient[:, :-1] = gradient[:, :-1] @ problem.rotation
     total = problem.total_weight
     return Point(V, loss / total, gradient / total)
+
+
+def logits_of(problem: Problem, V: Float64, crew: Crew) -> Real:
+    """X W' + b of all rows, (n, m), of resident rows and in their arithmetic."""
+    arithmetic = problem.preparation.arithmetic
+    columns, offset = problem.columns(V, arithmetic)
+    out: Real = np.empty((problem.n, problem.m), arithmetic)
+
+    def of_chunk(chunk: tuple[int, int]) -> None:
+        for row, x in problem.blocks(*chunk):
+            z = out[row : row + len(x)]
+            np.matmul(x, columns, out=z)
+            z += offset
+
+    list(crew.map(of_chunk, problem.chunks()))
+    return out
+
+
+def loss_along(
+    problem: Problem, logits: Real, slope: Real, t: float, crew: Crew
+) -> tuple[float, float, Real]:
+    """Mean loss at logits - t slope, (n, m), its derivative by t, and S times that by the logits.
+
+    No product with the rows: a line search reads them once, for the slope.
+    """
+    residual = np.empty_like(logits)
+
+    def of_chunk(chunk: tuple[int, int]) -> tuple[float, float]:
+        loss, derivative = 0.0, 0.0
+        for start in range(*chunk, BLOCK_ROWS):
+            span = slice(start, min(start + BLOCK_ROWS, chunk[1]))
+            z = np.multiply(slope[span], -t, out=residual[span])
+            z += logits[span]
+            loss += _block_loss(problem, start, z)
+            derivative -= float(np.vdot(z, slope[span]))
+        return loss, derivative
+
+    sums = np.sum(list(crew.map(of_chunk, problem.chunks())), axis=0) / problem.total_weight
+    return float(sums[0]), float(sums[1]), residual
+
+
+def gradient_of(problem: Problem, residual: Real, crew: Crew) -> Float64:
+    """Gradient of the mean loss by V, (m, d + 1), from S times its derivative by the logits."""
+
+    def of_chunk(chunk: tuple[int, int]) -> Float64:
+        gradient = np.zeros((problem.m, problem.dim + 1))
+        for row, x in problem.blocks(*chunk):
+            z = residual[row : row + len(x)]
+            gradient[:, :-1] += z.T @ x
+            gradient[:, -1] += z.sum(axis=0, dtype=np.float64)
+        return gradient
+
+    whole, *others = crew.map(of_chunk, problem.chunks())
+    for chunk in others:
+        whole += chunk
+    return whole / problem.total_weight
+
+
+def _block_loss(problem: Problem, row: int, z: Real) -> float:
+    """Loss of the rows from ``row`` on; their logits (b, m) become its derivative by them."""
+    span = slice(row, row + len(z))
+    weights = None if problem.weights is None else problem.weights[span]
+    if problem.loss == "softmax":
+        return softmax_loss(z, problem.targets[span].astype(np.int64, copy=False), weights)
+    return sigmoid_loss(z, problem.targets[span].astype(np.uint8, copy=False), weights)

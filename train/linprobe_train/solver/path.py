@@ -1,23 +1,38 @@
 """The path over C: every fit starts from those before it.
 
-A start is the solution at the nearest C, or the line through two in ln C if its objective is lower.
-A jump of over a decade is bridged by loose fits: from afar the metric misleads into detours.
+A start is the least F over the span of the nearest solutions: V = sum_j a_j V_j has the logits
+sum_j a_j Z_j, so F over a, a handful of numbers, needs no product with the rows. Newton's method:
+
+    g_j  = <P - Y, Z_j> + l2 (G a)_j,                 G_jk = <W_j, W_k>
+    H_jk = <P * Z_j, Z_k> - sum_i r_ij r_ik + l2 G_jk,  r_ij = sum_c P_ic Z_j,ic
+
+each row times its share of the mean; a sigmoid's columns are rows of their own. Where there is no
+room for logits, the pilot rows stand for all.
+
+A fit at large C, far from any other, is led there by loose ones: from afar the metric misleads into
+detours. With no other at all they begin where the ridge equals the curvature of the steepest axis
+at W = 0.
 """
 
 import math
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
-from linprobe_train.solver.lbfgs import Descent, FitReport, StopReason, Surface, Tolerance
+from linprobe_train.solver.lbfgs import Descent, FitReport, Judge, StopReason, Tolerance
+from linprobe_train.solver.losses import loss_of_span
 from linprobe_train.solver.passes import Crew, Objective, Point, with_ridge
-from linprobe_train.solver.preparation import Float64
+from linprobe_train.solver.preparation import Float64, Real
 from linprobe_train.solver.problem import Problem
+from linprobe_train.solver.rows import BLOCK_ROWS
+from linprobe_train.solver.surface import Surface
 
 DECADE = math.log(10)
-"""One decade of C in x = ln C; longest distance that is neither bridged nor extrapolated over."""
+"""One decade of C in x = ln C."""
 
-BRIDGE_STEP = DECADE / 2
-"""Distance between the fits of a bridge; a third or a quarter of a decade took more time."""
+BRIDGE_STEP = DECADE
+"""Distance between the fits of a bridge: half a decade took as many passes, and more time."""
 
 BRIDGE = Tolerance(gap=1e-2, decrement=5e-3)
 """How far the fits of a bridge go: only the start of the next one depends on them."""
@@ -25,24 +40,36 @@ BRIDGE = Tolerance(gap=1e-2, decrement=5e-3)
 BRIDGE_RIDGE = 0.05
 """Share of the ridge in F from which a jump is bridged; below it the path is nearly straight."""
 
+BASIS = 5
+"""Solutions whose span holds a start: 2 took a fifth more passes, 8 no fewer."""
+
+NEWTON_STEPS = 4
+"""Most steps over the span; they end sooner where the decrease expected is below a millionth."""
+
+KEPT_LOGITS = 8
+"""Solutions whose logits are kept, those nearest to the last."""
+
+SPAN_VALUES = 2**18
+"""Logits of all solutions of a span that are combined at once: 1 MB stays in a core's cache."""
+
 
 class PathSolver:
     """Fits one problem at many C."""
 
-    def __init__(self, problem: Problem, crew: Crew) -> None:
+    def __init__(self, problem: Problem, crew: Crew, *, keep_logits: bool = True) -> None:
         self.problem = problem
-        self.surface = Surface(problem, crew)
+        self.surface = Surface(problem, crew, keep_logits=keep_logits)
         self._solved: dict[float, Point] = {}
-        self._last = math.nan
+        self._borrowed: dict[float, Point] = {}
 
     @property
     def passes(self) -> int:
         """Reads of all rows so far."""
         return self.surface.passes
 
-    def start_from(self, coef: Float64, intercept: Float64, C: float) -> None:
-        """Take coef (m, d) and intercept (m,) on prepared rows for the solution at C."""
-        self._solved[math.log(C)] = self.surface.at(self.problem.into(coef, intercept))
+    def borrow(self, coef: Float64, intercept: Float64, C: float) -> None:
+        """Take coef (m, d) and intercept (m,) on prepared rows, fitted at C on other rows."""
+        self._borrowed[math.log(C)] = self.surface.at(self.problem.into(coef, intercept))
 
     def solution(self, C: float) -> tuple[Float64, Float64]:
         """Coef (m, d) and intercept (m,) on prepared rows of a C already fitted.
@@ -54,54 +81,166 @@ class PathSolver:
             V = V - V.mean(axis=0)
         return self.problem.out_of(V)
 
-    def fit(self, C: float, tolerance: Tolerance) -> FitReport:
-        """Minimise F at C."""
+    def fit(self, C: float, tolerance: Tolerance, judge: Judge | None = None) -> FitReport:
+        """Minimise F at C, until ``judge``, where there is one, has seen enough."""
         before = self.passes
         for x in self.bridge(math.log(C)):
             self._solve(x, BRIDGE)
-        descent, reason = self._solve(math.log(C), tolerance)
+        descent, reason = self._solve(math.log(C), tolerance, judge)
         at, estimate, passes = descent.at, descent.decrement / descent.at.F, self.passes - before
         loss, iterations = at.point.loss, descent.iterations
         return FitReport(C, at.F, loss, at.bound, estimate, reason, iterations, passes)
 
-    def _solve(self, x: float, tolerance: Tolerance) -> tuple[Descent, StopReason]:
-        descent = Descent(self.surface, self._start(x))
+    def refine(self, C: float, tolerance: Tolerance, judge: Judge) -> FitReport:
+        """Go on at a C already fitted, in float64 and on the rows as they are stored.
+
+        Memory is that of the fits so far: what they share is built again after this.
+        """
+        crew, x = self.surface.crew, math.log(C)
+        self.surface = Surface(self.problem, crew, keep_logits=self.surface.keep_logits)
+        for known, point in self._solved.items():
+            self._solved[known] = replace(point, logits=None)
+        preparation = replace(self.problem.preparation, arithmetic="float64")
+        problem = replace(self.problem, resident=None, preparation=preparation)
+        exact = PathSolver(problem, crew)
+        exact._solved[x] = exact.surface.at(self._solved[x].V)
+        report = exact.fit(C, tolerance, judge)
+        self._solved[x] = exact._solved[x]
+        return report
+
+    def _solve(
+        self, x: float, tolerance: Tolerance, judge: Judge | None = None
+    ) -> tuple[Descent, StopReason]:
+        start = self._start(x)
+        self.surface.pairs.shift(start.l2)
+        descent = Descent(self.surface, start, judge)
         reason = descent.run(tolerance)
         self._solved[x] = descent.at.point
-        self._last = x
+        for far in sorted(self._solved, key=lambda known: abs(known - x))[KEPT_LOGITS:]:
+            self._solved[far] = replace(self._solved[far], logits=None)
         return descent, reason
 
     def bridge(self, x: float) -> list[float]:
         """Values of ln C to pass through on the way up to x."""
         below = [known for known in self._solved if known < x]
-        if not below or x - max(below) <= 1.01 * DECADE:
+        if below:
+            start = max(below)
+            at = with_ridge(self._solved[start], self._l2(start))
+            if at.ridge < BRIDGE_RIDGE * at.F:
+                return []
+        elif self._solved:
             return []
-        start = max(below)
-        at = with_ridge(self._solved[start], self._l2(start))
-        if at.ridge < BRIDGE_RIDGE * at.F:
+        elif self._borrowed:
+            # From below, the new rows lead away from what the others had in common.
+            far = x - self._origin() > 2 * DECADE
+            return [x - 2 * DECADE, x - DECADE] if far else []
+        else:
+            start = self._origin()
+        if x - start <= 1.01 * DECADE:
             return []
         steps = round((x - start) / BRIDGE_STEP)
         return [start + (x - start) * i / steps for i in range(1, steps)]
 
+    def _origin(self) -> float:
+        """Value of ln C whose ridge is the curvature of the steepest axis at W = 0."""
+        problem = self.problem
+        steepest = float(problem.pilot_share @ np.square(problem.pilot[:, -1]))
+        curvature = steepest / (problem.m if problem.loss == "softmax" else 4)
+        return -math.log(curvature * problem.total_weight)
+
     def _start(self, x: float) -> Objective:
-        if not self._solved:
-            V = np.zeros((self.problem.m, self.problem.dim + 1))
-            return with_ridge(self.surface.at(V), self._l2(x))
         # Of two equally near, the smaller C: its solution errs on the smooth side.
-        order = sorted(self._solved, key=lambda known: (abs(known - x), known))
-        if order[0] != self._last:
-            self.surface.pairs.clear()
-        near = with_ridge(self._solved[order[0]], self._l2(x))
-        if order[0] == x or len(order) < 2:
-            return near
-        a, b = order[:2]
-        within_reach = abs(b - x) <= 2.01 * DECADE and abs(a - b) <= 1.01 * DECADE
-        if not within_reach or abs(x - a) > 1.01 * abs(a - b):
-            return near
-        first, second = self._solved[a].V, self._solved[b].V
-        V = first + (x - a) / (b - a) * (second - first)
-        line = with_ridge(self.surface.at(V), self._l2(x))
-        return line if line.F < near.F else near
+        near = sorted(self._solved, key=lambda known: (abs(known - x), known))[:BASIS]
+        lent = sorted(self._borrowed, key=lambda known: (abs(known - x), known))
+        if not near and not lent:
+            V = np.zeros((self.problem.m, self.problem.dim + 1))
+        elif x in near:
+            V = self._solved[x].V
+        else:
+            basis = [self._with_logits(self._solved, known) for known in near]
+            basis += [self._with_logits(self._borrowed, known) for known in lent]
+            V = least_of_span(self.problem, self.surface.crew, basis, self._l2(x))
+        return with_ridge(self.surface.at(V), self._l2(x))
+
+    def _with_logits(self, group: dict[float, Point], x: float) -> Point:
+        if group[x].logits is None and self.surface.keep_logits:
+            group[x] = replace(group[x], logits=self.surface.logits(group[x].V))
+        return group[x]
 
     def _l2(self, x: float) -> float:
         return math.exp(-x) / self.problem.total_weight
+
+
+def least_of_span(problem: Problem, crew: Crew, basis: list[Point], l2: float) -> Float64:
+    """V of the least F over the span of solutions, nearest first, (m, d + 1)."""
+    p = len(basis)
+    a = np.zeros(p)
+    a[0] = 1
+    if p == 1:
+        return basis[0].V
+    span = Span(problem, crew, basis, l2)
+    if span.pilot:
+        # The pilot rows tell how the gradient changes; what it is here, all rows have told.
+        exact = np.array([np.vdot(basis[0].gradient, point.V) for point in basis])
+        span.tilt = exact + span.gram @ a - span.at(a)[1]
+    F, g, H = span.at(a)
+    for _ in range(NEWTON_STEPS):
+        step = _newton_step(g, H)
+        expected = 0.5 * float(g @ step)
+        ends = ((t, span.at(a - t * step)) for t in (1, 0.4, 0.16))
+        lower = next(((t, end) for t, end in ends if end[0] <= F - 2e-4 * t * expected), None)
+        if lower is None:
+            break
+        a, (F, g, H) = a - lower[0] * step, lower[1]
+        if expected < 1e-7 * F:
+            break
+    V: Float64 = a[0] * basis[0].V
+    for share, point in zip(a[1:], basis[1:], strict=True):
+        V += share * point.V
+    return V
+
+
+def _newton_step(g: Float64, H: Float64) -> Float64:
+    """H^-1 g, without the directions that neighbours share to rounding."""
+    scale = 1 / np.sqrt(np.maximum(H.diagonal(), 1e-300))
+    values, axes = np.linalg.eigh(H * np.outer(scale, scale))
+    apart = values > 1e-6 * values[-1]
+    kept = axes[:, apart]
+    step: Float64 = scale * (kept @ (kept.T @ (scale * g) / values[apart]))
+    return step
+
+
+class Span:
+    """F over the combinations of points, by their logits."""
+
+    def __init__(self, problem: Problem, crew: Crew, basis: list[Point], l2: float) -> None:
+        self.pilot = basis[0].logits is None
+        """Whether the pilot rows stand for all."""
+        weights = [point.V[:, :-1] for point in basis]
+        self.gram = l2 * np.array([[np.vdot(W, other) for other in weights] for W in weights])
+        """(p, p) inner products of the weights, times l2."""
+        self.tilt = np.zeros(len(basis))
+        """(p,) gradient to be added: what the pilot rows have wrong where they are compared."""
+        self._problem, self._crew, self._basis = problem, crew, basis
+        self._places = [point.V.astype(np.float32) for point in basis] if self.pilot else []
+
+    def at(self, a: Float64) -> tuple[float, Float64, Float64]:
+        """F, its gradient (p,) and its Hessian (p, p) at the combination a."""
+        n = len(self._problem.pilot) if self.pilot else self._problem.n
+        rows = max(1, min(BLOCK_ROWS, SPAN_VALUES // (len(a) * self._problem.m)))
+        spans = [slice(i, min(i + rows, n)) for i in range(0, n, rows)]
+        F = 0.5 * float(a @ self.gram @ a) + float(self.tilt @ a)
+        g, H = self.gram @ a + self.tilt, self.gram.copy()
+        for loss, gradient, hessian in self._crew.map(lambda span: self._block(span, a), spans):
+            F, g, H = F + loss, g + gradient, H + hessian
+        return F, g, H
+
+    def _block(self, span: slice, a: Float64) -> tuple[float, Float64, Float64]:
+        problem = self._problem
+        if not self.pilot:
+            Z = np.stack([cast("Real", point.logits)[span] for point in self._basis])
+            share = problem.share(span.start, Z.shape[1])
+            return loss_of_span(problem.loss, cast("Real", Z), problem.targets[span], share, a)
+        x, targets = problem.pilot[span], problem.targets[problem.pilot_rows[span]]
+        turned = np.stack([x @ V[:, :-1].T + V[:, -1] for V in self._places])
+        return loss_of_span(problem.loss, turned, targets, problem.pilot_share[span], a)

@@ -47,6 +47,8 @@ class Problem:
     """(d, d) orthogonal, columns by ascending variance: coordinates are (x - mean) @ rotation."""
     pilot: Float32
     """(s, d) sampled rows, turned: the metric's diagonal where rows are streamed."""
+    pilot_rows: NDArray[np.int64]
+    """(s,) which rows those are, ascending."""
     pilot_share: Float32
     """(s,) what each of them stands for in the mean; sums to 1."""
     resident: Real | None
@@ -153,7 +155,7 @@ def make_problem(
     two = rows.n_classes == 2 and not rows.multi_label
     loss: Loss = "sigmoid" if two or rows.multi_label else "softmax"
     targets = (rows.labels[:, None] == 1).astype(np.uint8) if two else rows.labels
-    sampled = pilot, share.astype(np.float32)
+    sampled = pilot, chosen, share.astype(np.float32)
     return Problem(loss, targets, weights, mean, rotation, *sampled, copy, rows, preparation)
 
 

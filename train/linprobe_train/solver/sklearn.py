@@ -7,7 +7,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
-from linprobe_train.solver.lbfgs import FitReport, StopReason, Tolerance
+from linprobe_train.solver.lbfgs import FitReport, Judge, StopReason, Tolerance
 from linprobe_train.solver.passes import Crew, evaluate, with_ridge
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.problem import Problem
@@ -24,15 +24,15 @@ class SklearnSolver:
     """Fits by scikit-learn in float64, holding all rows in memory."""
 
     def __init__(self, problem: Problem, crew: Crew) -> None:
-        self._problem = problem
+        self.problem = problem
         self._crew = crew
         blocks = [problem.preparation.apply(block.read()) for block in problem.source.blocks]
         self._features = np.concatenate(blocks).astype(np.float64)
         self._solved: dict[float, tuple[Float64, Float64]] = {}
 
-    def fit(self, C: float, tolerance: Tolerance) -> FitReport:
-        """Fit at C from zero; of ``tolerance`` only a larger ``max_iter`` counts."""
-        problem, labels = self._problem, self._problem.source.labels
+    def fit(self, C: float, tolerance: Tolerance, judge: Judge | None = None) -> FitReport:
+        """Fit at C from zero; of ``tolerance`` only a larger ``max_iter`` counts, no judge."""
+        problem, labels = self.problem, self.problem.source.labels
         model = LogisticRegression(C=C, tol=TOL, max_iter=max(MAX_ITER, tolerance.max_iter))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
@@ -50,9 +50,13 @@ class SklearnSolver:
         stop: StopReason = "max_iter" if ended else "estimate"
         return FitReport(C, at.F, at.point.loss, at.bound, None, stop, iterations, iterations)
 
+    def refine(self, C: float, tolerance: Tolerance, judge: Judge) -> FitReport:
+        """Fit at C once more: its fits are float64, and as far as its own tolerance goes."""
+        return self.fit(C, tolerance, judge)
+
     def solution(self, C: float) -> tuple[Float64, Float64]:
         """Coef (m, d) and intercept (m,) on prepared rows of a C already fitted."""
         return self._solved[C]
 
-    def start_from(self, coef: Float64, intercept: Float64, C: float) -> None:
+    def borrow(self, coef: Float64, intercept: Float64, C: float) -> None:
         """Nothing: scikit-learn starts from zero, as people use it."""

@@ -1,0 +1,106 @@
+"""Scores of values of C on held-out rows, each known as far as the choice of C needs."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from linprobe_train.protocol.evidence import FLOOR, FLOOR_64, Judge, can_judge
+from linprobe_train.scores.metrics import score_value
+from linprobe_train.solver.fit import Trainer
+from linprobe_train.solver.lbfgs import FitReport, Tolerance
+from linprobe_train.solver.rows import Rows
+
+Trial = tuple[Trainer, Rows]
+"""One cut of the data: a trainer on the rows to fit, and the held-out rows that it is scored on."""
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One value of C."""
+
+    C: float
+    """Inverse L2 strength."""
+    score: float
+    """Held-out score, averaged over the trials, of the fits as far as they went."""
+    fits: tuple[FitReport, ...]
+    """One for each trial."""
+    low: float | None = None
+    """Least that fitting on could make of the score; None for metrics without such an interval,
+    whose fits are fits to the end."""
+    high: float | None = None
+    """Most."""
+    undecided: int = 0
+    """Held-out rows that fitting on could move to another class."""
+
+
+def unfinished(point: SweepPoint) -> bool:
+    """Whether neither the score is known nor its fits converged."""
+    known = point.low is not None and point.low == point.high
+    ends = [fit.stop for fit in point.fits if fit.bound > Tolerance().gap]
+    return not known and any(stop in ("max_iter", "stalled") for stop in ends)
+
+
+def contenders(points: Iterable[SweepPoint]) -> list[SweepPoint]:
+    """Points with undecided rows that the choice hangs on, ascending in C; none where it is clear.
+
+    It is clear where one point is not below another's most, nor a smaller C's equal to it.
+    """
+    known = sorted((p for p in points if p.low is not None), key=lambda p: p.C)
+    if not known:
+        return []
+    best = max(known, key=lambda p: (p.low, -p.C))
+    rivals = [p for p in known if p is not best and (p.high, best.C) > (best.low, p.C)]
+    return [p for p in (best, *rivals) if p.low != p.high] if rivals else []
+
+
+def lead_of(points: Iterable[SweepPoint]) -> float:
+    """Score that some point has for certain."""
+    return max((point.low for point in points if point.low is not None), default=-math.inf)
+
+
+class Scorer:
+    """Scores values of C on trials."""
+
+    def __init__(self, trials: Sequence[Trial], metric: str) -> None:
+        self._trials, self._metric = trials, metric
+        self._judges: dict[float, list[Judge]] = {}
+
+    def score(self, C: float, lead: float) -> SweepPoint:
+        """Fit at C until the score is known, or known to stay below ``lead``."""
+        fits, values = [], []
+        judges = self._judges[C] = []
+        for trainer, held_out in self._trials:
+            if not can_judge(trainer, self._metric):
+                fits.append(trainer.fit(C, Tolerance()))
+                p = trainer.probe(C).probabilities(held_out)
+                values.append(score_value(self._metric, p, held_out.labels))
+                continue
+            judge = Judge(trainer, held_out, self._metric, self._to_beat(lead, judges))
+            fits.append(trainer.fit(C, FLOOR, judge))
+            judges.append(judge)
+        if not judges:
+            return SweepPoint(C, float(np.mean(values)), tuple(fits))
+        return self._point(C, fits)
+
+    def refine(self, point: SweepPoint, lead: float) -> SweepPoint:
+        """Go on in float64 where rows are undecided."""
+        fits, judges = list(point.fits), self._judges[point.C]
+        for i, judge in enumerate(judges):
+            if judge.evidence.undecided:
+                judge.in_float64(self._to_beat(lead, [*judges[:i], *judges[i + 1 :]]))
+                fit = self._trials[i][0].refine(point.C, FLOOR_64, judge)
+                fits[i] = replace(fit, passes=fit.passes + fits[i].passes)
+        return self._point(point.C, fits)
+
+    def _point(self, C: float, fits: list[FitReport]) -> SweepPoint:
+        parts = [judge.evidence for judge in self._judges[C]]
+        value, low, high = np.mean([(part.value, part.low, part.high) for part in parts], axis=0)
+        undecided = sum(part.undecided for part in parts)
+        return SweepPoint(C, float(value), tuple(fits), float(low), float(high), undecided)
+
+    def _to_beat(self, lead: float, others: list[Judge]) -> float:
+        """Score of a trial below which the mean stays below the lead, if those to come are 1."""
+        seen = sum(judge.evidence.high for judge in others)
+        return len(self._trials) * lead - seen - (len(self._trials) - 1 - len(others)) - 1e-9
