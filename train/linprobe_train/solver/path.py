@@ -67,9 +67,13 @@ class PathSolver:
         """Reads of all rows so far."""
         return self.surface.passes
 
-    def borrow(self, coef: Float64, intercept: Float64, C: float) -> None:
-        """Take coef (m, d) and intercept (m,) on prepared rows, fitted at C on other rows."""
-        self._borrowed[math.log(C)] = self.surface.at(self.problem.into(coef, intercept))
+    def borrow(self, coef: Float64, intercept: Float64, C: float, *, resume: bool = False) -> None:
+        """Take coef (m, d) and intercept (m,) on prepared rows, fitted at C on other rows.
+
+        ``resume`` takes them for a solution of these rows.
+        """
+        group = self._solved if resume else self._borrowed
+        group[math.log(C)] = self.surface.at(self.problem.into(coef, intercept))
 
     def solution(self, C: float) -> tuple[Float64, Float64]:
         """Coef (m, d) and intercept (m,) on prepared rows of a C already fitted.
