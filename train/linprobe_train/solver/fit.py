@@ -164,7 +164,7 @@ def make_trainer(
     else:
         labels = np.searchsorted(fitted, rows.labels)
     compact = Rows(rows.blocks, labels, len(fitted))
-    check_features(rows, normalize=settings.normalize)
+    check_features(rows, normalize=settings.normalize, standardize=settings.standardize)
     shift, scale = None, None
     if settings.standardize:
         shift, scale = column_moments(rows, normalize=settings.normalize)

@@ -148,7 +148,7 @@ class PathSolver:
     def _origin(self) -> float:
         """Value of ln C whose ridge is the curvature of the steepest axis at W = 0."""
         problem = self.problem
-        steepest = float(problem.pilot_share @ np.square(problem.pilot[:, -1]))
+        steepest = max(float(problem.pilot_share @ np.square(problem.pilot[:, -1])), 1e-30)
         curvature = steepest / (problem.m if problem.loss == "softmax" else 4)
         return -math.log(curvature * problem.total_weight)
 
