@@ -88,8 +88,9 @@ class PathSolver:
     def fit(self, C: float, tolerance: Tolerance, judge: Judge | None = None) -> FitReport:
         """Minimise F at C, until ``judge``, where there is one, has seen enough."""
         before = self.passes
+        loose = replace(BRIDGE, max_iter=min(BRIDGE.max_iter, tolerance.max_iter))
         for x in self.bridge(math.log(C)):
-            self._solve(x, BRIDGE)
+            self._solve(x, loose)
         descent, reason = self._solve(math.log(C), tolerance, judge)
         at, estimate, passes = descent.at, descent.decrement / descent.at.F, self.passes - before
         loss, iterations = at.point.loss, descent.iterations
