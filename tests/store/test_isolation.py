@@ -383,6 +383,20 @@ def test_copy_leaves_out_what_is_broken_and_fails_at_the_end(store: Path, tmp_pa
     assert copied.encoder().dataset("Toys").splits == ("test",)
 
 
+def test_copy_goes_on_past_a_split_whose_bytes_are_damaged(store: Path, tmp_path: Path) -> None:
+    (features,) = store.glob("enc-good-*/sets/ds-pets-*/test/data.zarr/features_embedding/c/0/0")
+    content = features.read_bytes()
+    features.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+
+    done = run_command("store", "copy", store, tmp_path / "copied")
+
+    assert done.code == 1
+    assert done.err.count(f"left out: {features}") == 1
+    copied = FeatureStore(tmp_path / "copied").encoder("good")
+    assert copied.dataset("Pets").splits == ("train",)
+    assert copied.dataset("Toys").splits == ("test", "train")
+
+
 def test_names_are_among_the_sound_whatever_lies_beside(store: Path) -> None:
     (store / "enc-bad").mkdir()
 

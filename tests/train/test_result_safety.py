@@ -231,6 +231,18 @@ def test_damaged_features_are_refused_by_name_and_the_repair_gives_the_right_num
     assert ask() == right
 
 
+def test_a_damaged_test_split_is_told_before_the_fit(
+    result: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(result)
+    (path,) = tmp_path.glob(FEATURES.format("test"))
+    whole = path.read_bytes()
+    path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    monkeypatch.delattr("linprobe_train.tasks.probe.search")
+    with pytest.raises(IntegrityError, match="test/data"):
+        asked(tmp_path, "probe")
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("verb", VERBS)
 def test_features_that_change_during_the_fit_give_no_result(

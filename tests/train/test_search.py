@@ -266,3 +266,16 @@ def test_a_final_fit_takes_fewer_passes_from_the_sweep_around_it(crew: Crew) -> 
 
     assert chosen.fit.objective == pytest.approx(cold.objective, rel=1e-6)
     assert chosen.fit.passes < cold.passes
+
+
+def test_a_search_does_not_depend_on_the_number_of_threads() -> None:
+    train, held = cut(3, n=5000)
+    sweeps = []
+    for threads in (1, 3):
+        with crew_of(threads) as crew:
+            settings = replace(PLAIN, threads=threads)
+            sweeps.append(search(train, held, HALVING, settings, crew))
+
+    assert sweeps[0].sweep == sweeps[1].sweep
+    assert sweeps[0].fit == sweeps[1].fit
+    assert np.array_equal(sweeps[0].probe.coef, sweeps[1].probe.coef)

@@ -23,7 +23,7 @@ from linprobe.disk import (
 )
 from linprobe.errors import REPAIR, IntegrityError, MismatchError, StoreError
 from linprobe.names import short_id
-from linprobe.terminal import Watch, ignore
+from linprobe.terminal import Progress, Watch, ignore
 from linprobe_store.arrays.unit_maps import map_unit
 from linprobe_store.care import beside
 from linprobe_store.care.moving import move_split
@@ -70,8 +70,8 @@ def copy_store(
     without it, what is packed is unpacked into a local target. What is damaged at the target is
     copied again; what is damaged in the source is left out and, once the rest is there, an
     IntegrityError; ``watch`` is told of both. Raises NotFoundError for an unknown encoder or
-    dataset, IntegrityError where bytes changed on the way, MismatchError for other content under
-    the same ids, StoreError where disk or remote refuses.
+    dataset, MismatchError for other content under the same ids, StoreError where disk or remote
+    refuses.
     """
     listing = list_splits(Place(source), encoder, dataset)
     listing.tell(watch)
@@ -81,17 +81,23 @@ def copy_store(
         if place.local is not None and place.local.exists():
             left = find_leftovers(FeatureStore(place.local), min_age_s=10.0, foreign_age_s=math.inf)
             remove_leftovers(left)  # of killed runs of this host; younger ones may be running
+    failures = [broken.error for broken in listing.broken]
     for split in listing.sound:
-        with store_errors(target):
-            if place.local is None:
-                moved = _send(split, place, pack, watch)
-            else:
-                moved = _receive(split, place, place.local, pack, watch)
+        try:
+            with store_errors(target):
+                if place.local is None:
+                    moved = _send(split, place, pack, watch)
+                else:
+                    moved = _receive(split, place, place.local, pack, watch)
+        except IntegrityError as damage:
+            watch(Progress(0, None, "splits", line=f"left out: {damage.message}; {damage.hint}"))
+            failures.append(damage)
+            continue
         ids = split.encoder.spec.encoder_id, split.dataset.spec.dataset_id, split.name
         outcome: Outcome = "there already" if moved is None else "copied"
         yield CopiedSplit(*ids, split.marker.commit.digest, split.folder, outcome, moved or 0)
-    if listing.broken:
-        first, count = listing.broken[0].error, len(listing.broken)
+    if failures:
+        first, count = failures[0], len(failures)
         message = f"{source}: {count} left out that cannot be read, the first: {first.message}"
         raise IntegrityError(message, hint=first.hint)
 

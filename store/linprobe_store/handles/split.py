@@ -222,6 +222,16 @@ class Split:
         self.arrays.all()
         return zarr.open_group(self.path / DATA_FOLDER, mode="r", use_consolidated=False)
 
+    def verify(self, tap: str) -> None:
+        """Verify the features of a tap, the labels and the keys now, not when first read.
+
+        Raises
+        ------
+        IntegrityError : a file, a row, a label or a key is not what was committed.
+        """
+        self._mapped(tap)
+        _ = self.labels, self.keys
+
     def verification(self) -> Verification:
         """What was verified so far."""
         sizes = [file.digest.bytes for array in self.arrays.verified for file in array.files]

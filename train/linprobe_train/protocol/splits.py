@@ -46,6 +46,14 @@ class StoredSplits:
         """Rows of the test split. Called once, after the final fit."""
         return self.rows(self.test)
 
+    def verify(self) -> None:
+        """Verify every split before a fit: damage is told at once, test's too, unseen as it is.
+
+        ``IntegrityError``: a file, a row, a label or a key is not what was committed.
+        """
+        for split in self.all:
+            split.verify(self.tap)
+
     def verified(self) -> dict[str, Verification]:
         """What of each split was verified, to be asked after the last pass over rows.
 

@@ -34,6 +34,9 @@ DECADE = math.log(10)
 BRIDGE_STEP = DECADE
 """Distance between the fits of a bridge: half a decade took as many passes, and more time."""
 
+COLD_STEP = DECADE / 2
+"""The same from nowhere, where there is little to start from."""
+
 BRIDGE = Tolerance(gap=1e-2, decrement=5e-3)
 """How far the fits of a bridge go: only the start of the next one depends on them."""
 
@@ -43,8 +46,9 @@ BRIDGE_RIDGE = 0.05
 BASIS = 5
 """Solutions whose span holds a start: 2 took a fifth more passes, 8 no fewer."""
 
-NEWTON_STEPS = 4
-"""Most steps over the span; they end sooner where the decrease expected is below a millionth."""
+NEWTON_STEPS = 8
+"""Most steps over the span, which cost no product with the rows; 4 took more passes, 2 many more.
+They end sooner where the decrease expected is below a ten-millionth of F."""
 
 KEPT_LOGITS = 8
 """Solutions whose logits are kept, those nearest to the last."""
@@ -128,22 +132,20 @@ class PathSolver:
     def bridge(self, x: float) -> list[float]:
         """Values of ln C to pass through on the way up to x."""
         below = [known for known in self._solved if known < x]
-        if below:
-            start = max(below)
-            at = with_ridge(self._solved[start], self._l2(start))
-            if at.ridge < BRIDGE_RIDGE * at.F:
-                return []
-        elif self._solved:
-            return []
-        elif self._borrowed:
+        if self._borrowed and not self._solved:
             # From below, the new rows lead away from what the others had in common.
             far = x - self._origin() > 2 * DECADE
             return [x - 2 * DECADE, x - DECADE] if far else []
-        else:
-            start = self._origin()
+        if self._solved and not below:
+            return []
+        start, step = (max(below), BRIDGE_STEP) if below else (self._origin(), COLD_STEP)
+        if below:
+            at = with_ridge(self._solved[start], self._l2(start))
+            if at.ridge < BRIDGE_RIDGE * at.F:
+                return []
         if x - start <= 1.01 * DECADE:
             return []
-        steps = round((x - start) / BRIDGE_STEP)
+        steps = round((x - start) / step)
         return [start + (x - start) * i / steps for i in range(1, steps)]
 
     def _origin(self) -> float:

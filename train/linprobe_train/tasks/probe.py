@@ -82,6 +82,7 @@ def probe(
         say(f"nothing to do: {stored.folder} answers this question")
         return stored
     wall, cpu = time.perf_counter(), time.process_time()
+    splits.verify()
     train = splits.rows(splits.train)
     val = None if splits.val is None else splits.rows(splits.val)
     say(plan_fit(train if val is None else train.join(val), settings).text())
