@@ -21,7 +21,7 @@ from pathlib import Path
 
 REPAIR = (
     "copy it again from where it is whole; or remove it, a part or split with 'linprobe store gc "
-    "--damaged', an encoder or dataset with 'linprobe store rm', and make it again"
+    "--damaged --deep', an encoder or dataset with 'linprobe store rm', and make it again"
 )
 
 

@@ -65,7 +65,9 @@ def is_url(text: str) -> bool:
 
 def natural_key(text: str) -> list[tuple[int, str]]:
     """Key that sorts ``2.tar`` before ``10.tar``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)
+    ]
 
 
 def first_few(names: Iterable[str], limit: int = 5) -> str:
@@ -128,6 +130,11 @@ def check_class_names(names: Sequence[str], place: str, *, error: type[LinprobeE
     """
     if not names:
         raise error(f"no class names in '{place}'", hint="one class name a line, by label")
+    if len(names) > MAX_CLASSES:
+        raise error(
+            f"'{place}' has {len(names):,} class names, expected at most {MAX_CLASSES:,}",
+            hint="one class name a line, by label",
+        )
     for number, name in enumerate(names, start=1):
         if not name.strip():
             raise error(

@@ -31,6 +31,8 @@ MAX_BYTES = 64 << 20
 """The largest file that is read whole; a commit of 40,000 parts has 7 MiB."""
 MAX_DEPTH = 64
 """How deep lists and objects may lie in each other."""
+MAX_VALUES = 1 << 22
+"""Commas and brackets of a file: a value takes some 100 bytes, however short it is written."""
 T = TypeVar("T")
 
 _KINDS = {
@@ -119,10 +121,12 @@ def parse(
     Raises
     ------
     LinprobeError : of class ``error``: no JSON, one that is read in different ways (a field that
-        comes twice, a whole number beyond 64 bits), nested too deep, or a field missing, unknown or
-        of another type.
+        comes twice, a whole number beyond 64 bits), nested too deep, of too many values, or a field
+        missing, unknown or of another type.
     """
     try:
+        if (n := sum(map(data.count, (b",", b"[", b"{")))) > MAX_VALUES:
+            raise ValueError(f"expected at most {MAX_VALUES:,} values, found some {n:,}")  # noqa: TRY301
         msgspec.json.decode(data)  # refuses NaN, lone surrogates and 1e999, which json takes
         value = _JSON.decode(data.decode())
         _check_depth(value, data)

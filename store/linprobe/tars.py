@@ -20,8 +20,11 @@ MAX_NAME = 4096
 """Characters of a member's name: the longest path that Linux takes."""
 MAX_RATIO = 200
 """Unpacked over compressed bytes, beyond the first: photographs have 1, plain drawings 20."""
+MAX_XZ_BYTES = 256 << 20
+"""Memory of a decoder of xz, which is what the file says; ``xz -9`` takes 65 MiB."""
 FREE_BYTES = 64 << 20
 """Unpacked bytes of which no ratio is asked."""
+_READ_BYTES = 1 << 16
 UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, OSError, EOFError, ValueError,
               RecursionError, OverflowError)  # fmt: skip
 """What reading a tar may raise where it is damaged or hostile."""
@@ -38,7 +41,7 @@ _EXTENDED = (
 _FORMATS: Mapping[bytes, Callable[[IO[bytes]], "_Readable"]] = {
     b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
     b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ": lzma.LZMAFile,
+    b"\xfd7zXZ": lambda stream: _Xz(stream),
 }
 
 
@@ -83,6 +86,34 @@ class _Tar(tarfile.TarFile):
     """Of extended headers that are held: those for all members, and those of the next."""
     n_member_bytes = 0
     """Of them, those of the next member."""
+
+
+class _Xz:
+    """What ``lzma.LZMAFile`` reads, joined streams too, by decoders of bounded memory."""
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self._packed = packed
+        self._decoder = self._fresh()
+
+    @staticmethod
+    def _fresh() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_XZ_BYTES)
+
+    def read(self, size: int = -1) -> bytes:
+        while size:
+            data = b""
+            if self._decoder.eof:
+                # Between streams, and after the last one, there may be zeros.
+                data = self._decoder.unused_data
+                while not (data := data.lstrip(b"\0")):
+                    if not (data := self._packed.read(_READ_BYTES)):
+                        return b""
+                self._decoder = self._fresh()
+            elif self._decoder.needs_input and not (data := self._packed.read(_READ_BYTES)):
+                raise EOFError("it ends before the end of its xz stream")
+            if unpacked := self._decoder.decompress(data, size):
+                return unpacked
+        return b""
 
 
 class _Unpacked:

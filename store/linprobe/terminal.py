@@ -32,6 +32,8 @@ _PLACEHOLDERS: Mapping[str, Mapping[str, str]] = {
     "store import": {"split": "NAME=FILE", "encoder-name": "NAME", "dataset": "NAME"},
 }
 """What a person has to fill in where the command does not know it."""
+_MAX_CELL = 1000
+"""Characters of a cell of a table."""
 _AGES = (("s", 60.0), ("min", 60.0), ("h", 24.0), ("d", 365.0))
 
 
@@ -118,9 +120,11 @@ def command(verb: str, *words: str | Path, **options: Word) -> str:
         if value is not None and value is not False
     }
     installed = os.environ.get(MAKE_VARIABLE)
-    # The Makefile cuts DATA at spaces, and takes the last part of a path for a dataset's name.
+    # The Makefile cuts DATA at spaces, and takes the last part of a path for a dataset's name;
+    # make itself, whatever the quotes, runs what stands in a $(shell ...) of a name.
     data = "".join(map(str, given.get("data", ())))
     fits = " " not in data and not ("/" in data and verb in ("probe", "compare"))
+    fits = fits and not any("$" in str(value) for values in given.values() for value in values)
     if not installed or verb not in _MAKE_TARGETS or words or not fits:
         parts = [*(installed or "linprobe").split(), *verb.split(), *map(str, words)]
         return shlex.join([*parts, *_flags(given)])
@@ -164,13 +168,13 @@ def human_age(seconds: float) -> str:
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> str:
-    """Align columns under a header; every cell is :func:`one_line`.
+    """Align columns under a header; every cell is :func:`one_line`, cut where it is very long.
 
     Parameters
     ----------
     sides : one character per column, ``>`` to align it to the right and ``<`` to the left.
     """
-    lines = [[one_line(cell) for cell in line] for line in (header, *rows)]
+    lines = [[_cell(cell) for cell in line] for line in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join(
         "  ".join(
@@ -179,6 +183,11 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], sides: str)
         ).rstrip()
         for line in lines
     )
+
+
+def _cell(text: str) -> str:
+    """A cell of a table: all others of its column get its width."""
+    return one_line(text if len(text) <= _MAX_CELL else f"{text[:_MAX_CELL]}...")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from linprobe.errors import LinprobeError, MismatchError, OptionError
 from linprobe.names import (
+    check_class_names,
     first_few,
     natural_key,
     parse_wholes,
@@ -64,6 +65,15 @@ def test_natural_order_is_that_of_the_numbers(numbers: list[int]) -> None:
     names = [f"train-{number}.tar" for number in numbers]
 
     assert sorted(names, key=natural_key) == [f"train-{n}.tar" for n in sorted(numbers)]
+
+
+def test_a_digit_that_is_no_number_is_a_character() -> None:
+    assert sorted(["1²10.tar", "1²2.tar"], key=natural_key) == ["1²2.tar", "1²10.tar"]
+
+
+def test_more_class_names_than_classes_may_be_are_refused_at_once() -> None:
+    with pytest.raises(LinprobeError, match="1,000,001 class names, expected at most 1,000,000"):
+        check_class_names(["a"] * 1_000_001, "c.txt", error=LinprobeError)
 
 
 def test_the_first_few_names_say_how_many_follow() -> None:

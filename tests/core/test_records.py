@@ -187,3 +187,11 @@ def test_numbers_of_numpy_are_plain_numbers() -> None:
     assert plain({"a": np.float64(0.5), "b": np.int64(3)}) == {"a": 0.5, "b": 3}
     with pytest.raises(TypeError, match="object is no JSON"):
         plain({"a": object()})
+
+
+@pytest.mark.parametrize("value", ["{}", "[]", "0", '""'])
+def test_json_of_more_values_than_memory_is_meant_for_is_refused(value: str) -> None:
+    data = b'{"a":[' + b",".join([value.encode()] * (5 << 20)) + b"]}"
+
+    with pytest.raises(IntegrityError, match=r"a\.json: expected at most 4,194,304 values"):
+        parse(dict[str, object], data, "a.json")

@@ -43,6 +43,18 @@ def test_a_next_command_can_be_pasted_into_a_shell() -> None:
     assert command("probe", data=["a", "b"]) == "linprobe probe --data a --data b"
 
 
+@pytest.mark.parametrize("option", ["model", "data", "store", "protocol"])
+def test_make_does_not_run_what_stands_in_a_name(
+    monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setenv(MAKE_VARIABLE, "linprobe")
+    name = "$(shell touch${IFS}x)"
+
+    line = command("probe", **{option: name})
+
+    assert shlex.split(line) == ["linprobe", "probe", f"--{option}", name]
+
+
 def test_after_a_make_target_the_next_command_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MAKE_VARIABLE, ".venv/bin/linprobe")
 
@@ -181,3 +193,10 @@ def test_the_guard_of_cells_changes_texts_that_spreadsheets_run_alone() -> None:
     assert [csv_cell(text, guard=False) for text in texts] == texts
     assert csv_cell("a=b", guard=True) == "a=b"
     assert csv_cell("", guard=True) == ""
+
+
+def test_a_name_without_end_makes_no_table_without_end() -> None:
+    table = text_table(("name", "n"), [("x" * 1_000_000, "1"), *[("y", "2")] * 100], "<>")
+
+    assert len(table) < 200_000
+    assert f"{'x' * 1000}...  1" in table

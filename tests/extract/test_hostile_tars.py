@@ -8,11 +8,13 @@ import struct
 import subprocess
 import sys
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -198,6 +200,37 @@ def test_a_small_file_of_one_huge_member_takes_little_memory(kind: str, tmp_path
     assert said.startswith("refused")
     assert "times its size" in said
     assert grown < 300
+
+
+def _xz(content: bytes) -> bytes:
+    return lzma.compress(content, preset=0)
+
+
+def test_an_xz_that_asks_for_much_memory_is_refused(tmp_path: Path) -> None:
+    small = {"id": lzma.FILTER_LZMA2, "dict_size": 1 << 16}
+    packed = bytearray(lzma.compress(bytes(2048), filters=[small]))
+    head = packed[12 : 12 + 4 * (packed[12] + 1)]  # of the only block
+    head[head.index(lzma.FILTER_LZMA2) + 2] = 40  # a dictionary of 4 GiB
+    head[-4:] = zlib.crc32(head[:-4]).to_bytes(4, "little")
+    packed[12 : 12 + len(head)] = head
+    (path := tmp_path / "a.tar.xz").write_bytes(packed)
+
+    with pytest.raises(ShardError, match=r"a\.tar\.xz.*Memory usage limit"):
+        list(read_members(Shard(str(path))))
+
+
+@pytest.mark.parametrize("size", [1, 1000, 1 << 20])
+def test_an_xz_is_read_whole_as_the_library_reads_it(size: int) -> None:
+    content = np.random.default_rng(0).bytes(300_000)
+    joined = _xz(content[:1000]) + _xz(b"") + bytes(8) + _xz(content[1000:]) + bytes(4)
+    stream = tars.unpacked(io.BytesIO(joined))
+
+    pieces = iter(partial(stream.read, size), b"")
+    assert b"".join(pieces) == content if size > 1 else b"".join([*pieces][:2000]) == content[:2000]
+
+    for damaged in (joined[:-200], joined + b"x", joined[:500] + b"x" + joined[501:]):
+        with pytest.raises(tars.UNREADABLE):
+            b"".join(iter(partial(tars.unpacked(io.BytesIO(damaged)).read, 1 << 16), b""))
 
 
 def test_nothing_is_held_of_what_is_no_image_and_no_label(tmp_path: Path) -> None:

@@ -4,8 +4,12 @@ import io
 import os
 import pickle
 import random
+import re
+import struct
+import tracemalloc
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ import torch
 from torch import nn
 
 from linprobe.errors import LinprobeError
+from linprobe_extract.encoders import torchscript
 from linprobe_extract.encoders.weights import read_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
@@ -216,7 +221,12 @@ def test_an_archive_made_by_hand_is_read(tmp_path: Path) -> None:
         (_model_pickle().replace(b"FloatStorage", b"QUInt8Storage"), "stored as torch.QUInt8"),
         (_model_pickle().replace(b"_tensor_v2", b"_something"), "made by torch._utils"),
         (_model_pickle(rest=b"X\x01\x00\x00\x00xh\x01"), "more than 100 deep"),
-        (b"\x80\x02" + b"]" * (9 << 20) + b".", "expected at most 8388608"),
+        (b"\x80\x02" + b"]" * (3 << 20) + b".", "expected at most 2097152"),
+        (
+            # Hashing it would end the process: the stack of C is not that deep.
+            _model_pickle().replace(b"X\x01\x00\x00\x000", b")" + b"\x85" * 500_000),
+            "have no name in the archive",
+        ),
         (b"\x80\x02\x8d" + b"\xff" * 7 + b"\x00.", "expected 72057594037927935 bytes"),
         (b"\x80\x02)r\xff\xff\xff\x7f.", "expected a model, found a tuple"),
         (b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00id\x85R.", "expected a model, found a _Call"),
@@ -231,6 +241,65 @@ def test_a_hostile_pickle_is_refused_in_bounded_memory(
         LinprobeError, match=rf"a\.pt is not a readable checkpoint: .*{message}|{message}"
     ):
         read_checkpoint(_archive(tmp_path / "a.pt", data))
+
+
+def test_a_long_line_of_source_is_read_in_the_time_of_its_length(tmp_path: Path) -> None:
+    code = b"class " + b"a" * (1 << 20) + b"\n" + _CODE  # its square would take hours
+
+    assert read_checkpoint(_archive(tmp_path / "a.pt", _model_pickle(), code))
+
+
+def test_a_source_that_is_named_in_many_ways_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torchscript, "_CLASS", counted := _CountedPattern(torchscript._CLASS))
+    objects = b"".join(
+        b"X\x01\x00\x00\x00%cc%b\nM\n)\x81}b" % (97 + i, name)
+        for i, name in enumerate((b"a.b", b"a/b", b"a.b", b"a/b"))
+    )
+    data = _model_pickle(b"u(" + objects)
+    path = _archive(tmp_path / "a.pt", data)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/code/a/b.py", _CODE)
+
+    assert read_checkpoint(path)
+    assert counted.n == 2  # of __torch__, and of a.b
+
+
+class _CountedPattern:
+    def __init__(self, pattern: re.Pattern[str]) -> None:
+        self._pattern = pattern
+        self.n = 0
+
+    def finditer(self, text: str) -> Iterator[re.Match[str]]:
+        self.n += 1
+        return self._pattern.finditer(text)
+
+
+@pytest.mark.parametrize("name", ["data.pkl", "data/0"])
+def test_an_entry_that_unpacks_to_more_than_it_says_is_not_unpacked(
+    tmp_path: Path, name: str
+) -> None:
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = b"".join(squeeze.compress(bytes(1 << 20)) for _ in range(200)) + squeeze.flush()
+    path = tmp_path / "a.pt"
+    files = {"constants.pkl": b"\x80\x02).", "data.pkl": _model_pickle()}
+    _entries(path, {**files, "code/__torch__.py": _CODE, "data/0": bytes(4), name: bomb})
+    with zipfile.ZipFile(path) as archive:
+        at = archive.getinfo(f"archive/{name}").header_offset
+    content = bytearray(path.read_bytes())
+    entry = content.rfind(f"archive/{name}".encode()) - 46  # in the directory
+    for place, method, size in ((at, 8, 22), (entry, 10, 24)):
+        struct.pack_into("<H", content, place + method, zipfile.ZIP_DEFLATED)
+        struct.pack_into("<I", content, place + size, 4)
+    path.write_bytes(content)
+
+    tracemalloc.start()
+    with pytest.raises(LinprobeError, match=r"a\.pt is not a readable checkpoint"):
+        read_checkpoint(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 16 << 20
 
 
 def test_modules_that_double_at_every_level_are_refused(tmp_path: Path) -> None:

@@ -490,3 +490,27 @@ def test_a_disk_with_too_little_room_is_told_before_anything_is_fetched(
     with pytest.raises(StoreError, match=r"MB of the disk, 0\.0 free"):
         copy(root_of(whole), tmp_path / "b")
     assert not list((tmp_path / "b").rglob("data.zarr"))
+
+
+@pytest.mark.parametrize("where", ["source", "target"])
+def test_a_version_of_many_digits_is_another_version(
+    whole: Split, tmp_path: Path, where: str
+) -> None:
+    (tmp_path / where).mkdir(exist_ok=True)
+    (tmp_path / where / "FORMAT").write_text(f"linprobe-store {'9' * 5000}\n")
+
+    with pytest.raises(LinprobeError, match="FORMAT: expected"):
+        copy(root_of(whole), tmp_path / "target")
+
+
+def test_very_many_runs_are_copied_at_once_and_once(whole: Split, tmp_path: Path) -> None:
+    runs = encoder_of(whole).path / "provenance.jsonl"
+    first = json.loads(runs.read_text())
+    lines = [canonical_json({**first, "time": str(i)}).decode() for i in range(20_000)]
+    runs.write_text("".join(f"{line}\n" for line in lines))
+
+    for _ in range(2):  # a flush a line, or a look at every line for each, would take minutes
+        copy(root_of(whole), tmp_path / "target")
+
+    (copied,) = (tmp_path / "target").glob("enc-*/provenance.jsonl")
+    assert copied.read_text() == runs.read_text()

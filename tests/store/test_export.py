@@ -9,7 +9,7 @@ import pytest
 from store_factories import root_of, sealed_split
 
 from linprobe.disk import make_folders
-from linprobe.errors import StoreError
+from linprobe.errors import MismatchError, StoreError
 from linprobe_store.care import export
 from linprobe_store.care.export import export_split
 from linprobe_store.handles.split import Split
@@ -99,3 +99,19 @@ def test_what_a_killed_export_left_goes_with_the_next(whole: Split, tmp_path: Pa
     export_split(whole, "embedding", out / "a.npy")
 
     assert sorted(path.name for path in out.iterdir()) == ["a.csv", "a.npy"]
+
+
+@pytest.mark.parametrize("what", ["key", "class name"])
+def test_a_long_text_is_no_room_for_every_row_of_an_npz(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    long = "x" * 5000
+    split = sealed_split(tmp_path / "store")[0]
+    texts = [long, *list(split.keys)[1:]] if what == "key" else [*split.classes[1:], long]
+    vars(split).pop("keys", None)
+    monkeypatch.setattr(Split, "keys" if what == "key" else "classes", texts)
+
+    with pytest.raises(MismatchError, match=f"a {what} has 5,000 characters"):
+        export_split(split, "embedding", tmp_path / "a.npz")
+    assert export_split(split, "embedding", tmp_path / "a.npy")
+    assert not (tmp_path / "a.npz").exists()

@@ -1,5 +1,6 @@
 """Other readers read what we write; what other writers leave, we map equal or refuse."""
 
+import json
 import math
 import os
 from pathlib import Path
@@ -19,7 +20,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec
 
 from linprobe.errors import StoreError
 from linprobe_store.arrays.mapping import map_array
-from linprobe_store.format.zarr_v3 import ArrayGeometry, array_json
+from linprobe_store.format.zarr_v3 import ArrayGeometry, array_json, parse_geometry
 
 
 @pytest.mark.parametrize("sizes", [(0,), (1,), (2047, 2), (2500, 0, 2500)])
@@ -241,3 +242,38 @@ def test_a_file_of_another_size_is_refused_before_it_is_mapped(tmp_path: Path, c
 
     with pytest.raises(StoreError, match="bytes, found"):
         map_array(tmp_path / "a", table_of(tmp_path / "a"))
+
+
+NAMES: tuple[object, ...] = (5, [1], ["a", "b"], [{}])
+FILLS: tuple[object, ...] = (1 << 63, 0.5, "NaN", {}, None, True)
+FLOAT_FILLS: tuple[object, ...] = ("x", {}, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        *(("labels", "dimension_names", value) for value in NAMES),
+        *(("labels", "fill_value", value) for value in FILLS),
+        *(("features_embedding", "fill_value", value) for value in FLOAT_FILLS),
+        ("labels", "attributes", 5),
+        ("labels", "must", {"must_understand": True}),
+        ("labels", "storage_transformers", [{}]),
+    ],
+)
+def test_what_zarr_would_stumble_over_is_refused_by_file(
+    tmp_path: Path, name: str, field: str, value: object
+) -> None:
+    split, _ = sealed_split(tmp_path, (3,), encoder_spec(2))
+    metadata = split.path / "data.zarr" / name / "zarr.json"
+    metadata.write_text(json.dumps({**json.loads(metadata.read_bytes()), field: value}))
+    folder = metadata.parent
+
+    with pytest.raises(StoreError, match=f"{name}/zarr.json: cannot be mapped: its {field} "):
+        map_array(folder, table_of(folder))
+
+
+def test_a_row_that_no_memory_holds_is_refused() -> None:
+    row = ArrayGeometry((1, 1 << 33), np.dtype("f2"), 1, 1)
+
+    with pytest.raises(StoreError, match="a size that can be"):
+        parse_geometry(array_json(row, "NaN", ("sample", "feature")), "zarr.json")

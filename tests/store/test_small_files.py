@@ -48,6 +48,22 @@ def test_a_small_file_that_is_none_is_refused_by_name(tmp_path: Path, name: str,
     assert harm in caught.value.message or "missing" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("name", "most"), [("encoder.json", "1,048,576"), ("enc-*/names.json", "65,536")]
+)
+def test_what_every_line_of_a_listing_repeats_is_small(
+    tmp_path: Path, name: str, most: str
+) -> None:
+    split, _ = sealed_split(tmp_path / "store")
+    (path,) = (p for p in tmp_path.rglob(name.rpartition("/")[2]) if p.match(name))
+    os.truncate(path, 2 << 20)
+
+    (broken,) = FeatureStore(root_of(split)).listing().broken
+    assert broken.reason == f"{path}: expected at most {most} bytes, found 2,097,152"
+    with pytest.raises(LinprobeError, match=f"{path.name}: expected at most {most} bytes"):
+        list(copy_store(str(root_of(split)), str(tmp_path / "other")))
+
+
 def test_a_marker_that_is_far_too_large_is_not_copied(tmp_path: Path) -> None:
     split, _ = sealed_split(tmp_path / "store")
     os.truncate(split.path / "COMMIT.json", 1 << 40)

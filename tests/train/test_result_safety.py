@@ -26,7 +26,7 @@ from train_factories import stored_dataset
 from typer.testing import CliRunner
 
 from linprobe.door import app
-from linprobe.errors import IntegrityError, ResultError
+from linprobe.errors import IntegrityError, ResultError, StoreError
 from linprobe_store.handles.split import Verification
 from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import Answers, read_result
@@ -34,6 +34,7 @@ from linprobe_train.results.collect import collect
 from linprobe_train.results.probe_file import load_probe
 from linprobe_train.results.result import ProbeResult
 from linprobe_train.results.signed import sign
+from linprobe_train.solver.rows import Rows
 
 FEATURES = "features/enc-*/sets/ds-*/{}/data.zarr/features_embedding/c/0/0"
 """Where the features of a split lie."""
@@ -266,6 +267,41 @@ def test_features_that_change_during_the_fit_give_no_result(
 
 
 @pytest.mark.parametrize("verb", VERBS)
+def test_labels_that_change_before_they_are_used_are_told_as_a_change(
+    result: Path, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(result)
+    (path,) = tmp_path.glob(
+        FEATURES.format("test").replace("features_embedding/c/0/0", "labels/c/0")
+    )
+    opened = StoredSplits.open_test
+
+    def late(splits: StoredSplits) -> Rows:
+        rows = opened(splits)
+        with path.open("r+b") as file:  # in place: what is mapped changes
+            file.write(b"\x77" * 64)
+        return rows
+
+    monkeypatch.setattr(StoredSplits, "open_test", late)
+    with pytest.raises(IntegrityError, match=r"labels/c/0: changed"):
+        asked(tmp_path, verb)
+    assert not list((tmp_path / "results").iterdir())
+
+
+def test_a_plot_that_cannot_be_written_keeps_no_answer_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StoreError("fewshot.svg: Read-only file system", hint="choose another place")
+
+    stored_dataset(tmp_path / "features", some_splits(60), classes=CLASSES)
+    monkeypatch.setattr("linprobe_train.show.plots.write_fewshot_plot", refuse)
+    assert asked(tmp_path, "fewshot")["fresh"]
+    words = [*VERBS["fewshot"], *where(tmp_path)]
+    assert "not written: fewshot.svg: Read-only" in command(*words)
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_names_of_any_length_are_cut_and_kept_apart(tmp_path: Path, verb: str) -> None:
     for last in "ab":
         name = "é/" * 150 + last
@@ -462,6 +498,8 @@ def test_results_in_a_place_that_takes_none_are_refused_before_the_fit(
     for place in ("/proc/results", "/sys/results", str(result / "result.json" / "results")):
         with pytest.raises(ResultError, match="cannot write results"):
             command("probe", "--C", "2", "--store", tmp_path / "features", "--out", place)
+    with pytest.raises(StoreError, match="name too long"):
+        command("probe", "--C", "2", "--store", tmp_path / "features", "--out", "o" * 300)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

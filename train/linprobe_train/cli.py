@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from linprobe.errors import OptionError
+from linprobe.errors import OptionError, StoreError
 from linprobe.machine import Device, thread_count
 from linprobe.names import parse_wholes
 from linprobe.options import (
@@ -161,7 +161,11 @@ def fewshot(
         answer = few_shots(
             splits, counts, repeats, out, seed=seed, metric=metric, threads=threads, watch=watch
         )
-    plot = write_fewshot_plot(answer.folder, answer.result)
+    plot: Path | str | None
+    try:
+        plot = write_fewshot_plot(answer.folder, answer.result)
+    except StoreError as error:  # the answer is there all the same
+        plot = f"not written: {error}"
     emit_json(answer_json(answer)) if as_json else emit(fewshot_text(answer, plot))
 
 

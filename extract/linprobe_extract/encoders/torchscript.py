@@ -17,8 +17,8 @@ import torch
 
 MARKER = "/constants.pkl"
 """End of the name of an entry that every TorchScript archive has, and no other checkpoint."""
-_MAX_TEXT = 8 << 20
-"""Most bytes of ``data.pkl``, and of one source file; those of a ViT-g take 1 % of it."""
+_MAX_TEXT = 2 << 20
+"""Most bytes of ``data.pkl``, and of one source file; those of a ViT-g take 4 % of it."""
 _MAX_MODULES, _MAX_DEPTH = 100_000, 100
 """Of a model whose modules may hold each other, and themselves."""
 _REBUILD = "torch._utils._rebuild_tensor_v2"
@@ -34,7 +34,8 @@ _DTYPES = {
     "torch.ByteStorage": torch.uint8,
     "torch.BoolStorage": torch.bool,
 }
-_CLASS = re.compile(r"^class (\w+)(\(Module\))?.*:\n((?:(?:  .*)?\n)*)", re.MULTILINE)
+# Possessive, since a long line that is no class would take the square of its length.
+_CLASS = re.compile(r"^class (\w++)(\(Module\))?+.*:\n((?:(?:  .*)?\n)*+)", re.MULTILINE)
 _LIST = re.compile(r"^  __(?:parameters|buffers)__ = \[(.*)\]$", re.MULTILINE)
 
 
@@ -130,9 +131,10 @@ class _Archive:
         return kind, module.state
 
     def _class(self, kind: str) -> _Class:
-        source, _, name = kind.rpartition(".")
+        dotted, _, name = kind.rpartition(".")
+        source = dotted.replace(".", "/")  # both ways to write it are one file, read once
         if source not in self._classes:
-            text = self._text(f"code/{source.replace('.', '/')}.py").decode()
+            text = self._text(f"code/{source}.py").decode()
             self._classes[source] = {
                 match[1]: _Class(
                     is_module=match[2] is not None,
@@ -151,6 +153,8 @@ class _Archive:
         if not isinstance(saved, _Saved) or not isinstance(saved.content, tuple):
             raise UnpicklingError(f"the bytes of a tensor are a {type(saved).__name__}")
         _, kind, key, *_ = saved.content
+        if not isinstance(kind, _Global) or not isinstance(key, str):  # no other is looked up
+            raise UnpicklingError("the bytes of a tensor have no name in the archive")
         if kind.name not in _DTYPES:
             raise UnpicklingError(f"tensors are stored as {kind.name}")
         # It checks the bounds, where the function of torch would make the storage larger.
@@ -158,7 +162,7 @@ class _Archive:
 
     def _storage(self, key: str, dtype: torch.dtype) -> torch.Tensor:
         if (key, dtype) not in self._storages:
-            content = bytearray(self._archive.read(f"{self._root}/data/{key}"))
+            content = bytearray(self._read(self._archive.getinfo(f"{self._root}/data/{key}")))
             self._storages[key, dtype] = (
                 torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
             )
@@ -170,7 +174,12 @@ class _Archive:
             raise UnpicklingError(
                 f"{name} is {entry.file_size} bytes, expected at most {_MAX_TEXT}"
             )
-        return self._archive.read(entry)
+        return self._read(entry)
+
+    def _read(self, entry: zipfile.ZipInfo) -> bytes:
+        with self._archive.open(entry) as stream:
+            # Of so many bytes: without, zipfile unpacks all before it looks at the size.
+            return stream.read(entry.file_size)
 
 
 class _Machine:

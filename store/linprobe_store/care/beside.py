@@ -93,7 +93,8 @@ def complete_witness(target: Place, folder: str, split: SourceSplit, watch: Watc
         [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
         for content in (_source_runs(split), _content(target, file))
     )
-    if new := [run for run in runs if run not in stored]:
+    there = frozenset(stored)
+    if new := [run for run in runs if run not in there]:
         target.write(file, b"".join([*stored, *new]))
 
 

@@ -23,6 +23,7 @@ from linprobe.disk import (
 from linprobe.errors import MismatchError, StoreError
 from linprobe.names import csv_cell
 from linprobe.records import digest_json
+from linprobe.tars import MAX_NAME
 from linprobe_store.arrays.seal import BLOCK_ROWS
 from linprobe_store.handles.split import Split
 
@@ -78,6 +79,11 @@ def _check_free(finals: Iterable[Path]) -> None:
 
 
 def _write_npz(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
+    texts = {"key": split.keys, "class name": split.classes}
+    for what, n in ((what, max(map(len, names), default=0)) for what, names in texts.items()):
+        if n > MAX_NAME:  # NumPy gives every row the room of the longest
+            message = f"{out.name}: a {what} has {n:,} characters, a .npz takes {MAX_NAME:,}"
+            raise MismatchError(message, hint="export it as .npy or .parquet")
     text = f"<U{max(map(len, split.keys), default=1) or 1}"
     starts = range(0, split.n, BLOCK_ROWS)
     keys = (np.array(split.keys.between(i, i + BLOCK_ROWS), text) for i in starts)

@@ -18,6 +18,7 @@ from linprobe.disk import Staging, store_errors
 from linprobe.errors import MismatchError, StoreError
 from linprobe.names import slugify
 from linprobe.records import digest_json
+from linprobe.tars import MAX_NAME
 from linprobe_store.arrays.seal import BLOCK_ROWS, SealTarget, write_split
 from linprobe_store.care.array_checks import check_labels, check_sources, class_names, read_texts
 from linprobe_store.care.array_files import ArrayFile, SplitArrays, open_split
@@ -108,6 +109,9 @@ def _check_text(option: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise MismatchError(f"{option} {text!r}: expected UTF-8", hint="type it again") from None
+    if len(text) > MAX_NAME:
+        message = f"{option}: expected at most {MAX_NAME:,} characters, found {len(text):,}"
+        raise MismatchError(message, hint="choose a shorter name")
 
 
 def _digest(array: ArrayFile) -> str:

@@ -7,7 +7,12 @@ from linprobe.disk import store_errors
 from linprobe.errors import REPAIR, IntegrityError
 from linprobe_store.care.place import Place
 from linprobe_store.care.remote_splits import SourceSplit
-from linprobe_store.format.checksums import FileDigest, FileHasher, digest_stream
+from linprobe_store.format.checksums import (
+    FileDigest,
+    FileHasher,
+    compare_digests,
+    digest_stream,
+)
 
 _CHUNK_BYTES = 4 << 20
 
@@ -40,9 +45,7 @@ def _move_file(
             if moved > expected.bytes:
                 break  # of a source that says less than it sends
             out.write(data)
-        if (digest := hasher.digest()) != expected:
-            message = f"{source.label}/{name}: expected {expected}, found {digest}"
-            raise IntegrityError(message, hint=REPAIR)
+        compare_digests(f"{source.label}/{name}", expected, hasher.digest())
     if (size := target.size(target_name)) != expected.bytes:
         message = f"{target.label}/{target_name}: expected {expected.bytes} bytes, found {size}"
         raise IntegrityError(message, hint="run the copy again")

@@ -9,6 +9,7 @@ from typing import Generic
 
 from linprobe.disk import STAGING_PREFIX
 from linprobe.errors import REPAIR, IntegrityError, NotFoundError, StoreError
+from linprobe.records import MAX_BYTES
 from linprobe.terminal import command
 from linprobe_store.care.packed import parse_packed
 from linprobe_store.care.place import Place
@@ -25,7 +26,7 @@ from linprobe_store.handles.lookup import (
     folder_digits,
     reading,
 )
-from linprobe_store.handles.store import check_format_line
+from linprobe_store.handles.store import MAX_FORMAT_BYTES, check_format_line
 
 _FILE = re.compile(rf"{layout.DATA_FOLDER}(/\w[\w-]*)*/(\d+|zarr\.json)", re.ASCII)
 """Path of a file of a sealed split."""
@@ -75,7 +76,7 @@ def list_splits(place: Place, encoder: str | None, dataset: str | None) -> Listi
     Raises NotFoundError where it is not a store or nothing matches, and the error of the first that
     is broken where there is nothing else.
     """
-    line = place.read(layout.FORMAT_FILE).decode(errors="replace")
+    line = place.read(layout.FORMAT_FILE, MAX_FORMAT_BYTES).decode(errors="replace")
     check_format_line(line, f"{place.label}/{layout.FORMAT_FILE}")
     encoders = _folders(place, "", spec.EncoderSpec, spec.EncoderNames)
     if encoder is not None:
@@ -160,10 +161,11 @@ def _folders(
     place: Place, parent: str, spec_kind: type[Spec], names_kind: type[Names]
 ) -> Listing[SourceFolder[Spec, Names]]:
     kind: BrokenKind = "dataset"
-    prefix, spec_file = layout.DATASET_PREFIX, layout.DATASET_FILE
+    prefix, spec_file, limit = layout.DATASET_PREFIX, layout.DATASET_FILE, MAX_BYTES
     if spec_kind is spec.EncoderSpec:
         kind = "encoder"
         prefix, spec_file = layout.ENCODER_PREFIX, layout.ENCODER_FILE
+        limit = layout.MAX_ENCODER_BYTES
     folders, broken = [], []
     for name in place.folders(parent):
         if not name.startswith(prefix):
@@ -176,9 +178,10 @@ def _folders(
                 message = f"{place.label}: a folder cannot be called {name!r}"
                 raise IntegrityError(message, hint=f"rename it, or remove it from {place.label}")
             with reading(Path(place.label, path)):
-                identity = parse_spec(spec_kind, place.read(file), f"{place.label}/{file}", digits)
-                names_place = f"{place.label}/{names_file}"
-                names = parse_names(names_kind, place.read(names_file), names_place)
+                data = place.read(file, limit)
+                identity = parse_spec(spec_kind, data, f"{place.label}/{file}", digits)
+                data = place.read(names_file, layout.MAX_NAMES_BYTES)
+                names = parse_names(names_kind, data, f"{place.label}/{names_file}")
         except StoreError as error:
             broken.append(Broken(Path(place.label, path), kind, error))
         else:

@@ -111,7 +111,7 @@ def check_content(path: Path, expected: FileDigest, *, strong: bool = False) -> 
     compare_digests(path, expected, actual)
 
 
-def compare_digests(path: Path, expected: FileDigest, actual: FileDigest) -> None:
+def compare_digests(path: Path | str, expected: FileDigest, actual: FileDigest) -> None:
     """Refuse, by an IntegrityError, a file of another digest; the sha256 counts if it was taken."""
     for name, wanted, value in (
         ("size", expected.bytes, actual.bytes),

@@ -47,6 +47,11 @@ MAX_SHARD_FILE_BYTES = 256 << 20
 MAX_METADATA_BYTES = 1 << 20
 """Bytes of a ``zarr.json`` at most; ours have some hundreds."""
 
+MAX_ENCODER_BYTES = 1 << 20
+"""Bytes of an ``encoder.json`` at most; those of timm have some thousands."""
+MAX_NAMES_BYTES = 1 << 16
+"""Bytes of a ``names.json`` at most: every line of a listing repeats the names."""
+
 LABELS = "labels"
 KEYS_BYTES = "keys_bytes"
 KEYS_OFFSETS = "keys_offsets"

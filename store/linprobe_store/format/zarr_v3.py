@@ -17,6 +17,8 @@ from linprobe.errors import REPAIR, IntegrityError, StoreError
 from linprobe.records import JsonValue, canonical_json, parse
 from linprobe.terminal import command
 
+_MAX_ROW_BYTES = 64 << 20
+"""Of a row, which is looked at whole."""
 _MAX_CHUNKS = 1 << 20
 """Inner chunks of a file at most: 256 MiB of one-dimensional float16 features have 2^17."""
 
@@ -140,11 +142,31 @@ def parse_geometry(data: bytes, place: str) -> ArrayGeometry:
         )
     expected = array_metadata(geometry)
     other = [name for name, value in expected.items() if metadata.get(name) != value]
-    if metadata.get("storage_transformers"):
-        other.append("storage_transformers")
+    free = metadata.keys() - expected.keys() | {"fill_value"}
+    other += [name for name in sorted(free) if not _may_be(name, metadata.get(name), geometry)]
     if other:
         raise _unmappable(place, f"its {' and '.join(other)} differ from ours")
     return geometry
+
+
+def _may_be(name: str, value: object, geometry: ArrayGeometry) -> bool:
+    """Whether a field that says nothing of the layout is one that every reader of Zarr takes."""
+    if name == "fill_value" and geometry.dtype.kind == "f":
+        return type(value) in (int, float) or value in ("NaN", "Infinity", "-Infinity")
+    if name == "fill_value":
+        limits = np.iinfo(geometry.dtype.name)
+        return type(value) is int and limits.min <= value <= limits.max
+    if name == "dimension_names":
+        names = value if isinstance(value, list) else ()
+        is_list = len(names) == len(geometry.shape) and all(
+            isinstance(n, str | None) for n in names
+        )
+        return value is None or is_list
+    return isinstance(value, dict) if name == "attributes" else _is_no_transformer(name, value)
+
+
+def _is_no_transformer(name: str, value: object) -> bool:
+    return name == "storage_transformers" and value == []
 
 
 def _is_possible(geometry: ArrayGeometry) -> bool:
@@ -156,7 +178,8 @@ def _is_possible(geometry: ArrayGeometry) -> bool:
         return False
     n_chunks, rest = divmod(geometry.file_rows, geometry.inner_rows)
     largest = max(geometry.shape[0], geometry.file_rows) * geometry.row_bytes
-    return rest == 0 and n_chunks <= _MAX_CHUNKS and largest < 1 << 62
+    is_small = n_chunks <= _MAX_CHUNKS and geometry.row_bytes <= _MAX_ROW_BYTES
+    return rest == 0 and is_small and largest < 1 << 62
 
 
 def _unmappable(place: str, why: str) -> StoreError:

@@ -172,7 +172,8 @@ class StoredEncoder:
         file = folder / layout.DATASET_FILE
         spec = parse_spec(DatasetSpec, read_bytes(file), str(file), lookup.folder_digits(folder))
         names_file = folder / layout.NAMES_FILE
-        names = parse_names(DatasetNames, read_bytes(names_file), str(names_file))
+        names_data = read_bytes(names_file, limit=layout.MAX_NAMES_BYTES)
+        names = parse_names(DatasetNames, names_data, str(names_file))
         return StoredDataset(self.spec, self.names, spec, names, folder)
 
     def record_provenance(self, entry: Provenance) -> None:
@@ -204,7 +205,9 @@ class StoredEncoder:
 def open_encoder(folder: Path) -> StoredEncoder:
     """Open the folder of an encoder, or raise an IntegrityError if it is not what its name says."""
     file = folder / layout.ENCODER_FILE
-    spec = parse_spec(EncoderSpec, read_bytes(file), str(file), lookup.folder_digits(folder))
+    data = read_bytes(file, limit=layout.MAX_ENCODER_BYTES)
+    spec = parse_spec(EncoderSpec, data, str(file), lookup.folder_digits(folder))
     names_file = folder / layout.NAMES_FILE
-    names = parse_names(EncoderNames, read_bytes(names_file), str(names_file))
+    names_data = read_bytes(names_file, limit=layout.MAX_NAMES_BYTES)
+    names = parse_names(EncoderNames, names_data, str(names_file))
     return StoredEncoder(spec, names, folder)

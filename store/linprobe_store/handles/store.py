@@ -16,7 +16,8 @@ from linprobe_store.handles.folders import check_full_id, make_folder, open_made
 from linprobe_store.handles.lookup import Listing, choose, open_folders
 from linprobe_store.handles.split import Split
 
-_MAX_FORMAT_BYTES = 1 << 10
+MAX_FORMAT_BYTES = 1 << 10
+"""Of the one line of ``FORMAT``."""
 
 
 class FeatureStore:
@@ -134,13 +135,14 @@ def _read_format_line(path: Path) -> str | None:
                     f"{root}: expected a feature store, found no file {layout.FORMAT_FILE} in it",
                     hint=f"give another --store; in a copied store, copy {layout.FORMAT_FILE} too",
                 )
-    return read_bytes(path, limit=_MAX_FORMAT_BYTES).decode(errors="replace")
+    return read_bytes(path, limit=MAX_FORMAT_BYTES).decode(errors="replace")
 
 
 def check_format_line(line: str, place: str) -> None:
     """Refuse, by a MismatchError, a content of ``FORMAT`` that is not ours."""
     words = line.split()
-    version = int(words[1]) if len(words) == 2 and words[1].isdecimal() else -1
+    is_number = len(words) == 2 and words[1].isdecimal() and len(words[1]) < 10
+    version = int(words[1]) if is_number else -1
     check_version(words[0] if words else "nothing", version, place)
 
 

@@ -96,10 +96,14 @@ def append_provenance(encoder_path: Path, entry: Provenance) -> None:
 
 def merge_provenance(encoder_path: Path, lines: bytes) -> None:
     """Append the whole lines of another store's file that are not here yet."""
-    known = read_provenance(encoder_path)
-    for entry in _entries(lines, "provenance of the source"):
-        if entry not in known:
-            append_provenance(encoder_path, entry)
+    known, given = (
+        [canonical_json(plain(entry)) for entry in entries]
+        for entries in (read_provenance(encoder_path), _entries(lines, "provenance of the source"))
+    )
+    there = frozenset(known)  # of both there may be 100,000
+    if new := [line for line in given if line not in there]:
+        refuse_links(encoder_path)
+        append_line(encoder_path / PROVENANCE_FILE, b"\n".join(new))
 
 
 def read_provenance(encoder_path: Path) -> tuple[Provenance, ...]:

@@ -1,9 +1,11 @@
 """Stored splits as rows; test rows come only from ``open_test``, after C is chosen."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from itertools import combinations
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 from linprobe.errors import DataError, LinprobeError, OptionError
 from linprobe.terminal import Progress, Watch, command, ignore
@@ -13,6 +15,9 @@ from linprobe_store.handles.split import Split, Verification
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.scores.metrics import metric_of_labels, score_names
 from linprobe_train.solver.rows import BLOCK_ROWS, Rows, rows_of_views
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,22 @@ class StoredSplits:
             if count:
                 lines.append(f"{count} keys of {second.name} are also in {first.name}")
         return tuple(lines)
+
+
+def telling_changes(
+    task: Callable[Concatenate[StoredSplits, P], T],
+) -> Callable[Concatenate[StoredSplits, P], T]:
+    """Let a task on splits whose files change meanwhile fail by that, whatever came of it."""
+
+    @wraps(task)
+    def checked(splits: StoredSplits, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return task(splits, *args, **kwargs)
+        except Exception:
+            splits.verified()
+            raise
+
+    return checked
 
 
 def open_splits(

@@ -31,6 +31,8 @@ from linprobe_train.scores.predictions import REMAKE
 
 MAX_NAME = 60
 """Most bytes of a name in the name of a folder; the digest keeps apart what is cut alike."""
+_SMALL = 1 << 16
+"""Bytes that an answer without large files takes at most, about."""
 OURS = re.compile(
     r"(result|probe|encoder|knn|fewshot)\.json|probe\.safetensors|predictions\.npz|report\.html"
     r"|fewshot\.svg|\..*\.[0-9a-f]{12}"
@@ -74,7 +76,7 @@ class Answers(Generic[R]):
         return self.out / f"{safe}--{digest_of(question)[:12]}"
 
     def get(
-        self, question: Asked, *names: str, n_bytes: int = 0, watch: Watch = ignore
+        self, question: Asked, *names: str, n_bytes: int = _SMALL, watch: Watch = ignore
     ) -> Answer[R] | None:
         """The stored answer; None where there is none, once it is sure that one can be written.
 
@@ -83,7 +85,8 @@ class Answers(Generic[R]):
         written, the disk has no room for ``n_bytes``, or something else is in the answer's place.
         """
         folder = self.folder(question, *names)
-        self._remove_abandoned()
+        with suppress(OSError):  # what cannot be looked at is told by what follows
+            self._remove_abandoned()
         stored = self._find(folder, question)
         if isinstance(stored, Result):
             return Answer(stored, folder, fresh=False)

@@ -124,8 +124,8 @@ def knn_text(answer: Answer[KnnResult]) -> str:
     return "\n".join([*facts, table, *_lines(("result", answer.folder))])
 
 
-def fewshot_text(answer: Answer[FewshotResult], plot: Path | None) -> str:
-    """One line for every number of shots; ``plot`` is None where it could not be drawn."""
+def fewshot_text(answer: Answer[FewshotResult], plot: Path | str | None) -> str:
+    """One line for every number of shots; ``plot`` says where it is; None: needs matplotlib."""
     result = answer.result
     header = ("shots", f"mean {title_of(result.metric)}", "sd", "lowest", "highest", "C")
     rows = []

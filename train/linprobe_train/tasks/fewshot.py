@@ -18,7 +18,7 @@ from linprobe.names import first_few
 from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_train.protocol.protocols import HALVING
 from linprobe_train.protocol.search import SplitUse, run_sweep
-from linprobe_train.protocol.splits import StoredSplits
+from linprobe_train.protocol.splits import StoredSplits, telling_changes
 from linprobe_train.results.answers import Answer, Answers
 from linprobe_train.results.result import Asked, Result
 from linprobe_train.scores.metrics import score_value
@@ -130,6 +130,7 @@ class FewshotResult(Result):
             raise ValueError("no number of shots, or one without a draw")
 
 
+@telling_changes
 def fewshot(
     splits: StoredSplits,
     shots: tuple[int, ...],

@@ -17,7 +17,7 @@ from linprobe.errors import DataError
 from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.protocol.search import SplitUse
-from linprobe_train.protocol.splits import StoredSplits
+from linprobe_train.protocol.splits import StoredSplits, telling_changes
 from linprobe_train.results.answers import Answer, Answers
 from linprobe_train.results.result import Asked, Result
 from linprobe_train.scores.metrics import Score, score_names, scores_of
@@ -93,6 +93,7 @@ class Neighbours:
     """(b, k) bank rows; of equally similar ones the earlier first."""
 
 
+@telling_changes
 def knn(
     splits: StoredSplits,
     k: tuple[int, ...],

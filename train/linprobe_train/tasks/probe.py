@@ -16,7 +16,7 @@ from linprobe_store.format.layout import ENCODER_FILE
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.protocol.protocols import Protocol
 from linprobe_train.protocol.search import Search, SplitUse, search
-from linprobe_train.protocol.splits import StoredSplits
+from linprobe_train.protocol.splits import StoredSplits, telling_changes
 from linprobe_train.results.answers import Answer, Answers
 from linprobe_train.results.probe_file import ProbeCard, probe_files
 from linprobe_train.results.result import Environment, Facts, ProbeResult, Question
@@ -61,6 +61,7 @@ class Recipe:
         )
 
 
+@telling_changes
 def probe(
     splits: StoredSplits, recipe: Recipe, out: Path, watch: Watch = ignore
 ) -> Answer[ProbeResult]:
