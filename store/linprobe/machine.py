@@ -61,7 +61,7 @@ def _cgroup_limits(name: str) -> list[str]:
     """What this process' cgroup of version 2 and those around it say in a file, where not max."""
     lines = _OWN_CGROUP.read_text().splitlines() if _OWN_CGROUP.is_file() else []
     inner = next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
-    files = [_CGROUPS / part / name for part in (inner, *Path(inner).parents)]
+    files = [_CGROUPS / part / name for part in (inner, *map(str, Path(inner).parents))]
     texts = [file.read_text().strip() for file in dict.fromkeys(files) if file.is_file()]
     return [text for text in texts if not text.startswith("max")]
 

@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# It puts the attributes of two libraries' classes together, one of which has no types.
 """A pytest plugin: scikit-learn's own tests of LogisticRegression, run on LinearProbe.
 
 Both classes are replaced before the module of the tests is imported. The stand-ins have

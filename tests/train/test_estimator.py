@@ -2,9 +2,11 @@
 
 import pickle
 import warnings
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -13,7 +15,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import check_estimator
 from train_factories import features
 
-from linprobe_train.estimator import LinearProbe
+from linprobe_train.estimator import ClassWeight, LinearProbe
 from linprobe_train.estimator_cv import LinearProbeCV
 
 # The one check that is skipped needs an environment variable set before scipy is imported.
@@ -36,7 +38,7 @@ def test_scikit_learn_accepts_the_estimator_that_chooses_C() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("class_weight", [None, "balanced", {"ant": 1.0, "bee": 3.0}])
 def test_the_estimator_is_logistic_regression(
-    k: int, dtype: type[np.floating], class_weight: dict[str, float] | str | None
+    k: int, dtype: type[np.floating], class_weight: ClassWeight
 ) -> None:
     X, y = features(200, 8, k)
     names, weights = np.array(["ant", "bee", "cat", "dog"])[y], np.arange(200) % 3
@@ -86,7 +88,7 @@ def test_a_fit_that_ends_early_is_told() -> None:
         {"warm_start": "yes"},
     ],
 )
-def test_parameters_out_of_range_are_refused_by_name(wrong: dict[str, object]) -> None:
+def test_parameters_out_of_range_are_refused_by_name(wrong: dict[str, Any]) -> None:
     (name,) = wrong
     with pytest.raises(ValueError, match=f"The '{name}' parameter of LinearProbe must be"):
         LinearProbe(**wrong).fit(*features(20, 3, 2))
@@ -139,7 +141,7 @@ def test_sparse_rows_are_refused_in_scikit_learns_words(model: LinearProbe) -> N
     X, y = features(40, 5, 3)
     assert not model.__sklearn_tags__().input_tags.sparse
     with pytest.raises(TypeError, match="dense data is required"):
-        model.fit(csr_array(X), y)
+        model.fit(cast("ArrayLike", csr_array(X)), y)
 
 
 def test_weights_written_from_outside_are_those_that_predict() -> None:

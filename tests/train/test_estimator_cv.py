@@ -1,5 +1,7 @@
 """Choosing C by cross-validation, beside scikit-learn's ``LogisticRegressionCV``."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.exceptions import ConvergenceWarning
@@ -25,7 +27,12 @@ def test_linprobe_exports_it() -> None:
 def test_scores_are_those_of_logistic_regression_cv(k: int, scoring: str, weighted: bool) -> None:
     X, y = features(150, 6, k, noise=2.0)
     names, weights = np.array(list("abcd"))[y], np.arange(150) % 3 + 0.5 if weighted else None
-    settings = {"Cs": [0.01, 0.3, 10.0], "cv": 4, "scoring": scoring, "class_weight": "balanced"}
+    settings: dict[str, Any] = {
+        "Cs": [0.01, 0.3, 10.0],
+        "cv": 4,
+        "scoring": scoring,
+        "class_weight": "balanced",
+    }
     ours = LinearProbeCV(**settings, gap=1e-10).fit(X.astype(np.float64), names, weights)
     theirs = LogisticRegressionCV(**settings, **EXACT)
     theirs.fit(X.astype(np.float64), names, sample_weight=weights)
@@ -104,7 +111,7 @@ def test_folds_that_end_early_are_told_once() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"Cs": 0}, {"scoring": "good"}, {"cv": "five"}, {"n_jobs": 0}, {"refit": "no"}]
 )
-def test_parameters_out_of_range_are_refused_by_name(wrong: dict[str, object]) -> None:
+def test_parameters_out_of_range_are_refused_by_name(wrong: dict[str, Any]) -> None:
     (name,) = wrong
     with pytest.raises(ValueError, match=f"The '{name}' parameter of LinearProbeCV must be"):
         LinearProbeCV(**wrong).fit(*features(20, 3, 2))

@@ -11,7 +11,7 @@ from linprobe_train.api import fit_probe, sweep
 from linprobe_train.estimator import LinearProbe
 from linprobe_train.solver.fit import FitSettings
 from linprobe_train.solver.lbfgs import Tolerance
-from linprobe_train.solver.preparation import Preparation
+from linprobe_train.solver.preparation import Arithmetic, Preparation
 
 FAR = [1e20, 1e37, 1e-30, 1e-37]
 FARTHER = [1e200, 1e300, 1e-200, 1e-300]
@@ -66,7 +66,9 @@ def test_standardised_rows_do_not_know_their_scale(factor: float) -> None:
 
 @pytest.mark.parametrize("factor", [1e20, 1e200, 1e-30, 1e-200])
 @pytest.mark.parametrize("arithmetic", ["float32", "float64"])
-def test_rows_too_large_or_small_as_they_are_are_refused(factor: float, arithmetic: str) -> None:
+def test_rows_too_large_or_small_as_they_are_are_refused(
+    factor: float, arithmetic: Arithmetic
+) -> None:
     X, y = features(300, 8, 3)
     settings = FitSettings(normalize=False, arithmetic=arithmetic)
     with pytest.raises(DataError, match=r"largest value of the features is \d.*e[+-]\d") as refused:

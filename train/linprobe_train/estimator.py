@@ -22,6 +22,8 @@ from linprobe_train.solver.preparation import Real as Floats
 from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.rows import rows_of_array
 
+ClassWeight = Mapping[str, float] | Mapping[int, float] | str | None
+"""A weight for each label, or ``balanced``."""
 Problem = tuple[Floats, NDArray[np.int64], Float64 | None]
 """Rows (n, d), class ids (n,) and weights (n,), None for ones."""
 CONSTRAINTS: dict[str, list[object]] = {
@@ -89,6 +91,7 @@ class LinearProbe(LinearClassifier):
     array(['cat'], dtype='<U3')
     """
 
+    report_: FitReport
     _parameter_constraints: ClassVar[dict[str, list[object]]] = CONSTRAINTS
 
     def __init__(
@@ -97,7 +100,7 @@ class LinearProbe(LinearClassifier):
         *,
         normalize: bool = False,
         standardize: bool = False,
-        class_weight: Mapping[object, float] | str | None = None,
+        class_weight: ClassWeight = None,
         gap: float | None = None,
         max_iter: int = 1000,
         n_jobs: int | None = None,
@@ -152,9 +155,9 @@ class LinearProbe(LinearClassifier):
     def _problem(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> Problem:
         """Check parameters and data; sets ``classes_``."""
         self._validate_params()
-        rows, y = self._checked(X, y)
-        check_classification_targets(y)
-        self.classes_, ids = np.unique(y, return_inverse=True)
+        rows, labels = self._checked(X, y)
+        check_classification_targets(labels)
+        self.classes_, ids = np.unique(np.asarray(labels), return_inverse=True)
         if len(self.classes_) < 2:
             what = "This solver needs samples of at least 2 classes in the data, but the data"
             raise ValueError(f"{what} contains only one class: {self.classes_[0]!r}")
@@ -162,7 +165,7 @@ class LinearProbe(LinearClassifier):
             return rows, ids, None
         weights = _check_sample_weight(sample_weight, rows, dtype=np.float64, copy=True)
         weights *= compute_class_weight(
-            self.class_weight, classes=self.classes_, y=y, sample_weight=weights
+            self.class_weight, classes=self.classes_, y=labels, sample_weight=weights
         )[ids]
         return rows, ids, weights
 

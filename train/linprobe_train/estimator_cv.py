@@ -13,7 +13,7 @@ from sklearn.metrics import get_scorer, get_scorer_names, log_loss, make_scorer
 from sklearn.model_selection import check_cv
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from linprobe_train.estimator import CONSTRAINTS, GAP, LinearProbe, Problem
+from linprobe_train.estimator import CONSTRAINTS, GAP, ClassWeight, LinearProbe, Problem
 from linprobe_train.linear_classifier import weights_of
 from linprobe_train.solver.fit import Trainer, make_trainer
 from linprobe_train.solver.lbfgs import FitReport
@@ -97,7 +97,7 @@ class LinearProbeCV(LinearProbe):
         refit: bool = True,
         normalize: bool = False,
         standardize: bool = False,
-        class_weight: Mapping[object, float] | str | None = None,
+        class_weight: ClassWeight = None,
         gap: float | None = None,
         max_iter: int = 1000,
         n_jobs: int | None = None,
@@ -136,8 +136,8 @@ class LinearProbeCV(LinearProbe):
         params = {} if sample_weight is None else {"sample_weight": np.asarray(sample_weight)}
         with crew_of(self.n_jobs) as crew:
             folds: list[Fold] = []
-            for cut in cuts:
-                fold = self._fold(problem, *cut, params, crew)
+            for train, test in cuts:
+                fold = self._fold(problem, train, test, params, crew)
                 needed = not folds or not self.refit
                 folds.append(fold if needed else replace(fold, probes=[]))
             reports = [fit for fold in folds for fit in fold.fits]
@@ -215,7 +215,7 @@ def _best(scores: Float64, losses: Float64) -> int:
 
 
 def _values(Cs: int | ArrayLike) -> Float64:
-    if isinstance(Cs, Integral):
+    if isinstance(Cs, int | np.integer):
         return np.logspace(-4, 4, int(Cs))
     values = np.asarray(Cs, np.float64)
     if values.ndim != 1 or not len(values) or not ((values > 0) & (values < np.inf)).all():

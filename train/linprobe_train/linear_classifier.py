@@ -34,7 +34,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         NotFittedError : before ``fit``.
         """
         check_is_fitted(self)
-        rows = self._checked(X, reset=False)
+        rows, _ = self._checked(X, reset=False)
         if self.normalize:
             rows = Preparation(True, arithmetic=arithmetic_of(rows)).apply(rows)
         logits: Real = rows @ self.coef_.T + self.intercept_
@@ -68,7 +68,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         NotFittedError : before ``fit``.
         """
         z = self.decision_function(X)
-        p: Real = softmax(z, axis=1) if z.ndim == 2 else np.column_stack([expit(-z), expit(z)])
+        p: Real = softmax(z, axis=1) if z.ndim == 2 else expit(np.stack([-z, z], axis=1))
         return p
 
     def predict_log_proba(self, X: ArrayLike) -> Real:
@@ -83,16 +83,16 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         NotFittedError : before ``fit``.
         """
         z = self.decision_function(X)
-        if z.ndim == 2:
-            logs: Real = log_softmax(z, axis=1)
-            return logs
-        return np.column_stack([log_expit(-z), log_expit(z)])
+        logs: Real = log_softmax(z, axis=1) if z.ndim == 2 else log_expit(np.stack([-z, z], axis=1))
+        return logs
 
-    def _checked(self, X: ArrayLike, *y: ArrayLike, reset: bool = True) -> Real | tuple[Real, ...]:
-        """What scikit-learn checks, and which row is not finite."""
+    def _checked(
+        self, X: ArrayLike, *y: ArrayLike, reset: bool = True
+    ) -> tuple[Real, NDArray[np.generic] | None]:
+        """Rows, and labels where there are any: what scikit-learn checks, and the row of a NaN."""
         kinds = [np.float64, np.float32]
         checked = validate_data(self, X, *y, reset=reset, dtype=kinds, ensure_all_finite=False)
-        rows = checked[0] if y else checked
+        rows, labels = checked if y else (checked, None)
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.isfinite(rows.sum(dtype=np.float64)) or np.isfinite(rows).all(axis=1)
         if not np.all(finite):
@@ -100,7 +100,7 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             large = f"infinity or a value too large for {rows.dtype}"
             value = "NaN" if np.isnan(rows[row]).any() else large
             raise ValueError(f"Input X contains {value}. The first is in row {row}.")
-        return checked
+        return rows, labels
 
 
 def arithmetic_of(rows: Real) -> Arithmetic:
@@ -110,4 +110,5 @@ def arithmetic_of(rows: Real) -> Arithmetic:
 
 def weights_of(V: Float64, rows: Real) -> tuple[Real, Real]:
     """``coef_`` and ``intercept_`` in the dtype of the rows from [W | b], (k, d + 1)."""
-    return np.ascontiguousarray(V[:, :-1], dtype=rows.dtype), V[:, -1].astype(rows.dtype)
+    arithmetic = arithmetic_of(rows)
+    return np.ascontiguousarray(V[:, :-1], dtype=arithmetic), V[:, -1].astype(arithmetic)
