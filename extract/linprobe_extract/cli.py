@@ -46,7 +46,8 @@ def extract(
         int | None, typer.Option(min=1, help="Images a batch; default: 256 on CUDA, 16 on a CPU.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Decode threads; default: from the cores available.")
+        int | None,
+        typer.Option(help="Decode threads, -1 for all cores; default: from the cores available."),
     ] = None,
     device: Annotated[Device, typer.Option(help="Where the encoder runs.")] = "auto",
     precision: Annotated[

@@ -13,6 +13,7 @@ from linprobe_store.handles.store import FeatureStore as FeatureStore
 from linprobe_train.api import fit_probe as fit_probe
 from linprobe_train.api import sweep as sweep
 from linprobe_train.estimator import LinearProbe as LinearProbe
+from linprobe_train.estimator_cv import LinearProbeCV as LinearProbeCV
 from linprobe_train.protocol.protocols import PROTOCOLS as PROTOCOLS
 from linprobe_train.protocol.protocols import Protocol as Protocol
 from linprobe_train.protocol.search import Search as Search

@@ -1,6 +1,7 @@
 """What this machine really has, and how a run divides it."""
 
 import ctypes
+import math
 import os
 from pathlib import Path
 from typing import Literal
@@ -9,43 +10,60 @@ from linprobe.errors import OptionError
 
 Device = Literal["auto", "cuda", "cpu"]
 """Where an encoder runs; ``auto`` is CUDA where there is such a device."""
-_CGROUP_MEMORY = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
+_CGROUP_V1_MEMORY = _CGROUPS / "memory/memory.limit_in_bytes"
 _M_TRIM_THRESHOLD = -1  # malloc.h
 _M_MMAP_THRESHOLD = -3
 
 
 def available_cores() -> int:
-    """CPU cores that this process may use: its affinity and its cgroup quota, at least 1.
+    """CPU cores that this process may use: its affinity and its cgroups' quotas, at least 1.
 
-    Source: joblib.cpu_count, which reads sched_getaffinity(2) and both versions of cgroups.
+    Source: joblib.cpu_count, which reads sched_getaffinity(2) and the outermost cgroup of both
+    versions; cgroups(7) for the cgroups of version 2 inside it, such as those of systemd.
     """
     from joblib import cpu_count  # a fifth of a second, and most commands never ask
 
-    return int(cpu_count())
+    quotas = [limit.split() for limit in _cgroup_limits("cpu.max")]
+    limits = [math.ceil(int(quota) / int(period)) for quota, period in quotas]
+    return max(1, min([int(cpu_count()), *limits]))
 
 
 def thread_count(threads: int | None) -> int:
-    """Number of threads: all cores that this process may use where none is given.
+    """Number of threads, by scikit-learn's rule for ``n_jobs``.
+
+    Parameters
+    ----------
+    threads : how many; None and -1 for all cores that this process may use, -2 for all but one.
 
     Raises
     ------
-    OptionError : it is below 1.
+    OptionError : it is 0.
     """
-    if threads is not None and threads < 1:
-        raise OptionError(f"--threads {threads}; expected at least 1", hint="--threads 1")
-    return threads or available_cores()
+    if threads == 0:
+        what = "0 threads; expected 1 or more, or -1 for all cores that this process may use"
+        raise OptionError(what, hint="leave the number of threads out, or give 1")
+    if threads is None or threads < 0:
+        return max(1, available_cores() + 1 + (threads or -1))
+    return threads
 
 
 def memory_limit() -> int:
     """Bytes of memory that this process may use: the machine's, or its cgroup's where less."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for file in _CGROUP_MEMORY:
-        text = file.read_text().strip() if file.is_file() else "max"
-        limits += [int(text)] if text.isdigit() else []
-    return min(limits)
+    if _CGROUP_V1_MEMORY.is_file():
+        limits.append(int(_CGROUP_V1_MEMORY.read_text()))
+    return min(limits + [int(limit) for limit in _cgroup_limits("memory.max")])
+
+
+def _cgroup_limits(name: str) -> list[str]:
+    """What this process' cgroup of version 2 and those around it say in a file, where not max."""
+    lines = _OWN_CGROUP.read_text().splitlines() if _OWN_CGROUP.is_file() else []
+    inner = next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
+    files = [_CGROUPS / part / name for part in (inner, *map(str, Path(inner).parents))]
+    texts = [file.read_text().strip() for file in dict.fromkeys(files) if file.is_file()]
+    return [text for text in texts if not text.startswith("max")]
 
 
 def decode_threads(n_cores: int, n_local_ranks: int, *, on_cpu: bool) -> int:

@@ -419,7 +419,7 @@ class TestRemoteSource:
             return Endless() if name.endswith("labels/c/0") else open_read(place, name)
 
         monkeypatch.setattr(Place, "open_read", opened)
-        with pytest.raises(IntegrityError, match=r"labels/c/0: expected FileDigest"):
+        with pytest.raises(IntegrityError, match=r"labels/c/0: expected size"):
             copy(url, tmp_path / "b")
 
     @pytest.mark.parametrize("name", ["enc-x\n\x1b[2J-0123456789ab", "enc-../../x", "enc- "])

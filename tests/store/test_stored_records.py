@@ -238,8 +238,8 @@ def test_a_name_edited_on_disk_is_refused(tmp_path: Path) -> None:
 def test_names_of_the_other_kind_are_refused() -> None:
     with pytest.raises(IntegrityError, match="FILE"):
         parse_names(EncoderNames, sign_names(DatasetNames("Pets"), "0" * 64), "FILE", "0" * 64)
+    names = sign_names(EncoderNames("ViT-T/8", "vit"), "0" * 64)
     with pytest.raises(IntegrityError, match="FILE"):
-        names = sign_names(EncoderNames("ViT-T/8", "vit"), "0" * 64)
         parse_names(DatasetNames, names, "FILE", "0" * 64)
 
 

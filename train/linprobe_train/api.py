@@ -141,11 +141,11 @@ def sweep(
                 f"{features.name} is of encoder {ids[0]} and {val.name} of encoder {ids[1]}",
                 hint="use splits of one encoder",
             )
-    train = as_rows(features, labels, tap=protocol.tap)
-    held = None
+    train, held = as_rows(features, labels, tap=protocol.tap), None
     if val is not None:
         held = as_rows(val, val_labels, tap=protocol.tap, n_classes=train.n_classes)
-        if not (train.multi_label or isinstance(features, Split)):
+        if not isinstance(features, Split) and not train.multi_label:
+            # Arrays name no classes: val may have some that train lacks.
             train = replace(train, n_classes=held.n_classes)
     usual = score_names(train.n_classes, multi_label=train.multi_label)[0]
     with crew_of(settings.threads) as crew:

@@ -25,7 +25,7 @@ PredictFormat = Literal["table", "csv", "jsonl"]
 ModelOption = Annotated[str | None, typer.Option(help="Encoder; default the only one.")]
 DataOption = Annotated[str | None, typer.Option(help="Dataset; default the only one.")]
 TapOption = Annotated[str, typer.Option(help="embedding or pre_projection.")]
-ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default all cores.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default and -1: all cores.")]
 SeedOption = Annotated[int, typer.Option(help="Of the random numbers.")]
 FoldersArgument = Annotated[
     list[Path] | None, typer.Argument(help="Folders of results; default all in --out.")

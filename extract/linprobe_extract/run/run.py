@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linprobe.errors import ExtractError, NotFoundError
-from linprobe.machine import Device, available_cores, decode_threads
+from linprobe.machine import Device, available_cores, decode_threads, thread_count
 from linprobe.records import digest_json, plain
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath, libraries
@@ -52,9 +52,13 @@ class Extraction:
     batch_size: int | None = None
     """Images a batch; None means the encoder's own."""
     threads: int | None = None
-    """Threads that decode; None means from the cores available."""
+    """Threads that decode, -1 for all cores; None means from the cores available."""
     max_skipped: float = 0.01
     """Greatest share of samples of a shard that may be skipped, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            thread_count(self.threads)  # refused before a model is loaded
 
     def forecast(self) -> Forecast:
         """Count what is left to do, and write nothing; an encoder new to the store is loaded.
@@ -110,8 +114,11 @@ class Extraction:
                 work=replace(work, stored=stored),
                 encoder=encoder,
                 batch_size=batch_size,
-                decode_threads=self.threads
-                or decode_threads(available_cores(), ranks.local_world_size, on_cpu=on_cpu),
+                decode_threads=decode_threads(
+                    available_cores(), ranks.local_world_size, on_cpu=on_cpu
+                )
+                if self.threads is None
+                else thread_count(self.threads),
                 max_skipped=self.max_skipped,
                 turns=open_turns(ranks),
                 watch=watch,
@@ -225,7 +232,7 @@ def extract_features(
         part of the encoder's identity.
     storage_dtype : dtype of the stored rows; part of the encoder's identity.
     batch_size : images a batch; default 256 on CUDA, 16 on a CPU.
-    threads : threads that decode; default from the cores that this process may use.
+    threads : threads that decode, -1 for all cores that this process may use; default from these.
     max_skipped : greatest share of a shard's samples, in [0, 1], without readable image or label.
     watch : sees the run as it goes, from any thread.
 

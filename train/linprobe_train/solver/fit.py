@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linprobe.errors import DataError, OptionError
+from linprobe.machine import thread_count
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.solver.lbfgs import FitReport, Judge, Tolerance
 from linprobe_train.solver.losses import Loss
@@ -42,7 +43,8 @@ class FitSettings:
     solver : ``linprobe``, or ``sklearn`` for its ``LogisticRegression``, to compare with.
     arithmetic : type of the prepared rows and of the products with them. float64 takes twice the
         time and the memory, and matters below a relative gap of about 1e-8 only.
-    threads : threads over blocks of rows; their number changes no bit of the result.
+    threads : threads over blocks of rows, None and -1 for all cores that the process may use;
+        their number changes no bit of the result.
     memory_bytes : most anonymous memory to use; None for half of what the process may use. Rows
         that do not fit are streamed from disk.
 
@@ -57,7 +59,7 @@ class FitSettings:
     balanced: bool = False
     solver: SolverName = "linprobe"
     arithmetic: Arithmetic = "float32"
-    threads: int = 1
+    threads: int | None = 1
     memory_bytes: int | None = None
 
 
@@ -99,8 +101,11 @@ class Trainer:
         normalize = self.preparation.normalize
         return Probe(coef, intercept, loss, normalize, self.fitted, k, multi_label)
 
-    def borrow(self, probe: Probe, C: float) -> None:
-        """Start from what other rows gave at C too; not from a probe of other classes."""
+    def borrow(self, probe: Probe, C: float, *, resume: bool = False) -> None:
+        """Start from what other rows gave at C too; not from a probe of other classes.
+
+        ``resume`` says that those were such rows as these: fits go on from there.
+        """
         if not np.array_equal(probe.fitted, self.fitted):
             return
         coef, intercept = probe.coef, probe.intercept
@@ -108,7 +113,7 @@ class Trainer:
             intercept = intercept + coef @ self.preparation.shift
         if self.preparation.scale is not None:
             coef = coef * self.preparation.scale
-        self.solver.borrow(coef, intercept, C)
+        self.solver.borrow(coef, intercept, C, resume=resume)
 
 
 def fit_rows(
@@ -118,10 +123,18 @@ def fit_rows(
     tolerance: Tolerance,
     *,
     sample_weight: ArrayLike | None = None,
+    start: tuple[Probe, float] | None = None,
 ) -> tuple[Probe, FitReport]:
-    """Fit one probe; ``sample_weight`` is (n,), >= 0 and not all 0. Refusals: ``fit_probe``'s."""
+    """Fit one probe; ``sample_weight`` is (n,), >= 0 and not all 0. Refusals: ``fit_probe``'s.
+
+    ``start`` is a probe and the C that it was fitted at, on rows such as these.
+    """
     if not 0 < C < float("inf"):
         raise OptionError(f"C = {C:g}; expected a positive number", hint="for example C=1.0")
+    for name in ("gap", "decrement", "max_iter"):
+        if not getattr(tolerance, name) >= 0:
+            what = f"a tolerance with {name} = {getattr(tolerance, name):g}; expected at least 0"
+            raise OptionError(what, hint="for example Tolerance(gap=1e-6)")
     weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
     if weights is not None:
         valid = weights.shape == (rows.n,) and np.isfinite(weights).all() and (weights >= 0).all()
@@ -130,6 +143,8 @@ def fit_rows(
             raise DataError(what, hint="give one weight for every row")
     with crew_of(settings.threads) as crew:
         trainer = make_trainer(rows, settings, crew, weights)
+        if start is not None:
+            trainer.borrow(*start, resume=True)
         report = trainer.fit(C, tolerance)
         return trainer.probe(C), report
 
@@ -149,7 +164,7 @@ def make_trainer(
     else:
         labels = np.searchsorted(fitted, rows.labels)
     compact = Rows(rows.blocks, labels, len(fitted))
-    check_features(rows, normalize=settings.normalize)
+    check_features(rows, normalize=settings.normalize, standardize=settings.standardize)
     shift, scale = None, None
     if settings.standardize:
         shift, scale = column_moments(rows, normalize=settings.normalize)
@@ -171,7 +186,8 @@ def plan_fit(rows: Rows, settings: FitSettings) -> MemoryPlan:
     limit = settings.memory_bytes or available_bytes()
     value = np.dtype(settings.arithmetic).itemsize
     sizes = rows.n, rows.dim, columns
-    return plan_memory(*sizes, threads=settings.threads, limit_bytes=limit, value_bytes=value)
+    threads = thread_count(settings.threads)
+    return plan_memory(*sizes, threads=threads, limit_bytes=limit, value_bytes=value)
 
 
 def fitted_classes(rows: Rows) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from linprobe.machine import thread_count
 from linprobe_train.solver.losses import sigmoid_loss, softmax_loss
 from linprobe_train.solver.preparation import Arithmetic, Float64, Real
 from linprobe_train.solver.problem import Problem
@@ -37,9 +38,9 @@ class Crew:
 
 
 @contextmanager
-def crew_of(threads: int) -> Iterator[Crew]:
-    """A crew for the length of a ``with``, with BLAS at one thread."""
-    threads = max(1, threads)
+def crew_of(threads: int | None) -> Iterator[Crew]:
+    """A crew for the length of a ``with``, with BLAS at one thread; see :func:`thread_count`."""
+    threads = thread_count(threads)
     with ThreadPoolExecutor(threads) as pool, threadpool_limits(1, user_api="blas"):
         yield Crew(threads, pool)
 

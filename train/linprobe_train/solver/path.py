@@ -71,9 +71,13 @@ class PathSolver:
         """Reads of all rows so far."""
         return self.surface.passes
 
-    def borrow(self, coef: Float64, intercept: Float64, C: float) -> None:
-        """Take coef (m, d) and intercept (m,) on prepared rows, fitted at C on other rows."""
-        self._borrowed[math.log(C)] = self.surface.at(self.problem.into(coef, intercept))
+    def borrow(self, coef: Float64, intercept: Float64, C: float, *, resume: bool = False) -> None:
+        """Take coef (m, d) and intercept (m,) on prepared rows, fitted at C on other rows.
+
+        ``resume`` takes them for a solution of these rows.
+        """
+        group = self._solved if resume else self._borrowed
+        group[math.log(C)] = self.surface.at(self.problem.into(coef, intercept))
 
     def solution(self, C: float) -> tuple[Float64, Float64]:
         """Coef (m, d) and intercept (m,) on prepared rows of a C already fitted.
@@ -88,8 +92,9 @@ class PathSolver:
     def fit(self, C: float, tolerance: Tolerance, judge: Judge | None = None) -> FitReport:
         """Minimise F at C, until ``judge``, where there is one, has seen enough."""
         before = self.passes
+        loose = replace(BRIDGE, max_iter=min(BRIDGE.max_iter, tolerance.max_iter))
         for x in self.bridge(math.log(C)):
-            self._solve(x, BRIDGE)
+            self._solve(x, loose)
         descent, reason = self._solve(math.log(C), tolerance, judge)
         at, estimate, passes = descent.at, descent.decrement / descent.at.F, self.passes - before
         loss, iterations = at.point.loss, descent.iterations
@@ -146,7 +151,7 @@ class PathSolver:
     def _origin(self) -> float:
         """Value of ln C whose ridge is the curvature of the steepest axis at W = 0."""
         problem = self.problem
-        steepest = float(problem.pilot_share @ np.square(problem.pilot[:, -1]))
+        steepest = max(float(problem.pilot_share @ np.square(problem.pilot[:, -1])), 1e-30)
         curvature = steepest / (problem.m if problem.loss == "softmax" else 4)
         return -math.log(curvature * problem.total_weight)
 

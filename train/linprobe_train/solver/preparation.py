@@ -1,5 +1,6 @@
 """What happens to a stored row, as it is read: cast, unit norm, standardised."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,8 @@ Arithmetic = Literal["float32", "float64"]
 """Of prepared rows and of the products with them; sums over blocks are always float64."""
 SIGN_AND_HALF = np.int32(-0x70002000)
 """Bit 31, and bits 13 to 27, where the 15 low bits of a half land."""
+PLAIN_SQUARES = 1e30
+"""Sums of squares below it, and above its inverse, neither overflow nor lose bits in float32."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,28 @@ class Preparation:
         if features.dtype == np.float16 and self.arithmetic == "float32":
             rows: Real = _widen(features)
         else:
-            rows = features.astype(self.arithmetic)
+            with np.errstate(over="ignore" if self.normalize else "warn"):
+                rows = features.astype(self.arithmetic)
         if self.normalize:
             squares = np.einsum("ij,ij->i", rows, rows)
+            far = ~((squares > 1 / PLAIN_SQUARES) & (squares < PLAIN_SQUARES))
+            if far.any():
+                rows[far], squares[far] = _far_units(features[far]), 1
             rows *= (1 / np.sqrt(squares))[:, None]
         if self.shift is not None:
             rows -= self.shift.astype(self.arithmetic)
         if self.scale is not None:
             rows *= (1 / self.scale).astype(self.arithmetic)
         return rows
+
+
+def _far_units(features: AnyFeatures) -> Float64:
+    """Rows (b, d) over their L2 norms, by way of their largest values; rows of zeros stay zeros."""
+    rows = features.astype(np.float64)
+    rows /= np.where(rows.any(axis=1), np.abs(rows).max(axis=1), 1)[:, None]
+    squares = np.einsum("ij,ij->i", rows, rows)
+    rows /= np.sqrt(np.maximum(squares, 1))[:, None]
+    return rows
 
 
 def _widen(halves: AnyFeatures) -> Float32:
@@ -59,22 +75,33 @@ def _widen(halves: AnyFeatures) -> Float32:
     return rows
 
 
-def check_features(rows: Rows, *, normalize: bool) -> None:
-    """Refuse NaN, infinity, a row of zeros to be normalised (DataError names it), or all equal."""
-    first, equal = rows.blocks[0].read()[0], True
+def check_features(rows: Rows, *, normalize: bool, standardize: bool = False) -> None:
+    """Refuse what no fit can be made of, by a DataError.
+
+    A row with NaN or infinity, or of zeros to be normalised, is named. Refused are also rows that
+    are all equal, and values too large or small for float32 products as they are.
+    """
+    first, equal, most = rows.blocks[0].read()[0], True, 0.0
     for start, block in rows.pairs():
         features = block.read()
-        squares = np.einsum("ij,ij->i", features, features, dtype=np.float64)
-        bad = ~np.isfinite(squares) | ((squares == 0) & normalize)
+        largest = np.maximum(features.max(axis=1), -features.min(axis=1))
+        bad = ~np.isfinite(largest) | ((largest == 0) & normalize)
         if bad.any():
             row = int(bad.argmax())
-            what = "all zeros" if squares[row] == 0 else "NaN or infinite values"
+            what = "all zeros" if largest[row] == 0 else "NaN or infinite values"
             hint = "remove the row, or extract or import the features again"
             raise DataError(f"row {start + row} of the features is {what}", hint=hint)
-        equal = equal and bool((features == first).all())
+        equal, most = equal and bool((features == first).all()), max(most, float(largest.max()))
     if equal:
         what = f"all {rows.n} rows of the features are equal: nothing tells the classes apart"
         raise DataError(what, hint="check the encoder and its preprocessing, or the imported array")
+    reach = PLAIN_SQUARES if standardize else math.sqrt(PLAIN_SQUARES)
+    if not normalize and not 1 / reach <= most <= reach:
+        what = f"the largest value of the features is {most:.3g}; expected {1 / reach:.0e} to "
+        what += f"{reach:.0e}, whose products float32 holds"
+        raise DataError(
+            what, hint="scale the features to about 1, or normalise or standardise them"
+        )
 
 
 def column_moments(rows: Rows, *, normalize: bool) -> tuple[Float64, Float64]:

@@ -58,5 +58,5 @@ class SklearnSolver:
         """Coef (m, d) and intercept (m,) on prepared rows of a C already fitted."""
         return self._solved[C]
 
-    def borrow(self, coef: Float64, intercept: Float64, C: float) -> None:
+    def borrow(self, coef: Float64, intercept: Float64, C: float, *, resume: bool = False) -> None:
         """Nothing: scikit-learn starts from zero, as people use it."""

@@ -141,7 +141,7 @@ def probe(
         scores=scores,
         raw=raw,
         warnings=warnings,
-        environment=Environment(versions, settings.threads, seconds, cpu_seconds),
+        environment=Environment(versions, crew.threads, seconds, cpu_seconds),
         facts=Facts(splits.dataset.spec.label_source, splits.dataset.metric, skipped),
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from linprobe.errors import LinprobeError, OptionError, ProbeError
-from linprobe.machine import available_cores
+from linprobe.machine import available_cores, thread_count
 from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_store.handles.lookup import MIN_PREFIX
 from linprobe_store.handles.store import FeatureStore
@@ -123,9 +123,12 @@ def probe_all(
 
     jobs = min(pool.jobs or available_cores(), len(tasks))
     if pool.backend == CLUSTER:  # its machines are not this one: nothing is shared out
-        threads, memory = pool.threads or 1, pool.memory_bytes
+        threads = 1 if pool.threads is None else thread_count(pool.threads)
+        memory = pool.memory_bytes
     else:
-        threads = pool.threads or max(1, available_cores() // jobs)
+        # -1, all cores, are shared out as where no number is given.
+        shared = pool.threads is None or pool.threads < 0
+        threads = max(1, available_cores() // jobs) if shared else thread_count(pool.threads)
         memory = max((pool.memory_bytes or available_bytes()) // jobs, 1)
     settings = replace(recipe.settings, threads=threads, memory_bytes=memory)
     each, store, out = replace(recipe, settings=settings), store.resolve(), out.resolve()
