@@ -2,6 +2,7 @@
 
 import doctest
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +75,7 @@ def test_sweep_uses_val_and_fits_everything() -> None:
     assert chosen.sweep is not None
     assert (chosen.held_out.source, chosen.held_out.n) == ("val", 100)
     assert (chosen.fitted_on.source, chosen.fitted_on.n) == ("train+val", 300)
-    best = max(point.score for point in chosen.sweep.points)
-    assert min(point.C for point in chosen.sweep.points if point.score == best) == chosen.fit.C
+    assert all(len(point.fits) == 1 for point in chosen.sweep.points)
     expected, _ = fit_probe(X, y, C=chosen.sweep.C)
     assert np.allclose(chosen.probe.coef, expected.coef, atol=0.01 * np.abs(expected.coef).max())
 
@@ -148,8 +148,8 @@ def test_multi_label_columns_without_both_answers_are_left_out() -> None:
 
 def test_a_probe_survives_its_files(tmp_path: Path) -> None:
     X, y = features(60, 8, 3)
-    probe, _ = fit_probe(X, y)
-    card = ProbeCard("", "", "", "embedding", True, probe.loss, False, ("a", "b", "ç"), 1.0)
+    probe = replace(fit_probe(X, y)[0], temperature=1.7)
+    card = ProbeCard("", "", "", "embedding", True, probe.loss, False, ("a", "b", "ç"), 1.0, 1.7)
     save_probe(tmp_path, probe, card)
     saved = load_probe(tmp_path)
     again = saved.probe
@@ -165,7 +165,7 @@ def test_a_damaged_probe_is_refused(tmp_path: Path, harm: str) -> None:
     probe, _ = fit_probe(X, y)
     if harm == "nan":
         probe.coef[0, 0] = np.nan
-    card = ProbeCard("", "", "", "embedding", True, probe.loss, False, ("a", "b", "c"), 1.0)
+    card = ProbeCard("", "", "", "embedding", True, probe.loss, False, ("a", "b", "c"), 1.0, 1.0)
     save_probe(tmp_path, probe, card)
     arrays, text = tmp_path / "probe.safetensors", tmp_path / "probe.json"
     if harm == "missing":

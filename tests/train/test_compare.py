@@ -245,3 +245,6 @@ def test_a_metric_in_which_less_is_better_is_compared_as_such(tmp_path: Path) ->
     text = command("compare", *where)
     assert "negative log likelihood in nats" in text
     assert f"{best['value']:.4f}" in text
+
+    labels = overview_of(compare(collect(tmp_path / "results"))).labels
+    assert [label.split(" ")[0] for label in labels] == ["good", "bad"]

@@ -144,7 +144,7 @@ def test_multi_label_rows_are_cut_too() -> None:
 def test_too_few_rows_are_refused() -> None:
     with pytest.raises(DataError, match="single training row"):
         stratified_tenth(np.array([0]), 0)
-    with pytest.raises(DataError, match="class 1 has a single"):
-        stratified_folds(np.array([0, 0, 1]), 2, 0)
+    with pytest.raises(DataError, match="2 to 2"):
+        stratified_folds(np.array([0, 0, 1]), 3, 0)
     with pytest.raises(DataError, match="2 to 4"):
         stratified_folds(np.array([0, 0, 1, 1]), 5, 0)

@@ -34,11 +34,11 @@ def test_a_store_becomes_a_result_with_an_interval_a_C_and_a_next_command(tmp_pa
     top1 = result.score("top1")
     assert f"top-1 {100 * top1.value:.2f} %" in text
     assert top1.interval.low < top1.value < top1.interval.high
-    assert result.held_out.source == "a stratified tenth of train"
-    assert result.held_out.n == 16
+    assert result.held_out.source == "5 stratified folds of train"
+    assert result.held_out.n == 160
     assert result.fitted_on.n == 160
     assert result.sweep is not None
-    assert len(result.sweep.points) == 15
+    assert len(result.sweep.points) == 11
     assert {path.name for path in only_folder(tmp_path).iterdir()} == {
         "result.json",
         "predictions.npz",

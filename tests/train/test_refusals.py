@@ -77,14 +77,25 @@ def test_a_metric_without_a_value_on_a_split_is_refused_by_name(tmp_path: Path, 
     assert "ROC AUC" not in text
 
 
-def test_a_class_with_one_row_cannot_be_cut_and_is_named(tmp_path: Path) -> None:
+def test_a_class_with_one_row_stays_in_train_and_is_told(tmp_path: Path) -> None:
     splits = some_splits("train", "test", n=40)
     labels = np.where(np.arange(40) == 7, 3, np.arange(40) % 3)
     splits["train"] = SplitData(splits["train"].features, labels)
     stored_dataset(tmp_path / "features", splits, classes=CLASSES)
-    with pytest.raises(DataError, match="class 3 has a single training row"):
-        probe(tmp_path)
-    assert "toys" in probe(tmp_path, "--C", "1")
+    for options in ((), ("--cv", "3"), ("--metric", "top1")):
+        assert "1 training row is the only one of its class" in probe(tmp_path, *options)
+
+
+def test_single_rows_alone_are_fitted_without_a_search_or_refused(tmp_path: Path) -> None:
+    splits = some_splits("train", "test", n=4)
+    splits["train"] = SplitData(splits["train"].features, np.arange(4))
+    stored_dataset(tmp_path / "features", splits, classes=CLASSES)
+    text = probe(tmp_path)
+
+    assert "C         1e+04 (not chosen; default)" in text
+    assert "C = 10000 was not chosen on this data" in text
+    with pytest.raises(DataError, match="no class has two training rows"):
+        probe(tmp_path, "--protocol", "dino")
 
 
 def test_a_class_missing_from_train_is_a_warning_in_the_result(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from linprobe.door import main
 from linprobe.errors import OptionError
 from linprobe.names import IMAGE_EXTENSIONS
 from linprobe_train.results.result import Facts
-from linprobe_train.scores.metrics import ECE_BINS
+from linprobe_train.scores.calibration import ECE_BINS
 from linprobe_train.show import plots
 from linprobe_train.show.facts import report_facts
 from linprobe_train.show.report import Places, report_html

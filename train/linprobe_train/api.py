@@ -11,6 +11,7 @@ from linprobe_store.format.spec import LabelArray
 from linprobe_store.handles.split import Split
 from linprobe_train.protocol.protocols import DEFAULT, Protocol
 from linprobe_train.protocol.search import Search, search
+from linprobe_train.scores.metrics import score_names
 from linprobe_train.solver.fit import FitSettings, fit_rows
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.passes import crew_of
@@ -87,33 +88,37 @@ def sweep(
     val: Features | None = None,
     val_labels: ArrayLike | None = None,
     protocol: Protocol = DEFAULT,
-    metric: str = "top1",
+    metric: str | None = None,
     folds: int = 0,
     seed: int = 0,
     settings: FitSettings | None = None,
 ) -> Search:
-    """Choose C by a protocol on val, or on a stratified tenth, or by folds; fit on everything.
+    """Choose C by a protocol on rows that are held out; fit on everything.
 
     Parameters
     ----------
     features, labels : the training rows, as in :func:`fit_probe`.
     val, val_labels : the rows C is chosen on, as ``features`` and ``labels``; None cuts them from
-        the training rows.
-    protocol : values of C and preparation; its tap is used for stored splits.
-    metric : held-out score to maximise, a name of :mod:`linprobe_train.scores.metrics`.
-    folds : folds of cross-validation over all rows; 0 for one held-out set.
+        the training rows. The default protocol has 5 folds over all rows where val has less than
+        100. They may have classes that the training rows lack.
+    protocol : values of C, how one is chosen, and preparation; its tap is used for stored splits.
+    metric : held-out score that C is chosen by, a name of :mod:`linprobe_train.scores.metrics`;
+        losses are minimised. None for the protocol's rule: ``default`` chooses by likelihood.
+    folds : folds of cross-validation over all rows, C by the best score; 0 for the protocol's rule.
     seed : of the cut or the folds.
     settings : class weights, solver, threads, memory; its preparation is the protocol's.
 
     Returns
     -------
     The probe fitted on all rows at the chosen C (``.probe``), the report of that fit (``.fit``),
-    and the curve over C (``.sweep``).
+    the curve over C (``.sweep``), the temperature of its probabilities (``.temperature``), and what
+    a reader must know (``.warnings()``).
 
     Raises
     ------
     DataError : as in :func:`fit_probe`; also val of another encoder or dimension.
-    OptionError : a metric that does not exist for these labels, or too little memory.
+    OptionError : a metric that does not exist for these labels, or that C cannot be chosen by, or
+        too little memory.
     IntegrityError : as in :func:`fit_probe`.
 
     Examples
@@ -127,7 +132,7 @@ def sweep(
     >>> search.fitted_on.n, search.fit.converged
     (300, True)
     """
-    settings = settings or FitSettings()
+    settings, protocol = settings or FitSettings(), protocol.asked(metric, folds)
     settings = replace(settings, normalize=protocol.normalize, standardize=protocol.standardize)
     if isinstance(features, Split) and isinstance(val, Split):
         ids = short_id(features.encoder_id), short_id(val.encoder_id)
@@ -142,9 +147,18 @@ def sweep(
         if not isinstance(features, Split) and not train.multi_label:
             # Arrays name no classes: val may have some that train lacks.
             train = replace(train, n_classes=held.n_classes)
+    usual = score_names(train.n_classes, multi_label=train.multi_label)[0]
     with crew_of(settings.threads) as crew:
         chosen = search(
-            train, held, protocol.grid, settings, crew, metric=metric, folds=folds, seed=seed
+            train,
+            held,
+            protocol.grid,
+            settings,
+            crew,
+            metric=metric or usual,
+            rule=protocol.rule,
+            folds=folds,
+            seed=seed,
         )
     _check_unchanged(features, val)
     return chosen

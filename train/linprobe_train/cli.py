@@ -31,7 +31,8 @@ FoldersArgument = Annotated[
     list[Path] | None, typer.Argument(help="Folders of results; default all in --out.")
 ]
 MetricOption = Annotated[
-    str | None, typer.Option(help="What C is chosen by; default the dataset's own.")
+    str | None,
+    typer.Option(help="Take the best C by this metric; default the protocol's rule."),
 ]
 DataListOption = Annotated[list[str] | None, typer.Option(help="Dataset, repeatable; default all.")]
 
@@ -47,7 +48,7 @@ def probe(
     c_value: Annotated[float | None, typer.Option("--C", help="One value of C, no sweep.")] = None,
     grid: Annotated[str | None, typer.Option(help="Values of C: 0.1,1,10.")] = None,
     metric: MetricOption = None,
-    cv: Annotated[int, typer.Option(help="Folds of cross-validation; 0 uses val.")] = 0,
+    cv: Annotated[int, typer.Option(help="Take the best C over K folds; 0 for the rule.")] = 0,
     balanced: Annotated[bool, typer.Option("--balanced", help="Weigh classes equally.")] = False,
     solver: Annotated[
         Literal["linprobe", "sklearn"], typer.Option(help="Ours, or scikit-learn's.")

@@ -7,6 +7,7 @@ the entry-point group ``linprobe.protocols``, whose entries name :class:`Row` ob
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Final, Literal
 
 import msgspec
 
@@ -67,6 +68,15 @@ def best_C(scores: Mapping[float, float]) -> float:
     return min(scores, key=lambda C: (-scores[C], C))
 
 
+BAND_GRID = Grid(first=HALVING.first, steps=(8, 4))
+"""The same down to half decades: loss over C is smooth, and eighths found nothing better."""
+
+Rule = Literal["score", "nll-band-1"]
+"""How C is chosen on held-out rows: the best score, or see :mod:`.band`."""
+BAND: Final = "nll-band-1"
+"""The rule of :mod:`.band`."""
+
+
 @dataclass(frozen=True)
 class Protocol:
     """Everything that decides a result besides the features and the seed."""
@@ -81,6 +91,13 @@ class Protocol:
     """Whether features are then standardised with the training rows' mean and deviation."""
     grid: Grid
     """Values of C; one value means no sweep."""
+    rule: Rule = "score"
+    """How C is chosen among them, and on which rows: ``score`` takes the best score on val, or on a
+    tenth of train."""
+
+    def asked(self, metric: str | None, folds: int) -> "Protocol":
+        """The protocol where somebody names a metric to choose C by, or folds: the best score."""
+        return self if metric is None and not folds else self.changed(rule="score")
 
     def changed(
         self,
@@ -89,14 +106,20 @@ class Protocol:
         normalize: bool | None = None,
         standardize: bool | None = None,
         grid: Grid | None = None,
+        rule: Rule | None = None,
     ) -> "Protocol":
-        """The parts that are not None instead, under the name of what it is not any more."""
+        """The parts that are not None instead, under the name of what it is not any more.
+
+        Values of C that somebody names are searched by score.
+        """
+        named: Rule = self.rule if grid is None else "score"
         new = replace(
             self,
             tap=self.tap if tap is None else tap,
             normalize=self.normalize if normalize is None else normalize,
             standardize=self.standardize if standardize is None else standardize,
             grid=self.grid if grid is None else grid,
+            rule=named if rule is None else rule,
         )
         return new if new == self else replace(new, name=f"{self.name}-custom")
 
@@ -111,10 +134,14 @@ class Row:
     """The same in one line, with its source: what ``--help`` prints."""
 
 
-DEFAULT = Protocol("default", "embedding", True, False, HALVING)
+DEFAULT = Protocol("default", "embedding", True, False, BAND_GRID, BAND)
 DINO_GRID = list_grid(*(10 ** (-6 + 0.25 * i) for i in range(45)))
 ROWS = (
-    Row(DEFAULT, "embedding, L2-normalised, C by the search of the CLIP paper"),
+    Row(
+        DEFAULT,
+        "embedding, L2-normalised, C by held-out likelihood: on val of 100 rows and more, else on "
+        "5 folds, of 10,000 rows and more on a tenth",
+    ),
     Row(
         Protocol("clip-paper", "pre_projection", False, False, HALVING),
         "pre_projection as it is, C from 1e-6 to 1e6 by halving to 8 values a decade: Radford et "

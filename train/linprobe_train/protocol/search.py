@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from linprobe.terminal import Progress, Watch, ignore
-from linprobe_train.protocol.cuts import stratified_folds, stratified_tenth
-from linprobe_train.protocol.protocols import Grid, best_C
+from linprobe_train.protocol.band import BLIND_C, WIDTH, run_band
+from linprobe_train.protocol.held_out import HeldOut, cut_rows
+from linprobe_train.protocol.protocols import BAND, Grid, Rule, best_C
 from linprobe_train.protocol.scoring import (
     Scorer,
     SweepPoint,
@@ -15,6 +16,7 @@ from linprobe_train.protocol.scoring import (
     lead_of,
     unfinished,
 )
+from linprobe_train.protocol.temperature import Temperature, fit_temperature
 from linprobe_train.scores.metrics import metric_named
 from linprobe_train.solver.fit import FitSettings, make_trainer
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
@@ -36,10 +38,24 @@ class Sweep:
     points: tuple[SweepPoint, ...]
     """Ascending in C."""
     C: float
-    """Best score; of several, the smallest C."""
+    """Best by the rule."""
+    rule: Rule = "score"
+    """``score``: the best score; of several, the smallest C. ``nll-band-1``: see :mod:`.band`."""
 
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the chosen C must know, and can do."""
+        return (*self._of_choice(), *self._of_fits())
+
+    def _of_choice(self) -> list[str]:
+        if self.rule == BAND:
+            *_, before, last = (point.likelihood for point in self.points)
+            falling = before and last and before.nll - last.nll > WIDTH
+            if self.C < self.points[-1].C or not falling:
+                return []
+            line = (
+                f"the best C, {self.C:g}, is the largest, and the held-out loss still falls there"
+            )
+            return [f"{line}: the optimum may lie beyond it; try further values with --grid"]
         lines = []
         if len(self.points) > 1 and self.C in (self.points[0].C, self.points[-1].C):
             lines.append(
@@ -53,6 +69,10 @@ class Sweep:
                 f"val {self.metric} is the same at {len(ties)} values of C from {ties[0]:g} to "
                 f"{ties[-1]:g}; the smallest was taken; a larger val split would tell them apart"
             )
+        return lines
+
+    def _of_fits(self) -> list[str]:
+        lines = []
         if open_points := contenders(self.points):
             rows = max(point.undecided for point in open_points)
             lines.append(
@@ -66,7 +86,7 @@ class Sweep:
                 f"the fit did not converge at C = {', '.join(f'{C:g}' for C in bad)} of the "
                 "sweep, so these scores may be off; try --standardize, or a --grid without them"
             )
-        return tuple(lines)
+        return lines
 
 
 def run_sweep(trials: Sequence[Trial], grid: Grid, metric: str, watch: Watch = ignore) -> Sweep:
@@ -74,7 +94,7 @@ def run_sweep(trials: Sequence[Trial], grid: Grid, metric: str, watch: Watch = i
 
     Every choice, of a peak or of the end, is made on scores that are known as far as it needs.
     """
-    sign, scorer = metric_named(metric).sign, Scorer(trials, metric)
+    merit, scorer = metric_named(metric).merit, Scorer(trials, metric)
     points: dict[float, SweepPoint] = {}
     scores: dict[float, float] = {}
     refined: set[float] = set()
@@ -87,7 +107,7 @@ def run_sweep(trials: Sequence[Trial], grid: Grid, metric: str, watch: Watch = i
         while rest := [p for p in contenders(points.values()) if p.C not in refined]:
             refined.add(rest[0].C)
             points[rest[0].C] = scorer.refine(rest[0], lead_of(points.values()))
-        scores = {C: sign * point.score for C, point in points.items()}
+        scores = {C: merit(point.score) for C, point in points.items()}
     return Sweep(metric, tuple(points[C] for C in sorted(points)), best_C(scores))
 
 
@@ -113,8 +133,31 @@ class Search:
     """The curve over C; None where C was given."""
     fitted_on: SplitUse
     """Rows of the final fit."""
-    held_out: SplitUse
+    held_out: HeldOut
     """Rows C was chosen on."""
+    temperature: Temperature | None
+    """What was fitted on held-out logits; None by other rules than ``nll-band-1``."""
+
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of the choice of C must know, and can do."""
+        held, lines = self.held_out, []
+        if held.never and not held.n:
+            lines.append(
+                f"no class has two training rows, so none was held out: C = {self.fit.C:g} was not "
+                "chosen on this data; give classes more rows, or fix C with --C"
+            )
+        elif held.never:
+            rows = "row is the only one of its" if held.never == 1 else "rows are alone in their"
+            lines.append(
+                f"{held.never} training {rows} class: in every fit, and never among the rows that "
+                "C was chosen on"
+            )
+        if held.absent:
+            lines.append(
+                f"{held.absent} of the {held.n} rows of val are of classes without a row in train: "
+                "they are wrong at every C on the way, and the final fit has them"
+            )
+        return (*lines, *(() if self.sweep is None else self.sweep.warnings()))
 
 
 def search(
@@ -125,27 +168,37 @@ def search(
     crew: Crew,
     *,
     metric: str = "top1",
+    rule: Rule = "score",
     folds: int = 0,
     seed: int = 0,
     watch: Watch = ignore,
 ) -> Search:
-    """Choose C on val (cut from train where there is none), then fit on train and val.
+    """Choose C on held-out rows (see :func:`.cut_rows`), then fit on train and val.
 
-    A grid of a single C takes no held-out rows; ``folds`` are over train and val together, 0 for
-    one held-out set. ``DataError``: rows or labels that no probe can be fitted on.
+    A grid of a single C takes none; ``folds`` are over train and val together, 0 for what the rule
+    does. ``DataError``: rows or labels that no probe can be fitted on; ``OptionError``: C cannot be
+    chosen by the metric.
     """
     everything = train if val is None else train.join(val)
     fitted_on = SplitUse("train" if val is None else "train+val", everything.n)
-    sweep, lent, held_out = None, [], SplitUse("none", 0)
-    if len(grid.values) == 1:
-        C = grid.values[0]
-    else:
-        cuts, held_out = _cuts(train, val, everything, folds, seed)
+    sweep, temperature, lent, held_out = None, None, [], HeldOut("none", 0)
+    C = grid.values[0] if len(grid.values) == 1 else BLIND_C
+    cuts: list[tuple[Rows, Rows]] = []
+    if len(grid.values) != 1:
+        metric_named(metric).check_choice()
+        cuts, held_out = cut_rows(train, val, everything, rule, folds=folds, seed=seed)
+    if cuts:
         share = (settings.memory_bytes or available_bytes()) // len(cuts)
         each = replace(settings, memory_bytes=share)
         trials = [(make_trainer(fit, each, crew), held) for fit, held in cuts]
-        sweep = run_sweep(trials, grid, metric, watch=watch)
-        C = sweep.C
+        if rule == BAND:
+            C, points = run_band(trials, grid, metric, watch=watch)
+            sweep = Sweep(metric, points, C, rule)
+            pairs = [(trainer.probe(C), held) for trainer, held in trials]
+            temperature = fit_temperature(pairs, held_out.source)
+        else:
+            sweep = run_sweep(trials, grid, metric, watch=watch)
+            C = sweep.C
         near = sorted((point.C for point in sweep.points), key=lambda c: abs(math.log(c / C)))
         lent = [(trials[0][0].probe(c), c) for c in near[:LENT]]
         del trials
@@ -153,19 +206,6 @@ def search(
     for probe, c in lent:
         trainer.borrow(probe, c)
     report = trainer.fit(C, Tolerance())
-    return Search(trainer.probe(C), report, sweep, fitted_on, held_out)
-
-
-def _cuts(
-    train: Rows, val: Rows | None, everything: Rows, folds: int, seed: int
-) -> tuple[list[tuple[Rows, Rows]], SplitUse]:
-    """Pairs of rows to fit and rows to score."""
-    if folds:
-        fold = stratified_folds(everything.labels, folds, seed)
-        pairs = [(everything.select(fold != i), everything.select(fold == i)) for i in range(folds)]
-        return pairs, SplitUse(f"{folds} stratified folds", everything.n)
-    if val is not None:
-        return [(train, val)], SplitUse("val", val.n)
-    held = stratified_tenth(train.labels, seed)
-    cut = train.select(held)
-    return [(train.select(~held), cut)], SplitUse("a stratified tenth of train", cut.n)
+    T = 1.0 if temperature is None else temperature.used
+    probe = replace(trainer.probe(C), temperature=T)
+    return Search(probe, report, sweep, fitted_on, held_out, temperature)

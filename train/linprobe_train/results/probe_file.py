@@ -51,7 +51,9 @@ class ProbeCard:
     """Class names by label, k entries."""
     C: float
     """Inverse L2 strength of the fit."""
-    format: Literal[2] = 2
+    temperature: float
+    """What logits are divided by before they become probabilities; 1 for nothing."""
+    format: Literal[3] = 3
     """Version of the files."""
 
 
@@ -130,7 +132,8 @@ class SavedProbe:
         """Copy into a fitted classifier of raw features (n, d) that needs nothing of ours.
 
         Its ``classes_`` are the names of the classes that the probe was fitted on; a multi-label
-        probe gives scikit-learn's indicator matrix, with a column for each fitted class.
+        probe gives scikit-learn's indicator matrix, with a column for each fitted class. The
+        temperature is in its weights.
         """
         from sklearn.pipeline import Pipeline
         from sklearn.preprocessing import Normalizer
@@ -194,6 +197,7 @@ def _probe_of(card: ProbeCard, data: bytes) -> Probe:
         arrays["fitted"],
         len(card.classes),
         card.multi_label,
+        card.temperature,
     )
     _check(probe)
     return probe
@@ -213,6 +217,8 @@ def _check(probe: Probe) -> None:
         )
     if not (np.isfinite(probe.coef).all() and np.isfinite(probe.intercept).all()):
         raise ValueError("weights are not finite")
+    if not 0 < probe.temperature < np.inf:
+        raise ValueError(f"a temperature of {probe.temperature}; expected a positive number")
     if probe.fitted.dtype != np.int64 or (np.diff(probe.fitted, prepend=-1) < 1).any():
         raise ValueError(f"fitted classes {probe.fitted[:5]}... are not ascending class ids")
     if fitted == 0 or probe.fitted.max() >= probe.n_classes:
@@ -227,7 +233,7 @@ def _classifier(probe: Probe, names: NDArray[np.generic]) -> object:
 
     def logistic(coef: Float64, bias: Float64, labels: NDArray[np.generic]) -> LogisticRegression:
         model = LogisticRegression()
-        model.coef_, model.intercept_ = coef.copy(), bias.copy()
+        model.coef_, model.intercept_ = coef / probe.temperature, bias / probe.temperature
         model.classes_, model.n_features_in_ = labels, coef.shape[1]
         model.n_iter_ = np.zeros(1, np.int32)
         return model

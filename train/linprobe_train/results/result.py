@@ -7,8 +7,10 @@ import msgspec
 
 from linprobe.records import digest_json, plain
 from linprobe_store.handles.split import Verification
+from linprobe_train.protocol.held_out import HeldOut
 from linprobe_train.protocol.protocols import Protocol
 from linprobe_train.protocol.search import SplitUse, Sweep
+from linprobe_train.protocol.temperature import Temperature
 from linprobe_train.scores.metrics import Score
 from linprobe_train.solver.lbfgs import FitReport
 
@@ -32,14 +34,14 @@ class Question(Asked, frozen=True):
     metric: str
     """What C is chosen by, and the headline."""
     folds: int
-    """Folds of cross-validation; 0 for a val split."""
+    """Folds of cross-validation that were asked for; 0 for what the protocol's rule does."""
     balanced: bool
     """Whether classes are weighed equally."""
     solver: str
     """``linprobe`` or ``sklearn``."""
     seed: int
     """Of the val cut, the folds and the bootstrap."""
-    format: Literal[2]
+    format: Literal[3]
     """Version of ``result.json``; in the question, so that old answers are not mistaken."""
 
 
@@ -95,18 +97,22 @@ class ProbeResult(Result):
     """Class names by label."""
     fitted_on: SplitUse
     """Rows of the final fit."""
-    held_out: SplitUse
-    """Rows C was chosen on; n = 0 where C was given."""
+    held_out: HeldOut
+    """Rows C was chosen on; n = 0 where it was not chosen."""
     test: SplitUse
     """Rows of the scores."""
     C: float
     """The C of the final fit."""
     sweep: Sweep | None
-    """The curve over C; None where C was given."""
+    """The curve over C; None where C was not chosen."""
     fit: FitReport
     """The final fit."""
+    temperature: Temperature | None
+    """Fitted on held-out logits; None by other rules than ``nll-band-1``, and where C was given."""
     scores: tuple[Score, ...]
-    """On test."""
+    """On test, of probabilities at the temperature where it is applied."""
+    raw: tuple[Score, ...]
+    """Those of the scores that a temperature changes, without it; equal where none is applied."""
     warnings: tuple[str, ...]
     """What a reader must know."""
     environment: Environment
@@ -119,8 +125,15 @@ class ProbeResult(Result):
             raise ValueError(f"no score in its metric {self.question.metric!r}")
         if not self.classes or self.test.n < 1 or min(self.fitted_on.n, self.held_out.n) < 0:
             raise ValueError("no classes, no test rows, or a count below 0")
+        if not 0 < self.T < float("inf"):
+            raise ValueError(f"a temperature of {self.T}")
         if self.sweep and self.sweep.C not in {point.C for point in self.sweep.points}:
             raise ValueError(f"C = {self.sweep.C} is none of its sweep")
+
+    @property
+    def T(self) -> float:
+        """What the probe's logits are divided by."""
+        return 1.0 if self.temperature is None else self.temperature.used
 
     @property
     def headline(self) -> Score:

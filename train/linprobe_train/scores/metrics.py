@@ -10,6 +10,7 @@ import numpy as np
 from linprobe.errors import DataError, OptionError
 from linprobe.plugins import declared
 from linprobe_store.format.spec import LabelArray
+from linprobe_train.scores.calibration import confidence_gap, ece, ece_interval, gap_interval
 from linprobe_train.scores.intervals import Interval, Replicates, Statistic, resample, wilson
 from linprobe_train.scores.predictions import TOP, Predictions, predictions_of
 from linprobe_train.scores.ranking import average_precision, eleven_point, mean_over_classes
@@ -18,8 +19,10 @@ from linprobe_train.solver.preparation import Float64
 Labels = Literal["single-label", "two classes", "over 5 classes", "multi-label"]
 """Labels that a metric exists for: single-label rows of any, two or many classes; multi-label."""
 
-ECE_BINS = 15
-"""Guo et al. 2017, "On calibration of modern neural networks"."""
+CALIBRATION = (
+    "a probe that says the share of each class for every row is calibrated, and knows nothing"
+)
+"""Why C is not chosen by calibration."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,24 @@ class Metric:
     use the ``top`` best classes of every row and the probability of every label."""
     top: int = 1
     """Classes of a row that it looks at, at most 5."""
-    interval: Literal["wilson", "bootstrap"] = "bootstrap"
-    """``wilson`` for shares of rows."""
+    interval: Literal["wilson", "bootstrap"] | Callable[[Predictions, int], Interval] = "bootstrap"
+    """``wilson`` for shares of rows; of predictions and a seed where neither is valid."""
     unit: str = "%"
     """``%``: a share in [0, 1], printed in per cent; else what is printed behind the value."""
-    better: Literal["higher", "lower"] = "higher"
+    better: Literal["higher", "lower", "nearer 0"] = "higher"
     """Which of two values is the better one."""
+    no_choice: str = ""
+    """Why C cannot be chosen by it; "" where it can."""
 
-    @property
-    def sign(self) -> int:
-        """1 or -1: the factor that makes the larger value the better one."""
-        return 1 if self.better == "higher" else -1
+    def merit(self, value: float) -> float:
+        """What is larger for the better of two values."""
+        return {"higher": value, "lower": -value, "nearer 0": -abs(value)}[self.better]
+
+    def check_choice(self) -> None:
+        """Refuse, by an ``OptionError``, to choose C by what rewards probes that know nothing."""
+        if self.no_choice:
+            what = f"C cannot be chosen by {self.title}: {self.no_choice}"
+            raise OptionError(what, hint="--metric nll rewards probabilities that can be used")
 
     def exists_for(self, k: int, *, multi_label: bool) -> bool:
         """Whether labels of k classes have it."""
@@ -55,11 +65,11 @@ class Metric:
             return multi_label and self.needs == "multi-label"
         return {"two classes": k == 2, "over 5 classes": k > TOP}.get(self.needs, True)
 
-    def interval_of(self, i: int, replicates: Replicates, n: int) -> Interval:
-        """95 % interval of statistic i of ``replicates``, which are of this metric on n rows."""
+    def interval_of(self, i: int, replicates: Replicates, rows: Predictions, seed: int) -> Interval:
+        """95 % interval of statistic i of ``replicates``, which are of these rows."""
         if self.interval == "wilson":
-            return wilson(round(float(replicates.values[i]) * n), n)
-        return replicates.interval(i)
+            return wilson(round(float(replicates.values[i]) * rows.n), rows.n)
+        return replicates.interval(i) if self.interval == "bootstrap" else self.interval(rows, seed)
 
 
 @dataclass(frozen=True)
@@ -156,7 +166,11 @@ def scores_of(
     known = {metric: value for metric, value in prepared.items() if not np.isnan(value(ones))}
     replicates = resample(list(known.values()), rows.n, seed)
     return tuple(
-        Score(metric.name, float(replicates.values[i]), metric.interval_of(i, replicates, rows.n))
+        Score(
+            metric.name,
+            float(replicates.values[i]),
+            metric.interval_of(i, replicates, rows, seed),
+        )
         for i, metric in enumerate(known)
     )
 
@@ -206,14 +220,6 @@ def nll(rows: Predictions) -> Statistic:
     return lambda w: float(w @ losses / w.sum())
 
 
-def ece(rows: Predictions) -> Statistic:
-    """Expected calibration error: gap of confidence and accuracy over 15 equal bins (Guo 2017)."""
-    confidence = rows.probability[:, 0].astype(np.float64)
-    error = confidence - rows.hits()
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
-    return lambda w: float(np.abs(np.bincount(bins, w * error, ECE_BINS)).sum() / w.sum())
-
-
 def roc_auc(rows: Predictions) -> Statistic:
     """Chance that a row of class 1 scores above a row of class 0; ties count half."""
     # Two classes: one of the two kept probabilities of every row is that of class 1.
@@ -235,7 +241,24 @@ METRICS = (
     Metric("mean_per_class", "mean per class", "single-label", mean_per_class),
     Metric("macro_f1", "macro F1", "single-label", macro_f1),
     Metric("nll", "negative log likelihood", "single-label", nll, unit="nats", better="lower"),
-    Metric("ece", "ECE", "single-label", ece, better="lower"),
+    Metric(
+        "ece",
+        "ECE",
+        "single-label",
+        ece,
+        interval=ece_interval,
+        better="lower",
+        no_choice=CALIBRATION,
+    ),
+    Metric(
+        "confidence_gap",
+        "confidence minus accuracy",
+        "single-label",
+        confidence_gap,
+        interval=gap_interval,
+        better="nearer 0",
+        no_choice=CALIBRATION,
+    ),
     Metric("roc_auc", "ROC AUC", "two classes", roc_auc, top=2),
     Metric("top5", "top-5", "over 5 classes", partial(top_share, 5), top=5, interval="wilson"),
     Metric("mean_top1_top5", "mean of top-1 and top-5", "over 5 classes", mean_top1_top5, top=5),

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from linprobe.errors import ResultError
 from linprobe.terminal import human_bytes
 from linprobe_train.results.result import ProbeResult
+from linprobe_train.scores.calibration import ECE_BINS
 from linprobe_train.scores.intervals import Interval, wilson
-from linprobe_train.scores.metrics import ECE_BINS
 from linprobe_train.scores.predictions import Predictions
 from linprobe_train.scores.ranking import average_precision, rank
 from linprobe_train.solver.memory import available_bytes

@@ -37,15 +37,20 @@ THUMBNAIL = 160
 
 
 def curve_svg(sweep: Sweep, metric: str) -> str:
-    """The held-out score over C, with the chosen C marked."""
+    """What C was chosen by over C, with the chosen C marked: the held-out loss, or the score."""
     C = [point.C for point in sweep.points]
     score = [scale_of(sweep.metric) * point.score for point in sweep.points]
+    metric, unit = f"held-out {metric}", unit_of(sweep.metric)
+    if losses := [point.likelihood.nll for point in sweep.points if point.likelihood]:
+        score, metric, unit = losses, "held-out loss", "nats"
     figure, axes = _figure(7.0, 3.2)
     axes.plot(C, score, color=_ACCENT, marker="o", markersize=4)
     axes.axvline(sweep.C, color=_INK, linewidth=1, linestyle="--")
-    axes.annotate(f" C = {sweep.C:.3g}", (sweep.C, min(score)), color=_INK)
-    axes.plot([sweep.C], [score[C.index(sweep.C)]], color=_ACCENT, marker="o", markersize=9)
-    axes.set(xscale="log", xlabel="C", ylabel=f"held-out {metric}, {unit_of(sweep.metric)}")
+    chosen = score[C.index(sweep.C)]
+    far = max(score, key=lambda y: abs(y - chosen))  # beside the line, off the curve's end
+    axes.annotate(f" C = {sweep.C:.3g}", (sweep.C, far), color=_INK)
+    axes.plot([sweep.C], [chosen], color=_ACCENT, marker="o", markersize=9)
+    axes.set(xscale="log", xlabel="C", ylabel=f"{metric}, {unit}")
     return _svg(figure, "curve", _OF_THE_PAGE)
 
 

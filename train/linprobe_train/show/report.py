@@ -7,12 +7,13 @@ from pathlib import Path, PurePath
 from linprobe.disk import write_atomic
 from linprobe.errors import OptionError
 from linprobe.terminal import human_bytes
+from linprobe_train.protocol.protocols import BAND
 from linprobe_train.results.collect import Collected, facts_of, stored_dataset_of
 from linprobe_train.results.result import ProbeResult
 from linprobe_train.scores.metrics import title_of
 from linprobe_train.show.facts import report_facts
 from linprobe_train.show.plots import calibration_svg, curve_svg, heat_uri, thumbnails
-from linprobe_train.show.text import metric_source, score_cells
+from linprobe_train.show.text import metric_source, score_cells, temperature_text
 
 FEW = 40
 """Classes that are all shown at once; of more, a map of the confusion and the lowest classes."""
@@ -113,8 +114,13 @@ def protocol_sentence(result: ProbeResult) -> str:
     prepared = ", ".join(name for name, done in steps.items() if done) or "as they are"
     sweep, held_out, how = result.sweep, result.held_out, "as given"
     if sweep is not None:
-        how = f"chosen among {len(sweep.points)} values by {title_of(sweep.metric)}"
+        by = title_of(sweep.metric)
+        if sweep.rule == BAND:
+            by = f"likelihood (of those within 0.02 nats a row of the best, the best {by})"
+        how = f"chosen among {len(sweep.points)} values by {by}"
         how += f" on {held_out.source} ({held_out.n} rows)"
+    elif held_out.never:
+        how = "as no row could be held out to choose it"
     return (
         f"Logistic regression on the {result.dim} features of the {protocol.tap} tap"
         f" ({prepared}), C = {result.C:.4g} {how}, fitted on {result.fitted_on.source}"
@@ -151,6 +157,7 @@ def _provenance(collected: Collected, store: Path | None) -> Mapping[str, str]:
         "final fit": f"{fit.iterations} iterations, {fit.passes} passes, stopped by {fit.stop}, "
         f"gap at most {fit.bound:.1e}",
         "features verified": _verified(result),
+        "temperature": temperature_text(result),
         "seed": str(question.seed),
         "made with": ", ".join(f"{name} {version}" for name, version in made.versions.items()),
         "took": f"{seconds}, {made.threads} threads)",

@@ -11,6 +11,7 @@ from linprobe.options import RESULTS
 from linprobe.records import JsonValue, plain
 from linprobe.terminal import command, install, json_text, one_line, text_table
 from linprobe_store.format.spec import SkippedSample
+from linprobe_train.protocol.protocols import BAND
 from linprobe_train.results.answers import Answer
 from linprobe_train.results.result import ProbeResult, R
 from linprobe_train.scores.intervals import Interval
@@ -75,7 +76,9 @@ def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
     out = None if answer.folder.parent == RESULTS else answer.folder.parent
     model, data = result.encoder, result.dataset
     again = command("probe", store=store, model=model, data=data, out=out, protocol=other)
-    how = f"best on {result.held_out.source}" if result.sweep else "as given"
+    chosen = {"score": "best", BAND: "by likelihood"}[protocol.rule]
+    how = f"{chosen} on {result.held_out.source}" if result.sweep else "not chosen"
+    how = "as given" if len(protocol.grid.values) == 1 else how
     fitted = f"fitted on {result.fitted_on.source}, {result.fitted_on.n} rows"
     rows = f"{len(result.classes)} classes, {result.test.n} test rows"
     return "\n".join(
@@ -84,6 +87,7 @@ def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
             ("encoder", f"{result.encoder} ({protocol.tap}, {result.dim} features)"),
             ("test", " ".join(score_cells(first))),
             *([] if first == result.headline else [("", own)]),
+            *(("", line) for line in _calibration_lines(result)),
             *([] if paper is None else [("paper", paper.beside(result.headline.value))]),
             ("C", f"{result.C:.4g} ({how}; {protocol.name}), {fitted}"),
             *(("warning", line) for line in result.warnings),
@@ -92,6 +96,30 @@ def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
             ("next", again),
         )
     )
+
+
+def _calibration_lines(result: ProbeResult) -> list[str]:
+    """How far the probabilities can be believed, and what the temperature does to them."""
+    if not result.raw:
+        return []
+    names = [score.name for score in result.raw]
+    lines = [_beside([score for score in result.scores if score.name in names])]
+    return lines if result.T == 1 else [*lines, f"temperature {temperature_text(result)}"]
+
+
+def temperature_text(result: ProbeResult) -> str:
+    """The temperature, where one was fitted, what it gained, and the scores without it."""
+    fitted = result.temperature
+    if fitted is None:
+        return ""
+    gain = f"{fitted.gain:.1f} nats gained on {fitted.source}"
+    if not fitted.applied:
+        return f"1 (not {fitted.T:.3f}: {gain}, no more than noise)"
+    return f"{fitted.T:.3f} ({gain}); without it: {_beside(result.raw)}"
+
+
+def _beside(scores: Sequence[Score]) -> str:
+    return ", ".join(" ".join(score_cells(score)) for score in scores)
 
 
 def answers_json(answers: Sequence[Answer[ProbeResult]]) -> JsonValue:

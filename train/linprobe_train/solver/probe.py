@@ -25,6 +25,7 @@ class Probe:
         classes get probability 0.
     n_classes : k, the classes of the dataset.
     multi_label : whether classes are predicted independently.
+    temperature : what logits are divided by before they become probabilities.
 
     Examples
     --------
@@ -44,6 +45,7 @@ class Probe:
     fitted: NDArray[np.int64]
     n_classes: int
     multi_label: bool
+    temperature: float = 1.0
 
     def logits(self, rows: Rows) -> Float64:
         """``x @ coef.T + intercept`` of n rows (n, d), see :class:`Rows`.
@@ -81,6 +83,7 @@ class Probe:
         DataError : rows of another dimension.
         """
         p = self.logits(rows)
+        p /= self.temperature
         probabilities(p, self.loss)
         if len(self.fitted) == 2 and not self.multi_label:
             p = np.column_stack([1 - p[:, 0], p[:, 0]])

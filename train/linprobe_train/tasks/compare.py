@@ -92,7 +92,7 @@ class Overview:
     datasets: tuple[str, ...]
     """Columns."""
     labels: tuple[str, ...]
-    """Lines, highest average first; those without all datasets last."""
+    """Lines, best average first, losses as negative; those without all datasets last."""
     values: tuple[tuple[float | None, ...], ...]
     """Each dataset's own metric by line and column; None where there is no result."""
     averages: tuple[float | None, ...]
@@ -191,10 +191,10 @@ def _comparison(
     replicates = resample([metric.statistic(rows) for _, rows in members], n, seed)
     order = sorted(
         range(len(results)),
-        key=lambda i: (-metric.sign * float(replicates.values[i]), results[i].dim, i),
+        key=lambda i: (-metric.merit(float(replicates.values[i])), results[i].dim, i),
     )
     notes += [f"{members[i][0].label}: {change}" for i in order for change in facts[i].changes]
-    standings = [_standing(members, metric, replicates, i, order[0], facts[i]) for i in order]
+    standings = [_standing(members, metric, replicates, i, order[0], facts[i], seed) for i in order]
     return Comparison(results[0].dataset, metric.name, n, tuple(standings), tuple(notes))
 
 
@@ -205,6 +205,7 @@ def _standing(
     i: int,
     best: int,
     facts: StoreFacts,
+    seed: int,
 ) -> Standing:
     (collected, rows), result = members[i], members[i][0].result
     protocol, value = result.question.protocol, float(replicates.values[i])
@@ -217,7 +218,7 @@ def _standing(
         protocol=protocol.name,
         C=result.C,
         value=value,
-        interval=metric.interval_of(i, replicates, rows.n),
+        interval=metric.interval_of(i, replicates, rows, seed),
         top1=None if hits is None else float(hits.mean()),
         difference=value - float(replicates.values[best]),
         difference_interval=replicates.difference(i, best),
@@ -246,11 +247,13 @@ def overview_of(comparisons: Sequence[Comparison]) -> Overview:
     """Put comparisons of several datasets into one table."""
     labels = sorted({line.label for part in comparisons for line in part.standings})
     table = np.full((len(labels), len(comparisons)), np.nan)
+    signs = np.array([metric_named(part.metric).merit(1.0) for part in comparisons])
     for j, part in enumerate(comparisons):
         for line in part.standings:
             table[labels.index(line.label), j] = line.value
     means = table.mean(axis=1)
-    order = sorted(range(len(labels)), key=lambda i: (np.isnan(means[i]), -means[i], i))
+    merits = (table * signs).mean(axis=1)
+    order = sorted(range(len(labels)), key=lambda i: (np.isnan(merits[i]), -merits[i], i))
 
     def known(values: NDArray[np.float64]) -> tuple[float | None, ...]:
         return tuple(None if np.isnan(value) else float(value) for value in values)

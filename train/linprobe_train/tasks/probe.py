@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,16 +14,23 @@ from linprobe.records import canonical_json, plain
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_store.format.layout import ENCODER_FILE
 from linprobe_store.format.spec import LabelArray
-from linprobe_train.protocol.protocols import Protocol
+from linprobe_train.protocol.protocols import BAND, Protocol
 from linprobe_train.protocol.search import Search, SplitUse, search
 from linprobe_train.protocol.splits import StoredSplits, telling_changes
 from linprobe_train.results.answers import Answer, Answers
 from linprobe_train.results.probe_file import ProbeCard, probe_files
 from linprobe_train.results.result import Environment, Facts, ProbeResult, Question
-from linprobe_train.scores.metrics import scores_of, undefined
+from linprobe_train.scores.metrics import Score, scores_of, undefined
 from linprobe_train.scores.predictions import PREDICTIONS_FILE, encode_predictions, predictions_of
 from linprobe_train.solver.fit import FitSettings, plan_fit
 from linprobe_train.solver.passes import crew_of
+
+OF_PROBABILITIES = ("nll", "ece", "confidence_gap")
+"""Metrics that a temperature changes, though no class is another."""
+UNUSABLE = 0.05
+"""Calibration error that makes probabilities unusable: sure to be exceeded at 95 %. The interval is
+of the study of estimates in :mod:`..scores.calibration`; 5 points is our judgement, twice to three
+times what a calibrated probe of CLIP features has on another split."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Recipe:
     metric: str | None = None
     """What C is chosen by and the result reported in; None for the dataset's own."""
     folds: int = 0
-    """Folds of cross-validation; 0 for a val split."""
+    """Folds of cross-validation; 0 for what the protocol's rule does."""
     seed: int = 0
     """Of the val cut, the folds and the bootstrap."""
 
@@ -51,13 +58,13 @@ class Recipe:
         """Everything that the result on these splits depends on."""
         return Question(
             *splits.identity,
-            protocol=self.protocol,
+            protocol=self.protocol.asked(self.metric, self.folds),
             metric=splits.metric(self.metric),
             folds=self.folds,
             balanced=self.settings.balanced,
             solver=self.settings.solver,
             seed=self.seed,
-            format=2,
+            format=3,
         )
 
 
@@ -95,19 +102,27 @@ def probe(
             settings,
             crew,
             metric=question.metric,
+            rule=question.protocol.rule,
             folds=question.folds,
             seed=question.seed,
             watch=watch,
         )
     test = splits.open_test()
-    rows = predictions_of(chosen.probe.probabilities(test), test.labels, list(splits.test.keys))
-    scores = scores_of(rows, test.n_classes, question.seed)
+    keys, seed = list(splits.test.keys), question.seed
+    rows = predictions_of(chosen.probe.probabilities(test), test.labels, keys)
+    scores = scores_of(rows, test.n_classes, seed)
+    raw = tuple(score for score in scores if score.name in OF_PROBABILITIES)
+    if chosen.probe.temperature != 1:
+        p = replace(chosen.probe, temperature=1.0).probabilities(test)
+        without = predictions_of(p, test.labels)
+        raw = scores_of(without, test.n_classes, seed, tuple(score.name for score in raw))
     if question.metric not in {score.name for score in scores}:
         raise undefined(question.metric, test.n)
     versions = {name: version(name) for name in ("linprobe", "numpy", "scipy", "scikit-learn")}
     reasons = {split.name: dict(split.skipped_by_reason) for split in splits.all}
     skipped = {name: counts for name, counts in reasons.items() if counts}
-    warnings, verified = _warnings(splits, question, chosen, test.labels), splits.verified()
+    warnings = (*_warnings(splits, question, chosen, test.labels), *_unusable(scores, question))
+    verified = splits.verified()
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
     result = ProbeResult(
         question=question,
@@ -122,7 +137,9 @@ def probe(
         C=chosen.fit.C,
         sweep=chosen.sweep,
         fit=chosen.fit,
+        temperature=chosen.temperature,
         scores=scores,
+        raw=raw,
         warnings=warnings,
         environment=Environment(versions, crew.threads, seconds, cpu_seconds),
         facts=Facts(splits.dataset.spec.label_source, splits.dataset.metric, skipped),
@@ -138,6 +155,7 @@ def probe(
         multi_label=chosen.probe.multi_label,
         classes=result.classes,
         C=result.C,
+        temperature=result.T,
     )
     files = {
         **probe_files(chosen.probe, card),
@@ -154,11 +172,28 @@ def _bytes_of_answer(splits: StoredSplits) -> int:
     return 8 * k * splits.train.dim(splits.tap) + splits.test.n * (400 + 5 * width)
 
 
+def _unusable(scores: tuple[Score, ...], question: Question) -> tuple[str, ...]:
+    """Say so where it is sure that the probabilities are off by more than 5 points on average."""
+    by_name = {score.name: score for score in scores}
+    if "ece" not in by_name or by_name["ece"].interval.low <= UNUSABLE:
+        return ()
+    error, gap = by_name["ece"], by_name["confidence_gap"].value
+    does = "more rows of each class, or a val split that is like test, would help"
+    if question.protocol.rule != BAND:
+        does = "--protocol default, without --C, --grid, --cv or --metric, chooses C for them too"
+    off = f"{100 * error.value:.1f} points on average (surely by {100 * error.interval.low:.1f})"
+    line = (
+        f"the probabilities cannot be used: they are off by {off}, mean confidence minus accuracy "
+        f"is {100 * gap:+.1f} points; which class is named is not concerned; {does}"
+    )
+    return (line,)
+
+
 def _warnings(
     splits: StoredSplits, question: Question, chosen: Search, labels: LabelArray
 ) -> tuple[str, ...]:
     """What a reader of the result must know."""
-    lines = [] if chosen.sweep is None else list(chosen.sweep.warnings())
+    lines = list(chosen.warnings())
     fit, n = chosen.fit, chosen.fitted_on.n
     if not fit.converged:
         lines.append(
@@ -166,7 +201,7 @@ def _warnings(
             f"gap is at most {fit.bound:.1g}; try a smaller C, or --standardize"
         )
     # A total below ln 2 leaves no single row with its label's probability under a half.
-    elif chosen.sweep is None and fit.loss * n < math.log(2):
+    elif chosen.sweep is None and not chosen.held_out.never and fit.loss * n < math.log(2):
         lines.append(
             f"all {n} training rows are classified right at C = {fit.C:g}, and they are at any "
             "larger C: leave --C out to choose it on held-out rows"
