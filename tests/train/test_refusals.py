@@ -34,7 +34,7 @@ from linprobe_train.results.answers import read_result
         (["--metric", "map"], OptionError, "'map' does not exist for these labels"),
         (["--memory", "much"], OptionError, "'much'"),
         (["--memory", "1kB"], OptionError, "1 kB"),
-        (["--threads", "0"], OptionError, "--threads 0"),
+        (["--threads", "0"], OptionError, "0 threads; expected 1 or more"),
     ],
 )
 def test_bad_options_are_refused_and_nothing_is_left(

@@ -84,7 +84,7 @@ def check_features(rows: Rows, *, normalize: bool, standardize: bool = False) ->
     first, equal, most = rows.blocks[0].read()[0], True, 0.0
     for start, block in rows.pairs():
         features = block.read()
-        largest = np.maximum(features.max(axis=1), -features.min(axis=1))
+        largest = _largest(features)
         bad = ~np.isfinite(largest) | ((largest == 0) & normalize)
         if bad.any():
             row = int(bad.argmax())
@@ -102,6 +102,19 @@ def check_features(rows: Rows, *, normalize: bool, standardize: bool = False) ->
         raise DataError(
             what, hint="scale the features to about 1, or normalise or standardise them"
         )
+
+
+def _largest(features: AnyFeatures) -> Float64:
+    """Largest magnitude of each row, (b,); not finite where a value is not.
+
+    Without their sign, halves order like integers, whose maximum is ninety times as fast.
+    """
+    largest: NDArray[np.generic]
+    if features.dtype == np.float16:
+        largest = (features.view(np.uint16) & np.uint16(0x7FFF)).max(axis=1).view(np.float16)
+    else:
+        largest = np.maximum(features.max(axis=1), -features.min(axis=1))
+    return largest.astype(np.float64)
 
 
 def column_moments(rows: Rows, *, normalize: bool) -> tuple[Float64, Float64]:
