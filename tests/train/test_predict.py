@@ -180,6 +180,9 @@ def test_arrays_on_disk_are_classified_without_a_store(tmp_path: Path) -> None:
     np.savez(tmp_path / "y.npz", features=np.array([object()], dtype=object))
     with pytest.raises(DataError, match=r"y\.npz"):
         command(*base, tmp_path / "y.npz")
+    np.save(tmp_path / "z.npy", np.full((3, 10), np.nan, np.float16))
+    with pytest.raises(DataError, match=r"z\.npy.*row 0"):
+        command(*base, tmp_path / "z.npy")
 
 
 def test_what_the_command_cannot_do_is_told(tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def predict(
         request = ImageRequest(encoder, saved.card.encoder, weights, device, tuple(images))
         blocks = task.predict_images(saved, request, top, skipped)
     elif features is not None:
-        blocks = task.predict_rows(saved, task.load_array(features), top)
+        blocks = task.predict_file(saved, features, top)
     else:
         stored = task.stored_encoder_of(saved, store, model, lines_only)
         dataset = stored.dataset(data or saved.card.dataset, lines_only)

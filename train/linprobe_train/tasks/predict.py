@@ -50,6 +50,15 @@ def predict_rows(saved: SavedProbe, features: Features, top: int) -> Iterator[Pr
         yield _predicted(p, tuple(islice(keys, len(p))), top)
 
 
+def predict_file(saved: SavedProbe, path: Path, top: int) -> Iterator[Predicted]:
+    """Classify the rows of a file of features; ``DataError``: as :func:`load_array`, or a bad row."""
+    features = load_array(path)
+    try:
+        yield from predict_rows(saved, features, top)
+    except DataError as error:
+        raise DataError(f"'{path}': {error.message}", hint=error.hint) from error
+
+
 def predict_images(
     saved: SavedProbe, request: ImageRequest, top: int, skipped: list[SkippedSample]
 ) -> Iterator[Predicted]:
