@@ -51,7 +51,7 @@ def predict_rows(saved: SavedProbe, features: Features, top: int) -> Iterator[Pr
 
 
 def predict_file(saved: SavedProbe, path: Path, top: int) -> Iterator[Predicted]:
-    """Classify the rows of a file of features; ``DataError``: as :func:`load_array`, or a bad row."""
+    """Classify the rows of a file of features; ``DataError`` as :func:`load_array`, or a row."""
     features = load_array(path)
     try:
         yield from predict_rows(saved, features, top)
