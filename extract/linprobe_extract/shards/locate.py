@@ -134,8 +134,8 @@ def _listed(path: Path, card: ShardCard | None) -> Shard:
 
 def _shard_count(data: bytes, place: str) -> int:
     text = data.decode("utf-8-sig", errors="replace").strip()
-    if not re.fullmatch("[0-9]{1,7}", text):
-        fault = f"'{place}' holds {text[:40]!r}, expected the number of shards, below 10 million"
+    if not re.fullmatch("[0-9]{1,6}", text):
+        fault = f"'{place}' holds {text[:40]!r}, expected the number of shards, below a million"
         raise ExtractError(fault, hint=_COUNT_HINT)
     return int(text)
 
