@@ -11,6 +11,7 @@ from linprobe_train.api import fit_probe, sweep
 from linprobe_train.estimator import LinearProbe
 from linprobe_train.solver.fit import FitSettings
 from linprobe_train.solver.lbfgs import Tolerance
+from linprobe_train.solver.passes import crew_of
 from linprobe_train.solver.preparation import Arithmetic, Preparation
 
 FAR = [1e20, 1e37, 1e-30, 1e-37]
@@ -140,4 +141,21 @@ def test_many_small_fits_in_one_process_warn_of_nothing() -> None:
             n, d, k = rng.integers(8, 60), rng.integers(1, 9), rng.integers(2, 5)
             X, y = features(int(n), int(d), int(k), seed=seed, noise=float(rng.uniform(0.01, 3)))
             settings = FitSettings(normalize=bool(d > 1 and seed % 2), standardize=seed % 3 == 0)
-            fit_probe(X, y, C=float(10 ** rng.uniform(-5, 6)), settings=settings)
+            probe, report = fit_probe(X, y, C=float(10 ** rng.uniform(-5, 6)), settings=settings)
+            assert report.converged
+            assert np.isfinite(probe.coef).all()
+
+
+def test_a_flag_that_blas_raises_for_no_data_is_no_warning() -> None:
+    """What raises it is not in our hands, so that a product of our own stands for it."""
+
+    def product(_: int) -> float:
+        return float(np.matmul(np.array([[np.inf]]), np.array([[0.0]]))[0, 0])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for threads in (1, 2):
+            with crew_of(threads) as crew:
+                assert np.isnan(list(crew.map(product, [0, 1, 2]))).all()
+        with pytest.raises(RuntimeWarning, match="invalid value"):
+            product(0)

@@ -142,7 +142,7 @@ class Descent:
         metric = surface.metric(self.at)
         while True:
             direction = surface.pairs.direction(self.at.g, metric.apply)
-            if np.vdot(self.at.g, direction) <= 0:  # rounding cost the pairs their sign
+            if not np.vdot(self.at.g, direction) > 0:  # rounding cost the pairs their sign
                 surface.pairs.clear()
                 direction = surface.pairs.direction(self.at.g, metric.apply)
             slope = -float(np.vdot(self.at.g, direction))

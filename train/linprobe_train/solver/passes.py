@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -39,9 +40,14 @@ class Crew:
 
 @contextmanager
 def crew_of(threads: int | None) -> Iterator[Crew]:
-    """A crew for the length of a ``with``, with BLAS at one thread; see :func:`thread_count`."""
+    """A crew for the length of a ``with``, with BLAS at one thread; see :func:`thread_count`.
+
+    Flags of invalid operations are not looked at meanwhile: kernels of BLAS raise them for lanes
+    beyond the data, of whatever lay there (numpy issue 24067). Descents look at the numbers.
+    """
     threads = thread_count(threads)
-    with ThreadPoolExecutor(threads) as pool, threadpool_limits(1, user_api="blas"):
+    pool = ThreadPoolExecutor(threads, initializer=partial(np.seterr, invalid="ignore"))
+    with pool, threadpool_limits(1, user_api="blas"), np.errstate(invalid="ignore"):
         yield Crew(threads, pool)
 
 
