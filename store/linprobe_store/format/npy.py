@@ -73,7 +73,7 @@ def read_header(stream: BinaryIO) -> NpyHeader:
         raise NpyError(f"expected a header of at most {_MAX_HEADER_BYTES} bytes, found {length}")
     text = stream.read(length).decode("ascii", "replace")
     try:
-        fields: object = ast.literal_eval(text.strip())
+        fields: object = ast.literal_eval(text.strip(" \n"))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         fields = None
     if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
