@@ -21,6 +21,8 @@ from linprobe_store.format.spec import (
 )
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.store import FeatureStore
+from linprobe_train.solver.preparation import Float64, Preparation
+from linprobe_train.solver.problem import Problem, make_problem
 from linprobe_train.solver.rows import Rows, rows_of_array
 
 
@@ -40,6 +42,11 @@ def make_rows(n: int = 240, d: int = 12, k: int = 4, *, seed: int = 0, noise: fl
     """Rows over :func:`features`."""
     rows, labels = features(n, d, k, seed=seed, noise=noise)
     return rows_of_array(rows, labels, k)
+
+
+def plain_problem(rows: Rows, *, resident: bool = True, weights: Float64 | None = None) -> Problem:
+    """Rows as they are, neither normalised nor standardised."""
+    return make_problem(rows, Preparation(False), weights=weights, resident=resident)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from result_factories import CLASSES, some_splits
 from store_command import run_command
+from store_factories import unprivileged
 from train_factories import stored_dataset
 
 from linprobe.errors import IntegrityError, NotFoundError, StoreError
@@ -23,18 +24,12 @@ Fault = Callable[[Path], object]
 
 
 @contextmanager
-def unprivileged(root: Path) -> Iterator[None]:
-    """Root may read everything; without the privilege, permissions count."""
-    is_root = os.geteuid() == 0
-    for verb in ("ls", "gc", "verify", "show"):  # what they import may not be read then
+def unprivileged_in(root: Path) -> Iterator[None]:
+    """Without root's privilege in a store; what its commands import may not be read then."""
+    for verb in ("ls", "gc", "verify", "show"):
         run_command("store", verb, "--store", root)
-    try:
-        if is_root:
-            os.seteuid(65534)
+    with unprivileged():
         yield
-    finally:
-        if is_root:
-            os.seteuid(0)
 
 
 def edit_names(folder: Path, **changes: object) -> None:
@@ -220,7 +215,7 @@ def test_a_folder_of_an_encoder_that_cannot_be_listed_is_told(
     else:
         (encoder / name).mkdir(mode=0)
 
-    with unprivileged(open_store):
+    with unprivileged_in(open_store):
         listed, gone = (run_command("store", verb, "--store", open_store) for verb in ("ls", "gc"))
         verified = run_command("store", "verify", "--store", open_store)
         show = run_command("store", "show", "bad", "--store", open_store)
@@ -241,7 +236,7 @@ def test_an_encoder_that_may_not_be_entered_is_told(open_store: Path) -> None:
     (encoder,) = open_store.glob("enc-bad-*")
     encoder.chmod(0)
 
-    with unprivileged(open_store):
+    with unprivileged_in(open_store):
         results = [
             run_command("store", verb, "--store", open_store) for verb in ("ls", "gc", "verify")
         ]
@@ -421,7 +416,7 @@ def test_what_lies_behind_a_link_is_not_removed(store: Path, tmp_path: Path) -> 
 def test_a_store_that_may_not_be_entered_is_told(open_store: Path) -> None:
     open_store.chmod(0)
 
-    with unprivileged(open_store):
+    with unprivileged_in(open_store):
         results = [run_command("store", verb, "--store", open_store) for verb in ("ls", "verify")]
     open_store.chmod(0o755)
 

@@ -1,11 +1,9 @@
 """A folder that is not the store asked for is refused; a read-only one is still read."""
 
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from store_factories import (
     register,
     root_of,
     sealed_split,
+    unprivileged,
     write_part,
 )
 
@@ -108,19 +107,6 @@ def test_a_store_below_a_file_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(StoreError, match="file"):
         register(tmp_path / "file" / "store")
-
-
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """Root may write anywhere; without the privilege, permissions count."""
-    is_root = os.geteuid() == 0
-    try:
-        if is_root:
-            os.seteuid(65534)
-        yield
-    finally:
-        if is_root:
-            os.seteuid(0)
 
 
 def test_a_read_only_store_is_read_and_refuses_writes() -> None:

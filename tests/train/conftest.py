@@ -1,12 +1,21 @@
-"""A result on a store, made once."""
+"""What tests of the train stage share: one thread, and a result on a store, made once."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from result_factories import probed, some_splits
 
 from linprobe_train.results.collect import Collected
+from linprobe_train.solver.passes import Crew, crew_of
+
+
+@pytest.fixture
+def crew() -> Iterator[Crew]:
+    """One thread."""
+    with crew_of(1) as workers:
+        yield workers
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The default rule: which rows are held out, which C is taken, at which temperature."""
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -22,17 +21,11 @@ from linprobe_train.protocol.temperature import GAIN, fit_temperature
 from linprobe_train.scores.metrics import score_value
 from linprobe_train.solver.fit import FitSettings, fit_rows
 from linprobe_train.solver.lbfgs import Tolerance
-from linprobe_train.solver.passes import Crew, crew_of
+from linprobe_train.solver.passes import Crew
 from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.rows import Rows, rows_of_array
 
 Float64 = NDArray[np.float64]
-
-
-@pytest.fixture
-def crew() -> Iterator[Crew]:
-    with crew_of(1) as workers:
-        yield workers
 
 
 def cut(n: int, n_val: int = 0, k: int = 4) -> tuple[str, int, int]:

@@ -1,7 +1,6 @@
 """The path over C: where fits start, what lines and pairs carry, how far-off C are reached."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,31 +8,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from train_factories import features, make_rows
+from train_factories import features, make_rows, plain_problem
 
 from linprobe_train.solver import memory as memory_module
 from linprobe_train.solver import problem as problem_module
 from linprobe_train.solver.fit import FitSettings, fit_rows, make_trainer, plan_fit
 from linprobe_train.solver.lbfgs import Tolerance
 from linprobe_train.solver.memory import plan_memory
-from linprobe_train.solver.passes import Crew, Point, crew_of, evaluate, with_ridge
+from linprobe_train.solver.passes import Crew, Point, evaluate, with_ridge
 from linprobe_train.solver.path import PathSolver, least_of_span
-from linprobe_train.solver.preparation import Preparation
-from linprobe_train.solver.problem import Problem, make_problem
 from linprobe_train.solver.rows import Rows, rows_of_array
 from linprobe_train.solver.surface import PairMemory, Surface
 
 Float64 = NDArray[np.float64]
-
-
-@pytest.fixture
-def crew() -> Iterator[Crew]:
-    with crew_of(1) as workers:
-        yield workers
-
-
-def plain_problem(rows: Rows, *, resident: bool = True, weights: Float64 | None = None) -> Problem:
-    return make_problem(rows, Preparation(False), weights=weights, resident=resident)
 
 
 def hot_rows() -> Rows:

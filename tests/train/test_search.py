@@ -1,7 +1,6 @@
 """C is chosen on scores that are known, or said not to be."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -24,12 +23,6 @@ from linprobe_train.solver.rows import Rows
 
 PLAIN = FitSettings(normalize=False)
 Float64 = NDArray[np.float64]
-
-
-@pytest.fixture
-def crew() -> Iterator[Crew]:
-    with crew_of(1) as workers:
-        yield workers
 
 
 def cut(seed: int, n: int = 400, k: int = 5) -> tuple[Rows, Rows]:

@@ -1,32 +1,19 @@
 """The solver finds the optimum of scikit-learn's objective, on every path to it."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from train_factories import features, make_rows
+from train_factories import features, make_rows, plain_problem
 
 from linprobe_train.solver import problem as problem_module
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.passes import Crew, crew_of, evaluate
 from linprobe_train.solver.path import PathSolver
-from linprobe_train.solver.preparation import Preparation
-from linprobe_train.solver.problem import Problem, make_problem
+from linprobe_train.solver.problem import Problem
 from linprobe_train.solver.rows import Rows, rows_of_array
 
 Float64 = NDArray[np.float64]
-
-
-@pytest.fixture
-def crew() -> Iterator[Crew]:
-    with crew_of(1) as workers:
-        yield workers
-
-
-def plain_problem(rows: Rows, *, resident: bool = True, weights: Float64 | None = None) -> Problem:
-    return make_problem(rows, Preparation(False), weights=weights, resident=resident)
 
 
 def oracle(rows: Rows, C: float, weights: Float64 | None = None) -> tuple[Float64, Float64]:

@@ -69,12 +69,6 @@ def digest_stream(stream: BinaryIO, *, strong: bool) -> FileDigest:
     return hasher.digest()
 
 
-def digest_file(path: Path, *, strong: bool) -> FileDigest:
-    """Digest of a file on disk."""
-    with path.open("rb", buffering=0) as stream:
-        return digest_stream(stream, strong=strong)
-
-
 def check_size(path: Path, n_bytes: int) -> None:
     """Refuse, by an IntegrityError, a file that is missing, not regular, or of another size."""
     try:

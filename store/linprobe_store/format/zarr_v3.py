@@ -162,10 +162,8 @@ def _may_be(name: str, value: object, geometry: ArrayGeometry) -> bool:
             isinstance(n, str | None) for n in names
         )
         return value is None or is_list
-    return isinstance(value, dict) if name == "attributes" else _is_no_transformer(name, value)
-
-
-def _is_no_transformer(name: str, value: object) -> bool:
+    if name == "attributes":
+        return isinstance(value, dict)
     return name == "storage_transformers" and value == []
 
 
