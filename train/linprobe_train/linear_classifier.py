@@ -37,7 +37,8 @@ class LinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows, _ = self._checked(X, reset=False)
         if self.normalize:
             rows = Preparation(True, arithmetic=arithmetic_of(rows)).apply(rows)
-        logits: Real = rows @ self.coef_.T + self.intercept_
+        with np.errstate(invalid="ignore"):  # see crew_of: rows and weights are finite
+            logits: Real = rows @ self.coef_.T + self.intercept_
         return logits[:, 0] if logits.shape[1] == 1 else logits
 
     def predict(self, X: ArrayLike) -> NDArray[np.generic]:

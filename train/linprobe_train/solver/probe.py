@@ -67,7 +67,9 @@ class Probe:
         columns = np.ascontiguousarray(self.coef.T, dtype=preparation.arithmetic)
         out = np.empty((rows.n, len(self.coef)))
         for start, block in rows.pairs():
-            out[start : start + block.n] = preparation.apply(block.read()) @ columns
+            features = preparation.apply(block.read())
+            with np.errstate(invalid="ignore"):  # see crew_of
+                out[start : start + block.n] = features @ columns
         out += self.intercept
         return out
 
