@@ -3,15 +3,17 @@
 Safe to interrupt and to repeat: a shard is either committed whole or not there.
 """
 
+import math
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 
 from linprobe.errors import ExtractError, ShardError
-from linprobe.terminal import Progress, Watch
+from linprobe.terminal import Progress, Watch, human_bytes
 from linprobe_extract.encoders.device import launcher
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
@@ -19,6 +21,8 @@ from linprobe_extract.run.ranks import Turns
 from linprobe_extract.run.report import RunReport
 from linprobe_extract.run.sink import PartSink
 from linprobe_extract.run.work import Work
+from linprobe_store.care.remove import find_leftovers, remove_leftovers
+from linprobe_store.handles.store import FeatureStore
 
 
 class Gauge:
@@ -60,7 +64,7 @@ class Run:
     turns: Turns
     watch: Watch
     stop: threading.Event
-    """When set, no further shard is begun."""
+    """When set, no further shard is begun; on a CPU, where one may take an hour, no batch."""
 
     def extract(self) -> RunReport:
         """Encode the shards that have no part yet, then seal the splits that are complete.
@@ -74,6 +78,8 @@ class Run:
         report = RunReport(self.batch_size, n_shards_before=n_before)
         started = time.perf_counter()
         gauge = Gauge(self.work, self.watch)
+        if self.turns.ranks.rank == 0:
+            self._clear_leftovers(gauge)
         while self.work.todo:
             try:
                 self._stream(report, gauge)
@@ -97,6 +103,16 @@ class Run:
         report.sealed = after.seal() if is_sealing else tuple(after.sealed.values())
         return report
 
+    def _clear_leftovers(self, gauge: Gauge) -> None:
+        """Remove what killed processes of this machine were writing to the store."""
+        assert self.work.stored is not None
+        store = FeatureStore(self.work.stored.path.parent)
+        leftovers = find_leftovers(store, min_age_s=1.0, foreign_age_s=math.inf)
+        remove_leftovers(leftovers)
+        if leftovers:
+            size = human_bytes(sum(leftover.bytes for leftover in leftovers))
+            gauge.step(line=f"removed {size} that killed runs left")
+
     def _stream(self, report: RunReport, gauge: Gauge) -> None:
         assert self.work.stored is not None
         labelling = self.work.plan.labelling
@@ -109,8 +125,10 @@ class Run:
             pin_memory=self.encoder.device.type == "cuda",
             timings=report.timings,
         )
-        with PartSink(self.work.stored, labelling.identity, self.max_skipped, report) as sink:
-            for item in pipeline.run(self._claimed(report, gauge)):
+        on_cpu = self.encoder.device.type == "cpu"
+        sink_of = PartSink(self.work.stored, labelling.identity, self.max_skipped, report)
+        with closing(pipeline.run(self._claimed(report, gauge))) as items, sink_of as sink:
+            for item in items:
                 sink.put(item)
                 if isinstance(item, EncodedBatch):
                     n_images = len(item.block.keys) + len(item.skipped)
@@ -119,6 +137,8 @@ class Run:
                     gauge.step(shards=1)
                 else:
                     gauge.failed(item.error)
+                if on_cpu and self.stop.is_set():
+                    return
 
     def _claimed(self, report: RunReport, gauge: Gauge) -> Iterator[Unit]:
         """Give the shards of this process that have no part, fetched while they are read."""

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -107,7 +107,7 @@ class Pipeline:
         for _ in range(_RING_SIZE):
             self._ring.put(torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory))
 
-    def run(self, units: Iterable[Unit]) -> Iterator[EncodedBatch | UnitEnd]:
+    def run(self, units: Iterable[Unit]) -> Generator[EncodedBatch | UnitEnd]:
         """Encode shards in order: each one's batches, then its end.
 
         Raises torch.OutOfMemoryError where a batch does not fit the device.

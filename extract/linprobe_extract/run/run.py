@@ -109,7 +109,8 @@ class Extraction:
         stored = register(encoder, self.store, batch_size=batch_size)
         if isinstance(self.encoder, EncoderChoice):
             _encoder_memo(self.store).put(_choice_key(self.encoder), stored.encoder_id)
-        with stop_on_signals() if until_signal else nullcontext(Stop()) as stop:
+        after = "the batch at hand" if on_cpu else "the shards at hand"
+        with stop_on_signals(after) if until_signal else nullcontext(Stop()) as stop:
             run = Run(
                 work=replace(work, stored=stored),
                 encoder=encoder,
