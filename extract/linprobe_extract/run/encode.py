@@ -21,6 +21,8 @@ from linprobe_extract.run.ranks import Turns
 from linprobe_extract.run.report import RunReport
 from linprobe_extract.run.sink import PartSink
 from linprobe_extract.run.work import Work
+from linprobe_extract.shards.fetch import N_AHEAD, Fetcher
+from linprobe_extract.shards.types import Shard
 from linprobe_store.care.remove import find_leftovers, remove_leftovers
 from linprobe_store.handles.store import FeatureStore
 
@@ -126,8 +128,11 @@ class Run:
             timings=report.timings,
         )
         on_cpu = self.encoder.device.type == "cpu"
-        sink_of = PartSink(self.work.stored, labelling.identity, self.max_skipped, report)
-        with closing(pipeline.run(self._claimed(report, gauge))) as items, sink_of as sink:
+        with (
+            Fetcher(self.work.fingerprints, lambda line: gauge.step(line=line)) as fetcher,
+            closing(pipeline.run(self._claimed(fetcher, report, gauge))) as items,
+            PartSink(self.work.stored, labelling.identity, self.max_skipped, report) as sink,
+        ):
             for item in items:
                 sink.put(item)
                 if isinstance(item, EncodedBatch):
@@ -140,18 +145,30 @@ class Run:
                 if on_cpu and self.stop.is_set():
                     return
 
-    def _claimed(self, report: RunReport, gauge: Gauge) -> Iterator[Unit]:
-        """Give the shards of this process that have no part, fetched while they are read."""
-        todo, fingerprints = set(self.work.todo), self.work.fingerprints
-        for shard in self.turns.claim(self.work.shards, f"batch-{report.batch_size}"):
-            if self.stop.is_set():
-                return
-            if shard not in todo or self.work.has_part(fingerprints.known(shard)):
-                continue
+    def _claimed(self, fetcher: Fetcher, report: RunReport, gauge: Gauge) -> Iterator[Unit]:
+        """Give the shards of this process that have no part, fetched before they are due."""
+        work, todo, latest = self.work, set(self.work.todo), 0
+
+        def wanted() -> Iterator[Shard]:
+            nonlocal latest
+            claimed = self.turns.claim([*enumerate(work.shards)], f"batch-{report.batch_size}")
+            for index, shard in claimed:
+                latest = index
+                if shard in todo and not work.has_part(work.fingerprints.known(shard)):
+                    yield shard
+
+        def may_claim() -> bool:
+            """The last ones go to whoever is free."""
+            n_ahead = N_AHEAD * self.turns.ranks.world_size
+            return self.turns.add is None or latest + n_ahead < len(work.shards)
+
+        for shard, result in fetcher.ahead(wanted(), may_claim, self.stop):
+            report.timings.fetch_wait_s = fetcher.waited_s
             try:
-                with fingerprints.fetched(shard) as (source, fingerprint):
-                    if not self.work.has_part(fingerprint):
-                        yield Unit(shard, source, fingerprint)
+                source, fingerprint = result.result()
             except ShardError as error:
                 report.failed[shard.url] = error
                 gauge.failed(error)
+            else:
+                if not work.has_part(fingerprint):
+                    yield Unit(shard, source, fingerprint)
