@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from linprobe_extract.encoders.device import launcher
+from linprobe_extract.encoders.device import empty_pixels, launcher
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.family import libraries
 from linprobe_extract.pixels.canary import canary_images
@@ -22,8 +22,8 @@ def register(encoder: Encoder, store: Path, *, batch_size: int) -> StoredEncoder
 
     Else a MismatchError is raised; a StoreError if the store cannot be written to.
     """
-    images, side = canary_images(), encoder.image_size
-    pixels = torch.zeros((len(images), 3, side, side), dtype=torch.uint8)
+    images = canary_images()
+    pixels = empty_pixels(len(images), encoder.image_size)
     for slot, image in zip(pixels, images, strict=True):
         preprocess(encoder.preprocess, image, slot)
     stored = FeatureStore(store).register_encoder(encoder.spec, encoder.names)
