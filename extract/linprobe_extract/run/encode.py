@@ -5,20 +5,21 @@ Safe to interrupt and to repeat: a shard is either committed whole or not there.
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
-import torch
-
-from linprobe.errors import ExtractError, ShardError
+from linprobe.errors import ShardError
 from linprobe.terminal import Progress, Watch
-from linprobe_extract.encoders.device import launcher
+from linprobe_extract.device_memory import DeviceMemoryError, free_memory
+from linprobe_extract.encoders.device import launcher, pixel_room
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
-from linprobe_extract.run.ranks import Turns
+from linprobe_extract.run.ranks import Claims, Turns
 from linprobe_extract.run.report import RunReport
 from linprobe_extract.run.sink import PartSink
 from linprobe_extract.run.work import Work
+from linprobe_extract.shards.types import Shard
 
 
 class Gauge:
@@ -67,27 +68,25 @@ class Run:
 
         Raises
         ------
-        ExtractError : the device's memory is too small for one image.
+        DeviceMemoryError : the device's memory is too small for one image.
         StoreError : a full or failing disk; what was committed stays.
         """
         n_before = len(self.work.shards) - len(self.work.todo)
         report = RunReport(self.batch_size, n_shards_before=n_before)
         started = time.perf_counter()
         gauge = Gauge(self.work, self.watch)
+        claims = Claims(self.turns.claim(self.work.shards, "shards"))
         while self.work.todo:
             try:
-                self._stream(report, gauge)
+                self._stream(report, gauge, claims)
                 break
-            except torch.OutOfMemoryError:
+            except DeviceMemoryError:
                 if report.batch_size == 1:
-                    model, device = self.encoder.names.model, self.encoder.device
-                    raise ExtractError(
-                        f"'{model}' does not fit the memory of {device} with a batch of 1",
-                        hint="free the device's memory, choose a smaller model, or --device cpu",
-                    ) from None
-                report.batch_size //= 2
-                line = f"out of device memory: going on with batches of {report.batch_size}"
-                gauge.step(line=line)
+                    raise
+            free_memory()
+            report.batch_size //= 2
+            line = f"out of device memory: going on with batches of {report.batch_size}"
+            gauge.step(line=line)
         report.seconds = time.perf_counter() - started
         report.stopped = self.stop.is_set()
         after = self.work.again()
@@ -97,7 +96,7 @@ class Run:
         report.sealed = after.seal() if is_sealing else tuple(after.sealed.values())
         return report
 
-    def _stream(self, report: RunReport, gauge: Gauge) -> None:
+    def _stream(self, report: RunReport, gauge: Gauge, claims: Iterable[Shard]) -> None:
         assert self.work.stored is not None
         labelling = self.work.plan.labelling
         pipeline = Pipeline(
@@ -106,11 +105,11 @@ class Run:
             labelling,
             report.batch_size,
             self.decode_threads,
-            pin_memory=self.encoder.device.type == "cuda",
+            partial(pixel_room, self.encoder),
             timings=report.timings,
         )
         with PartSink(self.work.stored, labelling.identity, self.max_skipped, report) as sink:
-            for item in pipeline.run(self._claimed(report, gauge)):
+            for item in pipeline.run(self._claimed(report, gauge, claims)):
                 sink.put(item)
                 if isinstance(item, EncodedBatch):
                     n_images = len(item.block.keys) + len(item.skipped)
@@ -120,13 +119,14 @@ class Run:
                 else:
                     gauge.failed(item.error)
 
-    def _claimed(self, report: RunReport, gauge: Gauge) -> Iterator[Unit]:
+    def _claimed(self, report: RunReport, gauge: Gauge, claims: Iterable[Shard]) -> Iterator[Unit]:
         """Give the shards of this process that have no part, fetched while they are read."""
         todo, fingerprints = set(self.work.todo), self.work.fingerprints
-        for shard in self.turns.claim(self.work.shards, f"batch-{report.batch_size}"):
+        for shard in claims:
             if self.stop.is_set():
                 return
-            if shard not in todo or self.work.has_part(fingerprints.known(shard)):
+            is_over = shard not in todo or shard.url in report.failed
+            if is_over or self.work.has_part(fingerprints.known(shard)):
                 continue
             try:
                 with fingerprints.fetched(shard) as (source, fingerprint):
