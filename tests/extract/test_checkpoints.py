@@ -225,5 +225,5 @@ def test_weights_that_give_no_finite_features_are_refused(tmp_path: Path) -> Non
     model.model.visual.proj.data[3, 4] = float("nan")
     save_weights(model.model, tmp_path / "nan.pt")
 
-    with pytest.raises(LinprobeError, match="embedding of a gray ramp has infinities or NaN"):
+    with pytest.raises(LinprobeError, match="embedding of built-in images has infinities or NaN"):
         load_small(replace(model, weights=tmp_path / "nan.pt"))

@@ -71,10 +71,10 @@ class Contract:
 
     def test_its_untrained_tower_has_the_shapes_of_the_loaded_one(self, tmp_path: Path) -> None:
         name, weights = self.a_model(tmp_path)
-        taps, side = load_untrained(EncoderChoice(name, weights, "cpu"))
+        tower = load_untrained(EncoderChoice(name, weights, "cpu"))
 
         with torch.inference_mode():
-            features = taps(torch.zeros(1, 3, side, side))
+            features = tower.taps(tower.pixels)
         spec = Encoder.load(name, weights=weights, device="cpu").spec
         assert {n: f.shape[1] for n, f in features.items()} == {t.name: t.dim for t in spec.taps}
 

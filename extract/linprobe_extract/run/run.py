@@ -17,6 +17,7 @@ from linprobe.records import digest_json, plain
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath, libraries
 from linprobe_extract.pack.by_name import data_folder
+from linprobe_extract.run.arithmetic import other_precisions, precision_text
 from linprobe_extract.run.ranks import (
     Ranks,
     Stop,
@@ -66,9 +67,13 @@ class Extraction:
         Raises LinprobeError as :meth:`run`.
         """
         work = self._work(ranks_from_environment(), read_only=True)
-        if work.stored is not None:
-            return forecast(work, work.stored.spec, work.stored.path.name)
         encoder = self.encoder
+        # What ``auto`` was on another machine that shares the store says nothing of this one.
+        is_open = isinstance(encoder, EncoderChoice) and encoder.precision == "auto"
+        if work.stored is not None and not (is_open and work.todo):
+            return forecast(work, work.stored.spec, work.stored.path.name)
+        from linprobe_extract.encoders.register import canary_rate
+
         if isinstance(encoder, EncoderChoice):
             import torch
 
@@ -79,7 +84,12 @@ class Extraction:
             encoder = load_encoder(replace(encoder, device=device))
         work = replace(work, stored=self._stored(encoder.spec.encoder_id))
         folder = folder_named(ENCODER_PREFIX, encoder.names.slug, encoder.spec.encoder_id)
-        return forecast(work, encoder.spec, folder)
+        return replace(
+            forecast(work, encoder.spec, folder),
+            precision_reason=encoder.precision_reason,
+            other_precisions=self._other_precisions(encoder),
+            images_per_s=canary_rate(encoder),
+        )
 
     def run(self, watch: Watch = ignore, *, until_signal: bool = False) -> ExtractReport:
         """Encode the shards that have no part yet, and seal the splits that are complete.
@@ -93,11 +103,12 @@ class Extraction:
             cannot be loaded or gives other features than it gave before, a full disk.
         """
         ranks = ranks_from_environment()
-        work = self._work(ranks, read_only=False, watch=watch if ranks.rank == 0 else ignore)
+        first = watch if ranks.rank == 0 else ignore
+        work = self._work(ranks, read_only=False, watch=first)
         if work.stored is not None and not work.todo:
             return ExtractReport(work.stored, self.plan.name, work.seal(), run=None)
         from linprobe_extract.encoders.encoder import load_encoder
-        from linprobe_extract.encoders.register import register
+        from linprobe_extract.encoders.register import canary_rate, register
         from linprobe_extract.run.encode import Run
 
         encoder = self.encoder
@@ -107,6 +118,11 @@ class Extraction:
         on_cpu = encoder.device.type == "cpu"
         batch_size = self.batch_size or encoder.batch_size
         stored = register(encoder, self.store, batch_size=batch_size)
+        precision, reason = encoder.spec.precision, encoder.precision_reason
+        line = precision_text(precision, reason, canary_rate(encoder))
+        first(Progress(0, None, "images", line=line))
+        for line in self._other_precisions(encoder):
+            watch(Progress(0, None, "images", line=line))  # a process may differ from the others
         if isinstance(self.encoder, EncoderChoice):
             _encoder_memo(self.store).put(_choice_key(self.encoder), stored.encoder_id)
         with stop_on_signals() if until_signal else nullcontext(Stop()) as stop:
@@ -125,6 +141,11 @@ class Extraction:
                 stop=stop,
             ).extract()
         return ExtractReport(stored, self.plan.name, run.sealed, run, stop.exit_code)
+
+    def _other_precisions(self, encoder: "Encoder") -> tuple[str, ...]:
+        """What to say of encoders that ``auto`` might have meant."""
+        is_chosen = not isinstance(self.encoder, EncoderChoice) or self.encoder.precision != "auto"
+        return () if is_chosen else tuple(other_precisions(encoder.spec, self.store))
 
     def _work(self, ranks: Ranks, *, read_only: bool, watch: Watch = ignore) -> Work:
         splits = self.splits or tuple(split.name for split in self.plan.splits)
