@@ -123,7 +123,9 @@ def test_a_checkpoint_for_timm_may_have_timms_names_already(tmp_path: Path) -> N
     model = timm.create_model("tf_efficientnet_lite0")
     randomise(model)
     save_weights(model, tmp_path / "mine.safetensors")
-    encoder = Encoder.load("demo", weights=tmp_path / "mine.safetensors", device="cpu")
+    encoder = Encoder.load(
+        "demo", weights=tmp_path / "mine.safetensors", device="cpu", precision="fp32"
+    )
 
     side = encoder.image_size
     assert encoder.encode(random_pixels(1, side))["embedding"].shape == (1, 1280)

@@ -14,6 +14,16 @@ Launch: TypeAlias = Callable[[torch.Tensor], Collect]
 """Start one batch of uint8 pixels (b, 3, s, s), which must stay untouched until collected."""
 
 
+def empty_pixels(n: int, side: int, *, pin_memory: bool = False) -> torch.Tensor:
+    """Give room for uint8 pixels (n, 3, side, side), for decoders to write and the device to read.
+
+    In memory the three channels of a pixel lie side by side, as decoders write them: the device
+    turns them to planes (:meth:`Encoder.encode`), at no cost to the threads that decode.
+    """
+    shape = (n, side, side, 3)
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory).permute(0, 3, 1, 2)
+
+
 def launcher(encoder: Encoder) -> Launch:
     """Give what starts batches; torch.OutOfMemoryError, then or later, if one does not fit."""
     dtype = getattr(torch, encoder.spec.storage_dtype)

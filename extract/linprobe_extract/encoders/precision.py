@@ -101,7 +101,7 @@ def place_tower(
     layout = torch.channels_last if is_last else torch.contiguous_format
     tower.to(device)
     if is_last:
-        tower.to(memory_format=layout)  # type: ignore[call-overload]
+        tower.to(memory_format=layout)
     return layout
 
 

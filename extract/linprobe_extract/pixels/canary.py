@@ -41,7 +41,7 @@ def canary_images() -> tuple[bytes, ...]:
 
 def with_canary(spec: PreprocessSpec) -> PreprocessSpec:
     """Fill in the digest of the pixels that this machine makes of the canary images."""
-    pixels = canary_pixels(spec).numpy()
+    pixels = canary_pixels(spec).numpy().tobytes()
     return replace(spec, canary=hashlib.sha256(pixels).hexdigest())
 
 

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from typing import TypeVar
 import torch
 
 from linprobe.errors import ShardError
-from linprobe_extract.encoders.device import Collect, Launch
+from linprobe_extract.encoders.device import Collect, Launch, empty_pixels
 from linprobe_extract.pixels.preprocess import Outcome, limit_thread, preprocess
 from linprobe_extract.run.report import Timings
 from linprobe_extract.shards.samples import cut_batches, label_array, read_samples
@@ -103,11 +103,11 @@ class Pipeline:
         self._pool = ThreadPoolExecutor(self.decode_threads, "decode", initializer=limit_thread)
         self._ready: queue.Queue[_HostBatch | UnitEnd | Exception | None] = queue.Queue(_RING_SIZE)
         self._ring: queue.Queue[torch.Tensor] = queue.Queue()
-        shape = (self.batch_size, 3, self.preprocess.image_size, self.preprocess.image_size)
         for _ in range(_RING_SIZE):
-            self._ring.put(torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory))
+            side = self.preprocess.image_size
+            self._ring.put(empty_pixels(self.batch_size, side, pin_memory=self.pin_memory))
 
-    def run(self, units: Iterable[Unit]) -> Iterator[EncodedBatch | UnitEnd]:
+    def run(self, units: Iterable[Unit]) -> Generator[EncodedBatch | UnitEnd]:
         """Encode shards in order: each one's batches, then its end.
 
         Raises torch.OutOfMemoryError where a batch does not fit the device.

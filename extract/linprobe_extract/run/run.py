@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from linprobe.errors import ExtractError, NotFoundError
 from linprobe.machine import Device, available_cores, decode_threads, thread_count
-from linprobe.records import digest_json, plain
 from linprobe.terminal import Progress, Watch, ignore
-from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath, libraries
+from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath
 from linprobe_extract.pack.by_name import data_folder
 from linprobe_extract.run.arithmetic import other_precisions, precision_text
+from linprobe_extract.run.memo import choice_key, encoder_memo
 from linprobe_extract.run.ranks import (
     Ranks,
     Stop,
@@ -27,11 +27,12 @@ from linprobe_extract.run.ranks import (
 )
 from linprobe_extract.run.report import ExtractReport
 from linprobe_extract.run.work import Forecast, Work, forecast
-from linprobe_extract.shards.caches import FingerprintCache, JsonCache, file_state
+from linprobe_extract.shards.caches import FingerprintCache
 from linprobe_extract.shards.locate import plan_dataset
+from linprobe_extract.shards.network import PATIENT, Retry
 from linprobe_extract.shards.types import DatasetPlan
 from linprobe_store.format.layout import ENCODER_PREFIX, folder_named
-from linprobe_store.format.spec import KEY_VERSION, StorageDtype
+from linprobe_store.format.spec import StorageDtype
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.store import FeatureStore
 
@@ -56,6 +57,8 @@ class Extraction:
     """Threads that decode, -1 for all cores; None means from the cores available."""
     max_skipped: float = 0.01
     """Greatest share of samples of a shard that may be skipped, in [0, 1]."""
+    retry: Retry = PATIENT
+    """How long servers that fail are asked again."""
 
     def __post_init__(self) -> None:
         if self.threads is not None:
@@ -124,8 +127,9 @@ class Extraction:
         for line in self._other_precisions(encoder):
             watch(Progress(0, None, "images", line=line))  # a process may differ from the others
         if isinstance(self.encoder, EncoderChoice):
-            _encoder_memo(self.store).put(_choice_key(self.encoder), stored.encoder_id)
-        with stop_on_signals() if until_signal else nullcontext(Stop()) as stop:
+            encoder_memo(self.store).put(choice_key(self.encoder), stored.encoder_id)
+        after = "the batch at hand" if on_cpu else "the shards at hand"
+        with stop_on_signals(after) if until_signal else nullcontext(Stop()) as stop:
             run = Run(
                 work=replace(work, stored=stored),
                 encoder=encoder,
@@ -153,11 +157,12 @@ class Extraction:
             self.plan.split(name)
         self._check(splits, ranks)
         if isinstance(self.encoder, EncoderChoice):
-            encoder_id = _encoder_memo(self.store).get(_choice_key(self.encoder))
+            encoder_id = encoder_memo(self.store).get(choice_key(self.encoder))
         else:
             encoder_id = self.encoder.spec.encoder_id
         stored = None if encoder_id is None else self._stored(encoder_id, watch)
-        fingerprints = FingerprintCache(self.store, read_only=read_only)
+        fingerprints = FingerprintCache(self.store, read_only=read_only, retry=self.retry)
+        fingerprints.look_up(shard for split in self.plan.splits for shard in split.shards)
         return Work(self.plan, splits, stored, fingerprints)
 
     def _stored(self, encoder_id: str, watch: Watch = ignore) -> StoredEncoder | None:
@@ -190,23 +195,6 @@ class Extraction:
                 f"cannot write the store '{self.store}': '{folder}' is not a writable folder",
                 hint="choose another place with --store DIR",
             )
-
-
-def _encoder_memo(store: Path) -> JsonCache[str]:
-    """Encoder ids by the key of their choice: loading a tower to learn its id takes seconds."""
-    return JsonCache(store / ".cache" / "encoders.jsonl", dict[str, str])
-
-
-def _choice_key(choice: EncoderChoice) -> str:
-    """Digest the choice, the state of its files, the libraries and our own version."""
-    return digest_json(
-        {
-            "request": plain(choice),
-            "files": [file_state(choice.model), file_state(str(choice.weights or ""))],
-            "versions": libraries(),
-            "key_version": KEY_VERSION,
-        }
-    )
 
 
 def extract_features(
