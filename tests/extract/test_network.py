@@ -38,8 +38,8 @@ HURRIED = Retry(silence_s=5.0, backoff_s=0.001)
 """For servers that answer."""
 IMPATIENT = Retry(attempts=3, silence_s=0.15, backoff_s=0.001)
 """For servers that fall silent."""
-PASSING: tuple[Fault, ...] = (
-    "403", "429", "500", "503", "stall", "mute", "cut", "reset", "longer", "chunked cut"
+FAULTS: tuple[Fault, ...] = (
+    "403", "429", "500", "503", "stall", "mute", "cut", "reset", "longer", "shorter", "chunked cut"
 )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def fetch(url: str, store: Path, retry: Retry = HURRIED) -> tuple[bytes, str]:
         return Path(source.url).read_bytes(), content.sha256
 
 
-@pytest.mark.parametrize("fault", PASSING)
+@pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", ["train/nshards.txt", "test/nshards.txt", "classnames.txt"])
 def test_a_small_file_that_fails_for_a_moment_is_asked_for_again(
     fault: Fault, name: str, web: Server
@@ -91,7 +91,7 @@ def test_a_small_file_that_fails_for_a_moment_is_asked_for_again(
     assert web.count(f"/{name}") == 3
 
 
-@pytest.mark.parametrize("fault", PASSING)
+@pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", ["train/nshards.txt", "classnames.txt"])
 def test_a_small_file_that_keeps_failing_ends_the_plan_by_name(
     fault: Fault, name: str, web: Server
@@ -120,7 +120,7 @@ def test_an_absence_is_a_404_and_asked_for_once(web: Server) -> None:
     assert web.count("/test/nshards.txt") == web.count("/classnames.txt") == 1
 
 
-@pytest.mark.parametrize("fault", [*PASSING, "shorter"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_shard_that_fails_for_a_moment_is_whole(
     fault: Fault, web: Server, tmp_path: Path
 ) -> None:
@@ -137,7 +137,7 @@ def test_a_shard_that_fails_for_a_moment_is_whole(
     assert web.counts() == {"GET": 3}
 
 
-@pytest.mark.parametrize("fault", [*PASSING, "shorter"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_shard_that_keeps_failing_fails_by_name_and_status(
     fault: Fault, web: Server, tmp_path: Path
 ) -> None:
@@ -180,7 +180,8 @@ def test_a_shard_that_keeps_failing_fails_alone_and_nothing_is_sealed(
 def test_a_shard_that_is_absent_fails_at_once(web: Server, tmp_path: Path) -> None:
     del web.files["/train/1.tar"]
     cache = FingerprintCache(tmp_path, retry=HURRIED)
-    cache.look_up([shard := Shard(f"{web.url}/train/1.tar", kind="url")])
+    shard = Shard(f"{web.url}/train/1.tar", kind="url")
+    cache.look_up([shard])
     web.asked.clear()
 
     with (
@@ -501,7 +502,8 @@ def test_the_last_shards_of_a_run_go_to_whoever_is_free(
     run = Run(work, encoder, 4, 1, 0.0, turns, ignore, Event())
     with Fetcher(work.fingerprints) as fetcher:
         report = RunReport(4, n_shards_before=0)
-        units = run._claimed(fetcher, report, Gauge(work, ignore))
+        shards = turns.claim([*enumerate(work.shards)], "shards")
+        units = run._claimed(fetcher, report, Gauge(work, ignore), shards)
         claims = [counter["n"] for _ in units]
 
     assert claims[0] == 1

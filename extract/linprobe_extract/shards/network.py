@@ -7,10 +7,9 @@ https://github.com/fsspec/filesystem_spec/issues/873), and every attempt ends: a
 length that was declared, and when nobody waits for it any more.
 """
 
-import io
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -159,12 +158,18 @@ def read_file(url: str, retry: Retry) -> bytes | None:
     """
 
     def read(beat: Beat) -> bytes:
-        content = io.BytesIO()
+        content = b""
         with open_url(url, MAX_BYTES, retry) as stream:
-            while content.tell() <= MAX_BYTES and (block := stream.read(READ_BYTES)):
-                beat()
-                content.write(block)
-        return content.getvalue()
+            for block in blocks(stream, beat):
+                content += block
+                if len(content) > MAX_BYTES:
+                    return content
+        files, name = fsspec.core.url_to_fs(url)
+        # Over http a body ends where it was said to, so that it is asked twice how long it is.
+        n_bytes = files.info(name)["size"] if is_http(files) else None
+        if n_bytes not in (None, len(content)):
+            raise EOFError(f"ended after {len(content):,} of {n_bytes:,} bytes")
+        return content
 
     try:
         data = insist(read, url, retry, error=ExtractError, tell=note)
@@ -190,6 +195,25 @@ def open_url(url: str, n_bytes: int, retry: Retry) -> IO[bytes]:
         if "timeout" not in files.kwargs:
             options["timeout"] = _time_limits(retry)
     return cast("IO[bytes]", files.open(name, "rb", **options))
+
+
+def blocks(stream: IO[bytes], beat: Beat) -> Iterator[bytes]:
+    """Read a stream to its end; an EOFError says after how many bytes it broke off."""
+    n_bytes = 0
+    while True:
+        try:
+            block = stream.read(READ_BYTES)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            if not n_bytes:
+                raise
+            raise EOFError(f"broke off after {n_bytes:,} bytes") from error
+        beat()
+        if not block:
+            return
+        n_bytes += len(block)
+        yield block
 
 
 def is_http(files: fsspec.AbstractFileSystem) -> bool:
