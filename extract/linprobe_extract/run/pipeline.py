@@ -24,7 +24,8 @@ from linprobe.errors import ShardError
 from linprobe_extract.encoders.device import Collect, Launch
 from linprobe_extract.pixels.preprocess import Outcome, limit_thread, preprocess
 from linprobe_extract.run.report import Timings
-from linprobe_extract.shards.samples import cut_batches, label_array, read_samples
+from linprobe_extract.shards.labels import label_array
+from linprobe_extract.shards.samples import cut_batches, read_samples
 from linprobe_extract.shards.tar import read_members
 from linprobe_extract.shards.types import Labelling, Sample, Shard
 from linprobe_store.format.spec import FeatureBlock, PreprocessSpec, ShardFingerprint, SkippedSample

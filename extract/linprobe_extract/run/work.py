@@ -11,7 +11,8 @@ import numpy as np
 
 from linprobe.errors import ExtractError, ShardError
 from linprobe_extract.shards.caches import FingerprintCache
-from linprobe_extract.shards.samples import label_array, read_samples, split_member
+from linprobe_extract.shards.labels import label_array
+from linprobe_extract.shards.samples import read_samples, split_member
 from linprobe_extract.shards.tar import member_names, read_members
 from linprobe_extract.shards.types import DatasetPlan, Shard
 from linprobe_store.arrays.seal import ReadLabels
@@ -214,5 +215,5 @@ def _n_samples(shard: Shard) -> int | None:
     if shard.n_samples is not None or shard.kind != "file":
         return shard.n_samples
     with suppress(ShardError):
-        return len({split_member(name)[0] for name in member_names(shard)})
+        return len({parts[0] for parts in map(split_member, member_names(shard)) if parts})
     return None

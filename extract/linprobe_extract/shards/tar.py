@@ -14,7 +14,7 @@ import fsspec
 from linprobe import tars
 from linprobe.errors import ShardError
 from linprobe.records import open_regular
-from linprobe_extract.shards.samples import size_limit
+from linprobe_extract.shards.samples import size_limit, split_member
 from linprobe_extract.shards.types import Member, Shard
 from linprobe_store.format.spec import ShardFingerprint
 
@@ -92,7 +92,7 @@ def open_shard(shard: Shard) -> IO[bytes]:
 def read_members(
     shard: Shard, expected: ShardFingerprint | None = None, *, place: str = ""
 ) -> Iterator[Member]:
-    """Yield the regular files of a tar in order, then prove that the tar was whole.
+    """Yield the files of samples in a tar in order, then prove that the tar was whole.
 
     It is plain or compressed by gzip, bzip2 or xz, and read once. ``expected`` is what its bytes
     must be; ``place`` is what to call it in messages, by default its URL. The content of a
@@ -124,8 +124,9 @@ def _members(place: str, plain: _WindowReader) -> Iterator[Member]:
     with tars.open_stream(cast("IO[bytes]", plain)) as tar:
         for info in tars.files(tar):
             n_members += 1
-            file = tar.extractfile(info) if info.size <= size_limit(info.name) else None
-            yield Member(info.name, None if file is None else file.read())
+            if (parts := split_member(info.name)) is not None:
+                file = tar.extractfile(info) if info.size <= size_limit(parts[1]) else None
+                yield Member(*parts, None if file is None else file.read())
         n_zeros = plain.n_zeros_after(tar.offset)
     fault = ""
     if n_zeros is None:

@@ -40,10 +40,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Member:
-    """One regular file of a tar."""
+    """One file of a sample in a tar."""
 
-    name: str
-    """Path inside the archive."""
+    key: str
+    """Its path up to the first dot of the basename."""
+    extension: str
+    """What follows that dot, in lower case: ``jpg``, or ``v2.jpg``."""
     data: bytes | None
     """Its content; None where it is larger than a sample's may be, or no image and no label."""
 
@@ -67,7 +69,7 @@ class Labelling:
     """How labels are read."""
 
     source: str
-    """``cls``, ``json:<field>`` or ``folder``."""
+    """``cls``, ``json:<field>``, ``npy``, ``txt`` or ``folder``."""
     classes: tuple[str, ...] | None
     """Class names by label; needed where the data holds names instead of ids."""
 
@@ -103,7 +105,7 @@ class DatasetPlan:
     splits: tuple[SplitPlan, ...]
     """Sorted by name; at least one."""
     label_source: str
-    """``cls``, ``json:<field>`` or ``folder``."""
+    """``cls``, ``json:<field>``, ``npy``, ``txt`` or ``folder``."""
     classes: tuple[str, ...] | None
     """Class names by label, or None when the data does not name them."""
     metric: str | None = None
