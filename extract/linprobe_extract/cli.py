@@ -12,7 +12,7 @@ from linprobe.terminal import emit, emit_json, note, watching
 from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath
 from linprobe_store.format.spec import StorageDtype
 
-LabelFrom = Literal["cls", "folder"]
+LabelFrom = Literal["cls", "npy", "txt", "folder"]
 """Where labels come from, beside the fields of a ``.json``."""
 
 

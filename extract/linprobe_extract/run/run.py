@@ -222,7 +222,8 @@ def extract_features(
     shards : ``"SPLIT=PATTERN"`` instead of ``data``, with braces, globs, URLs or ``pipe:``.
     splits : the splits to extract; empty means all.
     name : what to call the dataset; default is its card's name, else the folder's.
-    label_source : ``"cls"``, ``"json:<field>"`` or ``"folder"``; default is the card's or ``cls``.
+    label_source : ``"cls"``, ``"json:<field>"``, ``"npy"``, ``"txt"`` or ``"folder"``; default is
+        what the card or CLIP_benchmark's ``dataset_type.txt`` says, else ``cls``.
     classes : text file of class names, one a line, by label; default is the card's, else
         ``classnames.txt`` beside the shards, else the labels are counted.
     weights : checkpoint in place of the model's own.

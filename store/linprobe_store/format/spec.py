@@ -124,7 +124,7 @@ class DatasetSpec:
     splits: tuple[SplitSpec, ...]
     """All splits, sorted by name."""
     label_source: str
-    """Where labels come from: ``cls``, ``json:<field>`` or ``folder``."""
+    """Where labels come from: ``cls``, ``json:<field>``, ``npy``, ``txt`` or ``folder``."""
     classes: tuple[str, ...]
     """Class names by label; k entries."""
 
