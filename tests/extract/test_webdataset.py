@@ -3,13 +3,16 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 import webdataset as wds
 from tar_factories import image_bytes, tar_bytes
 
-from linprobe.errors import ShardError
+from linprobe.errors import ExtractError, ShardError
+from linprobe_extract.shards.caches import FingerprintCache
+from linprobe_extract.shards.locate import plan_dataset
 from linprobe_extract.shards.samples import is_image, read_samples
 from linprobe_extract.shards.tar import read_members
 from linprobe_extract.shards.types import Labelling, Sample, Shard
@@ -155,6 +158,57 @@ def test_what_webdataset_reads_of_a_cut_tar_without_a_word_is_refused(tmp_path: 
     assert len(theirs(shard)) == 500
     with pytest.raises(ShardError, match="is cut"):
         ours(shard, Labelling("cls", None))
+
+
+def test_a_scheme_that_a_person_registered_is_opened_by_their_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of their own, and one in the place of fsspec's."""
+    shard = write_shard(tmp_path / "a.tar", several(1))
+    asked = []
+
+    def opened(url: str, mode: str = "rb", bufsize: int = 8192) -> BinaryIO:
+        asked.append((url, mode))
+        return Path(shard.url).open("rb")
+
+    for url in ("lake://pets/train-0.tar", "https://lake.example/train-0.tar"):
+        monkeypatch.setitem(wds.gopen_schemes, url.partition(":")[0], opened)
+        (remote,) = plan_dataset(None, shards=(f"train={url}",)).split("train").shards
+        with FingerprintCache(tmp_path / "store").fetched(remote) as (source, _):
+            assert ours(source, Labelling("cls", None)) == ours(shard, Labelling("cls", None))
+        assert asked.pop() == (url, "rb")
+
+
+def test_a_scheme_that_nobody_knows_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ShardError, match="cannot read 'nosuch://a'"):
+        ours(Shard("nosuch://a", kind="url"), Labelling("cls", None))
+
+
+def test_a_list_of_shards_means_what_it_means_to_webdataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a-0", "a-1", "b-0"):
+        write_shard(tmp_path / f"{name}.tar", several(1))
+    monkeypatch.setenv("WDS_HERE", str(tmp_path))
+    text = f"${{HERE}}/a-{{0..1}}.tar::{tmp_path}/b-{{0..0}}.tar::pipe:cat {tmp_path}/{{b}}-0.tar"
+
+    plan = plan_dataset(None, shards=(f"train={text}",))
+
+    urls = [shard.url for shard in plan.split("train").shards]
+    assert urls == wds.shardlists.expand_urls(text)
+    assert [shard.kind for shard in plan.split("train").shards] == ["file"] * 3 + ["command"]
+    with pytest.raises(ExtractError, match="cannot expand"):
+        plan_dataset(None, shards=("train=${NOWHERE}/a.tar",))
+
+
+@pytest.mark.parametrize(
+    "chain",
+    ["simplecache::s3://bucket/0.tar", "zip://0.tar::file:///x.zip", "tar://0.tar::s3://b/x"],
+)
+def test_a_chain_of_fsspec_is_one_shard(chain: str) -> None:
+    (shard,) = plan_dataset(None, shards=(f"train={chain}",)).split("train").shards
+
+    assert (shard.url, shard.kind) == (chain, "url")
 
 
 def test_all_kinds_of_images_have_one_list() -> None:

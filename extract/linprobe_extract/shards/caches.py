@@ -17,7 +17,12 @@ import fsspec
 from linprobe.disk import append_line, make_folders
 from linprobe.errors import IntegrityError, StoreError
 from linprobe.records import parse, plain, read_bytes
-from linprobe_extract.shards.tar import fingerprint_shard, open_shard, unreadable
+from linprobe_extract.shards.tar import (
+    fingerprint_shard,
+    open_shard,
+    unreadable,
+    webdatasets_opener,
+)
 from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import ShardFingerprint
 
@@ -114,6 +119,8 @@ def _state(shard: Shard) -> str | None:
     if shard.kind != "url":
         return file_state(shard.url) if shard.kind == "file" else None
     url = shard.url
+    if webdatasets_opener(url) is not None:
+        return None  # its own function says nothing of versions
     try:
         filesystem, name = fsspec.core.url_to_fs(url)
         info = filesystem.info(name)

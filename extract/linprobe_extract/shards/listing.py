@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import braceexpand
+
 from linprobe import names
 from linprobe.errors import ExtractError
 
@@ -12,6 +14,10 @@ _SHARD = re.compile(r"[^./][^/]*\.tar(\.(gz|bz2|xz))?", re.DOTALL)
 """Not their indexes, nor what a copy in progress leaves."""
 _OF = re.compile(r"-\d+-of-(\d{1,6})(?!\d)")
 """What the n-th of m shards ends in, as TensorFlow and ``datasets`` write it."""
+_CHAIN = re.compile(
+    r"[a-z][a-z0-9+-]*::[a-z]|(zip|tar|libarchive|reference)://[^:]*::", re.IGNORECASE
+)
+"""What fsspec opens one over another: a bare protocol, or a file inside an archive."""
 _HUB = re.compile(
     r"https://(?:huggingface\.co|hf\.co)/datasets/(?P<repo>[^/]+/(?P<name>[^/]+))"
     r"(?:/(?:tree|resolve|blob)/(?P<revision>[^/]+)(?P<folder>/.*)?)?",
@@ -56,6 +62,25 @@ def shards_by_split(files: Iterable[str], place: str) -> dict[str, tuple[str, ..
             if (total := _OF.search(path)) and int(total[1]) != len(paths):
                 refuse_count(split, place, len(paths), int(total[1]))
     return shards
+
+
+def expand(text: str) -> list[str]:
+    """The shards that a person's list means, as webdataset reads it.
+
+    Braces (``{000..099}``), ``::`` between lists, ``${NAME}`` for the environment's ``WDS_NAME``.
+    But a chain of fsspec, such as ``simplecache::s3://bucket/0.tar``, stays one.
+
+    Raises ExtractError where braces do not close or there is no such variable.
+    """
+    try:
+        if ("::" in text and not _CHAIN.match(text)) or "${" in text:
+            from webdataset.shardlists import expand_urls  # which imports torch
+
+            return list(expand_urls(text))
+        return list(braceexpand.braceexpand(text))  # all that it does to others
+    except (ValueError, AssertionError) as error:
+        hint = "write braces as in train-{000..099}.tar; ${NAME} stands for WDS_NAME"
+        raise ExtractError(f"cannot expand '{text}': {error}", hint=hint) from error
 
 
 def refuse_count(split: str, place: str, n_shards: int, expected: int) -> None:

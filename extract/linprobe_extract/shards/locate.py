@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import braceexpand
 import fsspec
 
 from linprobe import names
@@ -19,6 +18,7 @@ from linprobe_extract.shards.card import DatasetCard, ShardCard, load_card
 from linprobe_extract.shards.listing import (
     COPY_HINT,
     RemoteFolder,
+    expand,
     refuse_count,
     remote_folder,
     shards_by_split,
@@ -231,12 +231,7 @@ def _explicit_splits(entries: Sequence[str]) -> dict[str, tuple[Shard, ...]]:
         if split is None or not pattern:
             hint = "write SPLIT=PATTERN, such as 'train=shards/train-{000..099}.tar'"
             raise ExtractError(f"cannot understand --shards '{entry}'", hint=hint)
-        try:
-            patterns = list(braceexpand.braceexpand(pattern))
-        except ValueError as error:
-            hint = "write braces as in train-{000..099}.tar"
-            raise ExtractError(f"cannot expand '{pattern}': {error}", hint=hint) from error
-        shards = tuple(shard for each in patterns for shard in _matches(each))
+        shards = tuple(shard for each in expand(pattern) for shard in _matches(each))
         if not shards:
             hint = "check the pattern; quote it for the shell"
             raise ExtractError(f"no shards match '{pattern}'", hint=hint)

@@ -4,7 +4,8 @@ Tar readers stop silently at damage, cuts and second archives: so every byte is 
 """
 
 import hashlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, cast
@@ -72,8 +73,25 @@ class _WindowReader:
         return self._n_bytes - offset
 
 
+def webdatasets_opener(url: str) -> Callable[..., IO[bytes]] | None:
+    """What webdataset opens a URL by, where that is not left to fsspec; else None.
+
+    It is a function that a person registered in its ``gopen_schemes``, or one of its own for a
+    scheme that fsspec does not know.
+    """
+    scheme = url.partition("://")[0].lower()
+    is_known = "::" in scheme or scheme in fsspec.available_protocols()
+    if is_known and "webdataset" not in sys.modules:  # so nobody has registered anything
+        return None
+    from webdataset.gopen import gopen_schemes
+
+    opener: Callable[..., IO[bytes]] | None = gopen_schemes.get(scheme)
+    is_own = getattr(opener, "__module__", "") == "webdataset.gopen"
+    return None if is_known and is_own else opener
+
+
 def open_shard(shard: Shard) -> IO[bytes]:
-    """Open a regular file, a command, or any URL that fsspec knows, for reading once.
+    """Open a regular file, a command, or any URL that fsspec or webdataset knows, for reading once.
 
     Raises ShardError with the URL and the system's reason.
     """
@@ -83,6 +101,8 @@ def open_shard(shard: Shard) -> IO[bytes]:
 
             return cast("IO[bytes]", gopen_pipe(shard.url))
         if shard.kind == "url":
+            if opener := webdatasets_opener(shard.url):
+                return opener(shard.url, "rb")
             return cast("IO[bytes]", fsspec.open(shard.url, "rb").open())
         return open_regular(Path(shard.url), error=ShardError, hint=_HINT)
     except Exception as error:  # each of fsspec's drivers has errors of its own
