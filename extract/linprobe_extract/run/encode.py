@@ -123,6 +123,7 @@ class Run:
     def _claimed(self, report: RunReport, gauge: Gauge) -> Iterator[Unit]:
         """Give the shards of this process that have no part, fetched while they are read."""
         todo, fingerprints = set(self.work.todo), self.work.fingerprints
+        keys = self.work.keys_by_shard()
         for shard in self.turns.claim(self.work.shards, f"batch-{report.batch_size}"):
             if self.stop.is_set():
                 return
@@ -131,7 +132,7 @@ class Run:
             try:
                 with fingerprints.fetched(shard) as (source, fingerprint):
                     if not self.work.has_part(fingerprint):
-                        yield Unit(shard, source, fingerprint)
+                        yield Unit(shard, source, fingerprint, keys[shard])
             except ShardError as error:
                 report.failed[shard.url] = error
                 gauge.failed(error)

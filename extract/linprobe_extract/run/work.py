@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from linprobe.errors import ExtractError, ShardError
+from linprobe_extract.run.keys import SplitKeys
 from linprobe_extract.shards.caches import FingerprintCache
 from linprobe_extract.shards.labels import label_array
 from linprobe_extract.shards.samples import read_samples, split_member
@@ -61,6 +62,7 @@ class Work:
             for dataset in (self.stored.datasets() if self.stored else ())
             if self.plan.classes in (None, dataset.spec.classes)
             and dataset.spec.label_source == self.plan.label_source
+            and dataset.spec.key_prefix == self.plan.key_prefix
             and wanted == [(split.name, split.shards) for split in dataset.spec.splits]
         ]
         holders = {name: [d for d in datasets if name in d.splits] for name in self.splits}
@@ -76,6 +78,21 @@ class Work:
             for shard in self.plan.split(name).shards
             if not self.has_part(self.fingerprints.known(shard))
         )
+
+    def keys_by_shard(self) -> dict[Shard, SplitKeys]:
+        """What is known of the keys of each shard's split: those of its parts.
+
+        Raises ShardError where they come twice already.
+        """
+        assert self.stored is not None
+        keys_of: dict[Shard, SplitKeys] = {}
+        for name in self.splits:
+            keys, shards = SplitKeys(self.plan.key_prefix), self.plan.split(name).shards
+            for content in map(self.fingerprints.known, shards):
+                if content is not None and self.has_part(content):
+                    keys.take(content, self.stored.part_keys(content))
+            keys_of |= dict.fromkeys(shards, keys)
+        return keys_of
 
     @property
     def n_images(self) -> int | None:
@@ -133,7 +150,7 @@ class Work:
         if classes is None:
             greatest = max(self._greatest_label(s) for split in splits for s in split.shards)
             classes = tuple(map(str, range(greatest + 1)))
-        return DatasetSpec(splits, self.plan.label_source, classes)
+        return DatasetSpec(splits, self.plan.label_source, classes, self.plan.key_prefix)
 
     def _greatest_label(self, shard: ShardFingerprint) -> int:
         assert self.stored is not None

@@ -5,10 +5,12 @@ Knows no image, no model and no torch, so that an error about arguments comes at
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import fsspec
+from msgspec import UNSET
 
 from linprobe import names
 from linprobe.errors import ExtractError
@@ -23,7 +25,8 @@ from linprobe_extract.shards.listing import (
     remote_folder,
     shards_by_split,
 )
-from linprobe_extract.shards.types import DatasetPlan, Shard, SplitPlan
+from linprobe_extract.shards.pipelines import pipeline_splits
+from linprobe_extract.shards.types import DatasetPlan, Pipeline, Shard, SplitPlan
 
 _LAYOUT_HINT = (
     "expected DIR/train/*.tar and DIR/test/*.tar (as `linprobe pack` writes them), "
@@ -37,12 +40,13 @@ _COUNT_HINT = "write the number, or remove the file where it lies on disk"
 
 
 def plan_dataset(
-    data: str | None,
+    data: str | Mapping[str, Pipeline] | None,
     *,
     shards: Sequence[str] = (),
     name: str | None = None,
     label_source: str | None = None,
     classes_file: Path | None = None,
+    key_prefix: Literal["shard"] | None = None,
 ) -> DatasetPlan:
     """Locate the shards of a dataset, as ``extract_features`` takes them, and put them in order.
 
@@ -50,7 +54,9 @@ def plan_dataset(
     understood; CardError where the folder's ``dataset.json`` is damaged.
     """
     card = None
-    if shards:
+    if isinstance(data, Mapping):
+        splits, default_name, data = pipeline_splits(data), "dataset", None
+    elif shards:
         splits, default_name = _explicit_splits(shards), "dataset"
     elif data is None:
         raise ExtractError("no data to extract", hint="give --data DIR or --shards SPLIT=PATTERN")
@@ -69,13 +75,14 @@ def plan_dataset(
     elif card is not None:
         classes = card.classes
     else:
-        classes = None if shards else _classes_beside(str(data))
+        classes = None if data is None or shards else _classes_beside(data)
     return DatasetPlan(
         name=name or (card.name if card else default_name),
         splits=tuple(SplitPlan(key, splits[key]) for key in sorted(splits)),
         label_source=label_source or (card.label_source if card else _labels_beside(data)),
         classes=classes,
         metric=card.headline_metric if card else None,
+        key_prefix=key_prefix or UNSET,
     )
 
 

@@ -15,6 +15,7 @@ import fsspec
 from linprobe import tars
 from linprobe.errors import ShardError
 from linprobe.records import open_regular
+from linprobe_extract.shards.pipelines import PipelineStream
 from linprobe_extract.shards.samples import size_limit, split_member
 from linprobe_extract.shards.types import Member, Shard
 from linprobe_store.format.spec import ShardFingerprint
@@ -96,6 +97,8 @@ def open_shard(shard: Shard) -> IO[bytes]:
     Raises ShardError with the URL and the system's reason.
     """
     try:
+        if shard.pipeline is not None:
+            return cast("IO[bytes]", PipelineStream(shard.pipeline, shard.url))
         if shard.kind == "command":
             from webdataset.gopen import gopen_pipe
 
