@@ -30,7 +30,7 @@ from tar_factories import tar_bytes
 
 from linprobe.machine import available_cores, keep_freed_memory
 from linprobe.terminal import ignore
-from linprobe_extract.encoders.device import Collect, launcher
+from linprobe_extract.encoders.device import Flight, launcher
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.register import register
 from linprobe_extract.run.encode import Run
@@ -60,15 +60,21 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def no_encoder(pixels: torch.Tensor) -> Collect:
+def no_encoder(pixels: torch.Tensor) -> Flight:
     """Stand where the encoder would: takes pixels, gives one number per image."""
     features = pixels[:, :1, 0, 0].to(torch.float16).numpy() + 1
-    return lambda: {"embedding": features}
+    return Flight(lambda: True, lambda: {"embedding": features})
+
+
+def host_room(n: int) -> torch.Tensor:
+    """Memory for n images, as runs on a CPU have it."""
+    side = SPEC.image_size
+    return torch.empty((n, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
 
 
 def our_host_path(shard: Shard) -> int:
     """Tar to uint8 batches, checksum verified, through the pipeline with no encoder behind it."""
-    pipeline = Pipeline(no_encoder, SPEC, Labelling("cls", None), BATCH, 1, pin_memory=False)
+    pipeline = Pipeline(no_encoder, SPEC, Labelling("cls", None), BATCH, 1, host_room)
     assert shard.fingerprint is not None
     unit = Unit(shard, shard, shard.fingerprint)
     batches = (item for item in pipeline.run([unit]) if isinstance(item, EncodedBatch))
@@ -141,7 +147,7 @@ def forward_only(encoder: Encoder, n: int) -> float:
     pixels = torch.randint(0, 256, (BATCH, 3, 224, 224), dtype=torch.uint8)
     start = time.perf_counter()
     for done in range(0, n, BATCH):
-        launch(pixels[: min(BATCH, n - done)])()
+        launch(pixels[: min(BATCH, n - done)]).collect()
     return time.perf_counter() - start
 
 

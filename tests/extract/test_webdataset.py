@@ -12,6 +12,7 @@ from tar_factories import image_bytes, tar_bytes
 
 from linprobe.errors import ExtractError, ShardError
 from linprobe_extract.shards.caches import FingerprintCache
+from linprobe_extract.shards.fetch import Fetcher
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_extract.shards.samples import is_image, read_samples
 from linprobe_extract.shards.tar import read_members
@@ -174,7 +175,8 @@ def test_a_scheme_that_a_person_registered_is_opened_by_their_function(
     for url in ("lake://pets/train-0.tar", "https://lake.example/train-0.tar"):
         monkeypatch.setitem(wds.gopen_schemes, url.partition(":")[0], opened)
         (remote,) = plan_dataset(None, shards=(f"train={url}",)).split("train").shards
-        with FingerprintCache(tmp_path / "store").fetched(remote) as (source, _):
+        cache = FingerprintCache(tmp_path / "store")
+        with Fetcher(cache) as files, files.fetched(remote) as (source, _):
             assert ours(source, Labelling("cls", None)) == ours(shard, Labelling("cls", None))
         assert asked.pop() == (url, "rb")
 

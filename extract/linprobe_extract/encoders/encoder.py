@@ -11,6 +11,7 @@ from torch import nn
 from linprobe.errors import LinprobeError
 from linprobe.machine import Device, available_cores, keep_freed_memory
 from linprobe.terminal import command
+from linprobe_extract.device_memory import memory_of
 from linprobe_extract.encoders import family
 from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath
 from linprobe_extract.pixels.canary import check_preprocess, with_canary
@@ -137,13 +138,15 @@ def load_encoder(choice: EncoderChoice, *, local_rank: int = 0) -> Encoder:
     # cuDNN would round the operands of fp32 convolutions to TF32's 10 bits of mantissa.
     torch.backends.cudnn.allow_tf32 = False
     taps = tower.taps.eval()
-    precision = _place(taps, device, choice.precision)
+    with memory_of(device, ref.names.model, 1):
+        precision = _place(taps, device, choice.precision)
+        measured = _measure(taps, pixels.image_size, precision)
     spec = EncoderSpec(
         architecture=tower.architecture,
         config=tower.config,
         activation=tower.activation,
         weights_sha256=tower.weights_sha256,
-        taps=_measure(taps, pixels.image_size, precision),
+        taps=measured,
         preprocess=with_canary(pixels),
         precision=precision,
         storage_dtype=choice.storage_dtype,
@@ -174,7 +177,10 @@ def _device(wanted: Device, local_rank: int = 0) -> torch.device:
         torch.set_num_threads(available_cores())
         return torch.device("cpu")
     # A scheduler that gives each process a GPU of its own shows it as the first.
-    return torch.device("cuda", local_rank % n_devices)
+    device = torch.device("cuda", local_rank % n_devices)
+    # Before anything makes a context or page-locks memory: it would be on the first GPU.
+    torch.cuda.set_device(device)
+    return device
 
 
 def _place(taps: nn.Module, device: torch.device, asked: Precision) -> Literal["fp32", "bf16"]:

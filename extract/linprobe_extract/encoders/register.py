@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from linprobe_extract.encoders.device import launcher
+from linprobe_extract.encoders.device import encode_images, pixel_room
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.family import libraries
 from linprobe_extract.pixels.canary import canary_images
@@ -20,14 +20,15 @@ from linprobe_store.handles.witness import Provenance
 def register(encoder: Encoder, store: Path, *, batch_size: int) -> StoredEncoder:
     """Make an encoder known to a store, and record it, if its canary features are those stored.
 
-    Else a MismatchError is raised; a StoreError if the store cannot be written to.
+    Else a MismatchError is raised; a StoreError if the store cannot be written to, and a
+    DeviceMemoryError if the device has no room for one image.
     """
-    images, side = canary_images(), encoder.image_size
-    pixels = torch.zeros((len(images), 3, side, side), dtype=torch.uint8)
+    images = canary_images()
+    pixels = pixel_room(encoder, len(images))
     for slot, image in zip(pixels, images, strict=True):
         preprocess(encoder.preprocess, image, slot)
     stored = FeatureStore(store).register_encoder(encoder.spec, encoder.names)
-    stored.check_canary(launcher(encoder)(pixels)())
+    stored.check_canary(encode_images(encoder, pixels))
     on_gpu = encoder.device.type == "cuda"
     stored.record_provenance(
         Provenance(

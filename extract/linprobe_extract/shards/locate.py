@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import fsspec
 from msgspec import UNSET
 
 from linprobe import names
 from linprobe.errors import ExtractError
-from linprobe.records import MAX_BYTES, read_bytes
+from linprobe.records import read_bytes
 from linprobe.terminal import command
 from linprobe_extract.shards.card import DatasetCard, ShardCard, load_card
 from linprobe_extract.shards.listing import (
@@ -25,7 +24,9 @@ from linprobe_extract.shards.listing import (
     remote_folder,
     shards_by_split,
 )
+from linprobe_extract.shards.network import PATIENT, Retry, read_file
 from linprobe_extract.shards.pipelines import pipeline_splits
+from linprobe_extract.shards.remote import folder_names
 from linprobe_extract.shards.types import DatasetPlan, Pipeline, Shard, SplitPlan
 
 _LAYOUT_HINT = (
@@ -47,11 +48,13 @@ def plan_dataset(
     label_source: str | None = None,
     classes_file: Path | None = None,
     key_prefix: Literal["shard"] | None = None,
+    retry: Retry = PATIENT,
 ) -> DatasetPlan:
     """Locate the shards of a dataset, as ``extract_features`` takes them, and put them in order.
 
     Raises ExtractError where there is no such folder, no shards in it, or an entry that cannot be
-    understood; CardError where the folder's ``dataset.json`` is damaged.
+    understood, or a server does not say what it has; CardError where the folder's ``dataset.json``
+    is damaged.
     """
     card = None
     if isinstance(data, Mapping):
@@ -62,7 +65,7 @@ def plan_dataset(
         raise ExtractError("no data to extract", hint="give --data DIR or --shards SPLIT=PATTERN")
     elif names.is_url(data):
         place = remote_folder(data)
-        splits, default_name = _remote_splits(place), place.name
+        splits, default_name = _remote_splits(place, retry), place.name
         data = place.files
     else:  # a local folder, whatever it is called
         if not Path(data).is_dir():
@@ -75,20 +78,20 @@ def plan_dataset(
     elif card is not None:
         classes = card.classes
     else:
-        classes = None if data is None or shards else _classes_beside(data)
+        classes = None if data is None or shards else _classes_beside(data, retry)
     return DatasetPlan(
         name=name or (card.name if card else default_name),
         splits=tuple(SplitPlan(key, splits[key]) for key in sorted(splits)),
-        label_source=label_source or (card.label_source if card else _labels_beside(data)),
+        label_source=label_source or (card.label_source if card else _labels_beside(data, retry)),
         classes=classes,
         metric=card.headline_metric if card else None,
         key_prefix=key_prefix or UNSET,
     )
 
 
-def _labels_beside(base: str | None) -> str:
+def _labels_beside(base: str | None, retry: Retry) -> str:
     """Where ``dataset_type.txt``, which CLIP_benchmark writes, says that labels are."""
-    data = None if base is None else _file_beside(base, "dataset_type.txt")
+    data = None if base is None else _file_beside(base, "dataset_type.txt", retry)
     kind = "classification" if data is None else data.decode(errors="replace").strip().lower()
     if kind not in _LABELS_BY_TYPE:
         fault = f"'{base}' is a dataset of the type {kind[:40]!r}, which has no classes"
@@ -97,18 +100,18 @@ def _labels_beside(base: str | None) -> str:
     return _LABELS_BY_TYPE[kind]
 
 
-def _classes_beside(base: str) -> tuple[str, ...] | None:
+def _classes_beside(base: str, retry: Retry) -> tuple[str, ...] | None:
     """The names in ``classnames.txt``; None where there is no such file."""
-    data = _file_beside(base, "classnames.txt")
+    data = _file_beside(base, "classnames.txt", retry)
     if data is None:
         return None
     return names.parse_class_names(data, f"{base}/classnames.txt", error=ExtractError)
 
 
-def _file_beside(base: str, name: str) -> bytes | None:
+def _file_beside(base: str, name: str, retry: Retry) -> bytes | None:
     """Content of a small file of a dataset; None where there is none."""
     if names.is_url(base):
-        return _remote_file(f"{base}/{name}")
+        return read_file(f"{base}/{name}", retry)
     path = Path(base) / name
     return read_bytes(path, error=ExtractError) if path.exists() else None
 
@@ -164,18 +167,18 @@ def _shard_count(data: bytes, place: str) -> int:
     return int(text)
 
 
-def _remote_splits(place: RemoteFolder) -> dict[str, tuple[Shard, ...]]:
+def _remote_splits(place: RemoteFolder, retry: Retry) -> dict[str, tuple[Shard, ...]]:
     """Shards under a URL: those that ``<split>/nshards.txt`` counts, or else those it lists."""
     splits: dict[str, tuple[Shard, ...]] = {}
     for alias, split in names.SPLIT_ALIASES.items():
         folder = f"{place.files}/{alias}"
-        data = None if split in splits else _remote_file(f"{folder}/nshards.txt")
+        data = None if split in splits else read_file(f"{folder}/nshards.txt", retry)
         if data is not None:
             n_shards = _shard_count(data, f"{folder}/nshards.txt")
             urls = (f"{folder}/{index}.tar" for index in range(n_shards))
             splits[split] = tuple(Shard(url, kind="url") for url in urls)
     if not splits:
-        listed = shards_by_split(_remote_names(place.listing), place.files)
+        listed = shards_by_split(_names_under(place.listing, retry), place.files)
         for split, paths in listed.items():
             splits[split] = tuple(Shard(f"{place.files}/{path}", kind="url") for path in paths)
     if not splits:
@@ -187,47 +190,16 @@ def _remote_splits(place: RemoteFolder) -> dict[str, tuple[Shard, ...]]:
     return splits
 
 
-def _remote_names(url: str) -> list[str]:
+def _names_under(url: str, retry: Retry) -> list[str]:
     """Names of the files in a folder that a server lists, and of those in folders of splits.
 
-    None where it lists nothing. A name is never taken for a chain of URLs.
+    No name is taken for a chain of URLs.
     """
-    found = _remote_listing(url)
-    for folder in filter(names.split_named, found):
-        found += [f"{folder}/{name}" for name in _remote_listing(f"{url}/{folder}")]
-    return [name for name in found if "::" not in name]
-
-
-def _remote_listing(url: str) -> list[str]:
-    try:
-        files, folder = fsspec.core.url_to_fs(url)
-        entries = files.ls(folder, detail=False)
-    except FileNotFoundError:
-        return []
-    except Exception as error:  # each of fsspec's drivers has errors of its own
-        raise ExtractError(
-            f"cannot list '{url}': {str(error) or type(error).__name__}",
-            hint="name the shards: --shards 'train=URL/{0..9}.tar'",
-        ) from error
-    return [entry.rstrip("/").rpartition("/")[2] for entry in entries]
-
-
-def _remote_file(url: str) -> bytes | None:
-    """Content of a small file; None when there is none."""
-    try:
-        with fsspec.open(url, "rb") as stream:
-            data = bytes(stream.read(MAX_BYTES + 1))
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # each of fsspec's drivers has errors of its own
-        raise ExtractError(
-            f"cannot read '{url}': {str(error) or type(error).__name__}",
-            hint="check the URL and the network; s3://, gs:// and others need their fsspec driver",
-        ) from error
-    if len(data) > MAX_BYTES:
-        fault = f"'{url}' has more than {MAX_BYTES:,} bytes, expected a small text file"
-        raise ExtractError(fault, hint="check what the server sends")
-    return data
+    entries = folder_names(url, retry)
+    files = list(entries)
+    for folder in filter(names.split_named, entries):
+        files += [f"{folder}/{name}" for name in folder_names(f"{url}/{folder}", retry)]
+    return [name for name in files if "::" not in name]
 
 
 def _explicit_splits(entries: Sequence[str]) -> dict[str, tuple[Shard, ...]]:

@@ -40,7 +40,7 @@ class PipelineStream(io.RawIOBase):
     """The samples of a pipeline as a tar, which is made while it is read.
 
     What is neither image nor label is left empty. A read gives any number of bytes, and raises
-    ShardError for what is no sample or comes twice, or whatever the pipeline raises.
+    ShardError for what is no sample or comes twice, and where the pipeline raises anything.
     """
 
     def __init__(self, pipeline: Pipeline, place: str) -> None:
@@ -58,7 +58,7 @@ def _pieces(pipeline: Pipeline, place: str) -> Iterator[bytes]:
     seen: set[int] = set()
     made = io.BytesIO()
     with TarWriter(made, user="", group="", mtime=0, format="PAX_FORMAT") as tar:
-        for sample in pipeline:
+        for sample in _given(pipeline, place):
             fields = _fields(sample, place)
             key = str(fields["__key__"])
             if hash(key) in seen:  # before a pipeline that begins anew fills the disk
@@ -73,6 +73,14 @@ def _pieces(pipeline: Pipeline, place: str) -> Iterator[bytes]:
             tar.tarstream.members = []  # else it keeps all headers
             yield from _taken(made)
     yield from _taken(made)
+
+
+def _given(pipeline: Pipeline, place: str) -> Iterator[object]:
+    try:
+        yield from pipeline
+    except Exception as error:  # which may be any: a missing file, a mistake in its functions
+        fault = f"'{place}' broke off: {str(error) or type(error).__name__}"
+        raise ShardError(fault, hint="mend it; list(pipeline) shows where it breaks") from error
 
 
 def _taken(made: io.BytesIO) -> Iterator[bytes]:

@@ -37,14 +37,28 @@ THUMBNAIL = 160
 
 
 def curve_svg(sweep: Sweep, metric: str) -> str:
-    """What C was chosen by over C, with the chosen C marked: the held-out loss, or the score."""
+    """What C was chosen by over C, with the chosen C marked: the held-out loss, or the score.
+
+    Points of the band that the headline metric chose from are filled; a bar says what a score of
+    which rows are undecided could still become.
+    """
     C = [point.C for point in sweep.points]
     score = [scale_of(sweep.metric) * point.score for point in sweep.points]
     metric, unit = f"held-out {metric}", unit_of(sweep.metric)
     if losses := [point.likelihood.nll for point in sweep.points if point.likelihood]:
         score, metric, unit = losses, "held-out loss", "nats"
     figure, axes = _figure(7.0, 3.2)
-    axes.plot(C, score, color=_ACCENT, marker="o", markersize=4)
+    axes.plot(C, score, color=_ACCENT)
+    outside = np.array(
+        [p.likelihood is not None and not p.likelihood.in_band for p in sweep.points]
+    )
+    for name, which, colour in (("inside", ~outside, _ACCENT), ("outside", outside, "none")):
+        points = np.array(C)[which], np.array(score)[which]
+        axes.scatter(*points, s=20, c=colour, edgecolors=_ACCENT, zorder=3).set_gid(name)
+    bars = [(p.C, p.low or 0.0, p.high or 0.0) for p in sweep.points if p.undecided]
+    at, low, high = np.array(bars).reshape(-1, 3).T
+    scale = scale_of(sweep.metric)
+    axes.vlines(at, scale * low, scale * high, color=_ACCENT).set_gid("undecided")
     axes.axvline(sweep.C, color=_INK, linewidth=1, linestyle="--")
     chosen = score[C.index(sweep.C)]
     far = max(score, key=lambda y: abs(y - chosen))  # beside the line, off the curve's end
