@@ -80,7 +80,7 @@ class Run:
         StoreError : a full or failing disk; what was committed stays.
         """
         n_before = len(self.work.shards) - len(self.work.todo)
-        report = RunReport(self.batch_size, n_shards_before=n_before)
+        report = RunReport(self.batch_size, n_before, self.encoder.precision_reason)
         started = time.perf_counter()
         gauge = Gauge(self.work, self.watch)
         if self.turns.ranks.rank == 0:
@@ -150,6 +150,7 @@ class Run:
     ) -> Iterator[Unit]:
         """Give the shards of this process that have no part, fetched before they are due."""
         work, todo, latest = self.work, set(self.work.todo), 0
+        keys = work.keys_by_shard()
 
         def wanted() -> Iterator[Shard]:
             nonlocal latest
@@ -173,4 +174,4 @@ class Run:
                 gauge.failed(error)
             else:
                 if not work.has_part(fingerprint):
-                    yield Unit(shard, source, fingerprint)
+                    yield Unit(shard, source, fingerprint, keys[shard])

@@ -23,6 +23,7 @@ import fsspec
 from linprobe.errors import ExtractError, LinprobeError
 from linprobe.records import MAX_BYTES
 from linprobe.terminal import install, note
+from linprobe_extract.shards.tar import webdatasets_opener
 
 READ_BYTES = 1 << 20
 _BLOCK_BYTES = 32 << 20
@@ -186,6 +187,8 @@ def open_url(url: str, n_bytes: int, retry: Retry) -> IO[bytes]:
 
     ``n_bytes`` is its size as far as it is known: the http driver, given one, asks for none.
     """
+    if opener := webdatasets_opener(url):
+        return opener(url, "rb")
     files, name = fsspec.core.url_to_fs(url)
     options: dict[str, Any] = {"block_size": _BLOCK_BYTES}
     if is_http(files):
@@ -203,11 +206,9 @@ def blocks(stream: IO[bytes], beat: Beat) -> Iterator[bytes]:
     while True:
         try:
             block = stream.read(READ_BYTES)
-        except FileNotFoundError:
+        except (FileNotFoundError, LinprobeError):
             raise
-        except Exception as error:
-            if not n_bytes:
-                raise
+        except Exception as error:  # each of fsspec's drivers has errors of its own
             raise EOFError(f"broke off after {n_bytes:,} bytes") from error
         beat()
         if not block:
@@ -235,25 +236,27 @@ def is_absence(error: BaseException) -> bool:
 
     A driver may call anything a FileNotFoundError; what it stems from then tells.
     """
-    is_absent = False
+    statuses = ((cause, _reply(cause)[0]) for cause in _chain(error))
+    return all(
+        isinstance(cause, FileNotFoundError) if status is None else status == HTTPStatus.NOT_FOUND
+        for cause, status in statuses
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it was raised from."""
     cause: BaseException | None = error
     while cause is not None:
-        status = _reply(cause)[0]
-        is_absent = status == HTTPStatus.NOT_FOUND or (
-            status is None and isinstance(cause, FileNotFoundError)
-        )
-        if not is_absent:
-            return False
+        yield cause
         cause = cause.__cause__
-    return is_absent
 
 
 def _reply(error: BaseException) -> tuple[int | None, Mapping[str, str]]:
     """Status and headers of the answer that an error of aiohttp, httpx or botocore tells of."""
     answer: object = getattr(error, "response", None) or error
     if isinstance(answer, Mapping):
-        told = answer.get("ResponseMetadata", {})
-        return told.get("HTTPStatusCode"), told.get("HTTPHeaders", {})
+        about = answer.get("ResponseMetadata", {})
+        return about.get("HTTPStatusCode"), about.get("HTTPHeaders", {})
     status = getattr(answer, "status", None) or getattr(answer, "status_code", None)
     headers = getattr(answer, "headers", None)
     return (
@@ -264,25 +267,21 @@ def _reply(error: BaseException) -> tuple[int | None, Mapping[str, str]]:
 
 def _reason(error: BaseException) -> str:
     """What went wrong, in one line: the status if there was an answer."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _chain(error):
         status = _reply(cause)[0]
         if status is not None:
             known = HTTPStatus(status).phrase if status in _STATUSES else ""
             return f"{status} {getattr(cause, 'message', '') or known}".splitlines()[0].strip(": ")
-        cause = cause.__cause__
     return str(error) or str(error.__cause__ or "") or type(error).__name__
 
 
 def _retry_after_s(error: BaseException) -> float | None:
     """Seconds that the server asks to wait (RFC 9110, 10.2.3); None where it does not."""
-    cause: BaseException | None = error
-    while cause is not None:
-        for name, text in _reply(cause)[1].items():
-            if name.lower() == "retry-after":
-                with suppress(ValueError):
-                    if text.strip().isdigit():
-                        return float(text)
-                    return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-        cause = cause.__cause__
+    headers = (header for cause in _chain(error) for header in _reply(cause)[1].items())
+    for name, text in headers:
+        if name.lower() == "retry-after":
+            with suppress(ValueError):
+                if text.strip().isdigit():
+                    return float(text)
+                return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     return None
