@@ -78,7 +78,8 @@ class Encoder:
         precision : arithmetic of the forward pass; ``auto`` is bf16 on GPUs that compute in it,
             else fp32. Part of the identity, as are the next two.
         preprocess : ``exact`` is the model's own transform, bit for bit; ``fast`` is within 4 gray
-            levels of it, at a third of its cost.
+            levels of it, at a third of its cost; ``nvjpeg`` decodes JPEGs on the GPU, if there is
+            one.
         storage_dtype : what features are stored in.
 
         Returns
@@ -129,10 +130,13 @@ def load_encoder(choice: EncoderChoice, *, local_rank: int = 0) -> Encoder:
     """
     ref = family.resolve_model(choice.model, weights=choice.weights)
     device = _device(choice.device, local_rank)
+    if choice.preprocess == "nvjpeg" and device.type != "cuda":
+        problem = f"the nvjpeg preprocessing decodes on a CUDA device; this encoder is on {device}"
+        raise LinprobeError(problem, hint="--preprocess fast, or a machine with a GPU")
     tower = family.families()[ref.family].load(ref)
     pixels = replace(tower.preprocess, path=choice.preprocess)
-    if pixels.path == "fast" and pixels.interpolation not in FAST_INTERPOLATIONS:
-        problem = f"the fast path cannot resize with {pixels.interpolation}"
+    if pixels.path != "exact" and pixels.interpolation not in FAST_INTERPOLATIONS:
+        problem = f"the {pixels.path} path cannot resize with {pixels.interpolation}"
         raise LinprobeError(problem, hint="--preprocess exact")
     check_preprocess(pixels, tower.reference)
     # cuDNN would round the operands of fp32 convolutions to TF32's 10 bits of mantissa.

@@ -45,8 +45,9 @@ _LIBRARIES = ("linprobe", "numpy", "torch", "torchvision", "pillow", "simplejpeg
 """Distributions that the pixels and the forward pass of every family depend on."""
 Precision = Literal["auto", "fp32", "bf16"]
 """Arithmetic of the forward pass; ``auto`` is bf16 on a GPU that computes in it, else fp32."""
-PreprocessPath = Literal["fast", "exact"]
-"""``exact`` is the model's own transform, bit for bit; ``fast`` decodes JPEGs faster."""
+PreprocessPath = Literal["fast", "exact", "nvjpeg"]
+"""``exact`` is the model's own transform, bit for bit; ``fast`` decodes JPEGs faster, ``nvjpeg`` on
+the GPU."""
 
 
 @dataclass(frozen=True)
