@@ -78,6 +78,15 @@ def test_without_shared_counters_ranks_take_every_nth() -> None:
             {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "0"},
             Ranks(3, 4, 0, 1, torchrun=False),
         ),
+        (  # a task's cores are those of its affinity, whoever else is on the machine
+            {
+                "SLURM_PROCID": "3",
+                "SLURM_STEP_NUM_TASKS": "4",
+                "SLURM_LOCALID": "1",
+                "SLURM_NTASKS_PER_NODE": "2",
+            },
+            Ranks(3, 4, 1, 1, torchrun=False),
+        ),
         (
             {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "MASTER_ADDR": "x"},
             Ranks(0, 1, 0, 1, torchrun=False),

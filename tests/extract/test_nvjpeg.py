@@ -10,6 +10,7 @@ import torch
 from encoder_factories import SmallModel, load_small
 from fake_cuda import FakeCuda
 from image_factories import encode, picture, rot_scan, with_orientation
+from PIL import Image
 from pixel_oracles import CLIP
 from run_factories import run_once, split_of
 from tar_factories import write_dataset
@@ -132,8 +133,6 @@ def test_a_full_gpu_is_no_damaged_image(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_decoder_that_is_wrong_or_missing_is_refused_before_anything_is_extracted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from linprobe_extract.pixels.canary import Image  # the reference transform is Pillow's
-
     def reference(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         data = encode(image, "PNG")
         return exact_pixels(data).permute(1, 2, 0).numpy()

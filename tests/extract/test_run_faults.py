@@ -1,6 +1,8 @@
 """What goes wrong on the way costs what it must, and nothing else."""
 
 import errno
+import os
+import socket
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +22,7 @@ from tar_factories import labelled, tar_bytes, write_dataset
 from linprobe.errors import ExtractError, StoreError
 from linprobe.terminal import Progress
 from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.register import register
 from linprobe_extract.run.ranks import Ranks, Turns
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_extract.shards.tar import fingerprint_shard
@@ -141,22 +144,49 @@ def test_after_out_of_memory_a_rank_keeps_its_shards_and_takes_none_of_its_peers
     assert (report.n_shards, report.n_shards_missing) == (3, 1)
 
 
-def test_stopping_begins_no_further_shard_and_the_next_run_finishes(
+def test_stopping_on_a_cpu_ends_after_the_batch_at_hand_and_keeps_finished_shards(
     encoder: Encoder, data: Path, tmp_path: Path
 ) -> None:
     run_once(encoder, data, tmp_path / "undisturbed")
-    stop = threading.Event()
+    stop, batches = threading.Event(), []
 
-    def stop_soon(progress: Progress) -> None:
+    def stop_within_the_second_shard(progress: Progress) -> None:
         if progress.detail:
-            stop.set()
+            batches.append(progress)
+            if len(batches) == 2:  # test has one batch, the first shard of train two
+                stop.set()
 
-    report = run_once(encoder, data, tmp_path / "features", stop=stop, watch=stop_soon)
+    report = run_once(
+        encoder, data, tmp_path / "features", stop=stop, watch=stop_within_the_second_shard
+    )
 
     assert report.stopped
-    assert 1 <= report.n_shards_missing < 4
+    assert len(batches) == 2
+    assert (report.n_shards, report.n_shards_missing, report.failed) == (1, 3, {})
+    assert len(list((tmp_path / "features").glob("enc-*/parts/*"))) == 1
     run_once(encoder, data, tmp_path / "features")
     assert sealed_bytes(tmp_path / "features") == sealed_bytes(tmp_path / "undisturbed")
+
+
+def test_the_next_run_removes_what_a_killed_one_was_writing(
+    encoder: Encoder, data: Path, tmp_path: Path
+) -> None:
+    folder = register(encoder, tmp_path / "features", batch_size=4).path
+    dead = folder / "parts" / f"tmp-{socket.gethostname()}-1-0123456789ab"
+    elsewhere = folder / "parts" / "tmp-elsewhere-1-0123456789ab"
+    for path in (dead, elsewhere):
+        path.mkdir(parents=True)
+        (path / "rows").write_bytes(bytes(2000))
+        for each in (path / "rows", path):
+            os.utime(each, (0, 0))
+    steps = Steps()
+
+    run_once(encoder, data, tmp_path / "features", watch=steps)
+
+    assert [line for line in steps.lines if "killed" in line] == [
+        "removed 2 kB that killed runs left"
+    ]
+    assert (dead.exists(), elsewhere.exists()) == (False, True)
 
 
 def test_a_full_disk_ends_the_run_at_once(

@@ -3,14 +3,16 @@
 Safe to interrupt and to repeat: a shard is either committed whole or not there.
 """
 
+import math
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
 from linprobe.errors import ShardError
-from linprobe.terminal import Progress, Watch
+from linprobe.terminal import Progress, Watch, human_bytes
 from linprobe_extract.device_memory import DeviceMemoryError, free_memory, memory_of
 from linprobe_extract.encoders.device import launcher, pixel_room
 from linprobe_extract.encoders.encoder import Encoder
@@ -19,7 +21,13 @@ from linprobe_extract.run.ranks import Claims, Turns
 from linprobe_extract.run.report import RunReport
 from linprobe_extract.run.sink import PartSink
 from linprobe_extract.run.work import Work
+from linprobe_extract.shards.fetch import N_AHEAD, Fetcher
 from linprobe_extract.shards.types import Shard
+from linprobe_store.care.remove import find_leftovers, remove_leftovers
+from linprobe_store.handles.store import FeatureStore
+
+Claim = tuple[int, Shard]
+"""A shard, and its place among those of the run."""
 
 
 class Gauge:
@@ -61,7 +69,7 @@ class Run:
     turns: Turns
     watch: Watch
     stop: threading.Event
-    """When set, no further shard is begun."""
+    """When set, no further shard is begun; on a CPU, where one may take an hour, no batch."""
 
     def extract(self) -> RunReport:
         """Encode the shards that have no part yet, then seal the splits that are complete.
@@ -75,7 +83,9 @@ class Run:
         report = RunReport(self.batch_size, n_shards_before=n_before)
         started = time.perf_counter()
         gauge = Gauge(self.work, self.watch)
-        claims = Claims(self.turns.claim(self.work.shards, "shards"))
+        if self.turns.ranks.rank == 0:
+            self._clear_leftovers(gauge)
+        claims = Claims(self.turns.claim([*enumerate(self.work.shards)], "shards"))
         while self.work.todo:
             try:
                 model = self.encoder.names.model
@@ -98,7 +108,17 @@ class Run:
         report.sealed = after.seal() if is_sealing else tuple(after.sealed.values())
         return report
 
-    def _stream(self, report: RunReport, gauge: Gauge, claims: Iterable[Shard]) -> None:
+    def _clear_leftovers(self, gauge: Gauge) -> None:
+        """Remove what killed processes of this machine were writing to the store."""
+        assert self.work.stored is not None
+        store = FeatureStore(self.work.stored.path.parent)
+        leftovers = find_leftovers(store, min_age_s=1.0, foreign_age_s=math.inf)
+        remove_leftovers(leftovers)
+        if leftovers:
+            size = human_bytes(sum(leftover.bytes for leftover in leftovers))
+            gauge.step(line=f"removed {size} that killed runs left")
+
+    def _stream(self, report: RunReport, gauge: Gauge, claims: Iterable[Claim]) -> None:
         assert self.work.stored is not None
         labelling = self.work.plan.labelling
         pipeline = Pipeline(
@@ -110,8 +130,12 @@ class Run:
             partial(pixel_room, self.encoder),
             timings=report.timings,
         )
-        with PartSink(self.work.stored, labelling.identity, self.max_skipped, report) as sink:
-            for item in pipeline.run(self._claimed(report, gauge, claims)):
+        on_cpu = self.encoder.device.type == "cpu"
+        fetcher = Fetcher(self.work.fingerprints, lambda line: gauge.step(line=line))
+        items = pipeline.run(self._claimed(fetcher, report, gauge, claims))
+        sink = PartSink(self.work.stored, labelling.identity, self.max_skipped, report)
+        with sink, closing(items), fetcher:  # which first ends what the reader may wait for
+            for item in items:
                 sink.put(item)
                 if isinstance(item, EncodedBatch):
                     n_images = len(item.block.keys) + len(item.skipped)
@@ -120,20 +144,35 @@ class Run:
                     gauge.step(shards=1)
                 else:
                     gauge.failed(item.error)
+                if on_cpu and self.stop.is_set():
+                    return
 
-    def _claimed(self, report: RunReport, gauge: Gauge, claims: Iterable[Shard]) -> Iterator[Unit]:
-        """Give the shards of this process that have no part, fetched while they are read."""
-        todo, fingerprints = set(self.work.todo), self.work.fingerprints
-        for shard in claims:
-            if self.stop.is_set():
-                return
-            is_over = shard not in todo or shard.url in report.failed
-            if is_over or self.work.has_part(fingerprints.known(shard)):
-                continue
+    def _claimed(
+        self, fetcher: Fetcher, report: RunReport, gauge: Gauge, claims: Iterable[Claim]
+    ) -> Iterator[Unit]:
+        """Give the shards of this process that have no part, fetched before they are due."""
+        work, todo, latest = self.work, set(self.work.todo), 0
+
+        def wanted() -> Iterator[Shard]:
+            nonlocal latest
+            for index, shard in claims:
+                latest = index
+                is_over = shard not in todo or shard.url in report.failed
+                if not is_over and not work.has_part(work.fingerprints.known(shard)):
+                    yield shard
+
+        def may_claim() -> bool:
+            """The last ones go to whoever is free."""
+            n_ahead = N_AHEAD * self.turns.ranks.world_size
+            return self.turns.add is None or latest + n_ahead < len(work.shards)
+
+        for shard, result in fetcher.ahead(wanted(), may_claim, self.stop):
+            report.timings.fetch_wait_s = fetcher.waited_s
             try:
-                with fingerprints.fetched(shard) as (source, fingerprint):
-                    if not self.work.has_part(fingerprint):
-                        yield Unit(shard, source, fingerprint)
+                source, fingerprint = result.result()
             except ShardError as error:
                 report.failed[shard.url] = error
                 gauge.failed(error)
+            else:
+                if not work.has_part(fingerprint):
+                    yield Unit(shard, source, fingerprint)

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -135,7 +135,7 @@ class Pipeline:
         for buffer in torch.split(self.room(_RING_SIZE * self.batch_size), self.batch_size):
             self._ring.put(buffer)
 
-    def run(self, units: Iterable[Unit]) -> Iterator[EncodedBatch | UnitEnd]:
+    def run(self, units: Iterable[Unit]) -> Generator[EncodedBatch | UnitEnd]:
         """Encode shards in order: each one's batches, then its end.
 
         Raises DeviceMemoryError where a batch does not fit the device.

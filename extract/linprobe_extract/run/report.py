@@ -17,7 +17,9 @@ class Timings:
     """Where the calling thread of a run spends its time, in seconds."""
 
     decode_wait_s: float = 0.0
-    """Waiting for decoded pixels: the host is too slow."""
+    """Waiting for decoded pixels: the host is too slow, or what the next field counts."""
+    fetch_wait_s: float = 0.0
+    """The reader's, for shards to be there: the network is too slow."""
     device_s: float = 0.0
     """Launching batches and waiting for features: the encoder is the limit, as it should be."""
     write_wait_s: float = 0.0
@@ -25,9 +27,19 @@ class Timings:
 
     @property
     def limit(self) -> tuple[str, float]:
-        """What the run mostly waits for: ``encoder``, ``decoding`` or ``disk``; and its seconds."""
-        waits = ("encoder", self.device_s), ("decoding", self.decode_wait_s)
-        return max(*waits, ("disk", self.write_wait_s), key=lambda wait: wait[1])
+        """What the run mostly waits for, and its seconds.
+
+        ``encoder``, ``decoding``, ``fetching`` of shards, or ``disk``.
+        """
+        # While the encoder has batches, it is no loss that the next shard is on its way.
+        fetch_s = min(self.fetch_wait_s, self.decode_wait_s)
+        waits = {
+            "encoder": self.device_s,
+            "decoding": self.decode_wait_s - fetch_s,
+            "fetching": fetch_s,
+            "disk": self.write_wait_s,
+        }
+        return max(waits.items(), key=lambda wait: wait[1])
 
 
 @dataclass

@@ -28,6 +28,7 @@ from linprobe_extract.run.report import ExtractReport
 from linprobe_extract.run.work import Forecast, Work, forecast
 from linprobe_extract.shards.caches import FingerprintCache, JsonCache, file_state
 from linprobe_extract.shards.locate import plan_dataset
+from linprobe_extract.shards.network import PATIENT, Retry
 from linprobe_extract.shards.types import DatasetPlan
 from linprobe_store.format.layout import ENCODER_PREFIX, folder_named
 from linprobe_store.format.spec import KEY_VERSION, StorageDtype
@@ -55,6 +56,8 @@ class Extraction:
     """Threads that decode, -1 for all cores; None means from the cores available."""
     max_skipped: float = 0.01
     """Greatest share of samples of a shard that may be skipped, in [0, 1]."""
+    retry: Retry = PATIENT
+    """How long servers that fail are asked again."""
 
     def __post_init__(self) -> None:
         if self.threads is not None:
@@ -109,7 +112,8 @@ class Extraction:
         stored = register(encoder, self.store, batch_size=batch_size)
         if isinstance(self.encoder, EncoderChoice):
             _encoder_memo(self.store).put(_choice_key(self.encoder), stored.encoder_id)
-        with stop_on_signals() if until_signal else nullcontext(Stop()) as stop:
+        after = "the batch at hand" if on_cpu else "the shards at hand"
+        with stop_on_signals(after) if until_signal else nullcontext(Stop()) as stop:
             run = Run(
                 work=replace(work, stored=stored),
                 encoder=encoder,
@@ -136,7 +140,8 @@ class Extraction:
         else:
             encoder_id = self.encoder.spec.encoder_id
         stored = None if encoder_id is None else self._stored(encoder_id, watch)
-        fingerprints = FingerprintCache(self.store, read_only=read_only)
+        fingerprints = FingerprintCache(self.store, read_only=read_only, retry=self.retry)
+        fingerprints.look_up(shard for split in self.plan.splits for shard in split.shards)
         return Work(self.plan, splits, stored, fingerprints)
 
     def _stored(self, encoder_id: str, watch: Watch = ignore) -> StoredEncoder | None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from linprobe.errors import ExtractError, ShardError
 from linprobe_extract.shards.caches import FingerprintCache
+from linprobe_extract.shards.fetch import Fetcher
 from linprobe_extract.shards.samples import label_array, read_samples, split_member
 from linprobe_extract.shards.tar import member_names, read_members
 from linprobe_extract.shards.types import DatasetPlan, Shard
@@ -156,7 +157,8 @@ class Work:
         def read(part: PartCommit, keys: Keys, labels: LabelArray) -> LabelArray:
             if part.labelling == labelling.identity:
                 return labels
-            with self.fingerprints.fetched(shards[part.shard]) as (source, _):
+            with Fetcher(self.fingerprints) as files, files.fetched(shards[part.shard]) as fetched:
+                source, _ = fetched
                 samples = read_samples(source.url, read_members(source), labelling)
                 by_key = {s.key: s.label for s in samples if s.reason is None}
             missing = next((key for key in keys if key not in by_key), None)

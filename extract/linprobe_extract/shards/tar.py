@@ -5,6 +5,8 @@ Tar readers stop silently at damage, cuts and second archives: so every byte is 
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, cast
@@ -21,24 +23,36 @@ from linprobe_store.format.spec import ShardFingerprint
 _END_BYTES = 1024
 """A tar ends in two zero blocks of 512 bytes (POSIX.1-2017, pax, "ustar Interchange Format")."""
 _READ_BYTES = 1 << 20
-_WINDOW_BYTES = 1 << 16
-"""Of what was read last; tarfile reads at most 10,240 bytes ahead."""
+_LARGE_BYTES = 1 << 18
+"""Of a block that is hashed beside the reading, which is more work than handing it over."""
 _HINT = "check it, or copy or pack the shard again; the other shards are not affected"
 
 
 class _HashingReader:
-    """A file object that fingerprints what passes through it."""
+    """A file object that fingerprints what passes through it, large blocks in another thread."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], thread: ThreadPoolExecutor) -> None:
         self._stream = stream
+        self._thread = thread
         self._sha256 = hashlib.sha256()
         self._n_bytes = 0
+        self._pending: Future[None] | None = None
 
     def read(self, size: int = -1) -> bytes:
         data = self._stream.read(size)
-        self._sha256.update(data)
         self._n_bytes += len(data)
+        self._settle()
+        if len(data) < _LARGE_BYTES:
+            self._sha256.update(data)
+        else:
+            self._pending = self._thread.submit(self._sha256.update, data)
         return data
+
+    def _settle(self) -> None:
+        """Wait for the block before: so one is held, and they come in order."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
 
     def fingerprint(self, name: str) -> ShardFingerprint:
         """Read to the end, and give the fingerprint of all bytes."""
@@ -47,29 +61,10 @@ class _HashingReader:
         return ShardFingerprint(name, self._n_bytes, self._sha256.hexdigest())
 
 
-class _WindowReader:
-    """A file object over plain tar bytes that remembers the last of them."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._window = b""
-        self._n_bytes = 0
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        self._n_bytes += len(data)
-        self._window = (self._window + data)[-_WINDOW_BYTES:]
-        return data
-
-    def n_zeros_after(self, offset: int) -> int | None:
-        """Read to the end; the number of bytes after ``offset``, or None if one is not zero."""
-        n_ahead = self._n_bytes - offset
-        rest = self._window[-n_ahead:] if n_ahead else self.read(_READ_BYTES)
-        while rest:
-            if rest.strip(b"\0"):
-                return None
-            rest = self.read(_READ_BYTES)
-        return self._n_bytes - offset
+@contextmanager
+def _hashing(stream: IO[bytes]) -> Iterator[_HashingReader]:
+    with ThreadPoolExecutor(1, "digest") as thread:
+        yield _HashingReader(stream, thread)
 
 
 def open_shard(shard: Shard) -> IO[bytes]:
@@ -104,9 +99,8 @@ def read_members(
     """
     place = place or shard.url
     try:
-        with open_shard(shard) as stream:
-            reader = _HashingReader(stream)
-            plain = _WindowReader(tars.unpacked(cast("IO[bytes]", reader)))
+        with open_shard(shard) as stream, _hashing(stream) as reader:
+            plain = tars.Forward(tars.unpacked(cast("IO[bytes]", reader)))
             yield from _members(place, plain)
             content = reader.fingerprint(shard.name)
     except tars.UNREADABLE as error:
@@ -119,14 +113,14 @@ def read_members(
         )
 
 
-def _members(place: str, plain: _WindowReader) -> Iterator[Member]:
+def _members(place: str, plain: tars.Forward) -> Iterator[Member]:
     n_members = 0
-    with tars.open_stream(cast("IO[bytes]", plain)) as tar:
+    with tars.open_stream(plain) as tar:
         for info in tars.files(tar):
             n_members += 1
-            file = tar.extractfile(info) if info.size <= size_limit(info.name) else None
-            yield Member(info.name, None if file is None else file.read())
-        n_zeros = plain.n_zeros_after(tar.offset)
+            wanted = info.size <= size_limit(info.name)
+            yield Member(info.name, tars.content(plain, info) if wanted else None)
+        n_zeros = plain.n_zeros_from(tar.offset)
     fault = ""
     if n_zeros is None:
         fault = f"is damaged or holds more than one archive after {n_members} files"
@@ -154,8 +148,8 @@ def member_names(shard: Shard) -> Iterator[str]:
 def fingerprint_shard(shard: Shard) -> ShardFingerprint:
     """Read a tar once for its size and sha256; ShardError where it cannot be read."""
     try:
-        with open_shard(shard) as stream:
-            return _HashingReader(stream).fingerprint(shard.name)
+        with open_shard(shard) as stream, _hashing(stream) as reader:
+            return reader.fingerprint(shard.name)
     except (OSError, ValueError) as error:
         raise unreadable(shard.url, error) from error
 
