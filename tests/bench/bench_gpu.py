@@ -35,7 +35,7 @@ def missing_packages() -> list[str]:
             version(name)
         except PackageNotFoundError:
             missing.append(name)
-    return missing
+    return list(dict.fromkeys(missing))
 
 
 def how_to_bring(missing: list[str]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from bench_preprocess import make_jpegs
 from encoder_factories import make_model, random_pixels
+from msgspec import UNSET
 from tar_factories import tar_bytes
 
 from linprobe import FeatureStore, extract_features
@@ -26,6 +27,7 @@ from linprobe_extract.encoders.device import Flight, Launch, encode_images, laun
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.family import Precision, PreprocessPath
 from linprobe_extract.pixels.preprocess import preprocess_all
+from linprobe_extract.run.keys import SplitKeys
 from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
 from linprobe_extract.shards.samples import read_samples
 from linprobe_extract.shards.tar import fingerprint_shard, read_members
@@ -266,7 +268,7 @@ def host_path(bench: Bench) -> None:
     units = []
     for path in shards:
         shard = Shard(str(path))
-        units.append(Unit(shard, shard, fingerprint_shard(shard)))
+        units.append(Unit(shard, shard, fingerprint_shard(shard), SplitKeys(UNSET)))
     start, n = time.perf_counter(), 0
     for unit in units[:4]:
         n += sum(1 for _ in read_samples("x", read_members(unit.source, unit.fingerprint), LABELS))
