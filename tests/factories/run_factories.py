@@ -93,6 +93,7 @@ def split_of(store: Path, name: str) -> Split:
 def command(model: SmallModel, data: Path, store: Path, *more: str) -> list[str]:
     arguments = ["extract", "--model", str(model.config), "--weights", str(model.weights)]
     arguments += ["--data", str(data), "--store", str(store), "--device", "cpu"]
+    arguments += ["--precision", "fp32"]  # as load_small
     return [sys.executable, "-m", "linprobe", *arguments, "--batch-size", "4", *more]
 
 
@@ -113,6 +114,6 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
 def extract_small(model: SmallModel, data: Path, store: Path, /, **changed: Any) -> ExtractReport:  # noqa: ANN401 - of any setting
     settings: dict[str, Any] = {
         "model": str(model.config), "weights": model.weights, "data": data, "store": store,
-        "device": "cpu", "batch_size": 4,
+        "device": "cpu", "precision": "fp32", "batch_size": 4,
     }  # fmt: skip
     return extract_features(**settings | changed)

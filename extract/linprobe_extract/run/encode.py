@@ -81,7 +81,7 @@ class Run:
         StoreError : a full or failing disk; what was committed stays.
         """
         n_before = len(self.work.shards) - len(self.work.todo)
-        report = RunReport(self.batch_size, n_shards_before=n_before)
+        report = RunReport(self.batch_size, n_before, self.encoder.precision_reason)
         started = time.perf_counter()
         gauge = Gauge(self.work, self.watch)
         if self.turns.ranks.rank == 0:

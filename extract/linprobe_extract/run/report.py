@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from linprobe.errors import ExtractError, LinprobeError
 from linprobe.records import JsonValue
 from linprobe.terminal import command, human_bytes, one_line
+from linprobe_extract.run.arithmetic import precision_text
 from linprobe_extract.run.work import Forecast
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
@@ -50,6 +51,8 @@ class RunReport:
     """Images a batch; halved when the device's memory is too small."""
     n_shards_before: int
     """Shards whose parts were there already."""
+    precision_reason: str = ""
+    """Why the encoder computes in what it does."""
     n_shards: int = 0
     """Shards encoded and committed now."""
     n_images: int = 0
@@ -145,6 +148,7 @@ def report_json(report: ExtractReport) -> JsonValue:
     return {
         "encoder_id": report.encoder.encoder_id,
         "model": report.encoder.names.model,
+        "precision": report.encoder.spec.precision,
         "dataset": report.dataset,
         "dataset_id": sealed[0].dataset_id if sealed else None,
         "metric": sealed[0].metric if sealed else None,
@@ -163,6 +167,7 @@ def report_json(report: ExtractReport) -> JsonValue:
 
 def _run_json(run: RunReport) -> JsonValue:
     return {
+        "precision_reason": run.precision_reason,
         "shards": run.n_shards,
         "shards_before": run.n_shards_before,
         "shards_missing": run.n_shards_missing,
@@ -182,11 +187,16 @@ def _run_json(run: RunReport) -> JsonValue:
 
 def forecast_text(forecast: Forecast) -> str:
     """What is left to do, for a person."""
+    precision, reason = forecast.precision, forecast.precision_reason
+    if reason is not None:
+        precision = precision_text(precision, reason, forecast.images_per_s)
     images = "unknown" if forecast.images is None else str(forecast.images)
     size = "unknown" if forecast.bytes is None else f"about {human_bytes(forecast.bytes)}"
-    return (
-        f"encoder  {forecast.folder}  ({forecast.precision})\n"
-        f"done     {forecast.shards_done} shards; {forecast.splits_sealed} splits sealed\n"
-        f"to do    {forecast.shards} shards, {images} images\n"
-        f"on disk  {size} more"
-    )
+    lines = [
+        f"encoder  {forecast.folder}  ({precision})",
+        *(f"beside   {line}" for line in forecast.other_precisions),
+        f"done     {forecast.shards_done} shards; {forecast.splits_sealed} splits sealed",
+        f"to do    {forecast.shards} shards, {images} images",
+        f"on disk  {size} more",
+    ]
+    return "\n".join(lines)

@@ -199,7 +199,7 @@ class Forecast:
     encoder_id: str
     """64 hex digits."""
     precision: str
-    """Arithmetic of the forward pass, which is part of the id: bf16 on most GPUs, fp32 on a CPU."""
+    """Arithmetic of the forward pass, which is part of the id."""
     splits_sealed: int
     shards_done: int
     shards: int
@@ -208,6 +208,12 @@ class Forecast:
     """Images still to encode; None when shards would have to be read to know."""
     bytes: int | None
     """What they will take on disk; None likewise."""
+    precision_reason: str | None = None
+    """Why it is computed so; None where the store has the encoder, and it was not loaded."""
+    other_precisions: tuple[str, ...] = ()
+    """What to know of encoders in the store that differ in precision alone."""
+    images_per_s: float | None = None
+    """What the encoder alone does on a CPU, from a few images; None where it is not known."""
 
 
 def forecast(work: Work, spec: EncoderSpec, folder: str) -> Forecast:
