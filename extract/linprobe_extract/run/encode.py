@@ -13,7 +13,7 @@ from functools import partial
 
 from linprobe.errors import ShardError
 from linprobe.terminal import Progress, Watch, human_bytes
-from linprobe_extract.device_memory import DeviceMemoryError, free_memory
+from linprobe_extract.device_memory import DeviceMemoryError, free_memory, memory_of
 from linprobe_extract.encoders.device import launcher, pixel_room
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
@@ -89,7 +89,9 @@ class Run:
         claims = Claims(self.turns.claim([*enumerate(self.work.shards)], "shards"))
         while self.work.todo:
             try:
-                self._stream(report, gauge, claims)
+                model = self.encoder.names.model
+                with memory_of(self.encoder.device, model, report.batch_size):
+                    self._stream(report, gauge, claims)
                 break
             except DeviceMemoryError:
                 if report.batch_size == 1:
