@@ -30,8 +30,7 @@ FAST_INTERPOLATIONS = ("bicubic", "bilinear")
 # We have a limit of our own, and a warning per image between it and Pillow's helps nobody.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-Image.init()
-_FORMATS = image_formats(Image.OPEN)
+_FORMATS = image_formats()
 
 
 class SkipReason(StrEnum):
