@@ -22,6 +22,7 @@ import open_clip
 import torch
 import webdataset as wds
 from bench_preprocess import SPEC, make_jpegs
+from msgspec import UNSET
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from precision_table import precision_table
@@ -36,6 +37,7 @@ from linprobe_extract.encoders.device import Flight, launcher
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.register import register
 from linprobe_extract.run.encode import Run
+from linprobe_extract.run.keys import SplitKeys
 from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
 from linprobe_extract.run.ranks import Ranks, Turns
 from linprobe_extract.run.work import Work
@@ -78,7 +80,7 @@ def our_host_path(shard: Shard) -> int:
     """Tar to uint8 batches, checksum verified, through the pipeline with no encoder behind it."""
     pipeline = Pipeline(no_encoder, SPEC, Labelling("cls", None), BATCH, 1, host_room)
     assert shard.fingerprint is not None
-    unit = Unit(shard, shard, shard.fingerprint)
+    unit = Unit(shard, shard, shard.fingerprint, SplitKeys(UNSET))
     batches = (item for item in pipeline.run([unit]) if isinstance(item, EncodedBatch))
     return sum(len(batch.block.keys) for batch in batches)
 
