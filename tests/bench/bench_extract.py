@@ -1,6 +1,7 @@
 """Extraction beside its peers: the host path, the whole run, writing, and memory.
 
-Run ``python tests/bench/bench_extract.py [ROUNDS]``. Every table is made in one process, peer and
+Run ``python tests/bench/bench_extract.py [ROUNDS]``, or ``bench_extract.py precision [ROUNDS]`` for
+the table of precisions alone (about 15 minutes). Every table is made in one process, peer and
 ours in turn, medians over the rounds. CPU time (children included) for the host path, so that other
 work on the machine counts little; wall time for the whole run, which wants a quiet machine.
 """
@@ -23,6 +24,7 @@ import webdataset as wds
 from bench_preprocess import SPEC, make_jpegs
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
+from precision_table import precision_table
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "factories"))
@@ -223,9 +225,15 @@ def memory(folder: Path) -> None:
 
 def main() -> None:
     """Print the tables."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    only = sys.argv[1:2] == ["precision"]
+    words = sys.argv[1 + only :]
+    rounds = int(words[0]) if words else 3 if only else 5
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if only:
+            jpegs = make_jpegs(500, 375, 92)
+            precision_table(folder, rounds, lambda path, n: write_shard(path, jpegs, n))
+            return
         host_path(folder, rounds)
         whole_run(folder, max(1, rounds // 2), "ViT-B-32", {"train": 256, "test": 64})
         writing(folder)

@@ -150,6 +150,7 @@ class Run:
     ) -> Iterator[Unit]:
         """Give the shards of this process that have no part, fetched before they are due."""
         work, todo, latest = self.work, set(self.work.todo), 0
+        keys = work.keys_by_shard()
 
         def wanted() -> Iterator[Shard]:
             nonlocal latest
@@ -173,4 +174,4 @@ class Run:
                 gauge.failed(error)
             else:
                 if not work.has_part(fingerprint):
-                    yield Unit(shard, source, fingerprint)
+                    yield Unit(shard, source, fingerprint, keys[shard])

@@ -23,8 +23,10 @@ import torch
 from linprobe.errors import ShardError
 from linprobe_extract.encoders.device import Flight, Launch
 from linprobe_extract.pixels.preprocess import Outcome, limit_thread, preprocess
+from linprobe_extract.run.keys import SplitKeys
 from linprobe_extract.run.report import Timings
-from linprobe_extract.shards.samples import cut_batches, label_array, read_samples
+from linprobe_extract.shards.labels import label_array
+from linprobe_extract.shards.samples import cut_batches, read_samples
 from linprobe_extract.shards.tar import read_members
 from linprobe_extract.shards.types import Labelling, Sample, Shard
 from linprobe_store.format.spec import (
@@ -55,6 +57,8 @@ class Unit:
     source: Shard
     """Where to read it: the shard itself, or a local copy while there is one."""
     fingerprint: ShardFingerprint
+    keys: SplitKeys
+    """Those of the split so far."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,7 @@ class Pipeline:
             members = read_members(unit.source, unit.fingerprint, place=unit.shard.url)
             samples = read_samples(unit.shard.url, members, self.labelling)
             for batch in cut_batches(samples, self.batch_size, lambda sample: len(sample.image)):
+                unit.keys.take(unit.fingerprint, [sample.key for sample in batch])
                 planned += len(batch)
                 buffer = self._wait(partial(self._ring.get, timeout=0.1))
                 tasks = [

@@ -24,6 +24,7 @@ import fsspec
 from linprobe.errors import ExtractError, LinprobeError
 from linprobe.records import MAX_BYTES
 from linprobe.terminal import install, note
+from linprobe_extract.shards.tar import webdatasets_opener
 
 READ_BYTES = 1 << 20
 _BLOCK_BYTES = 32 << 20
@@ -181,6 +182,8 @@ def open_url(url: str, n_bytes: int, retry: Retry) -> IO[bytes]:
 
     ``n_bytes`` is its size as far as it is known: the http driver, given one, asks for none.
     """
+    if opener := webdatasets_opener(url):
+        return opener(url, "rb")
     files, name = fsspec.core.url_to_fs(url)
     options: dict[str, Any] = {"block_size": _BLOCK_BYTES}
     if is_http(files):

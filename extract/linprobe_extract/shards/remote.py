@@ -15,8 +15,10 @@ from typing import Any
 
 import fsspec
 
-from linprobe.errors import LinprobeError, ShardError
+from linprobe.errors import ExtractError, LinprobeError, ShardError
+from linprobe.terminal import note
 from linprobe_extract.shards.network import Beat, Retry, StoppedError, insist, is_http
+from linprobe_extract.shards.tar import webdatasets_opener
 
 _VERSIONS = ("ETag", "etag", "blob_id", "mtime", "LastModified", "Last-Modified", "last_modified")
 """What drivers call that which changes with a file, the surest first."""
@@ -43,6 +45,8 @@ def look_up(
     described: dict[str, RemoteFile] = {}
     folders: dict[str, dict[str, str]] = {}
     for url in dict.fromkeys(urls):
+        if webdatasets_opener(url) is not None:
+            continue  # a person's own function says nothing of versions
         with suppress(ImportError, ValueError):  # no driver: reading it says so
             files, name = fsspec.core.url_to_fs(url)
             # A web server's index of a folder knows neither sizes nor versions.
@@ -53,6 +57,24 @@ def look_up(
         described |= {url: listed[name] for url, name in names.items() if name in listed}
     left = [url for names in folders.values() for url in names if url not in described]
     return described | _asked(left, retry, tell)
+
+
+def folder_names(url: str, retry: Retry) -> list[str]:
+    """Names of what lies in a folder, as its server lists them; none where it has no such folder.
+
+    Raises ExtractError where it does not list it.
+    """
+
+    def listing(beat: Beat) -> list[str]:
+        files, name = fsspec.core.url_to_fs(url)
+        entries: list[str] = files.ls(name, detail=False)
+        return entries
+
+    try:
+        entries = insist(listing, url, retry, error=ExtractError, tell=note)
+    except FileNotFoundError:
+        return []
+    return [entry.rstrip("/").rpartition("/")[2] for entry in entries]
 
 
 def _listed(folder: str, retry: Retry, tell: Callable[[str], None]) -> dict[str, RemoteFile]:

@@ -4,8 +4,9 @@ Tar readers stop silently at damage, cuts and second archives: so every byte is 
 """
 
 import hashlib
+import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +18,8 @@ import fsspec
 from linprobe import tars
 from linprobe.errors import ShardError
 from linprobe.records import open_regular
-from linprobe_extract.shards.samples import size_limit
+from linprobe_extract.shards.pipelines import PipelineStream
+from linprobe_extract.shards.samples import size_limit, split_member
 from linprobe_extract.shards.types import Member, Shard
 from linprobe_store.format.spec import ShardFingerprint
 
@@ -131,17 +133,38 @@ class _Forward:
         return self.tell() - offset
 
 
+def webdatasets_opener(url: str) -> Callable[..., IO[bytes]] | None:
+    """What webdataset opens a URL by, where that is not left to fsspec; else None.
+
+    It is a function that a person registered in its ``gopen_schemes``, or one of its own for a
+    scheme that fsspec does not know.
+    """
+    scheme = url.partition("://")[0].lower()
+    is_known = "::" in scheme or scheme in fsspec.available_protocols()
+    if is_known and "webdataset" not in sys.modules:  # so nobody has registered anything
+        return None
+    from webdataset.gopen import gopen_schemes
+
+    opener: Callable[..., IO[bytes]] | None = gopen_schemes.get(scheme)
+    is_own = getattr(opener, "__module__", "") == "webdataset.gopen"
+    return None if is_known and is_own else opener
+
+
 def open_shard(shard: Shard) -> IO[bytes]:
-    """Open a regular file, a command, or any URL that fsspec knows, for reading once.
+    """Open a regular file, a command, or any URL that fsspec or webdataset knows, for reading once.
 
     Raises ShardError with the URL and the system's reason.
     """
     try:
+        if shard.pipeline is not None:
+            return cast("IO[bytes]", PipelineStream(shard.pipeline, shard.url))
         if shard.kind == "command":
             from webdataset.gopen import gopen_pipe
 
             return cast("IO[bytes]", gopen_pipe(shard.url))
         if shard.kind == "url":
+            if opener := webdatasets_opener(shard.url):
+                return opener(shard.url, "rb")
             return cast("IO[bytes]", fsspec.open(shard.url, "rb").open())
         return open_regular(Path(shard.url), error=ShardError, hint=_HINT)
     except Exception as error:  # each of fsspec's drivers has errors of its own
@@ -151,7 +174,7 @@ def open_shard(shard: Shard) -> IO[bytes]:
 def read_members(
     shard: Shard, expected: ShardFingerprint | None = None, *, place: str = ""
 ) -> Iterator[Member]:
-    """Yield the regular files of a tar in order, then prove that the tar was whole.
+    """Yield the files of samples in a tar in order, then prove that the tar was whole.
 
     It is plain or compressed by gzip, bzip2 or xz, and read once. ``expected`` is what its bytes
     must be; ``place`` is what to call it in messages, by default its URL. The content of a
@@ -182,8 +205,9 @@ def _members(place: str, plain: _Forward) -> Iterator[Member]:
     with tars.open_plain(cast("IO[bytes]", plain)) as tar:
         for info in tars.files(tar):
             n_members += 1
-            wanted = info.size <= size_limit(info.name)
-            yield Member(info.name, plain.content(info) if wanted else None)
+            if (parts := split_member(info.name)) is not None:
+                wanted = info.size <= size_limit(parts[1])
+                yield Member(*parts, plain.content(info) if wanted else None)
         n_zeros = plain.n_zeros_from(tar.offset)
     fault = ""
     if n_zeros is None:
