@@ -236,7 +236,8 @@ def extract_features(
         ``classnames.txt`` beside the shards, else the labels are counted.
     weights : checkpoint in place of the model's own.
     device : where the encoder runs; ``"auto"`` is CUDA where there is one.
-    precision : arithmetic of the forward pass; part of the encoder's identity.
+    precision : arithmetic of the forward pass, ``"auto"`` by the device; part of the encoder's
+        identity.
     preprocess : ``"exact"`` (the model's own, bit for bit) or ``"fast"`` (JPEGs decode faster);
         part of the encoder's identity.
     storage_dtype : dtype of the stored rows; part of the encoder's identity.
