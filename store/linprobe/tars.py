@@ -7,10 +7,11 @@ sparse members, which claim bytes that are not there. And a compressed one unpac
 import bz2
 import gzip
 import lzma
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Protocol, cast
+from typing import IO, Protocol, Self, cast
 
 MAX_MEMBER_BYTES = 256 << 20
 """The largest member that is read: 100 megapixels of PNG, twice what cameras make."""
@@ -25,8 +26,7 @@ MAX_XZ_BYTES = 256 << 20
 FREE_BYTES = 64 << 20
 """Unpacked bytes of which no ratio is asked."""
 _READ_BYTES = 1 << 16
-_BLOCK_BYTES = 1 << 20
-"""Of which a stream is read: a tar has two members and four short reads for each small image."""
+_NAME_BYTES = 100
 UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, OSError, EOFError, ValueError,
               RecursionError, OverflowError)  # fmt: skip
 """What reading a tar may raise where it is damaged or hostile."""
@@ -47,12 +47,33 @@ _FORMATS: Mapping[bytes, Callable[[IO[bytes]], "_Readable"]] = {
 }
 
 
+_PLAIN_HEADER = re.compile(
+    rb"(?:[0-7]{7}[\0 ]){3}([0-7]{11})[\0 ][0-7]{11}[\0 ]([0-7]{6})\0 "  # mode to checksum
+    rb"0\0{100}ustar(?:\00000|  \0).{64}(?:[0-7]{7}[\0 ]|\0{8}){2}\0{167}",
+    re.DOTALL,
+)
+"""What follows the name where it is a regular file of a short name (POSIX.1-2017, pax)."""
+
+
 class _Readable(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
 
 
 class _Header(tarfile.TarInfo):
     """A header that is refused before what it claims is read."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Read what samples have, name and size of a file, as the library does, in half its time.
+
+        All else is left to the library, which reads 16 fields one by one.
+        """
+        plain = _PLAIN_HEADER.fullmatch(buf, _NAME_BYTES)
+        if plain is None or int(plain[2], 8) != sum(buf) - sum(buf[148:156]) + 8 * ord(" "):
+            return super().frombuf(buf, encoding, errors)
+        header = cls(buf[:_NAME_BYTES].partition(b"\0")[0].decode(encoding, errors))
+        header.size = int(plain[1], 8)
+        return header
 
     def _proc_member(self, tar: "_Tar") -> tarfile.TarInfo:  # the library's hook for subclasses
         self._check_size(self)
@@ -80,60 +101,6 @@ class _Header(tarfile.TarInfo):
         raise tarfile.ReadError(f"'{member.name}' is a sparse file")
 
     _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
-
-
-class Forward:
-    """A file object over bytes that are read once, in large blocks; it seeks forward alone.
-
-    ``tarfile`` reads a stream as one with two short reads a member. Its own way with streams reads
-    10,240 bytes at a time and joins them: at 77 kB a member twice the time of this one.
-    """
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._block = b""
-        self._start = 0
-        self._at = 0
-
-    def tell(self) -> int:
-        return self._start + self._at
-
-    def seek(self, offset: int) -> None:
-        """Go to an offset that was not left behind, or to the end where that comes first."""
-        while (at := offset - self._start) > len(self._block):
-            self._at = len(self._block)
-            if not self._fill(1):
-                return
-        if at < 0:
-            raise tarfile.StreamError("seeking backwards is not allowed")
-        self._at = at
-
-    def read(self, size: int) -> bytes:
-        """Give so many bytes, or those that are left."""
-        if len(self._block) - self._at < size:
-            self._fill(size)
-        data = self._block[self._at : self._at + size]
-        self._at += len(data)
-        return data
-
-    def _fill(self, size: int) -> int:
-        """Forget what was read, and hold so many bytes, or those that are left: their number."""
-        parts = [self._block[self._at :]]
-        self._start, self._at, self._block = self.tell(), 0, b""
-        n_held = len(parts[0])
-        while n_held < size and (data := self._stream.read(max(_BLOCK_BYTES, size - n_held))):
-            parts.append(data)
-            n_held += len(data)
-        self._block = b"".join(parts)
-        return n_held
-
-    def n_zeros_from(self, offset: int) -> int | None:
-        """Read to the end; the number of bytes from there on, or None where one is not zero."""
-        self.seek(offset)
-        while rest := self.read(_BLOCK_BYTES):
-            if rest.strip(b"\0"):
-                return None
-        return self.tell() - offset
 
 
 class _Tar(tarfile.TarFile):
@@ -221,9 +188,9 @@ def unpacked(stream: IO[bytes]) -> IO[bytes]:
     return source
 
 
-def open_stream(plain: Forward) -> tarfile.TarFile:
+def open_stream(plain: IO[bytes]) -> tarfile.TarFile:
     """Open plain tar bytes that are read once; raises one of :data:`UNREADABLE`."""
-    return _Tar.open(fileobj=cast("IO[bytes]", plain), mode="r:")
+    return _Tar.open(fileobj=plain, mode="r|")
 
 
 def open_plain(file: IO[bytes]) -> tarfile.TarFile:
@@ -235,18 +202,9 @@ def open_file(file: IO[bytes]) -> tarfile.TarFile:
     """Open a tar on disk, plain or compressed, to go through it once; raises as above."""
     plain = unpacked(file)
     if isinstance(plain, _Unpacked):
-        return open_stream(Forward(plain))
+        return open_stream(plain)
     file.seek(0)
     return open_plain(file)
-
-
-def content(plain: Forward, file: tarfile.TarInfo) -> bytes:
-    """Give the bytes of the file that :func:`files` gave last; raises as above where it is cut."""
-    plain.seek(file.offset_data)
-    data = plain.read(file.size)
-    if len(data) < file.size:
-        raise tarfile.ReadError("unexpected end of data")
-    return data
 
 
 def files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

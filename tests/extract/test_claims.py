@@ -1,25 +1,12 @@
 """Each shard falls to one process, whatever starts the processes."""
 
-import threading
 from collections import Counter
 
 import pytest
+from run_factories import SharedCounters
 
 from linprobe.errors import ExtractError
-from linprobe_extract.run.ranks import Ranks, Turns, ranks_from_environment
-
-
-class SharedCounters:
-    """Counters with an atomic add, as the c10d store has them."""
-
-    def __init__(self) -> None:
-        self._values = Counter[str]()
-        self._lock = threading.Lock()
-
-    def add(self, name: str, amount: int) -> int:
-        with self._lock:
-            self._values[name] += amount
-            return self._values[name]
+from linprobe_extract.run.ranks import Claims, Ranks, Turns, ranks_from_environment
 
 
 def test_alone_means_everything_in_order() -> None:
@@ -41,6 +28,21 @@ def test_claims_from_shared_counters_cover_everything_once() -> None:
         taken.update(claim)
 
     assert taken == Counter(range(10))
+
+
+def test_claims_are_kept_when_they_are_gone_through_again_and_none_is_claimed_twice() -> None:
+    counters = SharedCounters()
+    mine, other = (Turns(Ranks(r, 2, r, 2, torchrun=True), counters.add) for r in range(2))
+    claims = Claims(mine.claim("abcdef", "shards"))
+
+    before = [item for item, _ in zip(claims, range(2), strict=False)]
+    (taken, _) = next(zip(other.claim("abcdef", "shards"), range(1), strict=False))
+    after = list(claims)
+
+    assert before == ["a", "b"]
+    assert taken not in after
+    assert sorted([*after, taken]) == list("abcdef")
+    assert list(claims) == after
 
 
 def test_only_the_last_of_a_round_is_told_so() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from run_factories import (
+    SharedCounters,
     Steps,
     run_once,
     sealed_bytes,
@@ -22,6 +23,10 @@ from linprobe.errors import ExtractError, StoreError
 from linprobe.terminal import Progress
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.register import register
+from linprobe_extract.run.ranks import Ranks, Turns
+from linprobe_extract.shards.locate import plan_dataset
+from linprobe_extract.shards.tar import fingerprint_shard
+from linprobe_store.handles.store import FeatureStore
 
 
 def test_what_cannot_be_decoded_is_skipped_with_its_key_and_changes_no_other_row(
@@ -83,22 +88,26 @@ def test_a_cut_shard_fails_alone_and_is_finished_once_mended(
     assert sealed_bytes(tmp_path / "features") == sealed_bytes(tmp_path / "undisturbed")
 
 
+class Cramped(Encoder):
+    """An encoder whose device holds two images, or the three of the canary."""
+
+    def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        if len(pixels) > 3:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasSgemm`")
+        return super().encode(pixels)
+
+
+def cramped(encoder: Encoder) -> Encoder:
+    return Cramped(encoder.spec, encoder.names, encoder._taps)
+
+
 def test_out_of_memory_halves_the_batch_is_told_and_loses_nothing(
-    encoder: Encoder, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, data: Path, tmp_path: Path
 ) -> None:
     run_once(encoder, data, tmp_path / "small", batch_size=2)
     steps = Steps()
 
-    class Cramped(Encoder):
-        """An encoder whose device holds two images."""
-
-        def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
-            if len(pixels) > 3:
-                raise torch.OutOfMemoryError
-            return super().encode(pixels)
-
-    parts = encoder.spec, encoder.names, encoder._taps
-    report = run_once(Cramped(*parts), data, tmp_path / "features", batch_size=8, watch=steps)
+    report = run_once(cramped(encoder), data, tmp_path / "features", batch_size=8, watch=steps)
 
     assert report.batch_size == 2
     assert sum("batches of" in line for line in steps.lines) == 2
@@ -115,6 +124,24 @@ def test_no_room_for_one_image_is_an_error(encoder: Encoder, data: Path, tmp_pat
     parts = encoder.spec, encoder.names, encoder._taps
     with pytest.raises(ExtractError, match="does not fit the memory of cpu"):
         run_once(Full(*parts), data, tmp_path / "features", batch_size=2)
+
+
+def test_after_out_of_memory_a_rank_keeps_its_shards_and_takes_none_of_its_peers(
+    encoder: Encoder, data: Path, tmp_path: Path
+) -> None:
+    counters = SharedCounters()
+    mine, of_peer = (Turns(Ranks(r, 2, r, 2, torchrun=True), counters.add) for r in range(2))
+    splits = plan_dataset(str(data)).splits
+    shards = [shard for split in splits for shard in split.shards]
+    assert next(of_peer.claim(shards, "shards")) == shards[0]
+
+    report = run_once(cramped(encoder), data, tmp_path / "store", batch_size=8, turns=mine)
+
+    stored = FeatureStore(tmp_path / "store").encoder()
+    is_stored = [stored.committed_part(fingerprint_shard(shard)) is not None for shard in shards]
+    assert report.batch_size == 2
+    assert is_stored == [False, True, True, True]
+    assert (report.n_shards, report.n_shards_missing) == (3, 1)
 
 
 def test_stopping_on_a_cpu_ends_after_the_batch_at_hand_and_keeps_finished_shards(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,19 @@ from linprobe_extract.shards.caches import FingerprintCache
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
+
+
+class SharedCounters:
+    """Counters with an atomic add, as the c10d store has them."""
+
+    def __init__(self) -> None:
+        self._values = Counter[str]()
+        self._lock = threading.Lock()
+
+    def add(self, name: str, amount: int) -> int:
+        with self._lock:
+            self._values[name] += amount
+            return self._values[name]
 
 
 class Steps:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from linprobe_extract.encoders.device import launcher
+from linprobe_extract.encoders.device import encode_images
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.family import libraries
 from linprobe_extract.pixels.canary import canary_pixels
@@ -32,11 +32,12 @@ def canary_rate(encoder: Encoder) -> float | None:
 def register(encoder: Encoder, store: Path, *, batch_size: int) -> StoredEncoder:
     """Make an encoder known to a store, and record it, if its canary features are those stored.
 
-    Else a MismatchError is raised; a StoreError if the store cannot be written to.
+    Else a MismatchError is raised; a StoreError if the store cannot be written to, and a
+    DeviceMemoryError if the device has no room for one image.
     """
     pixels = canary_pixels(encoder.preprocess)
     stored = FeatureStore(store).register_encoder(encoder.spec, encoder.names)
-    stored.check_canary(launcher(encoder)(pixels)())
+    stored.check_canary(encode_images(encoder, pixels))
     on_gpu = encoder.device.type == "cuda"
     stored.record_provenance(
         Provenance(

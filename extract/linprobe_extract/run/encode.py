@@ -6,18 +6,18 @@ Safe to interrupt and to repeat: a shard is either committed whole or not there.
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
-import torch
-
-from linprobe.errors import ExtractError, ShardError
+from linprobe.errors import ShardError
 from linprobe.terminal import Progress, Watch, human_bytes
-from linprobe_extract.encoders.device import launcher
+from linprobe_extract.device_memory import DeviceMemoryError, free_memory, memory_of
+from linprobe_extract.encoders.device import launcher, pixel_room
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
-from linprobe_extract.run.ranks import Turns
+from linprobe_extract.run.ranks import Claims, Turns
 from linprobe_extract.run.report import RunReport
 from linprobe_extract.run.sink import PartSink
 from linprobe_extract.run.work import Work
@@ -25,6 +25,9 @@ from linprobe_extract.shards.fetch import N_AHEAD, Fetcher
 from linprobe_extract.shards.types import Shard
 from linprobe_store.care.remove import find_leftovers, remove_leftovers
 from linprobe_store.handles.store import FeatureStore
+
+Claim = tuple[int, Shard]
+"""A shard, and its place among those of the run."""
 
 
 class Gauge:
@@ -73,7 +76,7 @@ class Run:
 
         Raises
         ------
-        ExtractError : the device's memory is too small for one image.
+        DeviceMemoryError : the device's memory is too small for one image.
         StoreError : a full or failing disk; what was committed stays.
         """
         n_before = len(self.work.shards) - len(self.work.todo)
@@ -82,20 +85,20 @@ class Run:
         gauge = Gauge(self.work, self.watch)
         if self.turns.ranks.rank == 0:
             self._clear_leftovers(gauge)
+        claims = Claims(self.turns.claim([*enumerate(self.work.shards)], "shards"))
         while self.work.todo:
             try:
-                self._stream(report, gauge)
+                model = self.encoder.names.model
+                with memory_of(self.encoder.device, model, report.batch_size):
+                    self._stream(report, gauge, claims)
                 break
-            except torch.OutOfMemoryError:
+            except DeviceMemoryError:
                 if report.batch_size == 1:
-                    model, device = self.encoder.names.model, self.encoder.device
-                    raise ExtractError(
-                        f"'{model}' does not fit the memory of {device} with a batch of 1",
-                        hint="free the device's memory, choose a smaller model, or --device cpu",
-                    ) from None
-                report.batch_size //= 2
-                line = f"out of device memory: going on with batches of {report.batch_size}"
-                gauge.step(line=line)
+                    raise
+            free_memory()
+            report.batch_size //= 2
+            line = f"out of device memory: going on with batches of {report.batch_size}"
+            gauge.step(line=line)
         report.seconds = time.perf_counter() - started
         report.stopped = self.stop.is_set()
         after = self.work.again()
@@ -115,7 +118,7 @@ class Run:
             size = human_bytes(sum(leftover.bytes for leftover in leftovers))
             gauge.step(line=f"removed {size} that killed runs left")
 
-    def _stream(self, report: RunReport, gauge: Gauge) -> None:
+    def _stream(self, report: RunReport, gauge: Gauge, claims: Iterable[Claim]) -> None:
         assert self.work.stored is not None
         labelling = self.work.plan.labelling
         pipeline = Pipeline(
@@ -124,15 +127,14 @@ class Run:
             labelling,
             report.batch_size,
             self.decode_threads,
-            pin_memory=self.encoder.device.type == "cuda",
+            partial(pixel_room, self.encoder),
             timings=report.timings,
         )
         on_cpu = self.encoder.device.type == "cpu"
-        with (
-            Fetcher(self.work.fingerprints, lambda line: gauge.step(line=line)) as fetcher,
-            closing(pipeline.run(self._claimed(fetcher, report, gauge))) as items,
-            PartSink(self.work.stored, labelling.identity, self.max_skipped, report) as sink,
-        ):
+        fetcher = Fetcher(self.work.fingerprints, lambda line: gauge.step(line=line))
+        items = pipeline.run(self._claimed(fetcher, report, gauge, claims))
+        sink = PartSink(self.work.stored, labelling.identity, self.max_skipped, report)
+        with sink, closing(items), fetcher:  # which first ends what the reader may wait for
             for item in items:
                 sink.put(item)
                 if isinstance(item, EncodedBatch):
@@ -145,16 +147,19 @@ class Run:
                 if on_cpu and self.stop.is_set():
                     return
 
-    def _claimed(self, fetcher: Fetcher, report: RunReport, gauge: Gauge) -> Iterator[Unit]:
+    def _claimed(
+        self, fetcher: Fetcher, report: RunReport, gauge: Gauge, claims: Iterable[Claim]
+    ) -> Iterator[Unit]:
         """Give the shards of this process that have no part, fetched before they are due."""
         work, todo, latest = self.work, set(self.work.todo), 0
+        keys = work.keys_by_shard()
 
         def wanted() -> Iterator[Shard]:
             nonlocal latest
-            claimed = self.turns.claim([*enumerate(work.shards)], f"batch-{report.batch_size}")
-            for index, shard in claimed:
+            for index, shard in claims:
                 latest = index
-                if shard in todo and not work.has_part(work.fingerprints.known(shard)):
+                is_over = shard not in todo or shard.url in report.failed
+                if not is_over and not work.has_part(work.fingerprints.known(shard)):
                     yield shard
 
         def may_claim() -> bool:
@@ -171,4 +176,4 @@ class Run:
                 gauge.failed(error)
             else:
                 if not work.has_part(fingerprint):
-                    yield Unit(shard, source, fingerprint)
+                    yield Unit(shard, source, fingerprint, keys[shard])

@@ -9,7 +9,7 @@ and a shard encoded twice is committed once.
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -87,6 +87,28 @@ class Turns:
         """Tell whether all others have finished; without a shared store everyone may be last."""
         # Sealing twice is harmless.
         return self.add is None or self.add(f"{round_name}/done", 1) == self.ranks.world_size
+
+
+class Claims(Iterable[T]):
+    """What falls to this process, to be gone through again after a failure.
+
+    A claim cannot be given back: each iteration begins with what was claimed before, whatever
+    became of it, and then claims further.
+
+    Parameters
+    ----------
+    claim : as :meth:`Turns.claim` gives it.
+    """
+
+    def __init__(self, claim: Iterator[T]) -> None:
+        self._claim = claim
+        self._claimed: list[T] = []
+
+    def __iter__(self) -> Iterator[T]:
+        yield from tuple(self._claimed)
+        for item in self._claim:
+            self._claimed.append(item)
+            yield item
 
 
 def open_turns(ranks: Ranks) -> Turns:
