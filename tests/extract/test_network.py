@@ -12,9 +12,11 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from threading import Event
+from typing import ClassVar
 
 import fsspec
 import pytest
+from fsspec.registry import _registry as drivers
 from fsspec.spec import AbstractFileSystem
 from run_factories import sealed_bytes
 from web_server import Fault, Forever, Server, files_of, serving
@@ -22,6 +24,7 @@ from web_server import Fault, Forever, Server, files_of, serving
 from linprobe.errors import ExtractError, ShardError, StoreError
 from linprobe.terminal import ignore
 from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.register import register
 from linprobe_extract.run.encode import Gauge, Run
 from linprobe_extract.run.ranks import Ranks, Turns
 from linprobe_extract.run.report import RunReport
@@ -38,8 +41,8 @@ HURRIED = Retry(silence_s=5.0, backoff_s=0.001)
 """For servers that answer."""
 IMPATIENT = Retry(attempts=3, silence_s=0.15, backoff_s=0.001)
 """For servers that fall silent."""
-PASSING: tuple[Fault, ...] = (
-    "403", "429", "500", "503", "stall", "mute", "cut", "reset", "longer", "chunked cut"
+FAULTS: tuple[Fault, ...] = (
+    "403", "429", "500", "503", "stall", "mute", "cut", "reset", "longer", "shorter", "chunked cut"
 )  # fmt: skip
 
 
@@ -76,7 +79,7 @@ def fetch(url: str, store: Path, retry: Retry = HURRIED) -> tuple[bytes, str]:
         return Path(source.url).read_bytes(), content.sha256
 
 
-@pytest.mark.parametrize("fault", PASSING)
+@pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", ["train/nshards.txt", "test/nshards.txt", "classnames.txt"])
 def test_a_small_file_that_fails_for_a_moment_is_asked_for_again(
     fault: Fault, name: str, web: Server
@@ -91,7 +94,7 @@ def test_a_small_file_that_fails_for_a_moment_is_asked_for_again(
     assert web.count(f"/{name}") == 3
 
 
-@pytest.mark.parametrize("fault", PASSING)
+@pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", ["train/nshards.txt", "classnames.txt"])
 def test_a_small_file_that_keeps_failing_ends_the_plan_by_name(
     fault: Fault, name: str, web: Server
@@ -120,7 +123,7 @@ def test_an_absence_is_a_404_and_asked_for_once(web: Server) -> None:
     assert web.count("/test/nshards.txt") == web.count("/classnames.txt") == 1
 
 
-@pytest.mark.parametrize("fault", [*PASSING, "shorter"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_shard_that_fails_for_a_moment_is_whole(
     fault: Fault, web: Server, tmp_path: Path
 ) -> None:
@@ -137,7 +140,7 @@ def test_a_shard_that_fails_for_a_moment_is_whole(
     assert web.counts() == {"GET": 3}
 
 
-@pytest.mark.parametrize("fault", [*PASSING, "shorter"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_shard_that_keeps_failing_fails_by_name_and_status(
     fault: Fault, web: Server, tmp_path: Path
 ) -> None:
@@ -180,7 +183,8 @@ def test_a_shard_that_keeps_failing_fails_alone_and_nothing_is_sealed(
 def test_a_shard_that_is_absent_fails_at_once(web: Server, tmp_path: Path) -> None:
     del web.files["/train/1.tar"]
     cache = FingerprintCache(tmp_path, retry=HURRIED)
-    cache.look_up([shard := Shard(f"{web.url}/train/1.tar", kind="url")])
+    shard = Shard(f"{web.url}/train/1.tar", kind="url")
+    cache.look_up([shard])
     web.asked.clear()
 
     with (
@@ -498,6 +502,7 @@ def test_the_last_shards_of_a_run_go_to_whoever_is_free(
 
     turns = Turns(Ranks(0, 2, 0, 2, torchrun=True), add)
     work = extraction(encoder, str(data), tmp_path / "store")._work(turns.ranks, read_only=False)
+    work = replace(work, stored=register(encoder, tmp_path / "store", batch_size=4))
     run = Run(work, encoder, 4, 1, 0.0, turns, ignore, Event())
     with Fetcher(work.fingerprints) as fetcher:
         report = RunReport(4, n_shards_before=0)
@@ -534,6 +539,28 @@ def test_a_driver_that_never_answers_is_left_behind(tmp_path: Path) -> None:
 def test_a_kind_of_url_without_a_driver_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="Protocol not known: nosuch"):
         fetch("nosuch://x/0.tar", tmp_path)
+
+
+def test_a_page_of_the_hub_is_listed_and_not_asked_for_file_by_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hub(AbstractFileSystem):  # type: ignore[misc]
+        protocol = "hf"
+        listed: ClassVar[list[str]] = []
+
+        def ls(self, path: str, **_: object) -> list[dict[str, object]]:
+            self.listed.append(path)
+            names = (f"{path}/{i}.tar" for i in range(1000))
+            return [{"name": n, "type": "file", "size": 5, "blob_id": "a1"} for n in names]
+
+    monkeypatch.setitem(drivers, "hf", Hub)
+    base = "https://huggingface.co/datasets/org/name/resolve/main/train"
+    shards = [Shard(f"{base}/{i}.tar", kind="url") for i in range(1000)]
+    cache = FingerprintCache(tmp_path, retry=HURRIED)
+    cache.look_up(shards)
+
+    assert all(cache.size(shard) == 5 for shard in shards)
+    assert Hub.listed == ["datasets/org/name@main/train"]
 
 
 def test_what_a_driver_calls_absent_is_absent_if_the_server_said_so() -> None:

@@ -168,7 +168,9 @@ class Pipeline:
     def _read_unit(self, unit: Unit) -> Iterator[_HostBatch | UnitEnd]:
         planned, error = 0, None
         try:
-            members = read_members(unit.source, unit.fingerprint, place=unit.shard.url)
+            # A copy was hashed on its way.
+            expected = unit.fingerprint if unit.source is unit.shard else None
+            members = read_members(unit.source, expected, place=unit.shard.url)
             samples = read_samples(unit.shard.url, members, self.labelling)
             for batch in cut_batches(samples, self.batch_size, lambda sample: len(sample.image)):
                 unit.keys.take(unit.fingerprint, [sample.key for sample in batch])

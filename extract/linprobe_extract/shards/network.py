@@ -7,10 +7,9 @@ https://github.com/fsspec/filesystem_spec/issues/873), and every attempt ends: a
 length that was declared, and when nobody waits for it any more.
 """
 
-import io
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -160,12 +159,18 @@ def read_file(url: str, retry: Retry) -> bytes | None:
     """
 
     def read(beat: Beat) -> bytes:
-        content = io.BytesIO()
+        content = b""
         with open_url(url, MAX_BYTES, retry) as stream:
-            while content.tell() <= MAX_BYTES and (block := stream.read(READ_BYTES)):
-                beat()
-                content.write(block)
-        return content.getvalue()
+            for block in blocks(stream, beat):
+                content += block
+                if len(content) > MAX_BYTES:
+                    return content
+        files, name = fsspec.core.url_to_fs(url)
+        # Over http a body ends where it was said to, so that it is asked twice how long it is.
+        n_bytes = files.info(name)["size"] if is_http(files) else None
+        if n_bytes not in (None, len(content)):
+            raise EOFError(f"ended after {len(content):,} of {n_bytes:,} bytes")
+        return content
 
     try:
         data = insist(read, url, retry, error=ExtractError, tell=note)
@@ -195,6 +200,23 @@ def open_url(url: str, n_bytes: int, retry: Retry) -> IO[bytes]:
     return cast("IO[bytes]", files.open(name, "rb", **options))
 
 
+def blocks(stream: IO[bytes], beat: Beat) -> Iterator[bytes]:
+    """Read a stream to its end; an EOFError says after how many bytes it broke off."""
+    n_bytes = 0
+    while True:
+        try:
+            block = stream.read(READ_BYTES)
+        except (FileNotFoundError, LinprobeError):
+            raise
+        except Exception as error:  # each of fsspec's drivers has errors of its own
+            raise EOFError(f"broke off after {n_bytes:,} bytes") from error
+        beat()
+        if not block:
+            return
+        n_bytes += len(block)
+        yield block
+
+
 def is_http(files: fsspec.AbstractFileSystem) -> bool:
     """Whether a driver is that of http and https."""
     return "http" in files.protocol
@@ -214,25 +236,27 @@ def is_absence(error: BaseException) -> bool:
 
     A driver may call anything a FileNotFoundError; what it stems from then tells.
     """
-    is_absent = False
+    statuses = ((cause, _reply(cause)[0]) for cause in _chain(error))
+    return all(
+        isinstance(cause, FileNotFoundError) if status is None else status == HTTPStatus.NOT_FOUND
+        for cause, status in statuses
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it was raised from."""
     cause: BaseException | None = error
     while cause is not None:
-        status = _reply(cause)[0]
-        is_absent = status == HTTPStatus.NOT_FOUND or (
-            status is None and isinstance(cause, FileNotFoundError)
-        )
-        if not is_absent:
-            return False
+        yield cause
         cause = cause.__cause__
-    return is_absent
 
 
 def _reply(error: BaseException) -> tuple[int | None, Mapping[str, str]]:
     """Status and headers of the answer that an error of aiohttp, httpx or botocore tells of."""
     answer: object = getattr(error, "response", None) or error
     if isinstance(answer, Mapping):
-        told = answer.get("ResponseMetadata", {})
-        return told.get("HTTPStatusCode"), told.get("HTTPHeaders", {})
+        about = answer.get("ResponseMetadata", {})
+        return about.get("HTTPStatusCode"), about.get("HTTPHeaders", {})
     status = getattr(answer, "status", None) or getattr(answer, "status_code", None)
     headers = getattr(answer, "headers", None)
     return (
@@ -243,25 +267,21 @@ def _reply(error: BaseException) -> tuple[int | None, Mapping[str, str]]:
 
 def _reason(error: BaseException) -> str:
     """What went wrong, in one line: the status if there was an answer."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _chain(error):
         status = _reply(cause)[0]
         if status is not None:
             known = HTTPStatus(status).phrase if status in _STATUSES else ""
             return f"{status} {getattr(cause, 'message', '') or known}".splitlines()[0].strip(": ")
-        cause = cause.__cause__
     return str(error) or str(error.__cause__ or "") or type(error).__name__
 
 
 def _retry_after_s(error: BaseException) -> float | None:
     """Seconds that the server asks to wait (RFC 9110, 10.2.3); None where it does not."""
-    cause: BaseException | None = error
-    while cause is not None:
-        for name, text in _reply(cause)[1].items():
-            if name.lower() == "retry-after":
-                with suppress(ValueError):
-                    if text.strip().isdigit():
-                        return float(text)
-                    return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-        cause = cause.__cause__
+    headers = (header for cause in _chain(error) for header in _reply(cause)[1].items())
+    for name, text in headers:
+        if name.lower() == "retry-after":
+            with suppress(ValueError):
+                if text.strip().isdigit():
+                    return float(text)
+                return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     return None

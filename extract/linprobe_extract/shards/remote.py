@@ -17,6 +17,7 @@ import fsspec
 
 from linprobe.errors import ExtractError, LinprobeError, ShardError
 from linprobe.terminal import note
+from linprobe_extract.shards.listing import remote_folder
 from linprobe_extract.shards.network import Beat, Retry, StoppedError, insist, is_http
 from linprobe_extract.shards.tar import webdatasets_opener
 
@@ -43,19 +44,21 @@ def look_up(
     What the server does not describe is left out: reading it will tell why.
     """
     described: dict[str, RemoteFile] = {}
-    folders: dict[str, dict[str, str]] = {}
+    folders: dict[str, list[str]] = {}
     for url in dict.fromkeys(urls):
         if webdatasets_opener(url) is not None:
             continue  # a person's own function says nothing of versions
         with suppress(ImportError, ValueError):  # no driver: reading it says so
-            files, name = fsspec.core.url_to_fs(url)
+            files, _ = fsspec.core.url_to_fs(url)
+            folder = remote_folder(url.rpartition("/")[0])
             # A web server's index of a folder knows neither sizes nor versions.
-            folder = "" if is_http(files) else url[: -len(name.rpartition("/")[2])]
-            folders.setdefault(folder, {})[url] = name
-    for folder, names in folders.items():
-        listed = _listed(folder, retry, tell) if folder else {}
+            is_listed = not is_http(files) or folder.listing != folder.files
+            folders.setdefault(folder.listing if is_listed else "", []).append(url)
+    for listing, members in folders.items():
+        listed = _listed(listing, retry, tell) if listing else {}
+        names = {url: url.rpartition("/")[2] for url in members}
         described |= {url: listed[name] for url, name in names.items() if name in listed}
-    left = [url for names in folders.values() for url in names if url not in described]
+    left = [url for members in folders.values() for url in members if url not in described]
     return described | _asked(left, retry, tell)
 
 
@@ -78,7 +81,7 @@ def folder_names(url: str, retry: Retry) -> list[str]:
 
 
 def _listed(folder: str, retry: Retry, tell: Callable[[str], None]) -> dict[str, RemoteFile]:
-    """List a folder; nothing where that is not allowed, which is no fault."""
+    """Describe the files of a folder; none where listing it is not allowed, which is no fault."""
     once = replace(retry, attempts=1)
 
     def listing(beat: Beat) -> list[Mapping[str, Any]]:
@@ -88,7 +91,8 @@ def _listed(folder: str, retry: Retry, tell: Callable[[str], None]) -> dict[str,
 
     with suppress(FileNotFoundError, LinprobeError):
         entries = insist(listing, folder, once, error=ShardError, tell=tell)
-        files = {entry["name"]: _described(entry) for entry in entries if entry["type"] == "file"}
+        names = {entry["name"].rpartition("/")[2]: entry for entry in entries}
+        files = {name: _described(entry) for name, entry in names.items()}
         return {name: file for name, file in files.items() if file.version is not None}
     return {}
 

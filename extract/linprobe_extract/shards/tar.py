@@ -177,8 +177,8 @@ def read_members(
     """Yield the files of samples in a tar in order, then prove that the tar was whole.
 
     It is plain or compressed by gzip, bzip2 or xz, and read once. ``expected`` is what its bytes
-    must be; ``place`` is what to call it in messages, by default its URL. The content of a
-    member beyond :func:`size_limit` is left out.
+    must be, where they were not hashed already; ``place`` is what to call it in messages, by
+    default its URL. The content of a member beyond :func:`size_limit` is left out.
 
     Raises ShardError where the stream cannot be read, is not a tar, is cut or damaged anywhere,
     holds links, sparse files, huge headers or nothing at all, unpacks to too much, or has other
@@ -187,12 +187,14 @@ def read_members(
     place = place or shard.url
     try:
         with open_shard(shard) as stream, _hashing(stream) as reader:
-            plain = _Forward(tars.unpacked(cast("IO[bytes]", reader)))
-            yield from _members(place, plain)
-            content = reader.fingerprint(shard.name)
+            source = stream if expected is None else cast("IO[bytes]", reader)
+            yield from _members(place, _Forward(tars.unpacked(source)))
+            if expected is None:
+                return
+            content = replace(reader.fingerprint(shard.name), name=expected.name)
     except tars.UNREADABLE as error:
         raise unreadable(place, error) from error
-    if expected is not None and replace(content, name=expected.name) != expected:
+    if content != expected:
         raise ShardError(
             f"'{place}' has {content.bytes} bytes of other content than expected "
             f"({expected.bytes} bytes, sha256 {expected.sha256[:12]})",
