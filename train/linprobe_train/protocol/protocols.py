@@ -28,13 +28,22 @@ class Grid(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a search starts: -48 is C = 1e-6."""
     steps: tuple[int, ...] = ()
     """Distance from the peak to the two neighbours tried after each halving."""
+    coarse_rows: int = 0
+    """Rows, a stratified part, that every value to half a decade is tried on first: only those
+    around the best of it are then tried on all rows, see :mod:`.coarse`. 0 for all rows at once."""
+
+    @property
+    def places(self) -> dict[int, float]:
+        """Every value that can be tried, ascending: of a list by place, else by log10 C eighths."""
+        if self.values:
+            return dict(enumerate(self.values))
+        return {e: float(10 ** (e / 8)) for e in range(self.first[0], self.first[-1] + 1)}
 
     def next_values(self, scores: Mapping[float, float]) -> tuple[float, ...]:
         """Values to fit next, ascending, given the score of every C fitted so far; () when done."""
         if self.values:
             return tuple(C for C in self.values if C not in scores)
-        C_of = {e: float(10 ** (e / 8)) for e in range(self.first[0], self.first[-1] + 1)}
-        known = set(self.first)
+        C_of, known = self.places, set(self.first)
         for step in (0, *self.steps):
             if step:
                 peak = min(known, key=lambda e: (-scores[C_of[e]], e))

@@ -77,8 +77,9 @@ def lead_of(points: Iterable[SweepPoint]) -> float:
 class Scorer:
     """Scores values of C on trials."""
 
-    def __init__(self, trials: Sequence[Trial], metric: str) -> None:
+    def __init__(self, trials: Sequence[Trial], metric: str, *, exact: bool = True) -> None:
         self._trials, self._metric = trials, metric
+        self._floor = FLOOR if exact else Tolerance()
         self._judges: dict[float, list[Judge]] = {}
 
     def score(self, C: float, lead: float) -> SweepPoint:
@@ -92,7 +93,7 @@ class Scorer:
                 values.append(score_value(self._metric, p, held_out.labels))
                 continue
             judge = Judge(trainer, held_out, self._metric, self._to_beat(lead, judges))
-            fits.append(trainer.fit(C, FLOOR, judge))
+            fits.append(trainer.fit(C, self._floor, judge))
             judges.append(judge)
         if not judges:
             return SweepPoint(C, float(np.mean(values)), tuple(fits))

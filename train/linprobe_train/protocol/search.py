@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_train.protocol.band import BLIND_C, WIDTH, run_band
+from linprobe_train.protocol.coarse import Around, Coarse, coarse_grid, part_trials
 from linprobe_train.protocol.held_out import HeldOut, cut_rows
 from linprobe_train.protocol.protocols import BAND, Grid, Rule, best_C
 from linprobe_train.protocol.scoring import (
@@ -26,7 +27,7 @@ from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.rows import Rows
 
 LENT = 3
-"""Solutions of the sweep, those nearest to the chosen C, that the final fit starts from."""
+"""Solutions of a sweep, those nearest to the chosen C, that fits of more rows start from."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Sweep:
     """Best by the rule."""
     rule: Rule = "score"
     """``score``: the best score; of several, the smallest C. ``nll-band-1``: see :mod:`.band`."""
+    coarse: Coarse | None = None
+    """What a part of the rows said before, where one was asked; ``points`` are of all rows."""
 
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the chosen C must know, and can do."""
@@ -89,12 +92,21 @@ class Sweep:
         return lines
 
 
-def run_sweep(trials: Sequence[Trial], grid: Grid, metric: str, watch: Watch = ignore) -> Sweep:
+def run_sweep(
+    trials: Sequence[Trial],
+    grid: Grid | Around,
+    metric: str,
+    watch: Watch = ignore,
+    *,
+    exact: bool = True,
+) -> Sweep:
     """Score values of C until the grid is done; ``watch`` sees every point as it is scored.
 
-    Every choice, of a peak or of the end, is made on scores that are known as far as it needs.
+    Every choice, of a peak or of the end, is made on scores that are known as far as it needs;
+    where it need not be ``exact``, on fits to the usual gap.
     """
-    merit, scorer = metric_named(metric).merit, Scorer(trials, metric)
+    merit = metric_named(metric).merit
+    scorer = Scorer(trials, metric, exact=exact)
     points: dict[float, SweepPoint] = {}
     scores: dict[float, float] = {}
     refined: set[float] = set()
@@ -104,11 +116,16 @@ def run_sweep(trials: Sequence[Trial], grid: Grid, metric: str, watch: Watch = i
             passes = sum(fit.passes for fit in point.fits)
             line = f"  C = {C:<10.3g} val {point.score:.4f}  ({passes} passes)"
             watch(Progress(len(points), None, "values of C", line=line))
-        while rest := [p for p in contenders(points.values()) if p.C not in refined]:
+        while rest := [p for p in contenders(points.values()) if exact and p.C not in refined]:
             refined.add(rest[0].C)
             points[rest[0].C] = scorer.refine(rest[0], lead_of(points.values()))
         scores = {C: merit(point.score) for C, point in points.items()}
     return Sweep(metric, tuple(points[C] for C in sorted(points)), best_C(scores))
+
+
+def nearest(sweep: Sweep) -> list[float]:
+    """Values of C around the chosen one, whose solutions other rows begin with."""
+    return sorted((p.C for p in sweep.points), key=lambda C: abs(math.log(C / sweep.C)))[:LENT]
 
 
 @dataclass(frozen=True)
@@ -160,6 +177,54 @@ class Search:
         return (*lines, *(() if self.sweep is None else self.sweep.warnings()))
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The choice of C on cuts of the rows."""
+
+    cuts: Sequence[tuple[Rows, Rows]]
+    """Rows to fit, and rows to score."""
+    settings: FitSettings
+    """Of each cut."""
+    crew: Crew
+    """Shares the work."""
+    metric: str
+    """What values are scored by."""
+    rule: Rule
+    """How one is chosen."""
+    watch: Watch
+    """Sees every point."""
+
+    def run(self, grid: Grid, seed: int) -> tuple[list[Trial], Sweep]:
+        """Choose among the grid's values; trainers on all rows, and the curve."""
+        count, of = grid.coarse_rows, min(rows.n for rows, _ in self.cuts)
+        coarse: Coarse | None = None
+        lent: list[dict[float, Probe]] = []
+        if 0 < count < of:
+            coarse, lent = self._ask_part(grid, seed)
+        trials = [(make_trainer(rows, self.settings, self.crew), held) for rows, held in self.cuts]
+        for (trainer, _), probes in zip(trials, lent, strict=False):
+            for C, probe in probes.items():
+                trainer.borrow(probe, C)
+        values = grid if coarse is None else Around(grid, coarse.C)
+        return trials, replace(self._sweep(trials, values), coarse=coarse)
+
+    def _ask_part(self, grid: Grid, seed: int) -> tuple[Coarse, list[dict[float, Probe]]]:
+        """Where a part of the rows has its best C, and its solutions around that, by cut."""
+        parts = part_trials(self.cuts, grid.coarse_rows, self.settings, seed, self.crew)
+        n, of = min(t.rows.n for t, _ in parts), min(rows.n for rows, _ in self.cuts)
+        self.watch(Progress(0, None, "values of C", line=f"on {n} of {of} rows:"))
+        sweep = self._sweep(parts, coarse_grid(grid), exact=False)
+        lent = [{C: trainer.probe(C) for C in nearest(sweep)} for trainer, _ in parts]
+        self.watch(Progress(0, None, "values of C", line="on all rows:"))
+        return Coarse(n, of, sweep.C, sweep.points), lent
+
+    def _sweep(self, trials: Sequence[Trial], grid: Grid | Around, *, exact: bool = True) -> Sweep:
+        if self.rule != BAND:
+            return run_sweep(trials, grid, self.metric, self.watch, exact=exact)
+        C, points = run_band(trials, grid, self.metric, watch=self.watch)
+        return Sweep(self.metric, points, C, self.rule)
+
+
 def search(
     train: Rows,
     val: Rows | None,
@@ -189,19 +254,14 @@ def search(
         cuts, held_out = cut_rows(train, val, everything, rule, folds=folds, seed=seed)
     if cuts:
         share = (settings.memory_bytes or available_bytes()) // len(cuts)
-        each = replace(settings, memory_bytes=share)
-        trials = [(make_trainer(fit, each, crew), held) for fit, held in cuts]
+        choice = Choice(cuts, replace(settings, memory_bytes=share), crew, metric, rule, watch)
+        trials, sweep = choice.run(grid, seed)
+        C = sweep.C
         if rule == BAND:
-            C, points = run_band(trials, grid, metric, watch=watch)
-            sweep = Sweep(metric, points, C, rule)
             pairs = [(trainer.probe(C), held) for trainer, held in trials]
             temperature = fit_temperature(pairs, held_out.source)
-        else:
-            sweep = run_sweep(trials, grid, metric, watch=watch)
-            C = sweep.C
-        near = sorted((point.C for point in sweep.points), key=lambda c: abs(math.log(c / C)))
-        lent = [(trials[0][0].probe(c), c) for c in near[:LENT]]
-        del trials
+        lent = [(trials[0][0].probe(c), c) for c in nearest(sweep)]
+        del trials, choice
     trainer = make_trainer(everything, settings, crew)
     for probe, c in lent:
         trainer.borrow(probe, c)

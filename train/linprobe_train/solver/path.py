@@ -15,8 +15,9 @@ at W = 0.
 """
 
 import math
-from dataclasses import replace
-from typing import cast
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -27,6 +28,8 @@ from linprobe_train.solver.preparation import Float64, Real
 from linprobe_train.solver.problem import Problem
 from linprobe_train.solver.rows import BLOCK_ROWS
 from linprobe_train.solver.surface import Surface
+
+P = TypeVar("P", "Point", "Lent")
 
 DECADE = math.log(10)
 """One decade of C in x = ln C."""
@@ -57,6 +60,16 @@ SPAN_VALUES = 2**18
 """Logits of all solutions of a span that are combined at once: 1 MB stays in a core's cache."""
 
 
+@dataclass(frozen=True)
+class Lent:
+    """A solution of other rows."""
+
+    V: Float64
+    """(m, d + 1), [W | b]."""
+    logits: Real | None = None
+    """(n, m), of these rows, where they are kept."""
+
+
 class PathSolver:
     """Fits one problem at many C."""
 
@@ -64,7 +77,7 @@ class PathSolver:
         self.problem = problem
         self.surface = Surface(problem, crew, keep_logits=keep_logits)
         self._solved: dict[float, Point] = {}
-        self._borrowed: dict[float, Point] = {}
+        self._borrowed: dict[float, Lent] = {}
 
     @property
     def passes(self) -> int:
@@ -76,8 +89,11 @@ class PathSolver:
 
         ``resume`` takes them for a solution of these rows.
         """
-        group = self._solved if resume else self._borrowed
-        group[math.log(C)] = self.surface.at(self.problem.into(coef, intercept))
+        V = self.problem.into(coef, intercept)
+        if resume:
+            self._solved[math.log(C)] = self.surface.at(V)
+        else:
+            self._borrowed[math.log(C)] = Lent(V)
 
     def solution(self, C: float) -> tuple[Float64, Float64]:
         """Coef (m, d) and intercept (m,) on prepared rows of a C already fitted.
@@ -109,6 +125,7 @@ class PathSolver:
         self.surface = Surface(self.problem, crew, keep_logits=self.surface.keep_logits)
         for known, point in self._solved.items():
             self._solved[known] = replace(point, logits=None)
+        self._borrowed = {known: Lent(lent.V) for known, lent in self._borrowed.items()}
         preparation = replace(self.problem.preparation, arithmetic="float64")
         problem = replace(self.problem, resident=None, preparation=preparation)
         exact = PathSolver(problem, crew)
@@ -164,12 +181,15 @@ class PathSolver:
         elif x in near:
             V = self._solved[x].V
         else:
-            basis = [self._with_logits(self._solved, known) for known in near]
-            basis += [self._with_logits(self._borrowed, known) for known in lent]
-            V = least_of_span(self.problem, self.surface.crew, basis, self._l2(x))
+            # All rows are read at one place of the span at least.
+            first = self._with_logits(self._solved, near.pop(0)) if near else None
+            first = first or self.surface.at(self._borrowed[lent.pop(0)].V)
+            others: list[Point | Lent] = [self._with_logits(self._solved, known) for known in near]
+            others += [self._with_logits(self._borrowed, known) for known in lent]
+            V = least_of_span(self.problem, self.surface.crew, first, others, self._l2(x))
         return with_ridge(self.surface.at(V), self._l2(x))
 
-    def _with_logits(self, group: dict[float, Point], x: float) -> Point:
+    def _with_logits(self, group: dict[float, P], x: float) -> P:
         if group[x].logits is None and self.surface.keep_logits:
             group[x] = replace(group[x], logits=self.surface.logits(group[x].V))
         return group[x]
@@ -178,17 +198,19 @@ class PathSolver:
         return math.exp(-x) / self.problem.total_weight
 
 
-def least_of_span(problem: Problem, crew: Crew, basis: list[Point], l2: float) -> Float64:
-    """V of the least F over the span of solutions, nearest first, (m, d + 1)."""
-    p = len(basis)
-    a = np.zeros(p)
+def least_of_span(
+    problem: Problem, crew: Crew, first: Point, others: Sequence[Point | Lent], l2: float
+) -> Float64:
+    """V of the least F over the span of solutions, (m, d + 1), from the nearest, ``first``, on."""
+    if not others:
+        return first.V
+    basis = [first, *others]
+    a = np.zeros(len(basis))
     a[0] = 1
-    if p == 1:
-        return basis[0].V
     span = Span(problem, crew, basis, l2)
     if span.pilot:
         # The pilot rows tell how the gradient changes; what it is here, all rows have told.
-        exact = np.array([np.vdot(basis[0].gradient, point.V) for point in basis])
+        exact = np.array([np.vdot(first.gradient, point.V) for point in basis])
         span.tilt = exact + span.gram @ a - span.at(a)[1]
     F, g, H = span.at(a)
     for _ in range(NEWTON_STEPS):
@@ -201,8 +223,8 @@ def least_of_span(problem: Problem, crew: Crew, basis: list[Point], l2: float) -
         a, (F, g, H) = a - lower[0] * step, lower[1]
         if expected < 1e-7 * F:
             break
-    V: Float64 = a[0] * basis[0].V
-    for share, point in zip(a[1:], basis[1:], strict=True):
+    V: Float64 = a[0] * first.V
+    for share, point in zip(a[1:], others, strict=True):
         V += share * point.V
     return V
 
@@ -220,7 +242,9 @@ def _newton_step(g: Float64, H: Float64) -> Float64:
 class Span:
     """F over the combinations of points, by their logits."""
 
-    def __init__(self, problem: Problem, crew: Crew, basis: list[Point], l2: float) -> None:
+    def __init__(
+        self, problem: Problem, crew: Crew, basis: Sequence[Point | Lent], l2: float
+    ) -> None:
         self.pilot = basis[0].logits is None
         """Whether the pilot rows stand for all."""
         weights = [point.V[:, :-1] for point in basis]
