@@ -182,7 +182,7 @@ class Scripted:
 
 
 def scripted_sweep(scripted: Scripted, grid: Grid, monkeypatch: pytest.MonkeyPatch) -> Sweep:
-    monkeypatch.setattr("linprobe_train.protocol.search.Scorer", lambda *_: scripted)
+    monkeypatch.setattr("linprobe_train.protocol.search.Scorer", lambda *_, **__: scripted)
     return run_sweep([], grid, "top1")
 
 

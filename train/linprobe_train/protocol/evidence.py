@@ -78,9 +78,9 @@ class Judge:
         self._predicted = np.zeros(held_out.n, np.int64)
         self._near = np.ones(held_out.n, bool)
 
-    def in_float64(self, to_beat: float) -> None:
-        """Look in float64 from now on, at every row again."""
-        self._arithmetic, self._to_beat = "float64", to_beat
+    def go_on(self, to_beat: float, arithmetic: Arithmetic | None = None) -> None:
+        """Beat another score from now on, and look in another arithmetic, at every row again."""
+        self._arithmetic, self._to_beat = arithmetic or self._arithmetic, to_beat
         self._near[:] = True
 
     def __call__(self, V: Float64, step: Float64) -> bool:

@@ -77,14 +77,19 @@ def lead_of(points: Iterable[SweepPoint]) -> float:
 class Scorer:
     """Scores values of C on trials."""
 
-    def __init__(self, trials: Sequence[Trial], metric: str, *, exact: bool = True) -> None:
+    def __init__(self, trials: Sequence[Trial], metric: str, *, loose: bool = False) -> None:
         self._trials, self._metric = trials, metric
-        self._floor = FLOOR if exact else Tolerance()
+        self._loose = loose
         self._judges: dict[float, list[Judge]] = {}
 
     def score(self, C: float, lead: float) -> SweepPoint:
-        """Fit at C until the score is known, or known to stay below ``lead``."""
+        """Fit at C until the score is known, or known to stay below ``lead``.
+
+        ``loose`` ends fits at the usual gap in any case: where a pass is dear, few values are worth
+        deciding their last rows.
+        """
         fits, values = [], []
+        floor = Tolerance() if self._loose else FLOOR
         judges = self._judges[C] = []
         for trainer, held_out in self._trials:
             if not can_judge(trainer, self._metric):
@@ -93,20 +98,23 @@ class Scorer:
                 values.append(score_value(self._metric, p, held_out.labels))
                 continue
             judge = Judge(trainer, held_out, self._metric, self._to_beat(lead, judges))
-            fits.append(trainer.fit(C, self._floor, judge))
+            fits.append(trainer.fit(C, floor, judge))
             judges.append(judge)
         if not judges:
             return SweepPoint(C, float(np.mean(values)), tuple(fits))
         return self._point(C, fits)
 
     def refine(self, point: SweepPoint, lead: float) -> SweepPoint:
-        """Go on in float64 where rows are undecided."""
+        """Go on where rows are undecided: in float64, of loose fits in float32 before."""
         fits, judges = list(point.fits), self._judges[point.C]
         for i, judge in enumerate(judges):
-            if judge.evidence.undecided:
-                judge.in_float64(self._to_beat(lead, [*judges[:i], *judges[i + 1 :]]))
-                fit = self._trials[i][0].refine(point.C, FLOOR_64, judge)
-                fits[i] = replace(fit, passes=fit.passes + fits[i].passes)
+            to_beat, trainer = self._to_beat(lead, [*judges[:i], *judges[i + 1 :]]), self._trials[i][0]
+            if judge.evidence.undecided and self._loose:
+                judge.go_on(to_beat)
+                fits[i] = _after(fits[i], trainer.fit(point.C, FLOOR, judge))
+            if judge.evidence.undecided and judge.evidence.high >= to_beat:
+                judge.go_on(to_beat, "float64")
+                fits[i] = _after(fits[i], trainer.refine(point.C, FLOOR_64, judge))
         return self._point(point.C, fits)
 
     def _point(self, C: float, fits: list[FitReport]) -> SweepPoint:
@@ -119,3 +127,7 @@ class Scorer:
         """Score of a trial below which the mean stays below the lead, if those to come are 1."""
         seen = sum(judge.evidence.high for judge in others)
         return len(self._trials) * lead - seen - (len(self._trials) - 1 - len(others)) - 1e-9
+
+
+def _after(before: FitReport, fit: FitReport) -> FitReport:
+    return replace(fit, passes=fit.passes + before.passes)

@@ -45,6 +45,14 @@ class Sweep:
     coarse: Coarse | None = None
     """What a part of the rows said before, where one was asked; ``points`` are of all rows."""
 
+    @property
+    def stages(self) -> str:
+        """For a person, how many values were tried on how many rows."""
+        if self.coarse is None:
+            return f"{len(self.points)} values"
+        part = f"{len(self.coarse.points)} values on {self.coarse.rows} of {self.coarse.of} rows"
+        return f"{part}, then {len(self.points)} on all,"
+
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the chosen C must know, and can do."""
         return (*self._of_choice(), *self._of_fits())
@@ -98,15 +106,15 @@ def run_sweep(
     metric: str,
     watch: Watch = ignore,
     *,
+    loose: bool = False,
     exact: bool = True,
 ) -> Sweep:
     """Score values of C until the grid is done; ``watch`` sees every point as it is scored.
 
     Every choice, of a peak or of the end, is made on scores that are known as far as it needs;
-    where it need not be ``exact``, on fits to the usual gap.
+    where it need not be ``exact``, on scores as they are. For ``loose`` see the scorer.
     """
-    merit = metric_named(metric).merit
-    scorer = Scorer(trials, metric, exact=exact)
+    merit, scorer = metric_named(metric).merit, Scorer(trials, metric, loose=loose)
     points: dict[float, SweepPoint] = {}
     scores: dict[float, float] = {}
     refined: set[float] = set()
@@ -206,21 +214,24 @@ class Choice:
             for C, probe in probes.items():
                 trainer.borrow(probe, C)
         values = grid if coarse is None else Around(grid, coarse.C)
-        return trials, replace(self._sweep(trials, values), coarse=coarse)
+        sweep = self._sweep(trials, values, loose=coarse is not None)
+        return trials, replace(sweep, coarse=coarse)
 
     def _ask_part(self, grid: Grid, seed: int) -> tuple[Coarse, list[dict[float, Probe]]]:
         """Where a part of the rows has its best C, and its solutions around that, by cut."""
         parts = part_trials(self.cuts, grid.coarse_rows, self.settings, seed, self.crew)
         n, of = min(t.rows.n for t, _ in parts), min(rows.n for rows, _ in self.cuts)
         self.watch(Progress(0, None, "values of C", line=f"on {n} of {of} rows:"))
-        sweep = self._sweep(parts, coarse_grid(grid), exact=False)
+        sweep = self._sweep(parts, coarse_grid(grid), loose=True, exact=False)
         lent = [{C: trainer.probe(C) for C in nearest(sweep)} for trainer, _ in parts]
         self.watch(Progress(0, None, "values of C", line="on all rows:"))
         return Coarse(n, of, sweep.C, sweep.points), lent
 
-    def _sweep(self, trials: Sequence[Trial], grid: Grid | Around, *, exact: bool = True) -> Sweep:
+    def _sweep(
+        self, trials: Sequence[Trial], grid: Grid | Around, *, loose: bool, exact: bool = True
+    ) -> Sweep:
         if self.rule != BAND:
-            return run_sweep(trials, grid, self.metric, self.watch, exact=exact)
+            return run_sweep(trials, grid, self.metric, self.watch, loose=loose, exact=exact)
         C, points = run_band(trials, grid, self.metric, watch=self.watch)
         return Sweep(self.metric, points, C, self.rule)
 

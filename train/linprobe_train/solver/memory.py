@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from linprobe.errors import OptionError
 from linprobe.machine import memory_limit
 from linprobe.terminal import human_bytes
-from linprobe_train.solver.path import KEPT_LOGITS, SPAN_VALUES
+from linprobe_train.solver.path import KEPT_LOGITS, PILOT_BYTES, SPAN_VALUES
 from linprobe_train.solver.preconditioner import rank_for
 from linprobe_train.solver.problem import PILOT_ROWS
 from linprobe_train.solver.rows import BLOCK_ROWS
@@ -46,6 +46,7 @@ def plan_memory(
     """
     sampled = min(n, PILOT_ROWS)
     pilot = (4 * d + 8 * m) * sampled
+    span = min(PILOT_BYTES, 4 * 8 * m * sampled)
     pairs = 8 * PAIRS * m * (d + 1)
     metric = 4 * m * d * (rank_for(n, d, m) + 4)
     points = 8 * 8 * m * (d + 1)
@@ -53,7 +54,7 @@ def plan_memory(
     starts = 12 * min(SPAN_VALUES, 11 * m * BLOCK_ROWS)
     blocks = (threads + 1) * max(passes, starts)
     state = pairs + metric + points + blocks + 24 * d * d
-    whole, least = value_bytes * n * d + 8 * m * sampled + state, pilot + state
+    whole, least = value_bytes * n * d + span + 8 * m * sampled + state, span + pilot + state
     if least > limit_bytes:
         needs = f"a probe of {m} x {d} weights needs about {human_bytes(least)} of memory"
         hint = f"--memory {human_bytes(1.1 * least).replace(' ', '')}"

@@ -24,7 +24,7 @@ import numpy as np
 from linprobe_train.solver.lbfgs import Descent, FitReport, Judge, StopReason, Tolerance
 from linprobe_train.solver.losses import loss_of_span
 from linprobe_train.solver.passes import Crew, Objective, Point, with_ridge
-from linprobe_train.solver.preparation import Float64, Real
+from linprobe_train.solver.preparation import Float32, Float64, Real
 from linprobe_train.solver.problem import Problem
 from linprobe_train.solver.rows import BLOCK_ROWS
 from linprobe_train.solver.surface import Surface
@@ -58,6 +58,9 @@ KEPT_LOGITS = 8
 
 SPAN_VALUES = 2**18
 """Logits of all solutions of a span that are combined at once: 1 MB stays in a core's cache."""
+
+PILOT_BYTES = 2**27
+"""Most memory for the logits of a span on pilot rows: of many classes, fewer rows stand for all."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ class PathSolver:
             # From below, the new rows lead away from what the others had in common.
             far = x - self._origin() > 2 * DECADE
             return [x - 2 * DECADE, x - DECADE] if far else []
-        if self._solved and not below:
+        if x in self._solved or (self._solved and not below):
             return []
         start, step = (max(below), BRIDGE_STEP) if below else (self._origin(), COLD_STEP)
         if below:
@@ -253,11 +256,20 @@ class Span:
         self.tilt = np.zeros(len(basis))
         """(p,) gradient to be added: what the pilot rows have wrong where they are compared."""
         self._problem, self._crew, self._basis = problem, crew, basis
-        self._places = [point.V.astype(np.float32) for point in basis] if self.pilot else []
+        if self.pilot:
+            step = -(-4 * len(basis) * problem.m * len(problem.pilot) // PILOT_BYTES)
+            self._x, self._targets = problem.pilot[::step], problem.targets[problem.pilot_rows[::step]]
+            self._share = problem.pilot_share[::step] / problem.pilot_share[::step].sum()
+            self._turned = np.stack(list(crew.map(self._turn, [point.V for point in basis])))
+
+    def _turn(self, V: Float64) -> Float32:
+        turned: Float32 = self._x @ V[:, :-1].T.astype(np.float32)
+        turned += V[:, -1].astype(np.float32)
+        return turned
 
     def at(self, a: Float64) -> tuple[float, Float64, Float64]:
         """F, its gradient (p,) and its Hessian (p, p) at the combination a."""
-        n = len(self._problem.pilot) if self.pilot else self._problem.n
+        n = len(self._x) if self.pilot else self._problem.n
         rows = max(1, min(BLOCK_ROWS, SPAN_VALUES // (len(a) * self._problem.m)))
         spans = [slice(i, min(i + rows, n)) for i in range(0, n, rows)]
         F = 0.5 * float(a @ self.gram @ a) + float(self.tilt @ a)
@@ -268,10 +280,9 @@ class Span:
 
     def _block(self, span: slice, a: Float64) -> tuple[float, Float64, Float64]:
         problem = self._problem
-        if not self.pilot:
-            Z = np.stack([cast("Real", point.logits)[span] for point in self._basis])
-            share = problem.share(span.start, Z.shape[1])
-            return loss_of_span(problem.loss, cast("Real", Z), problem.targets[span], share, a)
-        x, targets = problem.pilot[span], problem.targets[problem.pilot_rows[span]]
-        turned = np.stack([x @ V[:, :-1].T + V[:, -1] for V in self._places])
-        return loss_of_span(problem.loss, turned, targets, problem.pilot_share[span], a)
+        if self.pilot:
+            rows = self._turned[:, span], self._targets[span], self._share[span]
+            return loss_of_span(problem.loss, *rows, a)
+        Z = np.stack([cast("Real", point.logits)[span] for point in self._basis])
+        share = problem.share(span.start, Z.shape[1])
+        return loss_of_span(problem.loss, cast("Real", Z), problem.targets[span], share, a)
