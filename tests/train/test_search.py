@@ -176,7 +176,7 @@ class Scripted:
     def score(self, C: float, lead: float) -> SweepPoint:
         return self.first[C]
 
-    def refine(self, point: SweepPoint, lead: float) -> SweepPoint:
+    def refine(self, point: SweepPoint, lead: float, rival: float) -> SweepPoint:
         self.asked.append(point.C)
         return self.refined[point.C]
 
@@ -240,7 +240,7 @@ def test_float64_decides_rows_that_float32_leaves_open(
     scorer = scoring.Scorer([(trainer, held)], "top1")
     rough = scorer.score(10.0, -math.inf)
     assert rough.undecided > 0
-    fine = scorer.refine(rough, -math.inf)
+    fine = scorer.refine(rough, -math.inf, math.inf)
     (exact,) = exact_scores(train, held, list_grid(10.0), "top1", crew).values()
 
     assert fine.low == fine.high == exact

@@ -19,8 +19,8 @@ from linprobe_train.solver.fit import FitSettings, make_trainer
 from linprobe_train.solver.passes import Crew
 from linprobe_train.solver.rows import Rows
 
-HALF = 4
-"""Half a decade in eighths: how far a part is asked, and how far around its best all rows are."""
+HALF, QUARTER = 4, 2
+"""Eighths of a decade: how finely a part is asked, and how far around its best all rows are."""
 
 @dataclass(frozen=True)
 class Coarse:
@@ -49,14 +49,15 @@ class Around:
         """Values to fit next, the most promising first; see :meth:`.Grid.next_values`."""
         C_of, known = self.grid.places, set[int]()
         peak = next(e for e, C in C_of.items() if C == self.C)
-        for step in (HALF, *(step for step in self.grid.steps if step < HALF)):
+        first = max(QUARTER, min(self.grid.steps, default=QUARTER))
+        for step in (first, *(step for step in self.grid.steps if step < first)):
             while not known.issuperset(beside := self._beside(peak, step)):
                 known.update(beside)
                 missing = tuple(C_of[e] for e in beside if C_of[e] not in scores)
                 if missing:
                     return missing
                 peak = min(known, key=lambda e: (-scores[C_of[e]], e))
-                if step < HALF:
+                if step < first:
                     break
         return ()
 
@@ -66,7 +67,7 @@ class Around:
         near = {peak - step, peak, peak + step}
         if self.grid.values:
             ratios = {e: abs(math.log10(C / C_of[peak])) for e, C in C_of.items()}
-            near = {peak - 1, peak, peak + 1} | {e for e in C_of if ratios[e] < HALF / 8 + 0.01}
+            near = {peak - 1, peak, peak + 1} | {e for e in C_of if ratios[e] < QUARTER / 8 + 0.01}
         return sorted(near & C_of.keys(), key=lambda e: (abs(e - peak), e))
 
 

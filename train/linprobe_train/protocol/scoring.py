@@ -12,6 +12,9 @@ from linprobe_train.solver.fit import Trainer
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.rows import Rows
 
+LOOSE = Tolerance(gap=1e-5, decrement=2e-7)
+"""How far fits go before it is known which of them the choice hangs on, where a pass is dear."""
+
 Trial = tuple[Trainer, Rows]
 """One cut of the data: a trainer on the rows to fit, and the held-out rows that it is scored on."""
 
@@ -85,11 +88,10 @@ class Scorer:
     def score(self, C: float, lead: float) -> SweepPoint:
         """Fit at C until the score is known, or known to stay below ``lead``.
 
-        ``loose`` ends fits at the usual gap in any case: where a pass is dear, few values are worth
-        deciding their last rows.
+        ``loose`` ends fits earlier: where a pass is dear, few values are worth their last rows.
         """
         fits, values = [], []
-        floor = Tolerance() if self._loose else FLOOR
+        floor = LOOSE if self._loose else FLOOR
         judges = self._judges[C] = []
         for trainer, held_out in self._trials:
             if not can_judge(trainer, self._metric):
@@ -104,16 +106,21 @@ class Scorer:
             return SweepPoint(C, float(np.mean(values)), tuple(fits))
         return self._point(C, fits)
 
-    def refine(self, point: SweepPoint, lead: float) -> SweepPoint:
-        """Go on where rows are undecided: in float64, of loose fits in float32 before."""
+    def refine(self, point: SweepPoint, lead: float, rival: float) -> SweepPoint:
+        """Go on where rows are undecided: in float64, of loose fits in float32 before.
+
+        ``rival`` is the most that any other point can have.
+        """
         fits, judges = list(point.fits), self._judges[point.C]
+        to_win = rival if self._loose and len(judges) == 1 else math.inf
         for i, judge in enumerate(judges):
-            to_beat, trainer = self._to_beat(lead, [*judges[:i], *judges[i + 1 :]]), self._trials[i][0]
+            trainer, others = self._trials[i][0], [*judges[:i], *judges[i + 1 :]]
+            goals = self._to_beat(lead, others), to_win
             if judge.evidence.undecided and self._loose:
-                judge.go_on(to_beat)
+                judge.go_on(*goals)
                 fits[i] = _after(fits[i], trainer.fit(point.C, FLOOR, judge))
-            if judge.evidence.undecided and judge.evidence.high >= to_beat:
-                judge.go_on(to_beat, "float64")
+            if judge.evidence.undecided and not (self._loose and judge.enough):
+                judge.go_on(*goals, "float64")
                 fits[i] = _after(fits[i], trainer.refine(point.C, FLOOR_64, judge))
         return self._point(point.C, fits)
 

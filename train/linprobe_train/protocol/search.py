@@ -124,9 +124,11 @@ def run_sweep(
             passes = sum(fit.passes for fit in point.fits)
             line = f"  C = {C:<10.3g} val {point.score:.4f}  ({passes} passes)"
             watch(Progress(len(points), None, "values of C", line=line))
+        refined = set() if loose else refined
         while rest := [p for p in contenders(points.values()) if exact and p.C not in refined]:
             refined.add(rest[0].C)
-            points[rest[0].C] = scorer.refine(rest[0], lead_of(points.values()))
+            rival = max(p.high for C, p in points.items() if C != rest[0].C and p.high is not None)
+            points[rest[0].C] = scorer.refine(rest[0], lead_of(points.values()), rival)
         scores = {C: merit(point.score) for C, point in points.items()}
     return Sweep(metric, tuple(points[C] for C in sorted(points)), best_C(scores))
 
