@@ -51,7 +51,7 @@ def extract(
     ] = None,
     device: Annotated[Device, typer.Option(help="Where the encoder runs.")] = "auto",
     precision: Annotated[
-        Precision, typer.Option(help="auto: bf16 on CUDA, fp32 on a CPU.")
+        Precision, typer.Option(help="auto: 16 bits where the device multiplies in them.")
     ] = "auto",
     preprocess: Annotated[
         PreprocessPath, typer.Option(help="exact: the model's own transform, bit for bit.")

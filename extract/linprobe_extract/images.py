@@ -12,7 +12,7 @@ from linprobe.machine import available_cores, decode_threads
 from linprobe.names import IMAGE_EXTENSIONS, short_id
 from linprobe.records import read_bytes
 from linprobe.tars import MAX_MEMBER_BYTES
-from linprobe_extract.encoders.device import launcher
+from linprobe_extract.encoders.device import encode_images, pixel_room
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.pixels.preprocess import limit_thread, preprocess
 from linprobe_extract.shards.samples import cut_batches, split_member
@@ -69,8 +69,7 @@ def _read(source: Path) -> Iterator[_Image]:
 
 
 def _encode(encoder: Encoder, batch: Sequence[_Image], pool: ThreadPoolExecutor) -> ImageRows:
-    side = encoder.image_size
-    pixels = torch.zeros((len(batch), 3, side, side), dtype=torch.uint8)
+    pixels = pixel_room(encoder, len(batch))
 
     def skip_reason(data: bytes | None, slot: torch.Tensor) -> str | None:
         return "unreadable" if data is None else preprocess(encoder.preprocess, data, slot).skip
@@ -78,7 +77,7 @@ def _encode(encoder: Encoder, batch: Sequence[_Image], pool: ThreadPoolExecutor)
     names, contents = zip(*batch, strict=True)
     reasons = list(pool.map(skip_reason, contents, pixels))
     kept = [i for i, reason in enumerate(reasons) if reason is None]
-    features = launcher(encoder)(pixels[kept])() if kept else {}
+    features = encode_images(encoder, pixels[kept]) if kept else {}
     skipped = [SkippedSample(names[i], str(reason)) for i, reason in enumerate(reasons) if reason]
     return ImageRows(tuple(names[i] for i in kept), features, tuple(skipped))
 

@@ -1,6 +1,6 @@
 """CPU time to the optimum: our solver against scikit-learn, on real CLIP features.
 
-    python tests/bench/bench_solver.py [--search] [--cold] [--choices SEEDS] [--repeats 3]
+    python tests/bench/bench_solver.py [--search] [--cold] [--repeats 3]
 
 One thread each, process CPU seconds, solvers interleaved, medians over the repeats. Every gap is
 against a float64 reference: (F - F*) / F*, all objectives evaluated in float64.
@@ -15,19 +15,18 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 import numpy as np
-from clip_data import ClipSet, clip_sets, data_folder
+from clip_data import ClipSet, clip_sets
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from linprobe_train.protocol.cuts import stratified_tenth
-from linprobe_train.protocol.protocols import HALVING, best_C
-from linprobe_train.protocol.search import run_sweep, search
-from linprobe_train.solver.fit import FitSettings, Trainer, make_trainer
+from linprobe_train.protocol.protocols import HALVING
+from linprobe_train.protocol.search import search
+from linprobe_train.solver.fit import FitSettings, make_trainer
 from linprobe_train.solver.lbfgs import Tolerance
 from linprobe_train.solver.passes import Crew, crew_of, evaluate
 from linprobe_train.solver.path import PathSolver
@@ -210,62 +209,11 @@ def compare_cold(data: ClipSet, crew: Crew) -> None:
         print(f"| {C:g} | {ours} | {theirs:.2f} | {model.n_iter_[0]} |", flush=True)
 
 
-Choice = tuple[float, int, float]
-"""The chosen C, passes (or iterations) of the sweep, and its CPU seconds."""
-
-
-def our_choice(train: Rows, val: Rows, crew: Crew) -> Choice:
-    """The sweep as it is."""
-    begin = time.process_time()
-    sweep = run_sweep([(make_trainer(train, FitSettings(), crew), val)], HALVING, "top1")
-    passes = sum(fit.passes for point in sweep.points for fit in point.fits)
-    return sweep.C, passes, time.process_time() - begin
-
-
-def choice_of(trainer: Trainer, val: Rows, tolerance: Tolerance) -> Choice:
-    """The sweep with every point fitted to one tolerance and scored where it ends."""
-    begin, passes = time.process_time(), 0
-    scores: dict[float, float] = {}
-    while wanted := HALVING.next_values(scores):
-        for C in wanted:
-            passes += trainer.fit(C, tolerance).passes
-            right = trainer.probe(C).probabilities(val).argmax(1) == val.labels
-            scores[C] = float(right.mean())
-    return best_C(scores), passes, time.process_time() - begin
-
-
-def compare_choices(path: Path, seeds: int, crew: Crew) -> None:
-    """Print the chosen C on train16 and val, as they are and with ``seeds`` tenths held out."""
-    with np.load(path) as z:
-        parts = [(z[f"{name}_x"], z[f"{name}_y"].astype(np.int64)) for name in ("train16", "val")]
-    k = int(parts[0][1].max()) + 1
-    train, val = (rows_of_array(x, y, k) for x, y in parts)
-    cuts = {"official": (train, val)}
-    rows = train.join(val)
-    for seed in range(seeds):
-        held = stratified_tenth(rows.labels, seed)
-        cuts[f"seed {seed}"] = rows.select(~held), rows.select(held)
-    double, theirs = FitSettings(arithmetic="float64"), FitSettings(solver="sklearn")
-    print(f"\n# {path.stem}: chosen C, passes, CPU s of the sweep, without the refit")
-    print("| val | float64 1e-9 | linprobe | every point 1e-6 | sklearn f64 tol 1e-6 |")
-    print("|---|---|---|---|---|")
-    for name, (fit, held_out) in cuts.items():
-        tight = Tolerance(gap=1e-9, decrement=0, max_iter=5000)
-        results = [
-            choice_of(make_trainer(fit, double, crew), held_out, tight),
-            our_choice(fit, held_out, crew),
-            choice_of(make_trainer(fit, FitSettings(), crew), held_out, Tolerance()),
-            choice_of(make_trainer(fit, theirs, crew), held_out, Tolerance()),
-        ]
-        print(f"| {name} | " + " | ".join(f"{C:.5g}, {n}, {t:.2f}" for C, n, t in results) + " |")
-
-
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--search", action="store_true", help="time the whole A.3 search too")
     parser.add_argument("--cold", action="store_true", help="time single fits too")
-    parser.add_argument("--choices", type=int, metavar="SEEDS", help="compare the chosen C too")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
@@ -276,9 +224,6 @@ def main() -> None:
                 compare_searches(data, crew)
             if options.cold:
                 compare_cold(data, crew)
-        if options.choices is not None:
-            for path in sorted((data_folder() / "clip_features").glob("*.npz")):
-                compare_choices(path, options.choices, crew)
 
 
 if __name__ == "__main__":

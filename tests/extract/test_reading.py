@@ -16,6 +16,7 @@ from tar_factories import image_bytes, labelled, tar_bytes, write_dataset, write
 
 from linprobe.errors import ExtractError, ShardError
 from linprobe_extract.shards.caches import FingerprintCache
+from linprobe_extract.shards.fetch import Fetcher
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_extract.shards.samples import read_samples, split_member
 from linprobe_extract.shards.tar import fingerprint_shard, read_members
@@ -100,7 +101,7 @@ def test_a_dataset_on_the_web_is_read_by_its_url(web: tuple[Path, str], tmp_path
     for split in plan.splits:
         for i, shard in enumerate(split.shards):
             local = Shard(str(folder / split.name / f"{i}.tar"), None, None)
-            with cache.fetched(shard) as (source, fingerprint):
+            with Fetcher(cache) as files, files.fetched(shard) as (source, fingerprint):
                 assert fingerprint == fingerprint_shard(local)
                 assert list(read_members(source, fingerprint)) == list(read_members(local))
 

@@ -317,3 +317,24 @@ def test_the_probe_of_a_search_is_divided_by_the_temperature_that_is_applied() -
     assert chosen.temperature is not None
     assert chosen.temperature.source == "val"
     assert chosen.probe.temperature == chosen.temperature.used
+
+
+def test_the_temperature_of_a_search_by_score_is_that_of_fits_to_the_end_on_its_folds() -> None:
+    X, y = features(300, 40, 4, noise=3, seed=1)
+    chosen = sweep(X, y, protocol=DEFAULT.changed(grid=list_grid(1e4, 1e5)), folds=4, seed=2)
+
+    fold = stratified_folds(y, 4, 2)
+    rows = rows_of_array(X, y, 4)
+    pairs = [
+        (fit_rows(rows.select(fold != i), chosen.fit.C, FitSettings(), Tolerance())[0], fold == i)
+        for i in range(4)
+    ]
+    expected = fit_temperature([(probe, rows.select(held)) for probe, held in pairs], "")
+    assert chosen.temperature is not None
+    assert chosen.temperature.applied
+    assert (chosen.temperature.rows, chosen.temperature.source) == (
+        300,
+        "4 stratified folds of train",
+    )
+    assert pytest.approx(expected.T, rel=1e-3) == chosen.temperature.T
+    assert chosen.probe.temperature == chosen.temperature.T

@@ -25,6 +25,8 @@ from train_factories import SplitData, features, stored_dataset
 from linprobe.door import main
 from linprobe.errors import OptionError
 from linprobe.names import IMAGE_EXTENSIONS
+from linprobe_train.protocol.scoring import Likelihood, SweepPoint
+from linprobe_train.protocol.search import Sweep
 from linprobe_train.results.result import Facts
 from linprobe_train.scores.calibration import ECE_BINS
 from linprobe_train.show import plots
@@ -169,6 +171,23 @@ def test_the_curve_and_the_pictures_are_in_the_page(tmp_path: Path) -> None:
     with Image.open(io.BytesIO(base64.b64decode(pictures[0]))) as image:
         assert max(image.size) <= plots.THUMBNAIL
     assert Path(path).parent.parent == tmp_path / "results"
+
+
+def test_the_curve_tells_the_band_and_what_is_undecided() -> None:
+    def drawn(*points: SweepPoint) -> dict[str, int]:
+        root = ET.fromstring(plots.curve_svg(Sweep("top1", points, 1.0), "top-1"))
+        groups = {group.get("id"): group for group in root.iter("{http://www.w3.org/2000/svg}g")}
+        return {
+            name: sum(not drawing.tag.endswith(("g", "defs")) for drawing in groups[name])
+            + sum(len(list(part)) for part in groups[name] if part.tag.endswith("g"))
+            for name in ("inside", "outside", "undecided")
+        }
+
+    band = (SweepPoint(10.0**i, 0.8, (), likelihood=Likelihood(0.5, 0.0, i < 2)) for i in range(5))
+    assert drawn(*band) == {"inside": 2, "outside": 3, "undecided": 0}
+    known = SweepPoint(1.0, 0.8, (), 0.8, 0.8)
+    beaten = SweepPoint(10.0, 0.7, (), 0.65, 0.75, undecided=7)
+    assert drawn(known, beaten) == {"inside": 2, "outside": 0, "undecided": 1}
 
 
 def test_a_report_is_the_same_each_time(tmp_path: Path) -> None:

@@ -41,8 +41,13 @@ def canary_images() -> tuple[bytes, ...]:
 
 def with_canary(spec: PreprocessSpec) -> PreprocessSpec:
     """Fill in the digest of the pixels that this machine makes of the canary images."""
-    pixels = b"".join(_pixels(spec, image).tobytes() for image in canary_images())
+    pixels = canary_pixels(spec).numpy().tobytes()
     return replace(spec, canary=hashlib.sha256(pixels).hexdigest())
+
+
+def canary_pixels(spec: PreprocessSpec) -> torch.Tensor:
+    """Give the uint8 pixels (m, 3, s, s) that this machine makes of the canary images."""
+    return torch.from_numpy(np.stack([_pixels(spec, image) for image in canary_images()]))
 
 
 def check_preprocess(spec: PreprocessSpec, reference: ReferenceTransform) -> None:

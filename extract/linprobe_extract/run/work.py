@@ -11,6 +11,7 @@ import numpy as np
 
 from linprobe.errors import ExtractError, ShardError
 from linprobe_extract.shards.caches import FingerprintCache
+from linprobe_extract.shards.fetch import Fetcher
 from linprobe_extract.shards.samples import label_array, read_samples, split_member
 from linprobe_extract.shards.tar import member_names, read_members
 from linprobe_extract.shards.types import DatasetPlan, Shard
@@ -156,7 +157,8 @@ class Work:
         def read(part: PartCommit, keys: Keys, labels: LabelArray) -> LabelArray:
             if part.labelling == labelling.identity:
                 return labels
-            with self.fingerprints.fetched(shards[part.shard]) as (source, _):
+            with Fetcher(self.fingerprints) as files, files.fetched(shards[part.shard]) as fetched:
+                source, _ = fetched
                 samples = read_samples(source.url, read_members(source), labelling)
                 by_key = {s.key: s.label for s in samples if s.reason is None}
             missing = next((key for key in keys if key not in by_key), None)
@@ -179,7 +181,7 @@ class Forecast:
     encoder_id: str
     """64 hex digits."""
     precision: str
-    """Arithmetic of the forward pass, which is part of the id: bf16 on most GPUs, fp32 on a CPU."""
+    """Arithmetic of the forward pass, which is part of the id."""
     splits_sealed: int
     shards_done: int
     shards: int
@@ -188,6 +190,12 @@ class Forecast:
     """Images still to encode; None when shards would have to be read to know."""
     bytes: int | None
     """What they will take on disk; None likewise."""
+    precision_reason: str | None = None
+    """Why it is computed so; None where the store has the encoder, and it was not loaded."""
+    other_precisions: tuple[str, ...] = ()
+    """What to know of encoders in the store that differ in precision alone."""
+    images_per_s: float | None = None
+    """What the encoder alone does on a CPU, from a few images; None where it is not known."""
 
 
 def forecast(work: Work, spec: EncoderSpec, folder: str) -> Forecast:

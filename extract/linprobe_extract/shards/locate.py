@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import braceexpand
-import fsspec
 
 from linprobe import names
 from linprobe.errors import ExtractError
-from linprobe.records import MAX_BYTES, read_bytes
+from linprobe.records import read_bytes
 from linprobe.terminal import command
 from linprobe_extract.shards.card import DatasetCard, ShardCard, load_card
+from linprobe_extract.shards.network import PATIENT, Retry, read_file
 from linprobe_extract.shards.types import DatasetPlan, Shard, SplitPlan
 
 _LAYOUT_HINT = (
@@ -35,11 +35,13 @@ def plan_dataset(
     name: str | None = None,
     label_source: str | None = None,
     classes_file: Path | None = None,
+    retry: Retry = PATIENT,
 ) -> DatasetPlan:
     """Locate the shards of a dataset, as ``extract_features`` takes them, and put them in order.
 
     Raises ExtractError where there is no such folder, no shards in it, or an entry that cannot be
-    understood; CardError where the folder's ``dataset.json`` is damaged.
+    understood, or a server does not say what it has; CardError where the folder's ``dataset.json``
+    is damaged.
     """
     card = None
     if shards:
@@ -47,7 +49,7 @@ def plan_dataset(
     elif data is None:
         raise ExtractError("no data to extract", hint="give --data DIR or --shards SPLIT=PATTERN")
     elif names.is_url(data):
-        splits, default_name = _remote_splits(data), Path(data.split("://")[-1]).name
+        splits, default_name = _remote_splits(data, retry), Path(data.split("://")[-1]).name
     else:  # a local folder, whatever it is called
         if not Path(data).is_dir():
             hint = f"{command('pack', 'SOURCE', out='DIR')} makes one; {_LAYOUT_HINT}"
@@ -59,7 +61,7 @@ def plan_dataset(
     elif card is not None:
         classes = card.classes
     else:
-        classes = None if shards else _classes_beside(str(data))
+        classes = None if shards else _classes_beside(str(data), retry)
     return DatasetPlan(
         name=name or (card.name if card else default_name),
         splits=tuple(SplitPlan(key, splits[key]) for key in sorted(splits)),
@@ -69,13 +71,13 @@ def plan_dataset(
     )
 
 
-def _classes_beside(base: str) -> tuple[str, ...] | None:
+def _classes_beside(base: str, retry: Retry) -> tuple[str, ...] | None:
     """The names in ``classnames.txt``; None where there is no such file."""
     if not names.is_url(base):
         path = Path(base) / "classnames.txt"
         return names.read_class_names(path, error=ExtractError) if path.exists() else None
     url = f"{base.rstrip('/')}/classnames.txt"
-    data = _remote_file(url)
+    data = read_file(url, retry)
     return None if data is None else names.parse_class_names(data, url, error=ExtractError)
 
 
@@ -140,12 +142,12 @@ def _shard_count(data: bytes, place: str) -> int:
     return int(text)
 
 
-def _remote_splits(base: str) -> dict[str, tuple[Shard, ...]]:
+def _remote_splits(base: str, retry: Retry) -> dict[str, tuple[Shard, ...]]:
     """List ``<split>/<i>.tar`` under a URL, counted by ``<split>/nshards.txt``."""
     splits: dict[str, tuple[Shard, ...]] = {}
     for alias, split in names.SPLIT_ALIASES.items():
         folder = f"{base.rstrip('/')}/{alias}"
-        data = None if split in splits else _remote_file(f"{folder}/nshards.txt")
+        data = None if split in splits else read_file(f"{folder}/nshards.txt", retry)
         if data is not None:
             n_shards = _shard_count(data, f"{folder}/nshards.txt")
             urls = (f"{folder}/{index}.tar" for index in range(n_shards))
@@ -157,24 +159,6 @@ def _remote_splits(base: str) -> dict[str, tuple[Shard, ...]]:
             "or give each split: --shards 'train=URL/{0..9}.tar'",
         )
     return splits
-
-
-def _remote_file(url: str) -> bytes | None:
-    """Content of a small file; None when there is none."""
-    try:
-        with fsspec.open(url, "rb") as stream:
-            data = bytes(stream.read(MAX_BYTES + 1))
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # each of fsspec's drivers has errors of its own
-        raise ExtractError(
-            f"cannot read '{url}': {str(error) or type(error).__name__}",
-            hint="check the URL and the network; s3://, gs:// and others need their fsspec driver",
-        ) from error
-    if len(data) > MAX_BYTES:
-        fault = f"'{url}' has more than {MAX_BYTES:,} bytes, expected a small text file"
-        raise ExtractError(fault, hint="check what the server sends")
-    return data
 
 
 def _explicit_splits(entries: Sequence[str]) -> dict[str, tuple[Shard, ...]]:

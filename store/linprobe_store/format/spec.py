@@ -82,7 +82,7 @@ class EncoderSpec:
     """Every tap stored, in a fixed order; at least one."""
     preprocess: PreprocessSpec | None
     """None for features imported from elsewhere."""
-    precision: Literal["fp32", "bf16", "unknown"]
+    precision: Literal["fp32", "bf16", "fp16", "unknown"]
     """Arithmetic of the forward pass; ``unknown`` for imported features."""
     storage_dtype: StorageDtype
     """Dtype of the stored rows."""

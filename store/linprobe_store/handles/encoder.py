@@ -197,9 +197,9 @@ class StoredEncoder:
 
         Raises
         ------
-        MismatchError : other taps or shapes, or a cosine below 0.9999.
+        MismatchError : other taps or shapes, or a cosine below 0.9999 (0.999 in bf16).
         """
-        witness.check_canary(self.path, features)
+        witness.check_canary(self.path, features, self.spec.precision)
 
 
 def open_encoder(folder: Path) -> StoredEncoder:

@@ -163,7 +163,7 @@ class Search:
     held_out: HeldOut
     """Rows C was chosen on."""
     temperature: Temperature | None
-    """What was fitted on held-out logits; None by other rules than ``nll-band-1``."""
+    """Fitted on held-out logits by the rule ``nll-band-1`` and over folds; else None."""
 
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the choice of C must know, and can do."""
@@ -270,9 +270,8 @@ def search(
         choice = Choice(cuts, replace(settings, memory_bytes=share), crew, metric, rule, watch)
         trials, sweep = choice.run(grid, seed)
         C = sweep.C
-        if rule == BAND:
-            pairs = [(trainer.probe(C), held) for trainer, held in trials]
-            temperature = fit_temperature(pairs, held_out.source)
+        if rule == BAND or held_out.folds:
+            temperature = fit_temperature(_out_of_fold(trials, C), held_out.source)
         lent = [(trials[0][0].probe(c), c) for c in nearest(sweep)]
         del trials, choice
     trainer = make_trainer(everything, settings, crew)
@@ -282,3 +281,10 @@ def search(
     T = 1.0 if temperature is None else temperature.used
     probe = replace(trainer.probe(C), temperature=T)
     return Search(probe, report, sweep, fitted_on, held_out, temperature)
+
+
+def _out_of_fold(trials: Sequence[Trial], C: float) -> list[tuple[Probe, Rows]]:
+    """Probes at C, fitted to the end (a race may have stopped them), with their held-out rows."""
+    for trainer, _ in trials:
+        trainer.fit(C, Tolerance())
+    return [(trainer.probe(C), held) for trainer, held in trials]

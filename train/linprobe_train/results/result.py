@@ -108,7 +108,7 @@ class ProbeResult(Result):
     fit: FitReport
     """The final fit."""
     temperature: Temperature | None
-    """Fitted on held-out logits; None by other rules than ``nll-band-1``, and where C was given."""
+    """Fitted on held-out logits by the rule ``nll-band-1`` and over folds; else None."""
     scores: tuple[Score, ...]
     """On test, of probabilities at the temperature where it is applied."""
     raw: tuple[Score, ...]

@@ -38,18 +38,31 @@ THUMBNAIL = 160
 
 
 def curve_svg(sweep: Sweep, metric: str) -> str:
-    """What C was chosen by over C, with the chosen C marked: the held-out loss, or the score."""
+    """What C was chosen by over C, with the chosen C marked: the held-out loss, or the score.
+
+    Points of the band that the headline metric chose from are filled; a bar says what a score of
+    which rows are undecided could still become.
+    """
     C, score = _curve(sweep.points, sweep.metric)
     metric, unit = f"held-out {metric}", unit_of(sweep.metric)
     if sweep.points[0].likelihood:
         metric, unit = "held-out loss", "nats"
     figure, axes = _figure(7.0, 3.2)
     if sweep.coarse:
-        label = f"{sweep.coarse.rows} of {sweep.coarse.of} rows"
-        axes.plot(*_curve(sweep.coarse.points, sweep.metric), color=_LINE, marker="o", label=label)
-    axes.plot(C, score, color=_ACCENT, marker="o", markersize=4, label="all rows")
-    if sweep.coarse:
+        part, label = sweep.coarse, f"{sweep.coarse.rows} of {sweep.coarse.of} rows"
+        axes.plot(*_curve(part.points, sweep.metric), color=_LINE, marker="o", label=label)
         axes.legend(frameon=False)
+    axes.plot(C, score, color=_ACCENT)
+    outside = np.array(
+        [p.likelihood is not None and not p.likelihood.in_band for p in sweep.points]
+    )
+    for name, which, colour in (("inside", ~outside, _ACCENT), ("outside", outside, "none")):
+        points = np.array(C)[which], np.array(score)[which]
+        axes.scatter(*points, s=20, c=colour, edgecolors=_ACCENT, zorder=3).set_gid(name)
+    bars = [(p.C, p.low or 0.0, p.high or 0.0) for p in sweep.points if p.undecided]
+    at, low, high = np.array(bars).reshape(-1, 3).T
+    scale = scale_of(sweep.metric)
+    axes.vlines(at, scale * low, scale * high, color=_ACCENT).set_gid("undecided")
     axes.axvline(sweep.C, color=_INK, linewidth=1, linestyle="--")
     chosen = score[C.index(sweep.C)]
     far = max(score, key=lambda y: abs(y - chosen))  # beside the line, off the curve's end

@@ -25,6 +25,7 @@ import numpy as np
 
 from linprobe_train.solver.passes import Objective, Point, with_ridge
 from linprobe_train.solver.preparation import Float64
+from linprobe_train.solver.problem import Sizes
 from linprobe_train.solver.surface import Surface
 
 StopReason = Literal["bound", "estimate", "decided", "max_iter", "stalled"]
@@ -124,6 +125,15 @@ class FitReport:
         return self.stop in ("bound", "estimate")
 
 
+def descent_bytes(sizes: Sizes) -> int:
+    """Of a :class:`Descent` on a step.
+
+    Two places with two gradients each, the direction and the pair with what they are made of in
+    float64, the direction on its way in float32.
+    """
+    return (10 * 8 + 4 * 4) * sizes.place
+
+
 class Descent:
     """One fit: the state that its iterations share."""
 
@@ -139,12 +149,12 @@ class Descent:
     def run(self, tolerance: Tolerance) -> StopReason:
         """Iterate until a test is met."""
         surface, built, reference = self._surface, 0, math.inf
-        metric = surface.metric(self.at)
+        surface.ready(self.at)
         while True:
-            direction = surface.pairs.direction(self.at.g, metric.apply)
+            direction = surface.direction(self.at)
             if not np.vdot(self.at.g, direction) > 0:  # rounding cost the pairs their sign
                 surface.pairs.clear()
-                direction = surface.pairs.direction(self.at.g, metric.apply)
+                direction = surface.direction(self.at)
             slope = -float(np.vdot(self.at.g, direction))
             self.decrement = -0.5 * slope
             reason = self._reason(tolerance)
@@ -162,7 +172,7 @@ class Descent:
                 reference = self.decrement
             left = self.iterations - built >= LONG and self.decrement < FAR * reference
             if left:
-                metric = surface.metric(self.at, anew=True)
+                surface.ready(self.at, anew=True)
                 built, reference = self.iterations, math.inf
 
     @property

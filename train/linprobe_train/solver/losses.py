@@ -14,6 +14,12 @@ from linprobe_train.solver.preparation import Float32, Float64, Real
 
 Loss = Literal["softmax", "sigmoid"]
 
+LOSS_BYTES = 42
+"""Of a logit while its loss is computed: five float64 and two flags, by the sigmoid."""
+
+SPAN_BYTES = 32
+"""Of a logit of :func:`loss_of_span`: Z and its products, by the sigmoid three, in float64."""
+
 
 def softmax_loss(z: Real, labels: NDArray[np.int64], weights: Real | None) -> float:
     """Sum of weighted cross-entropies; ``z`` is overwritten with the derivative w (p - y).
@@ -46,9 +52,13 @@ def sigmoid_loss(z: Real, targets: NDArray[np.uint8], weights: Real | None) -> f
     log(1 + e^s) and the derivative is +-1 / (1 + e^-s): neither cancels.
     """
     z[targets == 1] *= -1
-    small = np.exp(-np.abs(z))
-    losses = np.maximum(z, 0) + np.log1p(small)
-    z[...] = np.where(z >= 0, 1, small) / (1 + small)
+    small = np.abs(z)
+    np.exp(np.negative(small, out=small), out=small)
+    losses = np.log1p(small)
+    losses += np.maximum(z, 0)
+    np.copyto(z, np.where(z >= 0, 1, small))
+    small += 1
+    z /= small
     z[targets == 1] *= -1
     if weights is not None:
         losses *= weights[:, None]

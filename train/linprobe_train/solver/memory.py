@@ -1,18 +1,28 @@
-"""What a fit needs in memory, estimated before it starts."""
+"""What a fit needs in memory, known before it starts: the sum of what every module says it takes.
+
+Bounds, not estimates: what is kept, and whether rows are copied at all, follows from them.
+"""
 
 from dataclasses import dataclass
 
 from linprobe.errors import OptionError
 from linprobe.machine import memory_limit
 from linprobe.terminal import human_bytes
-from linprobe_train.solver.path import KEPT_LOGITS, PILOT_BYTES, SPAN_VALUES
-from linprobe_train.solver.preconditioner import rank_for
-from linprobe_train.solver.problem import PILOT_ROWS
-from linprobe_train.solver.rows import BLOCK_ROWS
-from linprobe_train.solver.surface import PAIRS
+from linprobe_train.solver.lbfgs import descent_bytes
+from linprobe_train.solver.passes import pass_bytes
+from linprobe_train.solver.path import (
+    BASIS,
+    KEPT_LOGITS,
+    logits_bytes,
+    points_bytes,
+    start_bytes,
+)
+from linprobe_train.solver.preconditioner import build_bytes, metric_bytes
+from linprobe_train.solver.problem import Sizes, rows_bytes, setup_bytes
+from linprobe_train.solver.surface import pairs_bytes
 
-LOGIT_ARRAYS = KEPT_LOGITS + 6
-"""Most (n, m) arrays: of kept solutions, of three lent by a search, and of a line."""
+SLACK_BYTES, SLACK_BYTES_OF_THREAD = 4 * 2**20, 4 * 2**20
+"""What the allocator does not give back at once, and the buffers of BLAS."""
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -23,10 +33,10 @@ class MemoryPlan:
 
     resident: bool
     """Whether a float32 copy of all rows is kept."""
-    logits: bool
-    """Whether the logits of the solutions around, of all rows, are kept too."""
+    logits: int
+    """Of how many solutions the logits of all rows are kept; 0 where lengths cost passes."""
     total_bytes: int
-    """Estimated peak."""
+    """Most that is taken."""
     limit_bytes: int
     """What may be used."""
 
@@ -34,37 +44,30 @@ class MemoryPlan:
         """For a person."""
         how = "in memory" if self.resident else "streamed from disk"
         total, limit = human_bytes(self.total_bytes), human_bytes(self.limit_bytes)
-        return f"memory: about {total} of {limit} allowed, rows {how}"
+        return f"memory: at most {total} of {limit} allowed, rows {how}"
 
 
-def plan_memory(
-    n: int, d: int, m: int, *, threads: int, limit_bytes: int, value_bytes: int = 4
-) -> MemoryPlan:
-    """Choose what to keep of n rows, d features and m logit columns: rows, logits, both or none.
+def plan_memory(sizes: Sizes, limit_bytes: int) -> MemoryPlan:
+    """Choose what to keep: rows and logits, rows, or neither; OptionError: too little to stream."""
+    plans = [(True, kept) for kept in range(KEPT_LOGITS, BASIS, -1)] + [(True, 0), (False, 0)]
+    for resident, kept in plans:
+        total = bytes_of(sizes, resident=resident, kept_logits=kept)
+        if total <= limit_bytes:
+            return MemoryPlan(resident, kept, total, limit_bytes)
+    needs = f"a probe of {sizes.m} x {sizes.d} weights needs {human_bytes(total)} of memory"
+    hint = f"--memory {human_bytes(1.1 * total).replace(' ', '')}"
+    raise OptionError(f"{needs}; allowed are {human_bytes(limit_bytes)}", hint=hint)
 
-    ``value_bytes`` is the size of one prepared feature. OptionError : too little to stream.
-    """
-    sampled = min(n, PILOT_ROWS)
-    pilot = (4 * d + 8 * m) * sampled
-    span = min(PILOT_BYTES, 4 * 8 * m * sampled)
-    pairs = 8 * PAIRS * m * (d + 1)
-    metric = 4 * m * d * (rank_for(n, d, m) + 4)
-    points = 8 * 8 * m * (d + 1)
-    passes = 8 * m * (d + 1) + 4 * BLOCK_ROWS * (3 * d + 3 * m)
-    starts = 12 * min(SPAN_VALUES, 11 * m * BLOCK_ROWS)
-    blocks = (threads + 1) * max(passes, starts)
-    state = pairs + metric + points + blocks + 24 * d * d
-    whole, least = value_bytes * n * d + span + 8 * m * sampled + state, span + pilot + state
-    if least > limit_bytes:
-        needs = f"a probe of {m} x {d} weights needs about {human_bytes(least)} of memory"
-        hint = f"--memory {human_bytes(1.1 * least).replace(' ', '')}"
-        raise OptionError(f"{needs}; allowed are {human_bytes(limit_bytes)}", hint=hint)
-    if whole > limit_bytes:
-        return MemoryPlan(False, False, least, limit_bytes)
-    fast = whole + LOGIT_ARRAYS * value_bytes * n * m
-    if fast > limit_bytes:
-        return MemoryPlan(True, False, whole, limit_bytes)
-    return MemoryPlan(True, True, fast, limit_bytes)
+
+def bytes_of(sizes: Sizes, *, resident: bool, kept_logits: int) -> int:
+    """Most anonymous memory of a fit that keeps this, from the first row read to the probe."""
+    slack = SLACK_BYTES + SLACK_BYTES_OF_THREAD * sizes.threads
+    kept = points_bytes(sizes) + pairs_bytes(sizes) + metric_bytes(sizes) + descent_bytes(sizes)
+    # In float64 rows are streamed beside the copy, with pilot rows in the place of the logits.
+    kept += max(logits_bytes(sizes, kept_logits), 4 * sizes.pilot if resident else 0)
+    passing = max(pass_bytes(sizes), build_bytes(sizes), start_bytes(sizes))
+    fitting = rows_bytes(sizes, resident=resident) + kept + passing
+    return slack + max(setup_bytes(sizes) + pass_bytes(sizes), fitting)
 
 
 def available_bytes() -> int:

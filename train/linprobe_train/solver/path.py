@@ -22,10 +22,10 @@ from typing import TypeVar, cast
 import numpy as np
 
 from linprobe_train.solver.lbfgs import Descent, FitReport, Judge, StopReason, Tolerance
-from linprobe_train.solver.losses import loss_of_span
+from linprobe_train.solver.losses import SPAN_BYTES, loss_of_span
 from linprobe_train.solver.passes import Crew, Objective, Point, with_ridge
 from linprobe_train.solver.preparation import Float32, Float64, Real
-from linprobe_train.solver.problem import Problem
+from linprobe_train.solver.problem import PILOT_ROWS, READ_BYTES, Problem, Sizes
 from linprobe_train.solver.rows import BLOCK_ROWS
 from linprobe_train.solver.surface import Surface
 
@@ -54,7 +54,11 @@ NEWTON_STEPS = 8
 They end sooner where the decrease expected is below a ten-millionth of F."""
 
 KEPT_LOGITS = 8
-"""Solutions whose logits are kept, those nearest to the last."""
+"""Solutions whose logits are kept, the new one and those nearest to it; at least one more than
+:data:`BASIS`."""
+
+LENT = 3
+"""Solutions of other rows that a fit starts from."""
 
 SPAN_VALUES = 2**18
 """Logits of all solutions of a span that are combined at once: 1 MB stays in a core's cache."""
@@ -73,14 +77,41 @@ class Lent:
     """(n, m), of these rows, where they are kept."""
 
 
+SOLUTION_BYTES = 16
+"""Of an entry of V: itself, and its gradient."""
+
+
+def points_bytes(sizes: Sizes) -> int:
+    """Of solutions with their gradients: those of a start, and those lent.
+
+    Others that were asked for take :data:`SOLUTION_BYTES` an entry: whoever asks counts them.
+    """
+    return SOLUTION_BYTES * (KEPT_LOGITS + LENT) * sizes.place
+
+
+def logits_bytes(sizes: Sizes, kept: int) -> int:
+    """Of logits of all rows: of solutions and those lent; of a line its slope and its residual."""
+    return (kept + LENT + 2) * sizes.value * sizes.n * sizes.m if kept else 0
+
+
+def start_bytes(sizes: Sizes) -> int:
+    """Of :func:`least_of_span`: blocks of logits, and of pilot rows where they are asked."""
+    span = SPAN_BYTES * min(SPAN_VALUES, (BASIS + LENT) * sizes.logits)
+    pilot = min(PILOT_BYTES, 4 * (BASIS + LENT) * min(sizes.n, PILOT_ROWS) * sizes.m)
+    places = (4 * sizes.threads + 16) * sizes.place + pilot
+    return sizes.threads * (span + READ_BYTES * sizes.block) + places
+
+
 class PathSolver:
     """Fits one problem at many C."""
 
-    def __init__(self, problem: Problem, crew: Crew, *, keep_logits: bool = True) -> None:
+    def __init__(self, problem: Problem, crew: Crew, *, kept_logits: int = KEPT_LOGITS) -> None:
         self.problem = problem
-        self.surface = Surface(problem, crew, keep_logits=keep_logits)
+        self.surface = Surface(problem, crew, keep_logits=kept_logits > 0)
+        self._kept = kept_logits
         self._solved: dict[float, Point] = {}
         self._borrowed: dict[float, Lent] = {}
+        self._bridges: set[float] = set()
 
     @property
     def passes(self) -> int:
@@ -113,7 +144,9 @@ class PathSolver:
         before = self.passes
         loose = replace(BRIDGE, max_iter=min(BRIDGE.max_iter, tolerance.max_iter))
         for x in self.bridge(math.log(C)):
+            self._bridges.add(x)
             self._solve(x, loose)
+        self._bridges.discard(math.log(C))
         descent, reason = self._solve(math.log(C), tolerance, judge)
         at, estimate, passes = descent.at, descent.decrement / descent.at.F, self.passes - before
         loss, iterations = at.point.loss, descent.iterations
@@ -130,7 +163,10 @@ class PathSolver:
             self._solved[known] = replace(point, logits=None)
         self._borrowed = {known: Lent(lent.V) for known, lent in self._borrowed.items()}
         preparation = replace(self.problem.preparation, arithmetic="float64")
-        problem = replace(self.problem, resident=None, preparation=preparation)
+        pilot = self.problem.pilot
+        if pilot is None:
+            pilot = self.problem.turned_rows(self.problem.pilot_rows)
+        problem = replace(self.problem, resident=None, pilot=pilot, preparation=preparation)
         exact = PathSolver(problem, crew)
         exact._solved[x] = exact.surface.at(self._solved[x].V)
         report = exact.fit(C, tolerance, judge)
@@ -140,14 +176,22 @@ class PathSolver:
     def _solve(
         self, x: float, tolerance: Tolerance, judge: Judge | None = None
     ) -> tuple[Descent, StopReason]:
+        self._forget(x)
         start = self._start(x)
         self.surface.pairs.shift(start.l2)
         descent = Descent(self.surface, start, judge)
         reason = descent.run(tolerance)
         self._solved[x] = descent.at.point
-        for far in sorted(self._solved, key=lambda known: abs(known - x))[KEPT_LOGITS:]:
-            self._solved[far] = replace(self._solved[far], logits=None)
         return descent, reason
+
+    def _forget(self, x: float) -> None:
+        """Make room for a fit at x: keep what its start needs, and what is asked for."""
+        others = sorted(self._solved.keys() - {x}, key=lambda known: abs(known - x))
+        for far in others[max(BASIS, self._kept - 1) :]:
+            if far in self._bridges:
+                del self._solved[far]
+            else:
+                self._solved[far] = replace(self._solved[far], logits=None)
 
     def bridge(self, x: float) -> list[float]:
         """Values of ln C to pass through on the way up to x."""
@@ -160,8 +204,9 @@ class PathSolver:
             return []
         start, step = (max(below), BRIDGE_STEP) if below else (self._origin(), COLD_STEP)
         if below:
-            at = with_ridge(self._solved[start], self._l2(start))
-            if at.ridge < BRIDGE_RIDGE * at.F:
+            point, W = self._solved[start], self._solved[start].V[:, :-1]
+            ridge = 0.5 * self._l2(start) * float(np.vdot(W, W))
+            if ridge < BRIDGE_RIDGE * (point.loss + ridge):
                 return []
         if x - start <= 1.01 * DECADE:
             return []
@@ -171,9 +216,8 @@ class PathSolver:
     def _origin(self) -> float:
         """Value of ln C whose ridge is the curvature of the steepest axis at W = 0."""
         problem = self.problem
-        steepest = max(float(problem.pilot_share @ np.square(problem.pilot[:, -1])), 1e-30)
-        curvature = steepest / (problem.m if problem.loss == "softmax" else 4)
-        return -math.log(curvature * problem.total_weight)
+        curvature = problem.steepest / (problem.m if problem.loss == "softmax" else 4)
+        return -math.log(max(curvature, 1e-30) * problem.total_weight)
 
     def _start(self, x: float) -> Objective:
         # Of two equally near, the smaller C: its solution errs on the smooth side.
@@ -257,19 +301,25 @@ class Span:
         """(p,) gradient to be added: what the pilot rows have wrong where they are compared."""
         self._problem, self._crew, self._basis = problem, crew, basis
         if self.pilot:
-            step = -(-4 * len(basis) * problem.m * len(problem.pilot) // PILOT_BYTES)
-            self._x, self._targets = problem.pilot[::step], problem.targets[problem.pilot_rows[::step]]
-            self._share = problem.pilot_share[::step] / problem.pilot_share[::step].sum()
-            self._turned = np.stack(list(crew.map(self._turn, [point.V for point in basis])))
+            s = len(problem.pilot_rows)
+            step = -(-4 * len(basis) * problem.m * s // PILOT_BYTES)
+            share = problem.pilot_share[::step]
+            self._share = share / share.sum()
+            self._targets = problem.targets[problem.pilot_rows[::step]]
+            self._turned = np.empty((len(basis), len(share), problem.m), np.float32)
+            size = BLOCK_ROWS * step
+            list(crew.map(self._turn, [slice(i, min(i + size, s), step) for i in range(0, s, size)]))
 
-    def _turn(self, V: Float64) -> Float32:
-        turned: Float32 = self._x @ V[:, :-1].T.astype(np.float32)
-        turned += V[:, -1].astype(np.float32)
-        return turned
+    def _turn(self, span: slice) -> None:
+        x, start = self._problem.pilot_block(span), span.start // span.step
+        for turned, point in zip(self._turned, self._basis, strict=True):
+            z = turned[start : start + len(x)]
+            np.matmul(x, point.V[:, :-1].T.astype(np.float32), out=z)
+            z += point.V[:, -1].astype(np.float32)
 
     def at(self, a: Float64) -> tuple[float, Float64, Float64]:
         """F, its gradient (p,) and its Hessian (p, p) at the combination a."""
-        n = len(self._x) if self.pilot else self._problem.n
+        n = self._turned.shape[1] if self.pilot else self._problem.n
         rows = max(1, min(BLOCK_ROWS, SPAN_VALUES // (len(a) * self._problem.m)))
         spans = [slice(i, min(i + rows, n)) for i in range(0, n, rows)]
         F = 0.5 * float(a @ self.gram @ a) + float(self.tilt @ a)

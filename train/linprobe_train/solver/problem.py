@@ -32,6 +32,44 @@ threads; also the most threads that help."""
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """What the memory of a fit depends on; every module says what of it its own arrays take."""
+
+    n: int
+    """Rows."""
+    d: int
+    """Features of a row."""
+    m: int
+    """Logit columns."""
+    threads: int
+    """Of the crew."""
+    value: int = 4
+    """Bytes of a prepared feature."""
+    label: int = 8
+    """Bytes of the labels of a row."""
+
+    @property
+    def place(self) -> int:
+        """Entries of V = [W | b]."""
+        return self.m * (self.d + 1)
+
+    @property
+    def pilot(self) -> int:
+        """Entries of the pilot rows."""
+        return min(self.n, PILOT_ROWS) * self.d
+
+    @property
+    def block(self) -> int:
+        """Entries of a block of rows."""
+        return min(self.n, BLOCK_ROWS) * self.d
+
+    @property
+    def logits(self) -> int:
+        """Entries of its logits."""
+        return min(self.n, BLOCK_ROWS) * self.m
+
+
+@dataclass(frozen=True)
 class Problem:
     """Everything about the data that a fit needs; C is not part of it."""
 
@@ -45,8 +83,11 @@ class Problem:
     """(d,) subtracted from prepared rows."""
     rotation: Float64
     """(d, d) orthogonal, columns by ascending variance: coordinates are (x - mean) @ rotation."""
-    pilot: Float32
-    """(s, d) sampled rows, turned: the metric's diagonal where rows are streamed."""
+    steepest: float
+    """Mean square of the last coordinate, the one of the largest variance."""
+    pilot: Float32 | None
+    """(s, d) sampled rows, turned: the metric's diagonal where rows are streamed; None where they
+    are resident."""
     pilot_rows: NDArray[np.int64]
     """(s,) which rows those are, ascending."""
     pilot_share: Float32
@@ -74,6 +115,11 @@ class Problem:
         return self.source.n_classes if self.loss == "softmax" else self.targets.shape[1]
 
     @cached_property
+    def turn(self) -> Float32:
+        """The rotation in float32."""
+        return self.rotation.astype(np.float32)
+
+    @cached_property
     def total_weight(self) -> float:
         """S, the sum of the row weights."""
         return float(self.n if self.weights is None else self.weights.sum())
@@ -99,7 +145,11 @@ class Problem:
             return self.resident[rows].astype(np.float32, copy=False)
         prepared = self.preparation.apply(self.source.gather(rows)).astype(np.float32, copy=False)
         prepared -= self.mean.astype(np.float32)
-        return prepared @ self.rotation.astype(np.float32)
+        return prepared @ self.turn
+
+    def pilot_block(self, span: slice) -> Float32:
+        """Some of the sampled rows in the coordinates of V, (b, d)."""
+        return self.turned_rows(self.pilot_rows[span]) if self.pilot is None else self.pilot[span]
 
     def columns(self, V: Float64, arithmetic: Arithmetic) -> tuple[Real, Real]:
         """W (d, m) and b (m,) for the rows that :meth:`blocks` gives, from V = [W | b]."""
@@ -126,12 +176,31 @@ class Problem:
             yield int(self.source.offsets[index]), features
 
 
+READ_BYTES = 24
+"""Of an entry of a block that is read: as stored, prepared, and once more in float64."""
+
+
+def rows_bytes(sizes: Sizes, *, resident: bool) -> int:
+    """Of a :class:`Problem`: rows, labels, weights, and the rotation in both precisions."""
+    rows = sizes.value * sizes.n * sizes.d if resident else 4 * sizes.pilot
+    return rows + (2 * sizes.label + 16) * sizes.n + 16 * sizes.d**2
+
+
+def setup_bytes(sizes: Sizes) -> int:
+    """Of :func:`make_problem` before the copy: the sample, its covariance, LAPACK's workspace."""
+    return 4 * sizes.pilot + (2 * sizes.label + 16) * sizes.n + 26 * sizes.d**2
+
+
+def spans_of(n: int, rows: int = BLOCK_ROWS) -> list[slice]:
+    """0 to n in blocks."""
+    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+
+
 def make_problem(
     rows: Rows, preparation: Preparation, *, weights: Float64 | None, resident: bool
 ) -> Problem:
     """Prepare rows for fitting: one read for the sample, one more for a resident copy.
 
-    ``resident`` keeps 4 n d bytes; streaming keeps the sample alone, 4 d min(n, PILOT_ROWS).
     ``weights`` is (n,) or None for ones.
     """
     chosen = np.arange(rows.n)
@@ -140,23 +209,45 @@ def make_problem(
         edges = np.linspace(0, rows.n, PILOT_ROWS + 1).astype(np.int64)
         offsets = np.random.default_rng(0).random(PILOT_ROWS) * np.diff(edges)
         chosen = edges[:-1] + offsets.astype(np.int64)
-    sample = preparation.apply(rows.gather(chosen)).astype(np.float32, copy=False)
     share = np.ones(len(chosen)) if weights is None else weights[chosen]
-    share = share / share.sum()
-    mean = share @ sample
-    sample -= mean.astype(np.float32)
-    covariance = (sample * share[:, None].astype(np.float32)).T @ sample
-    rotation = np.linalg.eigh(covariance.astype(np.float64))[1]
-    copy = _resident(rows, preparation, mean, rotation) if resident else None
-    if copy is not None and len(copy) == len(sample):
-        pilot = copy.astype(np.float32, copy=False)
+    share = (share / share.sum()).astype(np.float32)
+    sample = np.empty((len(chosen), rows.dim), np.float32)
+    mean, variances, rotation = _principal_axes(sample, share, rows, preparation, chosen)
+    copy, pilot = None, None
+    if resident:
+        del sample  # the copy takes its place
+        copy = _resident(rows, preparation, mean, rotation)
     else:
-        pilot = sample @ rotation.astype(np.float32)
+        pilot, turn = sample, rotation.astype(np.float32)
+        for span in spans_of(len(pilot)):
+            pilot[span] = pilot[span] @ turn
     two = rows.n_classes == 2 and not rows.multi_label
     loss: Loss = "sigmoid" if two or rows.multi_label else "softmax"
     targets = (rows.labels[:, None] == 1).astype(np.uint8) if two else rows.labels
-    sampled = pilot, chosen, share.astype(np.float32)
-    return Problem(loss, targets, weights, mean, rotation, *sampled, copy, rows, preparation)
+    axes = mean, rotation, float(variances[-1])
+    return Problem(loss, targets, weights, *axes, pilot, chosen, share, copy, rows, preparation)
+
+
+def _principal_axes(
+    sample: Float32,
+    share: Float32,
+    rows: Rows,
+    preparation: Preparation,
+    chosen: NDArray[np.int64],
+) -> tuple[Float64, Float64, Float64]:
+    """Fill ``sample`` with prepared rows; their mean, variances and axes. It is centred then."""
+    from scipy.linalg import eigh  # not before a fit, as in lbfgs
+
+    mean, covariance = np.zeros(rows.dim), np.zeros((rows.dim, rows.dim))
+    for span in spans_of(len(sample)):
+        sample[span] = preparation.apply(rows.gather(chosen[span]))
+        mean += share[span] @ sample[span].astype(np.float64)
+    for span in spans_of(len(sample)):
+        sample[span] -= mean.astype(np.float32)
+        covariance += (sample[span] * share[span, None]).T @ sample[span]
+    # Read by columns it is the same matrix, and can be overwritten.
+    variances, rotation = eigh(covariance.T, overwrite_a=True, check_finite=False, driver="evd")
+    return mean, variances, rotation
 
 
 def _resident(rows: Rows, preparation: Preparation, mean: Float64, rotation: Float64) -> Real:
