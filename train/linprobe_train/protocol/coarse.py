@@ -1,8 +1,10 @@
 """A search in two stages: where the best C lies from a part of the rows, which it is from all.
 
-A part of the rows at the same l2 is the same problem with more noise: it shows which decade is
-best, and its solutions are near those of all rows. Each of its rows weighs as much as the rows of
-its class that it stands for, so that C means what it means for all rows.
+A part of the rows at the same l2 is the same problem with more noise, and its solutions are near
+those of all rows: each of its rows weighs as much as the rows of its class that it stands for, so
+that C means the same l2 as for all rows. With more noise it wants more ridge: what is much the same
+for any number of rows is the best C of rows that weigh 1 each. All rows therefore begin at the best
+C of the part times the rows that one of it stands for.
 """
 
 import math
@@ -22,6 +24,11 @@ from linprobe_train.solver.rows import Rows
 HALF, QUARTER = 4, 2
 """Eighths of a decade: how finely a part is asked, and how far around its best all rows are."""
 
+
+LENT = 3
+"""Solutions of a sweep that fits of more rows start from."""
+
+
 @dataclass(frozen=True)
 class Coarse:
     """What a part of the rows said."""
@@ -32,6 +39,8 @@ class Coarse:
     """Rows that it stands for."""
     C: float
     """Best on it, by the rule of the search."""
+    start: float
+    """Where all rows began: the value nearest to C times ``of`` / ``rows``."""
     points: tuple[SweepPoint, ...]
     """Its curve, ascending in C."""
 
@@ -74,6 +83,18 @@ class Around:
 def coarse_grid(grid: Grid) -> Grid:
     """What a part is asked: a list, or a search down to half a decade."""
     return Grid(grid.values, grid.first, tuple(step for step in grid.steps if step >= HALF))
+
+
+def start_of(grid: Grid, C: float, rows: int, of: int) -> float:
+    """The value of a grid, of a search to half a decade, that all rows begin with."""
+    first = grid.first[0] if grid.first else 0
+    values = (v for e, v in grid.places.items() if grid.values or (e - first) % HALF == 0)
+    return min(values, key=lambda value: abs(math.log(value / (C * of / rows))))
+
+
+def nearest(points: Sequence[SweepPoint], C: float) -> list[float]:
+    """Values around C whose solutions fits of more rows start from."""
+    return sorted((p.C for p in points), key=lambda known: abs(math.log(known / C)))[:LENT]
 
 
 def part_trials(

@@ -36,7 +36,9 @@ class Grid(msgspec.Struct, frozen=True, omit_defaults=True):
     def on_part(self, coarse_rows: int) -> "Grid":
         """The same values, coarse ones on a part of the rows; for refusals see the protocol's."""
         if coarse_rows < 0 or (coarse_rows and len(self.values) == 1):
-            why = "expected 0 or more" if coarse_rows < 0 else "with a single C: nothing is searched"
+            why = (
+                "expected 0 or more" if coarse_rows < 0 else "with a single C: nothing is searched"
+            )
             hint = "leave --coarse-rows out, or give a number of rows to search on, such as 100000"
             raise OptionError(f"--coarse-rows {coarse_rows}; {why}", hint=hint)
         return msgspec.structs.replace(self, coarse_rows=coarse_rows)

@@ -6,7 +6,14 @@ from dataclasses import dataclass, replace
 
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_train.protocol.band import BLIND_C, WIDTH, run_band
-from linprobe_train.protocol.coarse import Around, Coarse, coarse_grid, part_trials
+from linprobe_train.protocol.coarse import (
+    Around,
+    Coarse,
+    coarse_grid,
+    nearest,
+    part_trials,
+    start_of,
+)
 from linprobe_train.protocol.held_out import HeldOut, cut_rows
 from linprobe_train.protocol.protocols import BAND, Grid, Rule, best_C
 from linprobe_train.protocol.scoring import (
@@ -25,9 +32,6 @@ from linprobe_train.solver.memory import available_bytes
 from linprobe_train.solver.passes import Crew
 from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.rows import Rows
-
-LENT = 3
-"""Solutions of a sweep, those nearest to the chosen C, that fits of more rows start from."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +137,6 @@ def run_sweep(
     return Sweep(metric, tuple(points[C] for C in sorted(points)), best_C(scores))
 
 
-def nearest(sweep: Sweep) -> list[float]:
-    """Values of C around the chosen one, whose solutions other rows begin with."""
-    return sorted((p.C for p in sweep.points), key=lambda C: abs(math.log(C / sweep.C)))[:LENT]
-
-
 @dataclass(frozen=True)
 class SplitUse:
     """Which rows were used for something."""
@@ -215,7 +214,7 @@ class Choice:
         for (trainer, _), probes in zip(trials, lent, strict=False):
             for C, probe in probes.items():
                 trainer.borrow(probe, C)
-        values = grid if coarse is None else Around(grid, coarse.C)
+        values = grid if coarse is None else Around(grid, coarse.start)
         sweep = self._sweep(trials, values, loose=coarse is not None)
         return trials, replace(sweep, coarse=coarse)
 
@@ -225,9 +224,10 @@ class Choice:
         n, of = min(t.rows.n for t, _ in parts), min(rows.n for rows, _ in self.cuts)
         self.watch(Progress(0, None, "values of C", line=f"on {n} of {of} rows:"))
         sweep = self._sweep(parts, coarse_grid(grid), loose=True, exact=False)
-        lent = [{C: trainer.probe(C) for C in nearest(sweep)} for trainer, _ in parts]
+        start = start_of(grid, sweep.C, n, of)
+        lent = [{C: trainer.probe(C) for C in nearest(sweep.points, start)} for trainer, _ in parts]
         self.watch(Progress(0, None, "values of C", line="on all rows:"))
-        return Coarse(n, of, sweep.C, sweep.points), lent
+        return Coarse(n, of, sweep.C, start, sweep.points), lent
 
     def _sweep(
         self, trials: Sequence[Trial], grid: Grid | Around, *, loose: bool, exact: bool = True
@@ -272,7 +272,7 @@ def search(
         C = sweep.C
         if rule == BAND or held_out.folds:
             temperature = fit_temperature(_out_of_fold(trials, C), held_out.source)
-        lent = [(trials[0][0].probe(c), c) for c in nearest(sweep)]
+        lent = [(trials[0][0].probe(c), c) for c in nearest(sweep.points, C)]
         del trials, choice
     trainer = make_trainer(everything, settings, crew)
     for probe, c in lent:

@@ -1,13 +1,6 @@
 """The path over C: every fit starts from those before it.
 
-A start is the least F over the span of the nearest solutions: V = sum_j a_j V_j has the logits
-sum_j a_j Z_j, so F over a, a handful of numbers, needs no product with the rows. Newton's method:
-
-    g_j  = <P - Y, Z_j> + l2 (G a)_j,                 G_jk = <W_j, W_k>
-    H_jk = <P * Z_j, Z_k> - sum_i r_ij r_ik + l2 G_jk,  r_ij = sum_c P_ic Z_j,ic
-
-each row times its share of the mean; a sigmoid's columns are rows of their own. Where there is no
-room for logits, the pilot rows stand for all.
+A start is the least F over the span of the nearest solutions (:func:`.least_of_span`).
 
 A fit at large C, far from any other, is led there by loose ones: from afar the metric misleads into
 detours. With no other at all they begin where the ridge equals the curvature of the steepest axis
@@ -15,21 +8,25 @@ at W = 0.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
 from linprobe_train.solver.lbfgs import Descent, FitReport, Judge, StopReason, Tolerance
-from linprobe_train.solver.losses import SPAN_BYTES, loss_of_span
+from linprobe_train.solver.losses import (
+    PILOT_BYTES,
+    SPAN_BYTES,
+    SPAN_VALUES,
+    Lent,
+    least_of_span,
+)
 from linprobe_train.solver.passes import Crew, Objective, Point, with_ridge
-from linprobe_train.solver.preparation import Float32, Float64, Real
+from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.problem import PILOT_ROWS, READ_BYTES, Problem, Sizes
-from linprobe_train.solver.rows import BLOCK_ROWS
 from linprobe_train.solver.surface import Surface
 
-P = TypeVar("P", "Point", "Lent")
+P = TypeVar("P", Point, Lent)
 
 DECADE = math.log(10)
 """One decade of C in x = ln C."""
@@ -49,33 +46,12 @@ BRIDGE_RIDGE = 0.05
 BASIS = 5
 """Solutions whose span holds a start: 2 took a fifth more passes, 8 no fewer."""
 
-NEWTON_STEPS = 8
-"""Most steps over the span, which cost no product with the rows; 4 took more passes, 2 many more.
-They end sooner where the decrease expected is below a ten-millionth of F."""
-
 KEPT_LOGITS = 8
 """Solutions whose logits are kept, the new one and those nearest to it; at least one more than
 :data:`BASIS`."""
 
 LENT = 3
 """Solutions of other rows that a fit starts from."""
-
-SPAN_VALUES = 2**18
-"""Logits of all solutions of a span that are combined at once: 1 MB stays in a core's cache."""
-
-PILOT_BYTES = 2**27
-"""Most memory for the logits of a span on pilot rows: of many classes, fewer rows stand for all."""
-
-
-@dataclass(frozen=True)
-class Lent:
-    """A solution of other rows."""
-
-    V: Float64
-    """(m, d + 1), [W | b]."""
-    logits: Real | None = None
-    """(n, m), of these rows, where they are kept."""
-
 
 SOLUTION_BYTES = 16
 """Of an entry of V: itself, and its gradient."""
@@ -243,96 +219,3 @@ class PathSolver:
 
     def _l2(self, x: float) -> float:
         return math.exp(-x) / self.problem.total_weight
-
-
-def least_of_span(
-    problem: Problem, crew: Crew, first: Point, others: Sequence[Point | Lent], l2: float
-) -> Float64:
-    """V of the least F over the span of solutions, (m, d + 1), from the nearest, ``first``, on."""
-    if not others:
-        return first.V
-    basis = [first, *others]
-    a = np.zeros(len(basis))
-    a[0] = 1
-    span = Span(problem, crew, basis, l2)
-    if span.pilot:
-        # The pilot rows tell how the gradient changes; what it is here, all rows have told.
-        exact = np.array([np.vdot(first.gradient, point.V) for point in basis])
-        span.tilt = exact + span.gram @ a - span.at(a)[1]
-    F, g, H = span.at(a)
-    for _ in range(NEWTON_STEPS):
-        step = _newton_step(g, H)
-        expected = 0.5 * float(g @ step)
-        ends = ((t, span.at(a - t * step)) for t in (1, 0.4, 0.16))
-        lower = next(((t, end) for t, end in ends if end[0] <= F - 2e-4 * t * expected), None)
-        if lower is None:
-            break
-        a, (F, g, H) = a - lower[0] * step, lower[1]
-        if expected < 1e-7 * F:
-            break
-    V: Float64 = a[0] * first.V
-    for share, point in zip(a[1:], others, strict=True):
-        V += share * point.V
-    return V
-
-
-def _newton_step(g: Float64, H: Float64) -> Float64:
-    """H^-1 g, without the directions that neighbours share to rounding."""
-    scale = 1 / np.sqrt(np.maximum(H.diagonal(), 1e-300))
-    values, axes = np.linalg.eigh(H * np.outer(scale, scale))
-    apart = values > 1e-6 * values[-1]
-    kept = axes[:, apart]
-    step: Float64 = scale * (kept @ (kept.T @ (scale * g) / values[apart]))
-    return step
-
-
-class Span:
-    """F over the combinations of points, by their logits."""
-
-    def __init__(
-        self, problem: Problem, crew: Crew, basis: Sequence[Point | Lent], l2: float
-    ) -> None:
-        self.pilot = basis[0].logits is None
-        """Whether the pilot rows stand for all."""
-        weights = [point.V[:, :-1] for point in basis]
-        self.gram = l2 * np.array([[np.vdot(W, other) for other in weights] for W in weights])
-        """(p, p) inner products of the weights, times l2."""
-        self.tilt = np.zeros(len(basis))
-        """(p,) gradient to be added: what the pilot rows have wrong where they are compared."""
-        self._problem, self._crew, self._basis = problem, crew, basis
-        if self.pilot:
-            s = len(problem.pilot_rows)
-            step = -(-4 * len(basis) * problem.m * s // PILOT_BYTES)
-            share = problem.pilot_share[::step]
-            self._share = share / share.sum()
-            self._targets = problem.targets[problem.pilot_rows[::step]]
-            self._turned = np.empty((len(basis), len(share), problem.m), np.float32)
-            size = BLOCK_ROWS * step
-            list(crew.map(self._turn, [slice(i, min(i + size, s), step) for i in range(0, s, size)]))
-
-    def _turn(self, span: slice) -> None:
-        x, start = self._problem.pilot_block(span), span.start // span.step
-        for turned, point in zip(self._turned, self._basis, strict=True):
-            z = turned[start : start + len(x)]
-            np.matmul(x, point.V[:, :-1].T.astype(np.float32), out=z)
-            z += point.V[:, -1].astype(np.float32)
-
-    def at(self, a: Float64) -> tuple[float, Float64, Float64]:
-        """F, its gradient (p,) and its Hessian (p, p) at the combination a."""
-        n = self._turned.shape[1] if self.pilot else self._problem.n
-        rows = max(1, min(BLOCK_ROWS, SPAN_VALUES // (len(a) * self._problem.m)))
-        spans = [slice(i, min(i + rows, n)) for i in range(0, n, rows)]
-        F = 0.5 * float(a @ self.gram @ a) + float(self.tilt @ a)
-        g, H = self.gram @ a + self.tilt, self.gram.copy()
-        for loss, gradient, hessian in self._crew.map(lambda span: self._block(span, a), spans):
-            F, g, H = F + loss, g + gradient, H + hessian
-        return F, g, H
-
-    def _block(self, span: slice, a: Float64) -> tuple[float, Float64, Float64]:
-        problem = self._problem
-        if self.pilot:
-            rows = self._turned[:, span], self._targets[span], self._share[span]
-            return loss_of_span(problem.loss, *rows, a)
-        Z = np.stack([cast("Real", point.logits)[span] for point in self._basis])
-        share = problem.share(span.start, Z.shape[1])
-        return loss_of_span(problem.loss, cast("Real", Z), problem.targets[span], share, a)
