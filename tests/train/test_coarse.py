@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from train_factories import make_rows
 
 from linprobe import sweep
@@ -216,9 +215,8 @@ def test_programs_ask_for_it_by_name() -> None:
     assert found.coarse is not None
     rows_of_part = found.coarse.rows
     assert abs(rows_of_part - 200) <= 2
-    assert found.stages == f"11 values on {rows_of_part} of {found.coarse.of} rows, then " + (
-        f"{len(found.points)} on all,"
-    )
+    first = f"11 values on {rows_of_part} of {found.coarse.of} rows"
+    assert found.stages == f"{first}, then {len(found.points)} on all,"
 
 
 def test_a_fit_at_a_C_already_fitted_goes_on_from_there(crew: Crew) -> None:

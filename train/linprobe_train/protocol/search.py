@@ -1,6 +1,5 @@
 """From rows to a fitted probe: hold rows out, choose C on them, fit all of them at that C."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
