@@ -15,7 +15,7 @@ from linprobe.tars import MAX_MEMBER_BYTES
 from linprobe_extract.encoders.device import encode_images, pixel_room
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.pixels.preprocess import limit_thread, preprocess
-from linprobe_extract.shards.samples import cut_batches, split_member
+from linprobe_extract.shards.samples import cut_batches, is_image
 from linprobe_extract.shards.tar import read_members
 from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import SkippedSample
@@ -58,9 +58,8 @@ def _is_shard(path: Path) -> bool:
 def _read(source: Path) -> Iterator[_Image]:
     if _is_shard(source):
         for member in read_members(Shard(str(source))):
-            key, extension = split_member(member.name)
-            if extension in IMAGE_EXTENSIONS:
-                yield key, member.data
+            if is_image(member.extension):
+                yield member.key, member.data
         return
     try:
         yield str(source), read_bytes(source, limit=MAX_MEMBER_BYTES)

@@ -1,9 +1,12 @@
 """Names that people, files and folders carry, and the one way to read each."""
 
+import importlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,10 +16,10 @@ from linprobe.records import read_bytes
 SHORT_ID_DIGITS = 12
 """Hex digits of an id in a folder name: 48 bits; the full id is checked inside the folder."""
 IMAGE_EXTENSIONS = frozenset(
-    ("jpg", "jpeg", "png", "ppm", "pgm", "bmp", "gif", "webp", "tif", "tiff", "jp2", "avif")
+    "jpg jpeg jfif png ppm pgm bmp gif webp tif tiff jp2 avif jxl".split()  # noqa: SIM905
 )
 """File extensions that are taken for images, lower case, without the dot."""
-IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "WEBP", "TIFF", "JPEG2000", "AVIF")
+IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "WEBP", "TIFF", "JPEG2000", "AVIF", "JXL")
 """What Pillow calls them. It knows others: for PostScript it runs a program."""
 SPLITS = ("train", "val", "test")
 SPLIT_ALIASES: Mapping[str, str] = MappingProxyType(
@@ -33,9 +36,15 @@ _MAX_SLUG = 40
 _RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def image_formats(known: Container[str]) -> tuple[str, ...]:
-    """The formats to open images as, of those that Pillow knows once it has its plugins."""
-    return tuple(name for name in IMAGE_FORMATS if name in known)
+@cache
+def image_formats() -> tuple[str, ...]:
+    """The formats to open images as, of those that Pillow and its plugin for JPEG XL read."""
+    from PIL import Image  # which not every stage needs
+
+    with suppress(ImportError):
+        importlib.import_module("pillow_jxl")
+    Image.init()
+    return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)
 
 
 def slugify(name: str) -> str:

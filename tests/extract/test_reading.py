@@ -47,14 +47,20 @@ def test_samples_come_in_tar_order_with_their_labels(tmp_path: Path) -> None:
     ("name", "expected"),
     [
         ("a/b.jpg", ("a/b", "jpg")),
-        ("a.b/c.v2.JPG", ("a.b/c", "jpg")),
-        ("x.seg.png", ("x", "png")),
-        ("noext", ("noext", "")),
-        ("dir/.hidden", ("dir/.hidden", "hidden")),
+        ("a.b/c.v2.JPG", ("a.b/c", "v2.jpg")),
+        ("x.seg.png", ("x", "seg.png")),
+        ("noext", None),
+        ("dir/.hidden", None),
+        ("dir/._x.cls", None),
+        (".DS_Store", None),
+        ("README", None),
+        ("__info__.json", None),
+        ("__shard__/info.json", None),
+        ("x.__bad__", None),
     ],
 )
 def test_the_key_ends_at_the_first_dot_of_the_basename(
-    name: str, expected: tuple[str, str]
+    name: str, expected: tuple[str, str] | None
 ) -> None:
     assert split_member(name) == expected
 

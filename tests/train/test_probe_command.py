@@ -23,7 +23,7 @@ from linprobe_train.results.answers import read_result
 from linprobe_train.results.probe_file import load_probe
 from linprobe_train.show.plots import curve_svg
 from linprobe_train.show.report import protocol_sentence
-from linprobe_train.solver import memory, problem
+from linprobe_train.solver import problem
 from linprobe_train.solver.rows import Rows
 from linprobe_train.tasks import probe as run
 
@@ -151,14 +151,13 @@ def test_two_classes_share_one_logit_and_get_an_area_under_the_curve(tmp_path: P
 def test_streaming_within_a_tight_limit_gives_the_same_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (memory, problem):
-        monkeypatch.setattr(module, "PILOT_ROWS", 300)
+    monkeypatch.setattr(problem, "PILOT_ROWS", 300)
     X, y = features(6000, 64, 4, noise=4)
     splits = {"train": SplitData(X[:5000], y[:5000]), "test": SplitData(X[5000:], y[5000:])}
     stored_dataset(tmp_path / "features", splits, classes=CLASSES)
     base = ["probe", "--store", str(tmp_path / "features"), "--json", "--C", "1", "--threads", "1"]
     free = CliRunner().invoke(app, [*base, "--out", str(tmp_path / "a")])
-    tight = CliRunner().invoke(app, [*base, "--out", str(tmp_path / "b"), "--memory", "2.5MB"])
+    tight = CliRunner().invoke(app, [*base, "--out", str(tmp_path / "b"), "--memory", "11.5MB"])
 
     assert "in memory" in free.stderr
     assert "streamed from disk" in tight.stderr
@@ -249,9 +248,7 @@ def test_the_next_command_is_one_that_runs(tmp_path: Path) -> None:
 
 def test_coarse_rows_are_asked_for_by_name_and_recorded_word_for_word(tmp_path: Path) -> None:
     stored_dataset(tmp_path / "features", some_splits("train", "val", "test"), classes=CLASSES)
-    text = probe(
-        tmp_path, "--protocol", "clip-paper", "--tap", "embedding", "--coarse-rows", "60"
-    )
+    text = probe(tmp_path, "--protocol", "clip-paper", "--tap", "embedding", "--coarse-rows", "60")
     result = read_result(only_folder(tmp_path))
 
     assert result is not None

@@ -5,11 +5,11 @@ plan and every error about arguments or shards come at once.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from linprobe.errors import ExtractError, NotFoundError
 from linprobe.machine import Device, available_cores, decode_threads, thread_count
@@ -30,7 +30,7 @@ from linprobe_extract.run.work import Forecast, Work, forecast
 from linprobe_extract.shards.caches import FingerprintCache
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_extract.shards.network import PATIENT, Retry
-from linprobe_extract.shards.types import DatasetPlan
+from linprobe_extract.shards.types import DatasetPlan, Pipeline
 from linprobe_store.format.layout import ENCODER_PREFIX, folder_named
 from linprobe_store.format.spec import StorageDtype
 from linprobe_store.handles.encoder import StoredEncoder
@@ -90,7 +90,7 @@ class Extraction:
         return replace(
             forecast(work, encoder.spec, folder),
             precision_reason=encoder.precision_reason,
-            other_precisions=self._other_precisions(encoder),
+            other_precisions=other_precisions(self.encoder, encoder.spec, self.store),
             images_per_s=canary_rate(encoder),
         )
 
@@ -124,7 +124,7 @@ class Extraction:
         precision, reason = encoder.spec.precision, encoder.precision_reason
         line = precision_text(precision, reason, canary_rate(encoder))
         first(Progress(0, None, "images", line=line))
-        for line in self._other_precisions(encoder):
+        for line in other_precisions(self.encoder, encoder.spec, self.store):
             watch(Progress(0, None, "images", line=line))  # a process may differ from the others
         if isinstance(self.encoder, EncoderChoice):
             encoder_memo(self.store).put(choice_key(self.encoder), stored.encoder_id)
@@ -145,11 +145,6 @@ class Extraction:
                 stop=stop,
             ).extract()
         return ExtractReport(stored, self.plan.name, run.sealed, run, stop.exit_code)
-
-    def _other_precisions(self, encoder: "Encoder") -> tuple[str, ...]:
-        """What to say of encoders that ``auto`` might have meant."""
-        is_chosen = not isinstance(self.encoder, EncoderChoice) or self.encoder.precision != "auto"
-        return () if is_chosen else tuple(other_precisions(encoder.spec, self.store))
 
     def _work(self, ranks: Ranks, *, read_only: bool, watch: Watch = ignore) -> Work:
         splits = self.splits or tuple(split.name for split in self.plan.splits)
@@ -176,10 +171,10 @@ class Extraction:
     def _check(self, splits: tuple[str, ...], ranks: Ranks) -> None:
         """Refuse before minutes of work what would fail at their end."""
         kinds = {shard.kind for split in self.plan.splits for shard in split.shards}
-        if ranks.world_size > 1 and "command" in kinds:
+        if ranks.world_size > 1 and not kinds.isdisjoint(("command", "pipeline")):
             raise ExtractError(
-                "shards from pipe: commands cannot be shared between processes: only the one that "
-                "runs a command learns its fingerprint",
+                "shards from pipe: commands and pipelines cannot be shared between processes: only "
+                "the one that reads them learns their fingerprints",
                 hint="run one process, or copy the shards to files",
             )
         if self.plan.classes is None and len(set(splits)) < len(self.plan.splits):
@@ -199,7 +194,7 @@ class Extraction:
 
 def extract_features(
     model: "str | Encoder",
-    data: str | Path | None = None,
+    data: str | Path | Pipeline | Mapping[str, Pipeline] | None = None,
     store: str | Path = "features",
     *,
     shards: Sequence[str] = (),
@@ -207,6 +202,7 @@ def extract_features(
     name: str | None = None,
     label_source: str | None = None,
     classes: str | Path | None = None,
+    key_prefix: Literal["shard"] | None = None,
     weights: str | Path | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -226,19 +222,23 @@ def extract_features(
     ----------
     model : name of a model (``"ViT-B/16"``, ``"ARCH:TAG"``, ``"timm:NAME"``), or a loaded encoder.
     data : folder of ``<split>/*.tar`` or its URL, or the name of a known dataset, which is packed
-        into ``data/NAME`` when it is not there; None with ``shards``.
+        into ``data/NAME`` when it is not there; None with ``shards``. Or pipelines of samples by
+        split, such as a ``wds.WebDataset`` that does not decode; one alone is ``train``.
     store : folder of the feature store; made when it is not there.
     shards : ``"SPLIT=PATTERN"`` instead of ``data``, with braces, globs, URLs or ``pipe:``.
     splits : the splits to extract; empty means all.
     name : what to call the dataset; default is its card's name, else the folder's.
-    label_source : ``"cls"``, ``"json:<field>"`` or ``"folder"``; default is the card's or ``cls``.
+    label_source : ``"cls"``, ``"json:<field>"``, ``"npy"``, ``"txt"`` or ``"folder"``; default is
+        what the card or CLIP_benchmark's ``dataset_type.txt`` says, else ``cls``.
     classes : text file of class names, one a line, by label; default is the card's, else
         ``classnames.txt`` beside the shards, else the labels are counted.
+    key_prefix : ``"shard"`` puts the shard's name before keys, where every shard counts anew; part
+        of the dataset's identity.
     weights : checkpoint in place of the model's own.
     device : where the encoder runs; ``"auto"`` is CUDA where there is one.
     precision : arithmetic of the forward pass; part of the encoder's identity.
-    preprocess : ``"exact"`` (the model's own, bit for bit) or ``"fast"`` (JPEGs decode faster);
-        part of the encoder's identity.
+    preprocess : ``"exact"`` (the model's own, bit for bit) or ``"fast"`` (JPEGs decode faster)
+        or ``"nvjpeg"`` (on the GPU); part of the encoder's identity.
     storage_dtype : dtype of the stored rows; part of the encoder's identity.
     batch_size : images a batch; default 256 on CUDA, 16 on a CPU.
     threads : threads that decode, -1 for all cores that this process may use; default from these.
@@ -265,12 +265,18 @@ def extract_features(
             hint="leave these arguments out, or give the name of the model",
         )
     is_alone = ranks_from_environment().world_size == 1
+    source: str | Mapping[str, Pipeline] | None
+    if data is None or isinstance(data, str | Path):
+        source = data_folder(None if data is None else str(data), may_pack=is_alone)
+    else:
+        source = data if isinstance(data, Mapping) else {"train": data}
     plan = plan_dataset(
-        data_folder(None if data is None else str(data), may_pack=is_alone),
+        source,
         shards=shards,
         name=name,
         label_source=label_source,
         classes_file=None if classes is None else Path(classes),
+        key_prefix=key_prefix,
     )
     encoder = choice if isinstance(model, str) else model
     settings = Path(store), tuple(splits), batch_size, threads, max_skipped

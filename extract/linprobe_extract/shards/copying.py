@@ -14,7 +14,8 @@ from typing import BinaryIO, Self
 
 from linprobe.disk import check_space, store_errors
 from linprobe.errors import ShardError, StoreError
-from linprobe_extract.shards.network import READ_BYTES, Beat, Retry, insist, open_url
+from linprobe_extract.shards.network import Beat, Retry, insist
+from linprobe_extract.shards.remote import blocks, open_url
 from linprobe_extract.shards.tar import open_shard
 from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import ShardFingerprint
@@ -41,13 +42,13 @@ def copy_shard(
     tell: Callable[[str], None],
     stop: Event | None = None,
 ) -> Copy:
-    """Read a URL or the output of a command once, into a new file of a folder.
+    """Read a URL, a pipeline or the output of a command once, into a new file of a folder.
 
     Parameters
     ----------
     folder : None for a fingerprint alone.
     n_bytes : what its server says it has; None where that is not known.
-    retry : for URLs. A command is run once, and may take its time.
+    retry : for URLs. Others are read once, and may take their time.
     tell : sees a line before each further attempt.
     stop : ends it when set.
 
@@ -57,7 +58,7 @@ def copy_shard(
     StoreError : the disk has no room.
     StoppedError : ``stop`` was set.
     """
-    if shard.kind == "command":
+    if shard.kind != "url":
         retry = replace(retry, attempts=1, silence_s=math.inf)
     sinks: list[_Sink] = []
 
@@ -68,8 +69,7 @@ def copy_shard(
             beat()
             with _Sink(shard, folder, n_bytes) as sink:
                 sinks.append(sink)
-                while block := stream.read(READ_BYTES):
-                    beat()
+                for block in blocks(stream, beat):
                     sink.write(block)
         return sink.copy()
 

@@ -19,14 +19,11 @@ from linprobe_train.protocol.protocols import Grid
 from linprobe_train.protocol.scoring import SweepPoint, Trial
 from linprobe_train.solver.fit import FitSettings, make_trainer
 from linprobe_train.solver.passes import Crew
+from linprobe_train.solver.path import LENT
 from linprobe_train.solver.rows import Rows
 
 HALF, QUARTER = 4, 2
 """Eighths of a decade: how finely a part is asked, and how far around its best all rows are."""
-
-
-LENT = 3
-"""Solutions of a sweep that fits of more rows start from."""
 
 
 @dataclass(frozen=True)

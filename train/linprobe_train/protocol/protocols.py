@@ -50,6 +50,11 @@ class Grid(msgspec.Struct, frozen=True, omit_defaults=True):
             return dict(enumerate(self.values))
         return {e: float(10 ** (e / 8)) for e in range(self.first[0], self.first[-1] + 1)}
 
+    @property
+    def count(self) -> int:
+        """Most values that are tried."""
+        return len(self.values) or len(self.first) + 2 * len(self.steps)
+
     def next_values(self, scores: Mapping[float, float]) -> tuple[float, ...]:
         """Values to fit next, ascending, given the score of every C fitted so far; () when done."""
         if self.values:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from linprobe_train.protocol.evidence import FLOOR, FLOOR_64, Judge, can_judge
-from linprobe_train.scores.metrics import score_value
+from linprobe_train.scores.metrics import metric_named, score_of
+from linprobe_train.scores.predictions import predict
 from linprobe_train.solver.fit import Trainer
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
+from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.rows import Rows
 
 LOOSE = Tolerance(gap=1e-5, decrement=2e-7)
@@ -96,8 +98,9 @@ class Scorer:
         for trainer, held_out in self._trials:
             if not can_judge(trainer, self._metric):
                 fits.append(trainer.fit(C, Tolerance()))
-                p = trainer.probe(C).probabilities(held_out)
-                values.append(score_value(self._metric, p, held_out.labels))
+                count = metric_named(self._metric).top
+                rows = predict(trainer.probe(C), held_out, count=count)
+                values.append(score_of(self._metric, rows, held_out.n_classes))
                 continue
             judge = Judge(trainer, held_out, self._metric, self._to_beat(lead, judges))
             fits.append(trainer.fit(C, floor, judge))
@@ -134,6 +137,13 @@ class Scorer:
         """Score of a trial below which the mean stays below the lead, if those to come are 1."""
         seen = sum(judge.evidence.high for judge in others)
         return len(self._trials) * lead - seen - (len(self._trials) - 1 - len(others)) - 1e-9
+
+
+def out_of_fold(trials: Sequence[Trial], C: float) -> list[tuple[Probe, Rows]]:
+    """Probes at C, fitted to the end (a race may have stopped them), with their held-out rows."""
+    for trainer, _ in trials:
+        trainer.fit(C, Tolerance())
+    return [(trainer.probe(C), held) for trainer, held in trials]
 
 
 def _after(before: FitReport, fit: FitReport) -> FitReport:

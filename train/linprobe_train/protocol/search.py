@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_train.protocol.band import BLIND_C, WIDTH, run_band
+from linprobe_train.protocol.budget import plan_search
 from linprobe_train.protocol.coarse import (
     Around,
     Coarse,
@@ -21,13 +22,13 @@ from linprobe_train.protocol.scoring import (
     Trial,
     contenders,
     lead_of,
+    out_of_fold,
     unfinished,
 )
 from linprobe_train.protocol.temperature import Temperature, fit_temperature
 from linprobe_train.scores.metrics import metric_named
 from linprobe_train.solver.fit import FitSettings, make_trainer
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
-from linprobe_train.solver.memory import available_bytes
 from linprobe_train.solver.passes import Crew
 from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.rows import Rows
@@ -248,13 +249,15 @@ def search(
     rule: Rule = "score",
     folds: int = 0,
     seed: int = 0,
+    after_bytes: int = 0,
     watch: Watch = ignore,
 ) -> Search:
     """Choose C on held-out rows (see :func:`.cut_rows`), then fit on train and val.
 
     A grid of a single C takes none; ``folds`` are over train and val together, 0 for what the rule
-    does. ``DataError``: rows or labels that no probe can be fitted on; ``OptionError``: C cannot be
-    chosen by the metric.
+    does. ``after_bytes`` of memory are the caller's afterwards. ``DataError``: rows or labels that
+    no probe can be fitted on; ``OptionError``: C cannot be chosen by the metric, or too little
+    memory.
     """
     everything = train if val is None else train.join(val)
     fitted_on = SplitUse("train" if val is None else "train+val", everything.n)
@@ -264,26 +267,21 @@ def search(
     if len(grid.values) != 1:
         metric_named(metric).check_choice()
         cuts, held_out = cut_rows(train, val, everything, rule, folds=folds, seed=seed)
+    plan = plan_search(cuts, everything, grid, settings, after_bytes)
+    watch(Progress(0, None, "values of C", line=plan.text()))
     if cuts:
-        share = (settings.memory_bytes or available_bytes()) // len(cuts)
-        choice = Choice(cuts, replace(settings, memory_bytes=share), crew, metric, rule, watch)
+        each = replace(settings, memory_bytes=plan.cut_bytes)
+        choice = Choice(cuts, each, crew, metric, rule, watch)
         trials, sweep = choice.run(grid, seed)
         C = sweep.C
-        if rule == BAND or held_out.folds:
-            temperature = fit_temperature(_out_of_fold(trials, C), held_out.source)
+        scored = out_of_fold(trials, C) if rule == BAND or held_out.folds else []
         lent = [(trials[0][0].probe(c), c) for c in nearest(sweep.points, C)]
         del trials, choice
-    trainer = make_trainer(everything, settings, crew)
+        temperature = fit_temperature(scored, held_out.source) if scored else None
+    trainer = make_trainer(everything, replace(settings, memory_bytes=plan.final_bytes), crew)
     for probe, c in lent:
         trainer.borrow(probe, c)
     report = trainer.fit(C, Tolerance())
     T = 1.0 if temperature is None else temperature.used
     probe = replace(trainer.probe(C), temperature=T)
     return Search(probe, report, sweep, fitted_on, held_out, temperature)
-
-
-def _out_of_fold(trials: Sequence[Trial], C: float) -> list[tuple[Probe, Rows]]:
-    """Probes at C, fitted to the end (a race may have stopped them), with their held-out rows."""
-    for trainer, _ in trials:
-        trainer.fit(C, Tolerance())
-    return [(trainer.probe(C), held) for trainer, held in trials]
