@@ -23,7 +23,7 @@ import fsspec
 from linprobe.errors import ExtractError, LinprobeError
 from linprobe.records import MAX_BYTES
 from linprobe.terminal import install, note
-from linprobe_extract.shards.tar import webdatasets_opener
+from linprobe_extract.shards.webdatasets import webdatasets_opener
 
 READ_BYTES = 1 << 20
 _BLOCK_BYTES = 32 << 20

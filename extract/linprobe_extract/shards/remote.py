@@ -19,7 +19,7 @@ from linprobe.errors import ExtractError, LinprobeError, ShardError
 from linprobe.terminal import note
 from linprobe_extract.shards.listing import remote_folder
 from linprobe_extract.shards.network import Beat, Retry, StoppedError, insist, is_http
-from linprobe_extract.shards.tar import webdatasets_opener
+from linprobe_extract.shards.webdatasets import webdatasets_opener
 
 _VERSIONS = ("ETag", "etag", "blob_id", "mtime", "LastModified", "Last-Modified", "last_modified")
 """What drivers call that which changes with a file, the surest first."""
