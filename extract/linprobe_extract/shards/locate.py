@@ -24,8 +24,8 @@ from linprobe_extract.shards.listing import (
     remote_folder,
     shards_by_split,
 )
-from linprobe_extract.shards.network import PATIENT, Retry, read_file
-from linprobe_extract.shards.remote import folder_names
+from linprobe_extract.shards.network import PATIENT, Retry
+from linprobe_extract.shards.remote import folder_names, read_file
 from linprobe_extract.shards.types import DatasetPlan, Pipeline, Shard, SplitPlan
 from linprobe_extract.shards.webdatasets import pipeline_splits
 
