@@ -10,7 +10,8 @@ import fsspec
 import numpy as np
 import pytest
 import webdataset as wds
-from run_factories import SmallModel, extract_small
+from encoder_factories import SmallModel
+from run_factories import extract_small
 from tar_factories import image_bytes, labelled, tar_bytes
 
 from linprobe.errors import ExtractError
