@@ -21,7 +21,7 @@ from linprobe.records import MAX_BYTES
 from linprobe.terminal import note
 from linprobe_extract.shards.listing import remote_folder
 from linprobe_extract.shards.network import Beat, Retry, StoppedError, insist
-from linprobe_extract.shards.tar import webdatasets_opener
+from linprobe_extract.shards.webdatasets import webdatasets_opener
 
 if TYPE_CHECKING:
     import aiohttp
