@@ -54,7 +54,8 @@ def extract(
         Precision, typer.Option(help="auto: 16 bits where the device multiplies in them.")
     ] = "auto",
     preprocess: Annotated[
-        PreprocessPath, typer.Option(help="exact: the model's own transform, bit for bit.")
+        PreprocessPath,
+        typer.Option(help="exact: the model's own transform, bit for bit; nvjpeg: on the GPU."),
     ] = "fast",
     storage_dtype: Annotated[
         StorageDtype, typer.Option(help="float32 where features exceed float16.")

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import webdataset as wds
 from bench_preprocess import SPEC, make_jpegs
+from msgspec import UNSET
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from timm.data import create_loader
@@ -93,7 +94,7 @@ def ours(images: Images) -> int:
     """Tar to uint8 batches, checksum verified, through the pipeline with no encoder behind it."""
     pipeline = Pipeline(no_encoder, SPEC, CLS, BATCH, 1, host_room)
     assert images.shard.fingerprint is not None
-    unit = Unit(images.shard, images.shard, images.shard.fingerprint, SplitKeys("none"))
+    unit = Unit(images.shard, images.shard, images.shard.fingerprint, SplitKeys(UNSET))
     batches = (item for item in pipeline.run([unit]) if isinstance(item, EncodedBatch))
     return sum(len(batch.block.keys) for batch in batches)
 

@@ -109,7 +109,7 @@ def test_what_is_page_locked_belongs_to_the_encoder_s_gpu_whichever_is_current(
     fake = cuda.encoder(encoder)
     cuda.current = 0
 
-    launcher(fake)(pixel_room(fake, 4).fill_(7)).collect()
+    encode_images(fake, pixel_room(fake, 4).fill_(7))
 
     assert {device for step, device in cuda.steps if step == "page-locked on"} == {1}
     assert cuda.current == 0

@@ -1,6 +1,7 @@
 """Datasets behind URLs: what a failing server costs is time, or the shard by name, never rows."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,9 +13,11 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from threading import Event
+from typing import ClassVar
 
 import fsspec
 import pytest
+from fsspec.registry import _registry as drivers
 from fsspec.spec import AbstractFileSystem
 from run_factories import sealed_bytes
 from web_server import Fault, Forever, Server, files_of, serving
@@ -22,6 +25,7 @@ from web_server import Fault, Forever, Server, files_of, serving
 from linprobe.errors import ExtractError, ShardError, StoreError
 from linprobe.terminal import ignore
 from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.register import register
 from linprobe_extract.run.encode import Gauge, Run
 from linprobe_extract.run.ranks import Ranks, Turns
 from linprobe_extract.run.report import RunReport
@@ -38,8 +42,8 @@ HURRIED = Retry(silence_s=5.0, backoff_s=0.001)
 """For servers that answer."""
 IMPATIENT = Retry(attempts=3, silence_s=0.15, backoff_s=0.001)
 """For servers that fall silent."""
-PASSING: tuple[Fault, ...] = (
-    "403", "429", "500", "503", "stall", "mute", "cut", "reset", "longer", "chunked cut"
+FAULTS: tuple[Fault, ...] = (
+    "403", "429", "500", "503", "stall", "mute", "cut", "reset", "longer", "shorter", "chunked cut"
 )  # fmt: skip
 
 
@@ -76,8 +80,8 @@ def fetch(url: str, store: Path, retry: Retry = HURRIED) -> tuple[bytes, str]:
         return Path(source.url).read_bytes(), content.sha256
 
 
-@pytest.mark.parametrize("fault", PASSING)
-@pytest.mark.parametrize("name", ["train/nshards.txt", "test/nshards.txt", "classnames.txt"])
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", ["train/nshards.txt", "classnames.txt"])
 def test_a_small_file_that_fails_for_a_moment_is_asked_for_again(
     fault: Fault, name: str, web: Server
 ) -> None:
@@ -91,7 +95,7 @@ def test_a_small_file_that_fails_for_a_moment_is_asked_for_again(
     assert web.count(f"/{name}") == 3
 
 
-@pytest.mark.parametrize("fault", PASSING)
+@pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", ["train/nshards.txt", "classnames.txt"])
 def test_a_small_file_that_keeps_failing_ends_the_plan_by_name(
     fault: Fault, name: str, web: Server
@@ -120,7 +124,7 @@ def test_an_absence_is_a_404_and_asked_for_once(web: Server) -> None:
     assert web.count("/test/nshards.txt") == web.count("/classnames.txt") == 1
 
 
-@pytest.mark.parametrize("fault", [*PASSING, "shorter"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_shard_that_fails_for_a_moment_is_whole(
     fault: Fault, web: Server, tmp_path: Path
 ) -> None:
@@ -137,7 +141,7 @@ def test_a_shard_that_fails_for_a_moment_is_whole(
     assert web.counts() == {"GET": 3}
 
 
-@pytest.mark.parametrize("fault", [*PASSING, "shorter"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_shard_that_keeps_failing_fails_by_name_and_status(
     fault: Fault, web: Server, tmp_path: Path
 ) -> None:
@@ -180,7 +184,8 @@ def test_a_shard_that_keeps_failing_fails_alone_and_nothing_is_sealed(
 def test_a_shard_that_is_absent_fails_at_once(web: Server, tmp_path: Path) -> None:
     del web.files["/train/1.tar"]
     cache = FingerprintCache(tmp_path, retry=HURRIED)
-    cache.look_up([shard := Shard(f"{web.url}/train/1.tar", kind="url")])
+    shard = Shard(f"{web.url}/train/1.tar", kind="url")
+    cache.look_up([shard])
     web.asked.clear()
 
     with (
@@ -253,7 +258,7 @@ def test_what_a_failing_server_gives_is_what_the_folder_gives(
 
 @pytest.mark.parametrize("kind", ["seconds", "date"])
 def test_a_server_is_given_the_time_that_it_asks_for(kind: str, web: Server) -> None:
-    later = datetime.now(UTC) + timedelta(seconds=3)
+    later = datetime.now(UTC) + timedelta(seconds=2.5)
     web.retry_after = "1" if kind == "seconds" else format_datetime(later, usegmt=True)
     web.faults["/classnames.txt"] = ["429"]
     started = time.monotonic()
@@ -289,27 +294,20 @@ def test_a_slow_download_is_no_silence(web: Server, tmp_path: Path) -> None:
     )
 
 
-def test_each_shard_is_asked_for_once_and_its_version_once(
+def test_a_shard_is_asked_for_once_and_where_there_is_nothing_to_do_for_its_version_alone(
     web: Server, encoder: Encoder, tmp_path: Path
 ) -> None:
-    extraction(encoder, web.url, tmp_path / "store").run()
-    asked = [(method, path) for method, path in web.asked if path.endswith(".tar")]
-
     shards = [path for path in web.files if path.endswith(".tar")]
+    extraction(encoder, web.url, tmp_path / "store").run()
+    asked = [(method, path) for method, path in web.asked if path in shards]
     assert sorted(asked) == sorted((m, path) for path in shards for m in ("GET", "HEAD"))
 
-
-def test_nothing_to_do_reads_no_shard(web: Server, encoder: Encoder, tmp_path: Path) -> None:
-    extraction(encoder, web.url, tmp_path / "store").run()
     web.asked.clear()
-
     report = extraction(encoder, web.url, tmp_path / "store").run()
 
     assert report.run is None
-    asked = [(method, path) for method, path in web.asked if path.endswith(".tar")]
-    assert sorted(asked) == [
-        ("HEAD", f"/{p}.tar") for p in ("test/0", "train/0", "train/1", "train/2")
-    ]
+    asked = [(method, path) for method, path in web.asked if path in shards]
+    assert sorted(asked) == sorted(("HEAD", path) for path in shards)
 
 
 def test_versions_of_many_shards_are_asked_for_at_once(tmp_path: Path) -> None:
@@ -371,8 +369,8 @@ def test_the_next_two_shards_come_while_one_is_read(tmp_path: Path) -> None:
     assert copies(tmp_path) == []
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+def wait_until(condition: Callable[[], bool], *, limit_s: float = 5.0) -> None:
+    deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -454,24 +452,45 @@ def test_a_stop_does_not_wait_for_a_server(web: Server, tmp_path: Path) -> None:
     assert copies(tmp_path) == []
 
 
+FETCH = """
+import os, sys
+from pathlib import Path
+from linprobe_extract.shards.caches import FingerprintCache
+from linprobe_extract.shards.fetch import Fetcher
+from linprobe_extract.shards.types import Shard
+shards = [Shard(url, kind="url") for url in sys.argv[1:]]
+with Fetcher(FingerprintCache(Path("store"))) as files:
+    for _, result in files.ahead(shards):
+        result.result()
+        if len(shards) == 1:
+            os.kill(os.getpid(), 9)
+"""
+
+
 def test_copies_that_a_killed_process_left_go_with_the_next_run(
     web: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("linprobe_extract.shards.fetch._LEFTOVER_AGE_S", 0.0)
-    code = (
-        "import os, sys\nfrom pathlib import Path\n"
-        "from linprobe_extract.shards.caches import FingerprintCache\n"
-        "from linprobe_extract.shards.fetch import Fetcher\n"
-        "from linprobe_extract.shards.types import Shard\n"
-        "with Fetcher(FingerprintCache(Path('s'))) as files, files.fetched(Shard(sys.argv[1], "
-        "kind='url')):\n    os.kill(os.getpid(), 9)"
-    )
     url = f"{web.url}/train/0.tar"
-    subprocess.run([sys.executable, "-c", code, url], cwd=tmp_path, check=False)
+    subprocess.run([sys.executable, "-c", FETCH, url], cwd=tmp_path, check=False)
     assert len(copies(tmp_path)) == 1
 
     fetch(url, tmp_path / "store")
 
+    assert copies(tmp_path) == []
+
+
+def test_an_interrupt_ends_downloads_and_removes_their_copies(web: Server, tmp_path: Path) -> None:
+    web.faults["/train/1.tar"] = Forever(["stall"])
+    urls = [f"{web.url}/train/{i}.tar" for i in range(2)]
+    with subprocess.Popen(
+        [sys.executable, "-c", FETCH, *urls], cwd=tmp_path, stderr=subprocess.PIPE
+    ) as process:
+        wait_until(lambda: web.count("/train/1.tar") == 1 and copies(tmp_path) != [], limit_s=30)
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=10)
+
+    assert b"KeyboardInterrupt" in complaint
     assert copies(tmp_path) == []
 
 
@@ -498,10 +517,12 @@ def test_the_last_shards_of_a_run_go_to_whoever_is_free(
 
     turns = Turns(Ranks(0, 2, 0, 2, torchrun=True), add)
     work = extraction(encoder, str(data), tmp_path / "store")._work(turns.ranks, read_only=False)
+    work = replace(work, stored=register(encoder, tmp_path / "store", batch_size=4))
     run = Run(work, encoder, 4, 1, 0.0, turns, ignore, Event())
     with Fetcher(work.fingerprints) as fetcher:
         report = RunReport(4, n_shards_before=0)
-        units = run._claimed(fetcher, report, Gauge(work, ignore))
+        shards = turns.claim([*enumerate(work.shards)], "shards")
+        units = run._claimed(fetcher, report, Gauge(work, ignore), shards)
         claims = [counter["n"] for _ in units]
 
     assert claims[0] == 1
@@ -533,6 +554,28 @@ def test_a_driver_that_never_answers_is_left_behind(tmp_path: Path) -> None:
 def test_a_kind_of_url_without_a_driver_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="Protocol not known: nosuch"):
         fetch("nosuch://x/0.tar", tmp_path)
+
+
+def test_a_page_of_the_hub_is_listed_and_not_asked_for_file_by_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hub(AbstractFileSystem):  # type: ignore[misc]
+        protocol = "hf"
+        listed: ClassVar[list[str]] = []
+
+        def ls(self, path: str, **_: object) -> list[dict[str, object]]:
+            self.listed.append(path)
+            names = (f"{path}/{i}.tar" for i in range(1000))
+            return [{"name": n, "type": "file", "size": 5, "blob_id": "a1"} for n in names]
+
+    monkeypatch.setitem(drivers, "hf", Hub)
+    base = "https://huggingface.co/datasets/org/name/resolve/main/train"
+    shards = [Shard(f"{base}/{i}.tar", kind="url") for i in range(1000)]
+    cache = FingerprintCache(tmp_path, retry=HURRIED)
+    cache.look_up(shards)
+
+    assert all(cache.size(shard) == 5 for shard in shards)
+    assert Hub.listed == ["datasets/org/name@main/train"]
 
 
 def test_what_a_driver_calls_absent_is_absent_if_the_server_said_so() -> None:

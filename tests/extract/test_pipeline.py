@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from msgspec import UNSET
 from pixel_oracles import CLIP
 from tar_factories import labelled, tar_bytes
 
 from linprobe_extract.encoders.device import Flight
+from linprobe_extract.run.keys import SplitKeys
 from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit, UnitEnd
 from linprobe_extract.shards.tar import fingerprint_shard
 from linprobe_extract.shards.types import Labelling, Shard
@@ -47,7 +49,7 @@ def units_of(folder: Path, sizes: list[int]) -> list[Unit]:
             tar_bytes(labelled({f"{i}-{k}": k % 2 for k in range(n)}, first_seed=9 * i))
         )
         shard = Shard(str(path))
-        units.append(Unit(shard, shard, fingerprint_shard(shard)))
+        units.append(Unit(shard, shard, fingerprint_shard(shard), SplitKeys(UNSET)))
     return units
 
 

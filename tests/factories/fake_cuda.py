@@ -49,7 +49,8 @@ class FakeCuda:
         empty, to = torch.empty, torch.Tensor.to
 
         def fake_empty(*args: Any, pin_memory: bool = False, **kwargs: Any) -> torch.Tensor:  # noqa: ANN401 - passed through
-            room: torch.Tensor = empty(*args, **kwargs)
+            on_gpu = getattr(kwargs.get("device"), "type", "cpu") == "cuda"
+            room: torch.Tensor = empty(*args, **kwargs | ({"device": "cpu"} if on_gpu else {}))
             if pin_memory:
                 self.steps.append(("page-locked on", self.current))
                 if room.nbytes > self.page_lockable:

@@ -60,8 +60,8 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def count(self, path: str = "") -> int:
-        """Requests so far, of one path or of all."""
-        return sum(path in ("", asked) for _, asked in self.asked)
+        """Requests for bodies so far, of one path or of all."""
+        return sum(method == "GET" and path in ("", asked) for method, asked in self.asked)
 
     def counts(self) -> Counter[str]:
         return Counter(method for method, _ in self.asked)
@@ -73,7 +73,9 @@ class Server(ThreadingHTTPServer):
         with self._lock:
             self.asked.append((method, path))
             faults = self.faults.get(path, [])
-            return faults.pop(0) if faults else None
+            # Only an answer with a body can break off.
+            is_due = faults and (method == "GET" or faults[0].isdigit() or faults[0] == "mute")
+            return faults.pop(0) if is_due else None
 
     def handle_error(self, *_: object) -> None:
         """Clients that hang up are no news."""

@@ -13,7 +13,7 @@ from train_factories import features, make_rows, plain_problem
 from linprobe_train.solver import problem as problem_module
 from linprobe_train.solver.fit import FitSettings, fit_rows, make_trainer, plan_fit
 from linprobe_train.solver.lbfgs import Tolerance
-from linprobe_train.solver.memory import bytes_of, plan_memory
+from linprobe_train.solver.memory import kept_bytes, plan_memory, working_bytes
 from linprobe_train.solver.passes import Crew, Point, evaluate, with_ridge
 from linprobe_train.solver.path import BASIS, KEPT_LOGITS, PathSolver, least_of_span
 from linprobe_train.solver.problem import Sizes
@@ -182,7 +182,7 @@ def test_logits_are_kept_where_the_memory_plan_has_room_for_them(
     sizes = Sizes(n, d, m, threads=1)
     fast = plan_memory(sizes, 10**12)
     fewer = plan_memory(sizes, fast.total_bytes - 1)
-    least = bytes_of(sizes, resident=True, kept_logits=BASIS + 1)
+    least = working_bytes(sizes) + kept_bytes(sizes, resident=True, logits=BASIS + 1)
     slow = plan_memory(sizes, least - 1)
     streamed = plan_memory(sizes, slow.total_bytes - 1)
 

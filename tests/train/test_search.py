@@ -92,6 +92,30 @@ def test_intervals_hold_the_end_of_the_fit_whenever_they_are_asked_for(crew: Cre
             assert last.high - last.low <= first.high - first.low
 
 
+def test_a_row_alone_at_the_boundary_is_open_while_the_others_move(crew: Crew) -> None:
+    """Its own change in a step may vanish by chance: how far the fit moves, all rows tell."""
+    train, held = cut(0)
+    trainer = make_trainer(train, PLAIN, crew)
+    trainer.fit(1.0, Tolerance())
+    problem, probe = trainer.problem, trainer.probe(1.0)
+    V = problem.into(probe.coef, probe.intercept)
+    x = np.concatenate([block.read() for _, block in held.pairs()]) - problem.mean
+    z = np.sort(probe.logits(held), axis=1)
+    margin = z[:, -1] - z[:, -2]
+    closest = int(margin.argmin())
+    aside = np.random.default_rng(0).standard_normal(V.shape)
+    row = np.append(x[closest] @ problem.rotation, 1.0)
+    aside -= np.outer(aside @ row, row) / (row @ row)
+    changes = np.column_stack([x @ problem.rotation, np.ones(held.n)]) @ aside.T
+    aside *= margin[closest] / np.abs(np.ptp(changes, axis=1)).mean()
+
+    judge = Judge(trainer, held, "top1", -math.inf)
+    judge(V, 1e-3 * aside)  # from here on few rows are near
+    assert judge.evidence.undecided == 0
+    judge(V, aside)
+    assert judge.evidence.undecided >= 1
+
+
 def test_a_row_of_a_class_that_training_lacks_is_wrong_for_certain(crew: Crew) -> None:
     train, held = cut(0)
     part = train.select(train.labels != 3)

@@ -31,31 +31,24 @@ def pixel_room(encoder: Encoder, n: int) -> torch.Tensor:
 
     In memory the three channels of a pixel lie side by side, as decoders write them: the device
     turns them to planes (:meth:`Encoder.encode`), at no cost to the threads that decode. For a GPU
-    it is page-locked, so that copies overlap with other work; a DeviceMemoryError is raised where
-    there is not enough of such memory.
+    it is page-locked, so that copies overlap with other work, and on it where that decodes. A
+    DeviceMemoryError is raised where there is not enough of such memory.
     """
     side, on_gpu = encoder.image_size, encoder.device.type == "cuda"
     with memory_of(encoder.device, encoder.names.model, n):
+        if encoder.preprocess.path == "nvjpeg":
+            return torch.empty((n, 3, side, side), dtype=torch.uint8, device=encoder.device)
         rows = torch.empty((n, side, side, 3), dtype=torch.uint8, pin_memory=on_gpu)
     return rows.permute(0, 3, 1, 2)
 
 
 def launcher(encoder: Encoder) -> Launch:
-    """Give what starts batches; DeviceMemoryError, then or when collected, if one does not fit."""
-    launch = _gpu_launcher(encoder) if encoder.device.type == "cuda" else _cpu_launcher(encoder)
+    """Give what starts batches.
 
-    def guarded(pixels: torch.Tensor) -> Flight:
-        guard = encoder.device, encoder.names.model, len(pixels)
-        with memory_of(*guard), torch.inference_mode():
-            flight = launch(pixels)
-
-        def collect() -> Mapping[str, FeatureArray]:
-            with memory_of(*guard):
-                return flight.collect()
-
-        return Flight(flight.has_landed, collect)
-
-    return guarded
+    It is for use in a :func:`~linprobe_extract.device_memory.memory_of`, which makes the encoder's
+    device the current one, and all errors of memory, then or when collected, one.
+    """
+    return _gpu_launcher(encoder) if encoder.device.type == "cuda" else _cpu_launcher(encoder)
 
 
 def encode_images(encoder: Encoder, pixels: torch.Tensor) -> Mapping[str, FeatureArray]:
@@ -67,7 +60,8 @@ def encode_images(encoder: Encoder, pixels: torch.Tensor) -> Mapping[str, Featur
     launch, size = launcher(encoder), len(pixels)
     while True:
         try:
-            batches = [launch(batch).collect() for batch in torch.split(pixels, size)]
+            with memory_of(encoder.device, encoder.names.model, size):
+                batches = [launch(batch).collect() for batch in torch.split(pixels, size)]
             break
         except DeviceMemoryError:
             if size == 1:
@@ -81,8 +75,9 @@ def _cpu_launcher(encoder: Encoder) -> Launch:
     dtype = getattr(torch, encoder.spec.storage_dtype)
 
     def launch(pixels: torch.Tensor) -> Flight:
-        taps = encoder.encode(pixels)
-        features = {name: tap.to(dtype).numpy() for name, tap in taps.items()}
+        with torch.inference_mode():
+            taps = encoder.encode(pixels)
+            features = {name: tap.to(dtype).numpy() for name, tap in taps.items()}
         return Flight(lambda: True, lambda: features)
 
     return launch
@@ -100,9 +95,10 @@ def _gpu_launcher(encoder: Encoder) -> Launch:
         # The allocator must not hand this memory out again while the forward pass reads it.
         on_device.record_stream(compute)
         host = {}
-        for name, tap in encoder.encode(on_device).items():
-            host[name] = torch.empty(tap.shape, dtype=dtype, pin_memory=True)
-            host[name].copy_(tap.to(dtype), non_blocking=True)
+        with torch.inference_mode():
+            for name, tap in encoder.encode(on_device).items():
+                host[name] = torch.empty(tap.shape, dtype=dtype, pin_memory=True)
+                host[name].copy_(tap.to(dtype), non_blocking=True)
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record(compute)
 

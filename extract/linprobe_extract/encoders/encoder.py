@@ -99,7 +99,8 @@ class Encoder:
             by :func:`~linprobe_extract.encoders.precision.plan_precision`. Part of the identity,
             as are the next two.
         preprocess : ``exact`` is the model's own transform, bit for bit; ``fast`` is within 4 gray
-            levels of it, at a third of its cost.
+            levels of it, at a third of its cost; ``nvjpeg`` decodes JPEGs on the GPU, if there is
+            one.
         storage_dtype : what features are stored in.
 
         Returns
@@ -151,25 +152,28 @@ def load_encoder(choice: EncoderChoice, *, local_rank: int = 0) -> Encoder:
     """
     ref = family.resolve_model(choice.model, weights=choice.weights)
     device = _device(choice.device, local_rank)
+    if choice.preprocess == "nvjpeg" and device.type != "cuda":
+        problem = f"the nvjpeg preprocessing decodes on a CUDA device; this encoder is on {device}"
+        raise LinprobeError(problem, hint="--preprocess fast, or a machine with a GPU")
     load = family.families()[ref.family].load
     tower = load(ref)
     pixels = replace(tower.preprocess, path=choice.preprocess)
-    if pixels.path == "fast" and pixels.interpolation not in FAST_INTERPOLATIONS:
-        problem = f"the fast path cannot resize with {pixels.interpolation}"
+    if pixels.path != "exact" and pixels.interpolation not in FAST_INTERPOLATIONS:
+        problem = f"the {pixels.path} path cannot resize with {pixels.interpolation}"
         raise LinprobeError(problem, hint="--preprocess exact")
-    check_preprocess(pixels, tower.reference)
-    spec = EncoderSpec(
-        architecture=tower.architecture,
-        config=tower.config,
-        activation=tower.activation,
-        weights_sha256=tower.weights_sha256,
-        taps=(),
-        preprocess=with_canary(pixels),
-        precision="fp32",
-        storage_dtype=choice.storage_dtype,
-    )
-    *plans, last = plan_precision(choice.precision, device_facts(device), pixels.path)
     with memory_of(device, ref.names.model, 1):
+        check_preprocess(pixels, tower.reference)
+        spec = EncoderSpec(
+            architecture=tower.architecture,
+            config=tower.config,
+            activation=tower.activation,
+            weights_sha256=tower.weights_sha256,
+            taps=(),
+            preprocess=with_canary(pixels),
+            precision="fp32",
+            storage_dtype=choice.storage_dtype,
+        )
+        *plans, last = plan_precision(choice.precision, device_facts(device), pixels.path)
         for plan in plans:
             with suppress(_UnfitError):
                 return _place(tower.taps, spec, ref.names, plan, device)
@@ -245,7 +249,10 @@ def _measure(encoder: Encoder) -> tuple[Tap, ...]:
     """Encode the built-in images: the dimensions of the taps, and proof that the weights work."""
     precision = encoder.spec.precision
     try:
-        features = encoder.encode(canary_pixels(encoder.preprocess).to(encoder.device))
+        images = canary_pixels(encoder.preprocess).to(encoder.device)
+        # One by one: a device has room for no more than one, perhaps.
+        each = [encoder.encode(image[None]) for image in images]
+        features = {name: torch.cat([taps[name] for taps in each]) for name in each[0]}
     except RuntimeError as error:
         if encoder.device.type != "cpu":  # there it may be the memory, which decides nothing
             raise

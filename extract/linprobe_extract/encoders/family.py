@@ -47,8 +47,9 @@ Arithmetic = Literal["fp32", "bf16", "fp16"]
 """What a forward pass computes in; part of an encoder's identity."""
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 """What is asked for; ``auto`` is a rule (``precision.plan_precision``)."""
-PreprocessPath = Literal["fast", "exact"]
-"""``exact`` is the model's own transform, bit for bit; ``fast`` decodes JPEGs faster."""
+PreprocessPath = Literal["fast", "exact", "nvjpeg"]
+"""``exact`` is the model's own transform, bit for bit; ``fast`` decodes JPEGs faster, ``nvjpeg`` on
+the GPU."""
 
 
 @dataclass(frozen=True)

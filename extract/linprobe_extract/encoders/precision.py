@@ -97,7 +97,7 @@ def place_tower(
             module.float()  # takes rows of 16 bits as they are
         elif precision == "fp16" and _is_norm(module):
             _normalise_in_float32(module)
-    is_last = path == "fast" and _is_convolutional(tower)
+    is_last = path != "exact" and _is_convolutional(tower)
     layout = torch.channels_last if is_last else torch.contiguous_format
     tower.to(device)
     if is_last:

@@ -13,7 +13,7 @@ from functools import partial
 
 from linprobe.errors import ShardError
 from linprobe.terminal import Progress, Watch, human_bytes
-from linprobe_extract.device_memory import DeviceMemoryError, free_memory
+from linprobe_extract.device_memory import DeviceMemoryError, free_memory, memory_of
 from linprobe_extract.encoders.device import launcher, pixel_room
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
@@ -22,6 +22,7 @@ from linprobe_extract.run.report import RunReport
 from linprobe_extract.run.sink import PartSink
 from linprobe_extract.run.work import Work
 from linprobe_extract.shards.fetch import N_AHEAD, Fetcher
+from linprobe_extract.shards.tar import check_names
 from linprobe_extract.shards.types import Shard
 from linprobe_store.care.remove import find_leftovers, remove_leftovers
 from linprobe_store.handles.store import FeatureStore
@@ -88,7 +89,9 @@ class Run:
         claims = Claims(self.turns.claim([*enumerate(self.work.shards)], "shards"))
         while self.work.todo:
             try:
-                self._stream(report, gauge, claims)
+                model = self.encoder.names.model
+                with memory_of(self.encoder.device, model, report.batch_size):
+                    self._stream(report, gauge, claims)
                 break
             except DeviceMemoryError:
                 if report.batch_size == 1:
@@ -169,6 +172,8 @@ class Run:
             report.timings.fetch_wait_s = fetcher.waited_s
             try:
                 source, fingerprint = result.result()
+                if shard.fingerprint is None:  # pack has seen to the names of what it made
+                    check_names(source, place=shard.url)
             except ShardError as error:
                 report.failed[shard.url] = error
                 gauge.failed(error)

@@ -22,7 +22,7 @@ import torch
 
 from linprobe.errors import ShardError
 from linprobe_extract.encoders.device import Flight, Launch
-from linprobe_extract.pixels.preprocess import Outcome, limit_thread, preprocess
+from linprobe_extract.pixels.preprocess import Outcome, limit_thread, preprocess_all
 from linprobe_extract.run.keys import SplitKeys
 from linprobe_extract.run.report import Timings
 from linprobe_extract.shards.labels import label_array
@@ -37,8 +37,8 @@ from linprobe_store.format.spec import (
     SkippedSample,
 )
 
-_TASK_IMAGES = 8
-"""Images per decode task: enough to hide the cost of a task, few enough to balance."""
+_TASK_IMAGES = {"fast": 8, "exact": 8, "nvjpeg": 64}
+"""Images per decode task: enough to hide its cost, on the GPU of a call, few enough to balance."""
 _MAX_FLYING = 2
 """Batches launched while the next is waited for: when one has landed, the device has another."""
 _RING_SIZE = _MAX_FLYING + 3
@@ -168,15 +168,18 @@ class Pipeline:
     def _read_unit(self, unit: Unit) -> Iterator[_HostBatch | UnitEnd]:
         planned, error = 0, None
         try:
-            members = read_members(unit.source, unit.fingerprint, place=unit.shard.url)
+            # A copy was hashed on its way.
+            expected = unit.fingerprint if unit.source is unit.shard else None
+            members = read_members(unit.source, expected, place=unit.shard.url)
             samples = read_samples(unit.shard.url, members, self.labelling)
             for batch in cut_batches(samples, self.batch_size, lambda sample: len(sample.image)):
                 unit.keys.take(unit.fingerprint, [sample.key for sample in batch])
                 planned += len(batch)
                 buffer = self._wait(partial(self._ring.get, timeout=0.1))
+                step = _TASK_IMAGES[self.preprocess.path]
                 tasks = [
-                    self._pool.submit(self._decode, batch[i : i + _TASK_IMAGES], buffer[i:])
-                    for i in range(0, len(batch), _TASK_IMAGES)
+                    self._pool.submit(self._decode, batch[i : i + step], buffer[i:])
+                    for i in range(0, len(batch), step)
                 ]
                 yield _HostBatch(unit, batch, buffer, tasks)
         except ShardError as failure:
@@ -191,16 +194,14 @@ class Pipeline:
         raise _StoppedError
 
     def _decode(self, samples: tuple[Sample, ...], slots: torch.Tensor) -> list[Outcome]:
-        outcomes = []
-        for sample, slot in zip(samples, slots, strict=False):
-            outcome = Outcome(None)
-            if sample.reason is None:
-                outcome = preprocess(self.preprocess, sample.image, slot)
-            if sample.reason or outcome.skip:
+        usable = [i for i, sample in enumerate(samples) if sample.reason is None]
+        images, out = [samples[i].image for i in usable], [slots[i] for i in usable]
+        outcomes = dict(zip(usable, preprocess_all(self.preprocess, images, out), strict=True))
+        for i, slot in enumerate(slots[: len(samples)]):
+            if i not in outcomes or outcomes[i].skip:
                 # Whatever was half-decoded must not reach the encoder: equal runs, equal batches.
                 slot.zero_()
-            outcomes.append(outcome)
-        return outcomes
+        return [outcomes.get(i, Outcome(None)) for i in range(len(samples))]
 
     def _encode(self) -> Iterator[EncodedBatch | UnitEnd]:
         """Start batches on the device before those before them are collected."""

@@ -242,8 +242,8 @@ def extract_features(
     weights : checkpoint in place of the model's own.
     device : where the encoder runs; ``"auto"`` is CUDA where there is one.
     precision : arithmetic of the forward pass; part of the encoder's identity.
-    preprocess : ``"exact"`` (the model's own, bit for bit) or ``"fast"`` (JPEGs decode faster);
-        part of the encoder's identity.
+    preprocess : ``"exact"`` (the model's own, bit for bit) or ``"fast"`` (JPEGs decode faster)
+        or ``"nvjpeg"`` (on the GPU); part of the encoder's identity.
     storage_dtype : dtype of the stored rows; part of the encoder's identity.
     batch_size : images a batch; default 256 on CUDA, 16 on a CPU.
     threads : threads that decode, -1 for all cores that this process may use; default from these.

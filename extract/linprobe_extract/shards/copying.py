@@ -14,7 +14,8 @@ from typing import BinaryIO, Self
 
 from linprobe.disk import check_space, store_errors
 from linprobe.errors import ShardError, StoreError
-from linprobe_extract.shards.network import READ_BYTES, Beat, Retry, insist, open_url
+from linprobe_extract.shards.network import Beat, Retry, insist
+from linprobe_extract.shards.remote import blocks, open_url
 from linprobe_extract.shards.tar import open_shard
 from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import ShardFingerprint
@@ -68,8 +69,7 @@ def copy_shard(
             beat()
             with _Sink(shard, folder, n_bytes) as sink:
                 sinks.append(sink)
-                while block := stream.read(READ_BYTES):
-                    beat()
+                for block in blocks(stream, beat):
                     sink.write(block)
         return sink.copy()
 

@@ -24,9 +24,9 @@ from linprobe_extract.shards.listing import (
     remote_folder,
     shards_by_split,
 )
-from linprobe_extract.shards.network import PATIENT, Retry, read_file
+from linprobe_extract.shards.network import PATIENT, Retry
 from linprobe_extract.shards.pipelines import pipeline_splits
-from linprobe_extract.shards.remote import folder_names
+from linprobe_extract.shards.remote import folder_names, read_file
 from linprobe_extract.shards.types import DatasetPlan, Pipeline, Shard, SplitPlan
 
 _LAYOUT_HINT = (

@@ -1,43 +1,31 @@
-"""What lies behind a URL, asked for again while a server or the way to it fails.
+"""Servers asked again while they, or the way to them, fail.
 
-fsspec's drivers open it, with whatever a person has configured for them (keys, headers, proxies).
-Two things they leave to others are here: no file is taken for absent unless its server says so
-(the http driver's ``info`` raises FileNotFoundError for a 503 as well,
-https://github.com/fsspec/filesystem_spec/issues/873), and every attempt ends: at a silence, at the
-length that was declared, and when nobody waits for it any more.
+Two things that fsspec's drivers leave to others: no file is taken for absent unless its server says
+so (the http driver's ``info`` raises FileNotFoundError for a 503 as well,
+https://github.com/fsspec/filesystem_spec/issues/873), and every attempt ends: at a silence, and
+when nobody waits for it any more.
 """
 
-import io
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from threading import Event, Thread
-from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
-
-import fsspec
+from typing import TypeVar
 
 from linprobe.errors import ExtractError, LinprobeError
-from linprobe.records import MAX_BYTES
-from linprobe.terminal import install, note
-from linprobe_extract.shards.tar import webdatasets_opener
+from linprobe.terminal import install
 
-READ_BYTES = 1 << 20
-_BLOCK_BYTES = 32 << 20
-"""What a driver without streams asks for at once."""
 _POLL_S = 0.1
 _STATUSES = frozenset(HTTPStatus)
 _HINT = (
     "look at what the server says (for http: curl -IL URL), then give the same command again; "
     "it does what is missing"
 )
-
-if TYPE_CHECKING:
-    import aiohttp
 
 T = TypeVar("T")
 Beat = Callable[[], None]
@@ -153,86 +141,32 @@ def _attempt(action: Callable[[Beat], T], silence_s: float, stop: Event) -> T:
         is_left.set()
 
 
-def read_file(url: str, retry: Retry) -> bytes | None:
-    """Content of a small file; None where the server says that there is none.
-
-    Raises ExtractError where it cannot be read, or is too large.
-    """
-
-    def read(beat: Beat) -> bytes:
-        content = io.BytesIO()
-        with open_url(url, MAX_BYTES, retry) as stream:
-            while content.tell() <= MAX_BYTES and (block := stream.read(READ_BYTES)):
-                beat()
-                content.write(block)
-        return content.getvalue()
-
-    try:
-        data = insist(read, url, retry, error=ExtractError, tell=note)
-    except FileNotFoundError:
-        return None
-    if len(data) > MAX_BYTES:
-        fault = f"'{url}' has more than {MAX_BYTES:,} bytes, expected a small text file"
-        raise ExtractError(fault, hint="check what the server sends")
-    return data
-
-
-def open_url(url: str, n_bytes: int, retry: Retry) -> IO[bytes]:
-    """Open a URL for reading once, from its beginning; errors are the driver's own.
-
-    ``n_bytes`` is its size as far as it is known: the http driver, given one, asks for none.
-    """
-    if opener := webdatasets_opener(url):
-        return opener(url, "rb")
-    files, name = fsspec.core.url_to_fs(url)
-    options: dict[str, Any] = {"block_size": _BLOCK_BYTES}
-    if is_http(files):
-        options = {"block_size": 0, "size": n_bytes, "read_bufsize": READ_BYTES}
-        # Compressed on its way, it would have another length than was declared.
-        options["headers"] = {**files.kwargs.get("headers", {}), "Accept-Encoding": "identity"}
-        if "timeout" not in files.kwargs:
-            options["timeout"] = _time_limits(retry)
-    return cast("IO[bytes]", files.open(name, "rb", **options))
-
-
-def is_http(files: fsspec.AbstractFileSystem) -> bool:
-    """Whether a driver is that of http and https."""
-    return "http" in files.protocol
-
-
-def _time_limits(retry: Retry) -> "aiohttp.ClientTimeout":
-    """Of a request over http: by itself, aiohttp gives a whole download 300 s."""
-    import aiohttp
-
-    # Twice: the one who waits gives up first; this is for the connection that is left behind.
-    limit_s = 2 * retry.silence_s
-    return aiohttp.ClientTimeout(total=None, sock_connect=limit_s, sock_read=limit_s)
-
-
 def is_absence(error: BaseException) -> bool:
     """Whether a server said that there is no such file, rather than failed to say anything.
 
     A driver may call anything a FileNotFoundError; what it stems from then tells.
     """
-    is_absent = False
+    statuses = ((cause, _reply(cause)[0]) for cause in _chain(error))
+    return all(
+        isinstance(cause, FileNotFoundError) if status is None else status == HTTPStatus.NOT_FOUND
+        for cause, status in statuses
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it was raised from."""
     cause: BaseException | None = error
     while cause is not None:
-        status = _reply(cause)[0]
-        is_absent = status == HTTPStatus.NOT_FOUND or (
-            status is None and isinstance(cause, FileNotFoundError)
-        )
-        if not is_absent:
-            return False
+        yield cause
         cause = cause.__cause__
-    return is_absent
 
 
 def _reply(error: BaseException) -> tuple[int | None, Mapping[str, str]]:
     """Status and headers of the answer that an error of aiohttp, httpx or botocore tells of."""
     answer: object = getattr(error, "response", None) or error
     if isinstance(answer, Mapping):
-        told = answer.get("ResponseMetadata", {})
-        return told.get("HTTPStatusCode"), told.get("HTTPHeaders", {})
+        about = answer.get("ResponseMetadata", {})
+        return about.get("HTTPStatusCode"), about.get("HTTPHeaders", {})
     status = getattr(answer, "status", None) or getattr(answer, "status_code", None)
     headers = getattr(answer, "headers", None)
     return (
@@ -243,25 +177,21 @@ def _reply(error: BaseException) -> tuple[int | None, Mapping[str, str]]:
 
 def _reason(error: BaseException) -> str:
     """What went wrong, in one line: the status if there was an answer."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _chain(error):
         status = _reply(cause)[0]
         if status is not None:
             known = HTTPStatus(status).phrase if status in _STATUSES else ""
             return f"{status} {getattr(cause, 'message', '') or known}".splitlines()[0].strip(": ")
-        cause = cause.__cause__
     return str(error) or str(error.__cause__ or "") or type(error).__name__
 
 
 def _retry_after_s(error: BaseException) -> float | None:
     """Seconds that the server asks to wait (RFC 9110, 10.2.3); None where it does not."""
-    cause: BaseException | None = error
-    while cause is not None:
-        for name, text in _reply(cause)[1].items():
-            if name.lower() == "retry-after":
-                with suppress(ValueError):
-                    if text.strip().isdigit():
-                        return float(text)
-                    return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-        cause = cause.__cause__
+    headers = (header for cause in _chain(error) for header in _reply(cause)[1].items())
+    for name, text in headers:
+        if name.lower() == "retry-after":
+            with suppress(ValueError):
+                if text.strip().isdigit():
+                    return float(text)
+                return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     return None

@@ -59,8 +59,9 @@ class PreprocessSpec:
     """Gray level 0..255 of the padding where ``resize_mode`` pads."""
     crop_pct: Number
     """Crop side over resized side: 1.0 for CLIP, often 0.875 for ImageNet models."""
-    path: Literal["fast", "exact"]
-    """``fast``: uint8 JPEG decode and resize; ``exact``: the model's own transform."""
+    path: Literal["fast", "exact", "nvjpeg"]
+    """``fast``: uint8 JPEG decode and resize; ``exact``: the model's own transform; ``nvjpeg``:
+    JPEG decode and resize on a GPU."""
     canary: str
     """Sha256 of the uint8 pixels of the built-in canary images after this preprocessing."""
     rgb_first: bool = False

@@ -23,6 +23,7 @@ from linprobe_train.solver.fit import Trainer
 from linprobe_train.solver.lbfgs import Tolerance
 from linprobe_train.solver.path import PathSolver
 from linprobe_train.solver.preparation import Arithmetic, Float64, Real
+from linprobe_train.solver.problem import READ_BYTES, Sizes, spans_of
 from linprobe_train.solver.rows import Rows
 
 CERTAIN = 10.0
@@ -32,8 +33,14 @@ CERTAIN = 10.0
 NEAR = 4.0
 """Bands around the boundary whose rows later checks of the same fit read again."""
 
+SAMPLED = 256
+"""Rows that every check reads, wherever they lie: too few tell nothing of how far a step goes."""
+
 NOISE = 2.0
 """Rounding errors of a logit, in units of the arithmetic's, times the sizes of row and weights."""
+
+LOOK_VALUES = 2**18
+"""Logits and changes of them that are looked at at once."""
 
 INTERVALS = ("top1", "mean_per_class")
 """Metrics that only ask which rows are right, and grow with each."""
@@ -64,6 +71,12 @@ def can_judge(trainer: Trainer, metric: str) -> bool:
     return metric in INTERVALS and isinstance(trainer.solver, PathSolver)
 
 
+def look_bytes(sizes: Sizes) -> int:
+    """Of a :class:`Judge` that looks: both places turned, a block of rows, margins of some."""
+    values = min(LOOK_VALUES, 2 * sizes.logits)
+    return 56 * sizes.place + READ_BYTES * sizes.block + 80 * values
+
+
 class Judge:
     """Reads the held-out rows as one fit goes on, until their score is known, or cannot win."""
 
@@ -77,6 +90,7 @@ class Judge:
         self._own = np.where(self._fitted[place] == held_out.labels, place, -1)
         self._predicted = np.zeros(held_out.n, np.int64)
         self._near = np.ones(held_out.n, bool)
+        self._sample = np.arange(0, held_out.n, max(1, held_out.n // SAMPLED))
 
     def in_float64(self, to_beat: float) -> None:
         """Look in float64 from now on, at every row again."""
@@ -92,6 +106,7 @@ class Judge:
             square = float(np.mean(moved[np.isfinite(moved)], dtype=np.float64)) * CERTAIN**2
             undecided[near] = rests[0] <= square
             self._near[near] = rests[1] <= NEAR**2 * square
+            self._near[self._sample] = True
         self.evidence = self._score(undecided)
         return self.evidence.low == self.evidence.high or self.evidence.high < self._to_beat
 
@@ -109,11 +124,12 @@ class Judge:
         for start, block in rows.pairs():
             x = preparation.apply(block.read())
             x -= problem.mean.astype(self._arithmetic)
-            z = x @ columns + offset
             noise = NOISE * np.finfo(self._arithmetic).eps * size * np.sqrt(1 + np.square(x).sum(1))
-            span = slice(start, start + len(x))
-            predicted[span], rests[:, span], change = _verdicts(z, self._own[near[span]], noise)
-            moved.append(change)
+            for part in spans_of(len(x), max(1, LOOK_VALUES // len(both))):
+                z, span = x[part] @ columns + offset, slice(start + part.start, start + part.stop)
+                own = self._own[near[span]]
+                predicted[span], rests[:, span], change = _verdicts(z, own, noise[part])
+                moved.append(change)
         return predicted, rests, np.concatenate(moved)
 
     def _score(self, undecided: NDArray[np.bool_]) -> Evidence:

@@ -5,7 +5,7 @@ import io
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -156,11 +156,11 @@ def heat_uri(confusion: Confusion) -> str:
 def thumbnails(folder: Path, split: str, keys: Collection[str]) -> Mapping[str, str]:
     """Small pictures of samples as data URIs, by key; those that are not at hand are left out.
 
-    ``folder`` holds ``<split>/*.tar`` or ``<split>*.tar``, as packed. A report goes without
+    ``folder`` holds ``<split>/*.tar`` or ``*<split>*.tar``, as extracted. A report goes without
     pictures rather than not at all: tars and images that cannot be read are passed over.
     """
     uris: dict[str, str] = {}
-    for path in sorted([*folder.glob(f"{split}/*.tar*"), *folder.glob(f"{split}*.tar*")]):
+    for path in sorted([*folder.glob(f"{split}/*.tar*"), *folder.glob(f"*{split}*.tar*")]):
         if not path.is_file():
             continue
         try:
@@ -176,9 +176,12 @@ def _images_of(path: Path, keys: Collection[str]) -> Iterator[tuple[str, bytes]]
     """Images by key: the path of a member up to the first dot of its basename."""
     with open_regular(path) as file, tars.open_file(file) as shard:
         for member in tars.files(shard) if keys else ():
-            name = PurePosixPath(member.name)
-            key = str(name.with_name(name.name.partition(".")[0] or name.name))
-            is_image = name.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS
+            inner, slash, name = member.name.rpartition("/")
+            stem, _, extensions = name.partition(".")
+            key = f"{inner}{slash}{stem}"
+            if key not in keys:
+                key = f"{path.name}/{key}"  # as --key-prefix has it
+            is_image = extensions.lower().rpartition(".")[2] in IMAGE_EXTENSIONS
             if key in keys and is_image and member.size <= LARGEST_IMAGE:
                 stream = shard.extractfile(member)
                 yield key, b"" if stream is None else stream.read()
@@ -188,11 +191,10 @@ def _thumbnail(image: bytes) -> str | None:
     """A small JPEG; None where the image cannot be decoded."""
     from PIL import Image
 
-    Image.init()
     try:
         with (
             warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
-            Image.open(io.BytesIO(image), formats=image_formats(Image.OPEN)) as opened,
+            Image.open(io.BytesIO(image), formats=image_formats()) as opened,
         ):
             opened.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))
             small = opened.convert("RGB")

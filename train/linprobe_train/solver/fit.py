@@ -184,13 +184,16 @@ def make_trainer(
 
 def plan_fit(rows: Rows, settings: FitSettings) -> MemoryPlan:
     """Plan the memory of one fit; OptionError where too little is allowed."""
+    return plan_memory(sizes_of(rows, settings), settings.memory_bytes or available_bytes())
+
+
+def sizes_of(rows: Rows, settings: FitSettings) -> Sizes:
+    """What the memory of a fit of these rows depends on."""
     classes = len(fitted_classes(rows))
     columns = 1 if classes == 2 and not rows.multi_label else classes
-    limit = settings.memory_bytes or available_bytes()
     value = np.dtype(settings.arithmetic).itemsize
     threads, label = thread_count(settings.threads), rows.labels.itemsize * rows.labels[0].size
-    sizes = Sizes(rows.n, rows.dim, columns, threads, value, label)
-    return plan_memory(sizes, limit)
+    return Sizes(rows.n, rows.dim, columns, threads, value, label)
 
 
 def fitted_classes(rows: Rows) -> NDArray[np.int64]:

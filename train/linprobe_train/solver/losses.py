@@ -17,8 +17,8 @@ Loss = Literal["softmax", "sigmoid"]
 LOSS_BYTES = 42
 """Of a logit while its loss is computed: five float64 and two flags, by the sigmoid."""
 
-SPAN_BYTES = 32
-"""Of a logit of :func:`loss_of_span`: Z and its products, by the sigmoid three, in float64."""
+SPAN_ARRAYS = 4
+"""Of the size of Z in :func:`loss_of_span`: itself and its products, by the sigmoid three."""
 
 
 def softmax_loss(z: Real, labels: NDArray[np.int64], weights: Real | None) -> float:

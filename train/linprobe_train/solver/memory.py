@@ -9,20 +9,18 @@ from linprobe.errors import OptionError
 from linprobe.machine import memory_limit
 from linprobe.terminal import human_bytes
 from linprobe_train.solver.lbfgs import descent_bytes
+from linprobe_train.solver.losses import SPAN_ARRAYS
 from linprobe_train.solver.passes import pass_bytes
-from linprobe_train.solver.path import (
-    BASIS,
-    KEPT_LOGITS,
-    logits_bytes,
-    points_bytes,
-    start_bytes,
-)
+from linprobe_train.solver.path import BASIS, KEPT_LOGITS, LENT, SPAN_VALUES
 from linprobe_train.solver.preconditioner import build_bytes, metric_bytes
-from linprobe_train.solver.problem import Sizes, rows_bytes, setup_bytes
+from linprobe_train.solver.problem import READ_BYTES, Sizes, rows_bytes, setup_bytes
 from linprobe_train.solver.surface import pairs_bytes
 
 SLACK_BYTES, SLACK_BYTES_OF_THREAD = 4 * 2**20, 4 * 2**20
 """What the allocator does not give back at once, and the buffers of BLAS."""
+
+SOLUTION_BYTES = 16
+"""Of an entry of V: itself, and its gradient."""
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -47,27 +45,65 @@ class MemoryPlan:
         return f"memory: at most {total} of {limit} allowed, rows {how}"
 
 
-def plan_memory(sizes: Sizes, limit_bytes: int) -> MemoryPlan:
-    """Choose what to keep: rows and logits, rows, or neither; OptionError: too little to stream."""
+def points_bytes(sizes: Sizes) -> int:
+    """Of solutions with their gradients: those of a start, and those lent.
+
+    Others that were asked for take :data:`SOLUTION_BYTES` an entry: whoever asks counts them.
+    """
+    return SOLUTION_BYTES * (KEPT_LOGITS + LENT) * sizes.place
+
+
+def logits_bytes(sizes: Sizes, kept: int) -> int:
+    """Of logits of all rows: of solutions and those lent; of a line its slope and its residual."""
+    return (kept + LENT + 2) * sizes.value * sizes.n * sizes.m if kept else 0
+
+
+def start_bytes(sizes: Sizes) -> int:
+    """Of :func:`least_of_span`: blocks of logits, and of pilot rows where they are asked."""
+    span = SPAN_ARRAYS * sizes.value * min(SPAN_VALUES, (BASIS + LENT) * sizes.logits)
+    places = (4 * (BASIS + LENT) + 16) * sizes.place
+    return sizes.threads * (span + READ_BYTES * sizes.block) + places
+
+
+def plan_memory(
+    sizes: Sizes, limit_bytes: int, *, trainers: int = 1, beside_bytes: int = 0
+) -> MemoryPlan:
+    """Choose what each of some trainers keeps: rows and logits, rows, or neither.
+
+    ``beside_bytes`` are others'. ``OptionError``: too little to stream.
+    """
+    working = beside_bytes + working_bytes(sizes)
     plans = [(True, kept) for kept in range(KEPT_LOGITS, BASIS, -1)] + [(True, 0), (False, 0)]
-    for resident, kept in plans:
-        total = bytes_of(sizes, resident=resident, kept_logits=kept)
+    for resident, logits in plans:
+        total = working + trainers * kept_bytes(sizes, resident=resident, logits=logits)
         if total <= limit_bytes:
-            return MemoryPlan(resident, kept, total, limit_bytes)
-    needs = f"a probe of {sizes.m} x {sizes.d} weights needs {human_bytes(total)} of memory"
-    hint = f"--memory {human_bytes(1.1 * total).replace(' ', '')}"
-    raise OptionError(f"{needs}; allowed are {human_bytes(limit_bytes)}", hint=hint)
+            return MemoryPlan(resident, logits, total, limit_bytes)
+    raise too_little(sizes, total, limit_bytes)
 
 
-def bytes_of(sizes: Sizes, *, resident: bool, kept_logits: int) -> int:
-    """Most anonymous memory of a fit that keeps this, from the first row read to the probe."""
-    slack = SLACK_BYTES + SLACK_BYTES_OF_THREAD * sizes.threads
-    kept = points_bytes(sizes) + pairs_bytes(sizes) + metric_bytes(sizes) + descent_bytes(sizes)
+def too_little(sizes: Sizes, least: int, limit: int) -> OptionError:
+    """Error for a limit below the least bytes that suffice."""
+    needs = f"a probe of {sizes.m} x {sizes.d} weights needs {human_bytes(least)} of memory"
+    hint = f"--memory {human_bytes(1.1 * least).replace(' ', '')}"
+    return OptionError(f"{needs}; allowed are {human_bytes(limit)}", hint=hint)
+
+
+def kept_bytes(sizes: Sizes, *, resident: bool, logits: int) -> int:
+    """Of a trainer between two fits."""
+    kept = points_bytes(sizes) + pairs_bytes(sizes) + metric_bytes(sizes)
     # In float64 rows are streamed beside the copy, with pilot rows in the place of the logits.
-    kept += max(logits_bytes(sizes, kept_logits), 4 * sizes.pilot if resident else 0)
+    kept += max(logits_bytes(sizes, logits), 4 * sizes.pilot if resident else 0)
+    return kept + rows_bytes(sizes, resident=resident)
+
+
+def working_bytes(sizes: Sizes) -> int:
+    """What a fit takes beside that while it runs; set-up, when nothing else is kept, included."""
     passing = max(pass_bytes(sizes), build_bytes(sizes), start_bytes(sizes))
-    fitting = rows_bytes(sizes, resident=resident) + kept + passing
-    return slack + max(setup_bytes(sizes) + pass_bytes(sizes), fitting)
+    setting_up = (
+        setup_bytes(sizes) + pass_bytes(sizes) - kept_bytes(sizes, resident=False, logits=0)
+    )
+    slack = SLACK_BYTES + SLACK_BYTES_OF_THREAD * sizes.threads
+    return slack + max(descent_bytes(sizes) + passing, setting_up)
 
 
 def available_bytes() -> int:

@@ -21,10 +21,10 @@ from typing import cast
 import numpy as np
 
 from linprobe_train.solver.lbfgs import Descent, FitReport, Judge, StopReason, Tolerance
-from linprobe_train.solver.losses import SPAN_BYTES, loss_of_span
+from linprobe_train.solver.losses import loss_of_span
 from linprobe_train.solver.passes import Crew, Objective, Point, with_ridge
 from linprobe_train.solver.preparation import Float64, Real
-from linprobe_train.solver.problem import READ_BYTES, Problem, Sizes
+from linprobe_train.solver.problem import Problem
 from linprobe_train.solver.rows import BLOCK_ROWS
 from linprobe_train.solver.surface import Surface
 
@@ -55,34 +55,10 @@ KEPT_LOGITS = 8
 :data:`BASIS`."""
 
 LENT = 3
-"""Solutions of other rows that a fit starts from."""
+"""Solutions of a sweep, those nearest to the chosen C, that fits of more rows start from."""
 
 SPAN_VALUES = 2**18
 """Logits of all solutions of a span that are combined at once: 1 MB stays in a core's cache."""
-
-
-SOLUTION_BYTES = 16
-"""Of an entry of V: itself, and its gradient."""
-
-
-def points_bytes(sizes: Sizes) -> int:
-    """Of solutions with their gradients: those of a start, and those lent.
-
-    Others that were asked for take :data:`SOLUTION_BYTES` an entry: whoever asks counts them.
-    """
-    return SOLUTION_BYTES * (KEPT_LOGITS + LENT) * sizes.place
-
-
-def logits_bytes(sizes: Sizes, kept: int) -> int:
-    """Of logits of all rows: of solutions and those lent; of a line its slope and its residual."""
-    return (kept + LENT + 2) * sizes.value * sizes.n * sizes.m if kept else 0
-
-
-def start_bytes(sizes: Sizes) -> int:
-    """Of :func:`least_of_span`: blocks of logits, and of pilot rows where they are asked."""
-    span = SPAN_BYTES * min(SPAN_VALUES, (BASIS + LENT) * sizes.logits)
-    places = (4 * (BASIS + LENT) + 16) * sizes.place
-    return sizes.threads * (span + READ_BYTES * sizes.block) + places
 
 
 class PathSolver:

@@ -176,8 +176,8 @@ class Problem:
             yield int(self.source.offsets[index]), features
 
 
-READ_BYTES = 24
-"""Of an entry of a block that is read: as stored, prepared, and once more in float64."""
+READ_BYTES = 16
+"""Of an entry of a block that is read: as stored and prepared, or prepared and in float64."""
 
 
 def rows_bytes(sizes: Sizes, *, resident: bool) -> int:
