@@ -107,7 +107,7 @@ def evaluate(problem: Problem, V: Float64, crew: Crew, arithmetic: Arithmetic = 
     columns, offset = problem.columns(V, arithmetic)
 
     def of_chunk(chunk: tuple[int, int]) -> tuple[float, Float64]:
-        gradient, loss = np.zeros_like(V), 0.0
+        gradient, loss = np.zeros((len(V), len(columns) + 1)), 0.0
         for row, features in problem.blocks(*chunk):
             x: Real = features.astype(arithmetic, copy=False)
             z = x @ columns
@@ -117,12 +117,13 @@ def evaluate(problem: Problem, V: Float64, crew: Crew, arithmetic: Arithmetic = 
             gradient[:, -1] += z.sum(axis=0, dtype=np.float64)
         return loss, gradient
 
-    loss, gradient = 0.0, np.zeros_like(V)
+    loss, gradient = 0.0, np.zeros((len(V), len(columns) + 1))
     for chunk_loss, chunk_gradient in crew.map(of_chunk, problem.chunks()):
         loss += chunk_loss
         gradient += chunk_gradient
     if problem.resident is None:
-        gradient[:, :-1] = gradient[:, :-1] @ problem.rotation
+        turned = gradient[:, :-1] @ problem.rotation
+        gradient = np.column_stack([turned, gradient[:, -1]])
     total = problem.total_weight
     return Point(V, loss / total, gradient / total)
 

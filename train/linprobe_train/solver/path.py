@@ -161,6 +161,7 @@ class PathSolver:
         lent = sorted(self._borrowed, key=lambda known: (abs(known - x), known))
         if not near and not lent:
             V = np.zeros((self.problem.m, self.problem.dim + 1))
+            V[:, -1] = self.problem.log_odds()
         elif x in near:
             V = self._solved[x].V
         else:

@@ -7,8 +7,10 @@ Objective, per unit weight (S = sum of row weights; scikit-learn's divided by C 
 Coordinates: rows are centred (the intercept is free, so this changes nothing but b) and turned
 into the principal axes of a sample of rows (W is turned with them, ||W|| stays). A resident copy is
 turned once; streamed rows stay as they are, and W and the gradient are turned at every pass.
+Of fewer rows than features only the axes of their span are kept: the best W lies in it, as what is
+orthogonal to every row adds to the ridge alone.
 
-n rows, d dimension, m logit columns: k for softmax and multi-label, 1 for two classes.
+n rows, d axes, m logit columns: k for softmax and multi-label, 1 for two classes.
 """
 
 from collections.abc import Iterator
@@ -30,6 +32,9 @@ MAX_CHUNKS = 64
 """Chunks of a pass. Their sums are added in order, so the result does not depend on the number of
 threads; also the most threads that help."""
 
+LEAST_SHARE = 1e-6
+"""Of a class whose rows have no weight: its best intercept is minus infinity."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -44,7 +49,8 @@ class Problem:
     mean: Float64
     """(d,) subtracted from prepared rows."""
     rotation: Float64
-    """(d, d) orthogonal, columns by ascending variance: coordinates are (x - mean) @ rotation."""
+    """(features, d) with orthonormal columns by ascending variance: coordinates are
+    (x - mean) @ rotation."""
     pilot: Float32
     """(s, d) sampled rows, turned: the metric's diagonal where rows are streamed."""
     pilot_rows: NDArray[np.int64]
@@ -65,8 +71,8 @@ class Problem:
 
     @property
     def dim(self) -> int:
-        """D."""
-        return self.source.dim
+        """Axes: as many as there are features, or resident rows where these are fewer."""
+        return len(self.rotation.T)
 
     @property
     def m(self) -> int:
@@ -77,6 +83,27 @@ class Problem:
     def total_weight(self) -> float:
         """S, the sum of the row weights."""
         return float(self.n if self.weights is None else self.weights.sum())
+
+    @cached_property
+    def shares(self) -> Float64:
+        """(m,) share of the weight that is of the class of each column."""
+        weights = np.ones(self.n) if self.weights is None else self.weights
+        softmax = self.loss == "softmax"
+        mass = np.bincount(self.targets, weights, self.m) if softmax else weights @ self.targets
+        shares: Float64 = mass / self.total_weight
+        return shares
+
+    @cached_property
+    def loss_of_shares(self) -> float:
+        """The least mean loss at W = 0: the entropy of the classes, or of every column."""
+        p = self.shares if self.loss == "softmax" else np.stack([self.shares, 1 - self.shares])
+        return -float((p * np.log(np.maximum(p, 1e-300))).sum())
+
+    def log_odds(self) -> Float64:
+        """Intercepts (m,) of that loss."""
+        p = np.clip(self.shares, LEAST_SHARE, 1 - LEAST_SHARE)
+        odds: Float64 = np.log(p) - (np.log(p).mean() if self.loss == "softmax" else np.log1p(-p))
+        return odds
 
     def into(self, coef: Float64, intercept: Float64) -> Float64:
         """Turn a probe on prepared rows, (m, d) and (m,), into V = [W | b], (m, d + 1)."""
@@ -145,8 +172,11 @@ def make_problem(
     share = share / share.sum()
     mean = share @ sample
     sample -= mean.astype(np.float32)
-    covariance = (sample * share[:, None].astype(np.float32)).T @ sample
-    rotation = np.linalg.eigh(covariance.astype(np.float64))[1]
+    if resident and rows.n < rows.dim:
+        rotation = _axes_of_span(preparation.apply(rows.gather(chosen)) - mean, share)
+    else:
+        covariance = (sample * share[:, None].astype(np.float32)).T @ sample
+        rotation = np.linalg.eigh(covariance.astype(np.float64))[1]
     copy = _resident(rows, preparation, mean, rotation) if resident else None
     if copy is not None and len(copy) == len(sample):
         pilot = copy.astype(np.float32, copy=False)
@@ -159,8 +189,15 @@ def make_problem(
     return Problem(loss, targets, weights, mean, rotation, *sampled, copy, rows, preparation)
 
 
+def _axes_of_span(centred: Float64, share: Float64) -> Float64:
+    """Principal axes of few rows, (features, n): a QR keeps them orthonormal at any condition."""
+    span, inside = np.linalg.qr(centred.T)
+    axes: Float64 = span @ np.linalg.eigh((inside * share) @ inside.T)[1]
+    return axes
+
+
 def _resident(rows: Rows, preparation: Preparation, mean: Float64, rotation: Float64) -> Real:
-    out: Real = np.empty((rows.n, rows.dim), preparation.arithmetic)
+    out: Real = np.empty((rows.n, rotation.shape[1]), preparation.arithmetic)
     mean, rotation = mean.astype(out.dtype), rotation.astype(out.dtype)
     for start, block in rows.pairs():
         features = preparation.apply(block.read())
