@@ -21,10 +21,10 @@ PACK_FIRST = case "$$data" in *://*) ;; *) [ -d "$$data" ] || \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test data extract probe compare report predict bench check lint types lowest wheel clean
+.PHONY: help demo test data extract probe compare report predict bench bench-gpu check lint types lowest wheel clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: MODEL=$(MODEL) DATA=$(DATA) STORE=$(STORE) OUT=$(OUT) GPUS=$(GPUS) ARGS='$(ARGS)'"
 
 demo: $(VENV)/.demo ## From nothing to an accuracy, offline: handwritten digits
@@ -68,6 +68,11 @@ predict: $(VENV)/.extract ## Classify images with the probe: make predict IMAGES
 
 bench: $(VENV)/.dev ## Speed and memory, as ratios against peers (takes long; wants a quiet machine)
 	@for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+bench-gpu: ## The CUDA path of extract, right and fast: under 8 minutes on a machine with a GPU
+	@python=$(BIN)/python; $(MAKE) --no-print-directory $(VENV)/.extract || { \
+		echo "nothing can be installed: trying the packages of $(PYTHON)" >&2; python=$(PYTHON); }; \
+		$$python tests/bench/bench_gpu.py $(ARGS)
 
 check: test ## What has to be green before a commit
 

@@ -3,7 +3,11 @@
 import os
 from importlib.util import find_spec
 
-NEEDS = {"extract": "torch", "train/test_report.py": "matplotlib"}
+NEEDS = {
+    "extract": "torch",
+    "extract/test_object_store.py": "s3fs",
+    "train/test_report.py": "matplotlib",
+}
 """Tests below this folder, and a package that shows whether their extra is installed."""
 
 # `make test` has it set for the commands that it runs; tests read what is said without make.

@@ -12,7 +12,7 @@ from linprobe.terminal import emit, emit_json, note, watching
 from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath
 from linprobe_store.format.spec import StorageDtype
 
-LabelFrom = Literal["cls", "folder"]
+LabelFrom = Literal["cls", "npy", "txt", "folder"]
 """Where labels come from, beside the fields of a ``.json``."""
 
 
@@ -51,10 +51,11 @@ def extract(
     ] = None,
     device: Annotated[Device, typer.Option(help="Where the encoder runs.")] = "auto",
     precision: Annotated[
-        Precision, typer.Option(help="auto: bf16 on CUDA, fp32 on a CPU.")
+        Precision, typer.Option(help="auto: 16 bits where the device multiplies in them.")
     ] = "auto",
     preprocess: Annotated[
-        PreprocessPath, typer.Option(help="exact: the model's own transform, bit for bit.")
+        PreprocessPath,
+        typer.Option(help="exact: the model's own transform, bit for bit; nvjpeg: on the GPU."),
     ] = "fast",
     storage_dtype: Annotated[
         StorageDtype, typer.Option(help="float32 where features exceed float16.")
@@ -62,6 +63,10 @@ def extract(
     max_skipped: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of a shard that may be skipped.")
     ] = 0.01,
+    key_prefix: Annotated[
+        Literal["shard"] | None,
+        typer.Option(help="Put the shard's name before keys, where every shard counts anew."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
@@ -85,6 +90,7 @@ def extract(
         name=name,
         label_source=f"json:{label_key}" if label_key else label_from,
         classes_file=classes,
+        key_prefix=key_prefix,
     )
     choice = EncoderChoice(model, weights, device, precision, preprocess, storage_dtype)
     settings = store, tuple(split or ()), batch_size, threads, max_skipped

@@ -10,7 +10,7 @@ import torch
 
 from linprobe.machine import available_cores, memory_limit
 from linprobe.terminal import human_bytes, install
-from linprobe_extract.encoders.encoder import BATCH_SIZE, load_untrained
+from linprobe_extract.encoders.encoder import UntrainedTower, load_untrained
 from linprobe_extract.encoders.family import EncoderChoice
 
 _TIMED_SECONDS = 3.0
@@ -45,7 +45,8 @@ def diagnose(model: str) -> Diagnosis:
 
     A LinprobeError is raised if no model is called so, or its configuration cannot be had.
     """
-    rate = _forward_rate(EncoderChoice(model))
+    tower = load_untrained(EncoderChoice(model))
+    rate = _forward_rate(tower)
     place = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
     decoders = ", ".join(f"{name} {version(name)}" for name in ("simplejpeg", "pillow"))
     # By the rules of huggingface_hub's documentation.
@@ -58,27 +59,28 @@ def diagnose(model: str) -> Diagnosis:
         Check("cores", f"{cores} usable of {os.cpu_count() or 1}", advice if few else None),
         Check("memory", human_bytes(memory_limit())),
         Check("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        Check("numbers", f"{tower.plan.precision}: {tower.plan.reason}"),
         Check("decoder", decoders),
         Check("weights", f"downloaded ones are kept in {cache}"),
         _demo(),
     )
-    verdict = f"extraction will run on {place} at about {rate:.3g} images/s for {model}"
-    return Diagnosis(checks, verdict, rate)
+    precision = tower.plan.precision
+    verdict = (
+        f"extraction will run on {place} in {precision} at about {rate:.3g} images/s for {model}"
+    )
+    why = Check(precision, tower.plan.reason)
+    return Diagnosis((*checks, why), verdict, rate)
 
 
-def _forward_rate(choice: EncoderChoice) -> float:
+def _forward_rate(tower: UntrainedTower) -> float:
     """Images per second of the tower alone, over a few seconds after a batch to warm up."""
-    tower, side = load_untrained(choice)
-    weight = next(tower.parameters())
-    shape = (BATCH_SIZE[weight.device.type], 3, side, side)
-    pixels = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-    n_images, started = -len(pixels), 0.0
+    n_images, started = -len(tower.pixels), 0.0
     with torch.inference_mode():
         while n_images <= 0 or time.perf_counter() - started < _TIMED_SECONDS:
-            tower(pixels)
-            if pixels.is_cuda:
+            tower.taps(tower.pixels)
+            if tower.pixels.is_cuda:
                 torch.cuda.synchronize()
-            n_images += len(pixels)
+            n_images += len(tower.pixels)
             started = started or time.perf_counter()
     return n_images / (time.perf_counter() - started)
 

@@ -12,10 +12,10 @@ from linprobe.machine import available_cores, decode_threads
 from linprobe.names import IMAGE_EXTENSIONS, short_id
 from linprobe.records import read_bytes
 from linprobe.tars import MAX_MEMBER_BYTES
-from linprobe_extract.encoders.device import launcher
+from linprobe_extract.encoders.device import encode_images, pixel_room
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.pixels.preprocess import limit_thread, preprocess
-from linprobe_extract.shards.samples import cut_batches, split_member
+from linprobe_extract.shards.samples import cut_batches, is_image
 from linprobe_extract.shards.tar import read_members
 from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import SkippedSample
@@ -58,9 +58,8 @@ def _is_shard(path: Path) -> bool:
 def _read(source: Path) -> Iterator[_Image]:
     if _is_shard(source):
         for member in read_members(Shard(str(source))):
-            key, extension = split_member(member.name)
-            if extension in IMAGE_EXTENSIONS:
-                yield key, member.data
+            if is_image(member.extension):
+                yield member.key, member.data
         return
     try:
         yield str(source), read_bytes(source, limit=MAX_MEMBER_BYTES)
@@ -69,8 +68,7 @@ def _read(source: Path) -> Iterator[_Image]:
 
 
 def _encode(encoder: Encoder, batch: Sequence[_Image], pool: ThreadPoolExecutor) -> ImageRows:
-    side = encoder.image_size
-    pixels = torch.zeros((len(batch), 3, side, side), dtype=torch.uint8)
+    pixels = pixel_room(encoder, len(batch))
 
     def skip_reason(data: bytes | None, slot: torch.Tensor) -> str | None:
         return "unreadable" if data is None else preprocess(encoder.preprocess, data, slot).skip
@@ -78,7 +76,7 @@ def _encode(encoder: Encoder, batch: Sequence[_Image], pool: ThreadPoolExecutor)
     names, contents = zip(*batch, strict=True)
     reasons = list(pool.map(skip_reason, contents, pixels))
     kept = [i for i, reason in enumerate(reasons) if reason is None]
-    features = launcher(encoder)(pixels[kept])() if kept else {}
+    features = encode_images(encoder, pixels[kept]) if kept else {}
     skipped = [SkippedSample(names[i], str(reason)) for i, reason in enumerate(reasons) if reason]
     return ImageRows(tuple(names[i] for i in kept), features, tuple(skipped))
 

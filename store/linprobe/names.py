@@ -13,11 +13,12 @@ from linprobe.records import read_bytes
 SHORT_ID_DIGITS = 12
 """Hex digits of an id in a folder name: 48 bits; the full id is checked inside the folder."""
 IMAGE_EXTENSIONS = frozenset(
-    ("jpg", "jpeg", "png", "ppm", "pgm", "bmp", "gif", "webp", "tif", "tiff", "jp2", "avif")
+    "jpg jpeg jfif png ppm pgm bmp gif webp tif tiff jp2 avif jxl".split()  # noqa: SIM905
 )
 """File extensions that are taken for images, lower case, without the dot."""
-IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "WEBP", "TIFF", "JPEG2000", "AVIF")
-"""What Pillow calls them. It knows others: for PostScript it runs a program."""
+IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "WEBP", "TIFF", "JPEG2000", "AVIF", "JXL")
+"""What Pillow calls them; JPEG XL, once ``pillow_jxl`` was imported. It knows others: for
+PostScript it runs a program."""
 SPLITS = ("train", "val", "test")
 SPLIT_ALIASES: Mapping[str, str] = MappingProxyType(
     {

@@ -67,11 +67,12 @@ def digest_json(value: JsonValue) -> str:
 def plain(value: object) -> JsonValue:
     """What JSON holds of a dataclass, or of a container of them.
 
-    Numbers of numpy become Python's, paths become text.
+    Numbers of numpy become Python's, paths become text; a field that is UNSET is left out.
     """
     if is_dataclass(value) and not isinstance(value, type):
         # Not by msgspec, which leaves out what reading left at its default.
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        items = ((field.name, getattr(value, field.name)) for field in fields(value))
+        return {name: plain(item) for name, item in items if item is not msgspec.UNSET}
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

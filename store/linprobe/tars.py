@@ -7,10 +7,11 @@ sparse members, which claim bytes that are not there. And a compressed one unpac
 import bz2
 import gzip
 import lzma
+import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Protocol, cast
+from typing import IO, Protocol, Self, cast
 
 MAX_MEMBER_BYTES = 256 << 20
 """The largest member that is read: 100 megapixels of PNG, twice what cameras make."""
@@ -25,6 +26,7 @@ MAX_XZ_BYTES = 256 << 20
 FREE_BYTES = 64 << 20
 """Unpacked bytes of which no ratio is asked."""
 _READ_BYTES = 1 << 16
+_NAME_BYTES = 100
 UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, OSError, EOFError, ValueError,
               RecursionError, OverflowError)  # fmt: skip
 """What reading a tar may raise where it is damaged or hostile."""
@@ -45,12 +47,33 @@ _FORMATS: Mapping[bytes, Callable[[IO[bytes]], "_Readable"]] = {
 }
 
 
+_PLAIN_HEADER = re.compile(
+    rb"(?:[0-7]{7}[\0 ]){3}([0-7]{11})[\0 ][0-7]{11}[\0 ]([0-7]{6})\0 "  # mode to checksum
+    rb"0\0{100}ustar(?:\00000|  \0).{64}(?:[0-7]{7}[\0 ]|\0{8}){2}\0{167}",
+    re.DOTALL,
+)
+"""What follows the name where it is a regular file of a short name (POSIX.1-2017, pax)."""
+
+
 class _Readable(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
 
 
 class _Header(tarfile.TarInfo):
     """A header that is refused before what it claims is read."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Read what samples have, name and size of a file, as the library does, in half its time.
+
+        All else is left to the library, which reads 16 fields one by one.
+        """
+        plain = _PLAIN_HEADER.fullmatch(buf, _NAME_BYTES)
+        if plain is None or int(plain[2], 8) != sum(buf) - sum(buf[148:156]) + 8 * ord(" "):
+            return super().frombuf(buf, encoding, errors)
+        header = cls(buf[:_NAME_BYTES].partition(b"\0")[0].decode(encoding, errors))
+        header.size = int(plain[1], 8)
+        return header
 
     def _proc_member(self, tar: "_Tar") -> tarfile.TarInfo:  # the library's hook for subclasses
         self._check_size(self)

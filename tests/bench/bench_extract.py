@@ -1,6 +1,7 @@
 """Extraction beside its peers: the host path, the whole run, writing, and memory.
 
-Run ``python tests/bench/bench_extract.py [ROUNDS]``. Every table is made in one process, peer and
+Run ``python tests/bench/bench_extract.py [ROUNDS]``, or ``bench_extract.py precision [ROUNDS]`` for
+the table of precisions alone (about 15 minutes). Every table is made in one process, peer and
 ours in turn, medians over the rounds. CPU time (children included) for the host path, so that other
 work on the machine counts little; wall time for the whole run, which wants a quiet machine.
 """
@@ -21,8 +22,10 @@ import open_clip
 import torch
 import webdataset as wds
 from bench_preprocess import SPEC, make_jpegs
+from msgspec import UNSET
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
+from precision_table import precision_table
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "factories"))
@@ -30,10 +33,11 @@ from tar_factories import tar_bytes
 
 from linprobe.machine import available_cores, keep_freed_memory
 from linprobe.terminal import ignore
-from linprobe_extract.encoders.device import Collect, launcher
+from linprobe_extract.encoders.device import Flight, launcher
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.register import register
 from linprobe_extract.run.encode import Run
+from linprobe_extract.run.keys import SplitKeys
 from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
 from linprobe_extract.run.ranks import Ranks, Turns
 from linprobe_extract.run.work import Work
@@ -60,17 +64,23 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def no_encoder(pixels: torch.Tensor) -> Collect:
+def no_encoder(pixels: torch.Tensor) -> Flight:
     """Stand where the encoder would: takes pixels, gives one number per image."""
     features = pixels[:, :1, 0, 0].to(torch.float16).numpy() + 1
-    return lambda: {"embedding": features}
+    return Flight(lambda: True, lambda: {"embedding": features})
+
+
+def host_room(n: int) -> torch.Tensor:
+    """Memory for n images, as runs on a CPU have it."""
+    side = SPEC.image_size
+    return torch.empty((n, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
 
 
 def our_host_path(shard: Shard) -> int:
     """Tar to uint8 batches, checksum verified, through the pipeline with no encoder behind it."""
-    pipeline = Pipeline(no_encoder, SPEC, Labelling("cls", None), BATCH, 1, pin_memory=False)
+    pipeline = Pipeline(no_encoder, SPEC, Labelling("cls", None), BATCH, 1, host_room)
     assert shard.fingerprint is not None
-    unit = Unit(shard, shard, shard.fingerprint)
+    unit = Unit(shard, shard, shard.fingerprint, SplitKeys(UNSET))
     batches = (item for item in pipeline.run([unit]) if isinstance(item, EncodedBatch))
     return sum(len(batch.block.keys) for batch in batches)
 
@@ -141,7 +151,7 @@ def forward_only(encoder: Encoder, n: int) -> float:
     pixels = torch.randint(0, 256, (BATCH, 3, 224, 224), dtype=torch.uint8)
     start = time.perf_counter()
     for done in range(0, n, BATCH):
-        launch(pixels[: min(BATCH, n - done)])()
+        launch(pixels[: min(BATCH, n - done)]).collect()
     return time.perf_counter() - start
 
 
@@ -217,9 +227,15 @@ def memory(folder: Path) -> None:
 
 def main() -> None:
     """Print the tables."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    only = sys.argv[1:2] == ["precision"]
+    words = sys.argv[1 + only :]
+    rounds = int(words[0]) if words else 3 if only else 5
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if only:
+            jpegs = make_jpegs(500, 375, 92)
+            precision_table(folder, rounds, lambda path, n: write_shard(path, jpegs, n))
+            return
         host_path(folder, rounds)
         whole_run(folder, max(1, rounds // 2), "ViT-B-32", {"train": 256, "test": 64})
         writing(folder)

@@ -1,6 +1,6 @@
 """Rows beyond memory, and threads: synthetic features in a file, streamed.
 
-python tests/bench/bench_scale.py memory       # anonymous memory at 50,000 and 500,000 rows
+python tests/bench/bench_scale.py memory       # memory that is taken beside what was planned
 python tests/bench/bench_scale.py imagenet     # ImageNet's shape within 4 GB: seconds a pass
 python tests/bench/bench_scale.py threads      # one thread against two, wall time
 python tests/bench/bench_scale.py synthetic    # 50,000 x 512 x 100 against scikit-learn
@@ -11,6 +11,7 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -27,11 +28,11 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from linprobe_train.solver.lbfgs import Tolerance
-from linprobe_train.solver.memory import plan_memory
+from linprobe_train.solver.memory import kept_bytes, plan_memory, working_bytes
 from linprobe_train.solver.passes import crew_of, evaluate
 from linprobe_train.solver.path import PathSolver
 from linprobe_train.solver.preparation import Preparation
-from linprobe_train.solver.problem import make_problem
+from linprobe_train.solver.problem import Sizes, make_problem
 from linprobe_train.solver.rows import rows_of_array
 
 FOUR_GB = 4 * 10**9
@@ -93,9 +94,9 @@ def stream(n: int, d: int, k: int, iterations: int, threads: int) -> None:
         mapped = np.memmap(path, np.float16, "r", shape=(n, d))
         before = anonymous_bytes()
         # One byte less than a resident copy takes: the plan is one of streaming.
-        whole = plan_memory(n, d, k, threads=threads, limit_bytes=10**15)
-        limit = min(FOUR_GB, whole.total_bytes - 1)
-        plan = plan_memory(n, d, k, threads=threads, limit_bytes=limit)
+        sizes = Sizes(n, d, k, threads)
+        whole = working_bytes(sizes) + kept_bytes(sizes, resident=True, logits=0)
+        plan = plan_memory(sizes, min(FOUR_GB, whole - 1))
         with crew_of(threads) as crew, watched_peak() as peak:
             wall = time.perf_counter()
             problem = make_problem(
@@ -128,12 +129,51 @@ def in_fresh_process(*arguments: int) -> None:
     subprocess.run(command, check=True)
 
 
+MEMORY: tuple[dict[str, object], ...] = (
+    # The review's: features of three sets, resident and larger, beside those at hand.
+    {"what": "fit", "n": 50_000, "d": 512, "k": 100},
+    {"what": "fit", "n": 20_000, "d": 1024, "k": 100},
+    {"what": "fit", "n": 5405, "d": 512, "k": 101},
+    {"what": "fit", "n": 4482, "d": 512, "k": 100},
+    {"what": "fit", "n": 5000, "d": 512, "k": 100, "C": 1000.0},
+    {"what": "fit", "n": 3163, "d": 512, "k": 37},
+    {"what": "fit", "n": 4497, "d": 512, "k": 102},
+    # Their kin.
+    {"what": "fit", "n": 50_000, "d": 512, "k": 100, "memory": 300_000_000},
+    {"what": "fit", "n": 50_000, "d": 512, "k": 100, "threads": 2, "max_iter": 8},
+    {"what": "fit", "n": 50_000, "d": 512, "k": 100, "memory": 190_000_000, "max_iter": 8},
+    {"what": "fit", "n": 500_000, "d": 512, "k": 100, "memory": 300_000_000, "max_iter": 3},
+    {"what": "fit", "n": 50_000, "d": 512, "k": 2},
+    {"what": "fit", "n": 5000, "d": 512, "k": 20, "multi_label": True},
+    {"what": "fit", "n": 1000, "d": 2048, "k": 20},
+    {"what": "fit", "n": 60_000, "d": 768, "k": 1000, "memory": 10**9, "max_iter": 2, "threads": 2},
+    {"what": "sweep", "n": 4497, "d": 512, "k": 102},
+    {"what": "sweep", "n": 3163, "d": 512, "k": 37, "folds": 5},
+    {"what": "sweep", "n": 3163, "d": 512, "k": 37, "protocol": "default"},
+    {"what": "sweep", "n": 20_000, "d": 512, "k": 37, "memory": 150_000_000},
+    {"what": "probe", "n": 4497, "d": 512, "k": 102, "C": None},
+    {"what": "probe", "n": 4497, "d": 512, "k": 102, "C": None, "memory": 110_000_000},
+)
+"""Cases of ``tests/factories/memory_shapes.py``."""
+
+
 def memory() -> None:
-    """Stream two sizes that differ tenfold."""
-    header()
-    sys.stdout.flush()
-    for n in (50_000, 500_000):
-        in_fresh_process(n, 512, 100, 5, 2)
+    """Print what fits, searches and the command take beside what they planned."""
+    script = Path(__file__).parents[1] / "factories" / "memory_shapes.py"
+    print("| case | rows x dim x classes | MB grown | MB planned | MB allowed | rows | CPU s |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for case in MEMORY:
+        command = [sys.executable, str(script), json.dumps(case)]
+        came = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        size = f"{case['n']} x {case['d']} x {case['k']}"
+        more = [f"{k} {v}" for k, v in case.items() if k in ("threads", "folds", "protocol")]
+        allowed = "" if "memory" not in case else f"{int(str(case['memory'])) / 1e6:.0f}"
+        print(
+            f"| {' '.join([str(case['what']), *more])} | {size} | {came['grown'] / 1e6:.0f} "
+            f"| {came['planned'] / 1e6:.0f} | {allowed} "
+            f"| {'in memory' if came['resident'] else 'streamed'} | {came['seconds']:.1f} |",
+            flush=True,
+        )
 
 
 def imagenet() -> None:

@@ -41,7 +41,7 @@ PIXEL_CS = (1e-6, 1e-4, 1e-2)
 GAP = 1e-6
 """Relative gap of the objective that counts as reached, up to rounding to one digit."""
 
-LIMIT = 40.0
+LIMIT = 20.0
 """CPU seconds of a fit after which a peer is left out at larger C."""
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")

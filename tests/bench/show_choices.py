@@ -60,7 +60,7 @@ def stored_splits(folder: Path) -> Iterator[Splits]:
             rows = {
                 name: as_rows(dataset.split(name), None, tap="embedding")
                 for name in ("train", "val")
-                if name in dataset.splits()
+                if name in dataset.splits
             }
             yield f"{dataset.name}, {encoder.names.model}", rows["train"], rows.get("val")
 

@@ -71,7 +71,7 @@ def test_a_local_folder_is_loaded_as_open_clip_writes_it(tmp_path: Path) -> None
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     save_weights(model.model, folder / "open_clip_model.safetensors")
     save_weights(model.model, folder / "older.safetensors")
-    encoder = Encoder.load(f"local-dir:{folder}", device="cpu")
+    encoder = Encoder.load(f"local-dir:{folder}", device="cpu", precision="fp32")
 
     assert encoder.names.slug == "my-model"
     assert encoder.preprocess.resize_mode == "squash"
@@ -86,7 +86,7 @@ def test_a_local_folder_is_loaded_as_open_clip_writes_it(tmp_path: Path) -> None
         Encoder.load(f"local-dir:{folder}", device="cpu")
     (folder / "open_clip_config.json").unlink()
     with pytest.raises(LinprobeError, match=r"open_clip_config\.json: missing"):
-        Encoder.load(f"local-dir:{folder}", device="cpu")
+        Encoder.load(f"local-dir:{folder}", device="cpu", precision="fp32")
 
 
 @pytest.mark.parametrize(
@@ -225,5 +225,5 @@ def test_weights_that_give_no_finite_features_are_refused(tmp_path: Path) -> Non
     model.model.visual.proj.data[3, 4] = float("nan")
     save_weights(model.model, tmp_path / "nan.pt")
 
-    with pytest.raises(LinprobeError, match="embedding of a gray ramp has infinities or NaN"):
+    with pytest.raises(LinprobeError, match="embedding of built-in images has infinities or NaN"):
         load_small(replace(model, weights=tmp_path / "nan.pt"))

@@ -1,25 +1,12 @@
 """Each shard falls to one process, whatever starts the processes."""
 
-import threading
 from collections import Counter
 
 import pytest
+from run_factories import SharedCounters
 
 from linprobe.errors import ExtractError
-from linprobe_extract.run.ranks import Ranks, Turns, ranks_from_environment
-
-
-class SharedCounters:
-    """Counters with an atomic add, as the c10d store has them."""
-
-    def __init__(self) -> None:
-        self._values = Counter[str]()
-        self._lock = threading.Lock()
-
-    def add(self, name: str, amount: int) -> int:
-        with self._lock:
-            self._values[name] += amount
-            return self._values[name]
+from linprobe_extract.run.ranks import Claims, Ranks, Turns, ranks_from_environment
 
 
 def test_alone_means_everything_in_order() -> None:
@@ -41,6 +28,21 @@ def test_claims_from_shared_counters_cover_everything_once() -> None:
         taken.update(claim)
 
     assert taken == Counter(range(10))
+
+
+def test_claims_are_kept_when_they_are_gone_through_again_and_none_is_claimed_twice() -> None:
+    counters = SharedCounters()
+    mine, other = (Turns(Ranks(r, 2, r, 2, torchrun=True), counters.add) for r in range(2))
+    claims = Claims(mine.claim("abcdef", "shards"))
+
+    before = [item for item, _ in zip(claims, range(2), strict=False)]
+    (taken, _) = next(zip(other.claim("abcdef", "shards"), range(1), strict=False))
+    after = list(claims)
+
+    assert before == ["a", "b"]
+    assert taken not in after
+    assert sorted([*after, taken]) == list("abcdef")
+    assert list(claims) == after
 
 
 def test_only_the_last_of_a_round_is_told_so() -> None:
@@ -75,6 +77,15 @@ def test_without_shared_counters_ranks_take_every_nth() -> None:
         (
             {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "0"},
             Ranks(3, 4, 0, 1, torchrun=False),
+        ),
+        (  # a task's cores are those of its affinity, whoever else is on the machine
+            {
+                "SLURM_PROCID": "3",
+                "SLURM_STEP_NUM_TASKS": "4",
+                "SLURM_LOCALID": "1",
+                "SLURM_NTASKS_PER_NODE": "2",
+            },
+            Ranks(3, 4, 1, 1, torchrun=False),
         ),
         (
             {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "MASTER_ADDR": "x"},

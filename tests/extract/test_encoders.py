@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import open_clip
 import pytest
@@ -24,6 +23,8 @@ from PIL import Image
 from torchvision.transforms import Normalize, ToTensor
 
 from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.family import Arithmetic, PreprocessPath
+from linprobe_extract.encoders.precision import DTYPES
 from linprobe_extract.pixels.preprocess import preprocess
 from linprobe_store.format.spec import Tap
 
@@ -32,13 +33,13 @@ SmallModels = Callable[[str], tuple[SmallModel, Encoder]]
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> SmallModels:
-    """A small model of each kind with its encoder, made once."""
+    """A small model of each kind with its encoder by the library's own arithmetic, made once."""
     folder: Path = tmp_path_factory.mktemp("models")
 
     @cache
     def made(kind: str) -> tuple[SmallModel, Encoder]:
         model = make_model(folder, kind)
-        return model, load_small(model)
+        return model, load_small(model, preprocess="exact")
 
     return made
 
@@ -143,8 +144,7 @@ def test_the_exact_path_is_open_clips_whole_pipeline_bit_for_bit(
     small: SmallModels, kind: str
 ) -> None:
     """From the bytes of a file to the feature, with open_clip's own transform as the oracle."""
-    model, _ = small(kind)
-    encoder = load_small(model, preprocess="exact")
+    model, encoder = small(kind)
     data = encode(picture(200, 150))
     slot = torch.empty(1, 3, encoder.image_size, encoder.image_size, dtype=torch.uint8)
     preprocess(encoder.preprocess, data, slot[0])
@@ -156,8 +156,8 @@ def test_the_exact_path_is_open_clips_whole_pipeline_bit_for_bit(
 
 
 def test_fast_features_are_within_5e_5_of_exact_ones(small: SmallModels) -> None:
-    model, fast = small("vit")
-    exact = load_small(model, preprocess="exact")
+    model, exact = small("vit")
+    fast = load_small(model)
     slots = torch.empty(2, 20, 3, 32, 32, dtype=torch.uint8)
     for i in range(20):
         data = encode(picture(150 + 17 * i, 300 - 5 * i, seed=i))
@@ -167,32 +167,6 @@ def test_fast_features_are_within_5e_5_of_exact_ones(small: SmallModels) -> None
     one, other = (e.encode(s)["embedding"] for e, s in ((fast, slots[0]), (exact, slots[1])))
     assert not torch.equal(slots[0], slots[1])
     assert float(1 - torch.cosine_similarity(one, other).min()) < 5e-5
-
-
-def test_bf16_rounds_the_same_pixels_and_gives_nearly_the_same_features(
-    small: SmallModels,
-) -> None:
-    for kind in ("vit", "resnet", "timm-head"):
-        model, encoder = small(kind)
-        half = load_small(model, precision="bf16")
-        pixels = random_pixels(4, encoder.image_size)
-        one, other = encoder.encode(pixels)["embedding"], half.encode(pixels)["embedding"]
-
-        assert other.dtype == torch.float32
-        assert not torch.equal(one, other)
-        assert float(torch.cosine_similarity(one, other).min()) > 0.999
-
-
-@pytest.mark.parametrize("kind", ["resnet", "timm-head"])
-def test_batch_norm_keeps_its_statistics_in_float32(small: SmallModels, kind: str) -> None:
-    half = load_small(small(kind)[0], precision="bf16")
-    norms = [m for m in half._taps.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    convolutions = [m for m in half._taps.modules() if isinstance(m, torch.nn.Conv2d)]
-
-    assert {norm.running_var.dtype for norm in norms if norm.running_var is not None} == {
-        torch.float32
-    }
-    assert {layer.weight.dtype for layer in convolutions} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize(
@@ -207,23 +181,21 @@ def test_batch_norm_keeps_its_statistics_in_float32(small: SmallModels, kind: st
 def test_normalisation_is_torchvisions_for_every_gray_level(
     small: SmallModels, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> None:
-    """In fp32 bit for bit; in bf16 equal after rounding to bf16. All 256 levels, all channels."""
+    """In fp32 bit for bit; in 16 bits equal after rounding to them. All levels, all channels."""
     _, encoder = small("vit")
     spec = replace(encoder.spec, preprocess=replace(encoder.preprocess, mean=mean, std=std))
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(1, 3, 1, 1)
     expected = Normalize(mean, std)(ToTensor()(levels[0].permute(1, 2, 0).numpy()))[None]
 
-    both: tuple[tuple[Literal["fp32", "bf16"], torch.Tensor], ...] = (
-        ("fp32", expected),
-        ("bf16", expected.to(torch.bfloat16)),
-    )
-    for precision, wanted in both:
+    arithmetics: tuple[Arithmetic, ...] = ("fp32", "bf16", "fp16")
+    for precision in arithmetics:
         tower = Encoder(replace(spec, precision=precision), encoder.names, torch.nn.Linear(1, 1))
-        assert torch.equal(tower._normalised(levels), wanted)
+        assert torch.equal(tower._normalised(levels), expected.to(DTYPES[precision]))
 
 
-def test_pixels_may_have_any_strides(small: SmallModels) -> None:
-    _, encoder = small("resnet")
+@pytest.mark.parametrize("path", ["exact", "fast"])
+def test_pixels_may_have_any_strides(small: SmallModels, path: PreprocessPath) -> None:
+    encoder = load_small(small("resnet")[0], preprocess=path)
     pixels = random_pixels(3, encoder.image_size)
     last = pixels.to(memory_format=torch.channels_last)
 

@@ -103,7 +103,7 @@ def capture_encoders(packing: Packing) -> Texts:
     vit = towers["vit-quickgelu"]
     specs["vit-exact-bf16"] = load_small(vit, preprocess="exact", precision="bf16").spec
     specs["vit-float32"] = load_small(vit, storage_dtype="float32").spec
-    specs["demo"] = Encoder.load("demo", device="cpu").spec
+    specs["demo"] = Encoder.load("demo", device="cpu", precision="fp32").spec
     return {f"{name}.json": spec_text(spec) for name, spec in specs.items()}
 
 

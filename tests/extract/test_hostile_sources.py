@@ -97,7 +97,7 @@ LABELS = {
 
 @pytest.mark.parametrize("name", LABELS)
 def test_a_label_that_cannot_be_meant_is_refused_in_few_words(name: str) -> None:
-    members = [Member("k.jpg", b"x"), Member("k.json", LABELS[name])]
+    members = [Member("k", "jpg", b"x"), Member("k", "json", LABELS[name])]
 
     with pytest.raises(ShardError, match=r"label of sample 'k' in 'a\.tar'") as caught:
         list(read_samples("a.tar", members, KEYED))
@@ -107,7 +107,7 @@ def test_a_label_that_cannot_be_meant_is_refused_in_few_words(name: str) -> None
 
 @pytest.mark.parametrize("text", [b"1_0", b"+1", b"\xd9\xa1", b"1\0", b"0x1", b" " * 1000 + b"1"])
 def test_a_cls_is_digits(text: bytes) -> None:
-    members = [Member("k.jpg", b"x"), Member("k.cls", text)]
+    members = [Member("k", "jpg", b"x"), Member("k", "cls", text)]
 
     with pytest.raises(ShardError, match="label of sample 'k'"):
         list(read_samples("a.tar", members, Labelling("cls", None)))
@@ -116,7 +116,7 @@ def test_a_cls_is_digits(text: bytes) -> None:
 @given(text=st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
 def test_any_label_is_a_class_or_a_refusal(text: bytes) -> None:
     for labelling, kind in ((KEYED, "json"), (Labelling("cls", None), "cls")):
-        members = [Member("k.jpg", b"x"), Member(f"k.{kind}", text)]
+        members = [Member("k", "jpg", b"x"), Member("k", kind, text)]
         try:
             samples = list(read_samples("a.tar", members, labelling))
         except ShardError:

@@ -51,7 +51,7 @@ def test_an_openai_name_is_loaded_with_quickgelu_whatever_the_architecture_says(
     assert not open_clip.get_model_config("ViT-B-16").get("quick_gelu")
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-16", CONFIGS["vit"])
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda _name, _tag: {})
-    encoder = Encoder.load("ViT-B/16", weights=twin.weights, device="cpu")
+    encoder = Encoder.load("ViT-B/16", weights=twin.weights, device="cpu", precision="fp32")
     pixels = random_pixels(2, 32)
 
     assert encoder.spec.activation == "quick_gelu"
@@ -94,7 +94,7 @@ def test_a_checkpoint_of_ones_own_is_preprocessed_as_its_architectures_published
     """open_clip would give a SigLIP checkpoint OpenAI's mean and a centre crop, silently."""
     model = make_model(tmp_path, "siglip")
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-16-SigLIP", CONFIGS["siglip"])
-    encoder = Encoder.load("ViT-B-16-SigLIP", weights=model.weights, device="cpu")
+    encoder = Encoder.load("ViT-B-16-SigLIP", weights=model.weights, device="cpu", precision="fp32")
 
     assert encoder.preprocess.resize_mode == "squash"
     assert encoder.preprocess.mean == (0.5, 0.5, 0.5)

@@ -129,7 +129,7 @@ def test_fast_is_within_4_gray_levels_of_exact(
     exact, exact_pixels = pixels_of(spec, data, "exact")
 
     assert fast == exact
-    assert fast.skip is not None or drift(fast_pixels, exact_pixels) <= MAX_DRIFT
+    assert fast.skip is not None or drift(fast_pixels, exact_pixels) <= MAX_DRIFT["fast"]
 
 
 PHOTO = picture(300, 200)

@@ -16,6 +16,7 @@ from tar_factories import image_bytes, labelled, tar_bytes, write_dataset, write
 
 from linprobe.errors import ExtractError, ShardError
 from linprobe_extract.shards.caches import FingerprintCache
+from linprobe_extract.shards.fetch import Fetcher
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_extract.shards.samples import read_samples, split_member
 from linprobe_extract.shards.tar import fingerprint_shard, read_members
@@ -46,14 +47,20 @@ def test_samples_come_in_tar_order_with_their_labels(tmp_path: Path) -> None:
     ("name", "expected"),
     [
         ("a/b.jpg", ("a/b", "jpg")),
-        ("a.b/c.v2.JPG", ("a.b/c", "jpg")),
-        ("x.seg.png", ("x", "png")),
-        ("noext", ("noext", "")),
-        ("dir/.hidden", ("dir/.hidden", "hidden")),
+        ("a.b/c.v2.JPG", ("a.b/c", "v2.jpg")),
+        ("x.seg.png", ("x", "seg.png")),
+        ("noext", None),
+        ("dir/.hidden", None),
+        ("dir/._x.cls", None),
+        (".DS_Store", None),
+        ("README", None),
+        ("__info__.json", None),
+        ("__shard__/info.json", None),
+        ("x.__bad__", None),
     ],
 )
 def test_the_key_ends_at_the_first_dot_of_the_basename(
-    name: str, expected: tuple[str, str]
+    name: str, expected: tuple[str, str] | None
 ) -> None:
     assert split_member(name) == expected
 
@@ -100,7 +107,7 @@ def test_a_dataset_on_the_web_is_read_by_its_url(web: tuple[Path, str], tmp_path
     for split in plan.splits:
         for i, shard in enumerate(split.shards):
             local = Shard(str(folder / split.name / f"{i}.tar"), None, None)
-            with cache.fetched(shard) as (source, fingerprint):
+            with Fetcher(cache) as files, files.fetched(shard) as (source, fingerprint):
                 assert fingerprint == fingerprint_shard(local)
                 assert list(read_members(source, fingerprint)) == list(read_members(local))
 

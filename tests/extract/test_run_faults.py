@@ -1,6 +1,8 @@
 """What goes wrong on the way costs what it must, and nothing else."""
 
 import errno
+import os
+import socket
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from run_factories import (
+    SharedCounters,
     Steps,
     run_once,
     sealed_bytes,
@@ -19,6 +22,11 @@ from tar_factories import labelled, tar_bytes, write_dataset
 from linprobe.errors import ExtractError, StoreError
 from linprobe.terminal import Progress
 from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.register import register
+from linprobe_extract.run.ranks import Ranks, Turns
+from linprobe_extract.shards.locate import plan_dataset
+from linprobe_extract.shards.tar import fingerprint_shard
+from linprobe_store.handles.store import FeatureStore
 
 
 def test_what_cannot_be_decoded_is_skipped_with_its_key_and_changes_no_other_row(
@@ -80,22 +88,26 @@ def test_a_cut_shard_fails_alone_and_is_finished_once_mended(
     assert sealed_bytes(tmp_path / "features") == sealed_bytes(tmp_path / "undisturbed")
 
 
+class Cramped(Encoder):
+    """An encoder whose device holds two images, or the three of the canary."""
+
+    def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        if len(pixels) > 3:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasSgemm`")
+        return super().encode(pixels)
+
+
+def cramped(encoder: Encoder) -> Encoder:
+    return Cramped(encoder.spec, encoder.names, encoder._taps)
+
+
 def test_out_of_memory_halves_the_batch_is_told_and_loses_nothing(
-    encoder: Encoder, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: Encoder, data: Path, tmp_path: Path
 ) -> None:
     run_once(encoder, data, tmp_path / "small", batch_size=2)
     steps = Steps()
 
-    class Cramped(Encoder):
-        """An encoder whose device holds two images."""
-
-        def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
-            if len(pixels) > 3:
-                raise torch.OutOfMemoryError
-            return super().encode(pixels)
-
-    parts = encoder.spec, encoder.names, encoder._taps
-    report = run_once(Cramped(*parts), data, tmp_path / "features", batch_size=8, watch=steps)
+    report = run_once(cramped(encoder), data, tmp_path / "features", batch_size=8, watch=steps)
 
     assert report.batch_size == 2
     assert sum("batches of" in line for line in steps.lines) == 2
@@ -114,22 +126,67 @@ def test_no_room_for_one_image_is_an_error(encoder: Encoder, data: Path, tmp_pat
         run_once(Full(*parts), data, tmp_path / "features", batch_size=2)
 
 
-def test_stopping_begins_no_further_shard_and_the_next_run_finishes(
+def test_after_out_of_memory_a_rank_keeps_its_shards_and_takes_none_of_its_peers(
+    encoder: Encoder, data: Path, tmp_path: Path
+) -> None:
+    counters = SharedCounters()
+    mine, of_peer = (Turns(Ranks(r, 2, r, 2, torchrun=True), counters.add) for r in range(2))
+    splits = plan_dataset(str(data)).splits
+    shards = [shard for split in splits for shard in split.shards]
+    assert next(of_peer.claim(shards, "shards")) == shards[0]
+
+    report = run_once(cramped(encoder), data, tmp_path / "store", batch_size=8, turns=mine)
+
+    stored = FeatureStore(tmp_path / "store").encoder()
+    is_stored = [stored.committed_part(fingerprint_shard(shard)) is not None for shard in shards]
+    assert report.batch_size == 2
+    assert is_stored == [False, True, True, True]
+    assert (report.n_shards, report.n_shards_missing) == (3, 1)
+
+
+def test_stopping_on_a_cpu_ends_after_the_batch_at_hand_and_keeps_finished_shards(
     encoder: Encoder, data: Path, tmp_path: Path
 ) -> None:
     run_once(encoder, data, tmp_path / "undisturbed")
-    stop = threading.Event()
+    stop, batches = threading.Event(), []
 
-    def stop_soon(progress: Progress) -> None:
+    def stop_within_the_second_shard(progress: Progress) -> None:
         if progress.detail:
-            stop.set()
+            batches.append(progress)
+            if len(batches) == 2:  # test has one batch, the first shard of train two
+                stop.set()
 
-    report = run_once(encoder, data, tmp_path / "features", stop=stop, watch=stop_soon)
+    report = run_once(
+        encoder, data, tmp_path / "features", stop=stop, watch=stop_within_the_second_shard
+    )
 
     assert report.stopped
-    assert 1 <= report.n_shards_missing < 4
+    assert len(batches) == 2
+    assert (report.n_shards, report.n_shards_missing, report.failed) == (1, 3, {})
+    assert len(list((tmp_path / "features").glob("enc-*/parts/*"))) == 1
     run_once(encoder, data, tmp_path / "features")
     assert sealed_bytes(tmp_path / "features") == sealed_bytes(tmp_path / "undisturbed")
+
+
+def test_the_next_run_removes_what_a_killed_one_was_writing(
+    encoder: Encoder, data: Path, tmp_path: Path
+) -> None:
+    folder = register(encoder, tmp_path / "features", batch_size=4).path
+    dead = folder / "parts" / f"tmp-{socket.gethostname()}-1-0123456789ab"
+    elsewhere = folder / "parts" / "tmp-elsewhere-1-0123456789ab"
+    for path in (dead, elsewhere):
+        path.mkdir(parents=True)
+        (path / "rows").write_bytes(bytes(2000))
+        for each in (path / "rows", path):
+            os.utime(each, (0, 0))
+    steps = Steps()
+
+    run_once(encoder, data, tmp_path / "features", watch=steps)
+
+    assert [line for line in steps.lines if "killed" in line] == [
+        "removed 2 kB that killed runs left"
+    ]
+    assert (dead.exists(), elsewhere.exists()) == (False, True)
 
 
 def test_a_full_disk_ends_the_run_at_once(

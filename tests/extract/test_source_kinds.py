@@ -14,6 +14,7 @@ from linprobe_extract.pack.by_name import data_folder
 from linprobe_extract.pack.listing import PackOptions
 from linprobe_extract.pack.pack import pack
 from linprobe_extract.shards.caches import FingerprintCache
+from linprobe_extract.shards.fetch import Fetcher
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_extract.shards.tar import read_members
 from linprobe_extract.shards.types import DatasetPlan, Shard
@@ -27,7 +28,7 @@ def read_all(plan: DatasetPlan, store: Path) -> int:
     cache, n_members = FingerprintCache(store), 0
     for split in plan.splits:
         for shard in split.shards:
-            with cache.fetched(shard) as (source, fingerprint):
+            with Fetcher(cache) as files, files.fetched(shard) as (source, fingerprint):
                 n_members += len(list(read_members(source, fingerprint, place=shard.url)))
     return n_members
 

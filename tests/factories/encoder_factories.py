@@ -124,8 +124,12 @@ def save_weights(model: torch.nn.Module, path: Path) -> None:
 
 
 def load_small(small: SmallModel, **options: Any) -> Encoder:  # noqa: ANN401 - passed through
-    """Load a small model as a user with ``--model FILE.json --weights FILE`` does, on the CPU."""
-    return Encoder.load(str(small.config), weights=small.weights, device="cpu", **options)
+    """Load a small model as a user with ``--model FILE.json --weights FILE`` does, on the CPU.
+
+    In fp32 unless told otherwise: ``auto`` is another precision on another machine.
+    """
+    options = {"precision": "fp32", "device": "cpu"} | options
+    return Encoder.load(str(small.config), weights=small.weights, **options)
 
 
 def random_pixels(n: int, side: int, seed: int = 0) -> torch.Tensor:

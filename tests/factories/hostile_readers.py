@@ -40,7 +40,7 @@ from linprobe.names import read_class_names
 from linprobe.records import plain
 from linprobe_extract.shards.caches import JsonCache
 from linprobe_extract.shards.card import load_card
-from linprobe_extract.shards.samples import read_samples
+from linprobe_extract.shards.samples import read_samples, split_member
 from linprobe_extract.shards.tar import read_members
 from linprobe_extract.shards.types import Labelling, Member, Shard
 from linprobe_store.care.array_files import open_split
@@ -279,12 +279,12 @@ def _of_shards(root: Path) -> Iterator[Reader]:
     tar.write_bytes(tar_bytes(labelled({f"a{i}": i for i in range(3)})))
 
     def members() -> object:
-        return [(member.name, member.data) for member in read_members(Shard(str(tar)))]
+        return [(m.key, m.extension, m.data) for m in read_members(Shard(str(tar)))]
 
     def as_tarfile_says(value: object, data: bytes, _: object) -> bool:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            infos = [info for info in archive if info.isreg()]
-            return value == [(i.name, archive.extractfile(i).read()) for i in infos]  # type: ignore[union-attr]
+            files = [(split_member(i.name), archive.extractfile(i)) for i in archive if i.isreg()]
+            return value == [(*parts, file.read()) for parts, file in files if parts and file]
 
     yield Reader("tar", tar, members, mutated_bytes, as_tarfile_says)
 
@@ -294,7 +294,7 @@ def _of_shards(root: Path) -> Iterator[Reader]:
     image = image_bytes(0)
 
     def labels() -> object:
-        files = [Member("a.jpg", image), Member("a.json", sample.read_bytes())]
+        files = [Member("a", "jpg", image), Member("a", "json", sample.read_bytes())]
         return [item.label for item in read_samples("x.tar", files, labelling)]
 
     def as_label_says(value: _Json, data: bytes, _: object) -> bool:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,19 @@ from linprobe_extract.shards.caches import FingerprintCache
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
+
+
+class SharedCounters:
+    """Counters with an atomic add, as the c10d store has them."""
+
+    def __init__(self) -> None:
+        self._values = Counter[str]()
+        self._lock = threading.Lock()
+
+    def add(self, name: str, amount: int) -> int:
+        with self._lock:
+            self._values[name] += amount
+            return self._values[name]
 
 
 class Steps:
@@ -79,6 +93,7 @@ def split_of(store: Path, name: str) -> Split:
 def command(model: SmallModel, data: Path, store: Path, *more: str) -> list[str]:
     arguments = ["extract", "--model", str(model.config), "--weights", str(model.weights)]
     arguments += ["--data", str(data), "--store", str(store), "--device", "cpu"]
+    arguments += ["--precision", "fp32"]  # as load_small
     return [sys.executable, "-m", "linprobe", *arguments, "--batch-size", "4", *more]
 
 
@@ -99,6 +114,6 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
 def extract_small(model: SmallModel, data: Path, store: Path, /, **changed: Any) -> ExtractReport:  # noqa: ANN401 - of any setting
     settings: dict[str, Any] = {
         "model": str(model.config), "weights": model.weights, "data": data, "store": store,
-        "device": "cpu", "batch_size": 4,
+        "device": "cpu", "precision": "fp32", "batch_size": 4,
     }  # fmt: skip
     return extract_features(**settings | changed)

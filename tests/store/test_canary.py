@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_factories import encoder_spec, register
+from store_factories import NAMES, encoder_spec, register
 
 from linprobe.errors import IntegrityError, MismatchError
 from linprobe_store.handles.store import FeatureStore
@@ -54,6 +54,23 @@ def test_a_machine_that_computes_other_features_is_refused(
         encoder.check_canary({"embedding": other})
     with pytest.raises(MismatchError, match="expected canary"):
         encoder.check_canary({"embedding": X, "pre_projection": X})
+
+
+def test_bf16_may_differ_more_between_machines(tmp_path: Path) -> None:
+    """What two processors make of it differs as much as either from float32."""
+    fp32, bf16 = (
+        FeatureStore(tmp_path).register_encoder(replace(encoder_spec(), precision=name), NAMES)
+        for name in ("fp32", "bf16")
+    )
+    other = X * (1 + np.linspace(-0.03, 0.03, 5, dtype=np.float16))
+    for encoder in (fp32, bf16):
+        encoder.check_canary({"embedding": X})
+
+    bf16.check_canary({"embedding": other})
+    with pytest.raises(MismatchError, match=r"at least 0\.9999 "):
+        fp32.check_canary({"embedding": other})
+    with pytest.raises(MismatchError, match=r"at least 0\.999 "):
+        bf16.check_canary({"embedding": X + np.float16(0.2)})
 
 
 def test_a_canary_that_is_not_finite_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from store_factories import NAMES, encoder_spec, register
+from store_factories import NAMES, encoder_spec, register, sealed_split
 
 from linprobe.errors import IntegrityError, LinprobeError, MismatchError, NotFoundError, StoreError
 from linprobe_store.format.spec import EncoderNames, Tap
@@ -40,6 +40,19 @@ def test_encoders_are_found_by_id_slug_and_model_name(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="nothing") as caught:
         store.encoder("nothing")
     assert a.short_id in caught.value.hint
+
+
+def test_an_encoder_that_an_interrupted_run_left_is_not_counted_beside_others(
+    tmp_path: Path,
+) -> None:
+    split, _ = sealed_split(tmp_path)
+    left = register(tmp_path, encoder_spec(weights="b"))
+
+    store = FeatureStore(tmp_path)
+    assert store.encoder().encoder_id == split.encoder_id
+    assert store.encoder(left.encoder_id) == left
+    with pytest.raises(StoreError, match="expected one encoder, found 2"):
+        FeatureStore(tmp_path).encoder("ViT-T/8")
 
 
 def test_one_model_name_for_two_encoders_is_ambiguous(tmp_path: Path) -> None:

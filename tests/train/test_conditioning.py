@@ -1,7 +1,5 @@
 """Rows as people have them, that nobody scaled, and C at which F hardly knows of W."""
 
-import math
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -12,6 +10,7 @@ from train_factories import features, make_rows, plain_problem
 from linprobe_train.estimator import LinearProbe
 from linprobe_train.solver.fit import FitSettings, fit_rows
 from linprobe_train.solver.lbfgs import Tolerance
+from linprobe_train.solver.losses import logits_of_shares, loss_of_shares
 from linprobe_train.solver.passes import Crew, evaluate
 from linprobe_train.solver.path import PathSolver
 from linprobe_train.solver.probe import Probe
@@ -113,9 +112,10 @@ def centred_logits(probe: Probe, rows: Rows) -> Float64:
 def test_a_cold_fit_starts_at_the_shares_of_the_classes(crew: Crew) -> None:
     """What is the whole fit at tiny C: from b = 0 it took seven times the passes."""
     problem = plain_problem(uneven_rows())
-    least = evaluate(problem, np.column_stack([np.zeros((12, 24)), problem.log_odds()]), crew)
+    logits = logits_of_shares(problem.shares, "softmax")
+    least = evaluate(problem, np.column_stack([np.zeros((12, 24)), logits]), crew)
 
-    assert least.loss == pytest.approx(problem.loss_of_shares, rel=1e-6)
+    assert least.loss == pytest.approx(loss_of_shares(problem.shares, "softmax"), rel=1e-6)
     assert np.abs(least.gradient[:, -1]).max() < 1e-7
     assert PathSolver(problem, crew).fit(1e-6, Tolerance()).passes <= 4
 
@@ -126,8 +126,11 @@ def test_shares_are_those_of_weights_and_of_every_column(crew: Crew) -> None:
     for given in (rows, hot, make_rows(90, 5, 2)):
         problem = plain_problem(given, weights=weights)
         V = np.zeros((problem.m, 6))
-        V[:, -1] = problem.log_odds()
+        V[:, -1] = logits_of_shares(problem.shares, problem.loss)
+        least = loss_of_shares(problem.shares, problem.loss)
 
-        assert evaluate(problem, V, crew).loss == pytest.approx(problem.loss_of_shares, rel=1e-6)
+        assert evaluate(problem, V, crew).loss == pytest.approx(least, rel=1e-6)
     weights[rows.labels == 0] = 0
-    assert math.isfinite(plain_problem(rows, weights=weights).log_odds().min())
+    shares = plain_problem(rows, weights=weights).shares
+    assert shares[0] == 0
+    assert np.isfinite(logits_of_shares(shares, "softmax")).all()

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from train_factories import features, make_rows, plain_problem
 
-from linprobe_train.solver import memory as memory_module
 from linprobe_train.solver import problem as problem_module
 from linprobe_train.solver.fit import FitSettings, fit_rows, make_trainer, plan_fit
 from linprobe_train.solver.lbfgs import Tolerance
-from linprobe_train.solver.memory import plan_memory
+from linprobe_train.solver.memory import kept_bytes, plan_memory, working_bytes
 from linprobe_train.solver.passes import Crew, Point, evaluate, with_ridge
-from linprobe_train.solver.path import PathSolver, least_of_span
+from linprobe_train.solver.path import BASIS, KEPT_LOGITS, PathSolver, least_of_span
+from linprobe_train.solver.problem import Sizes
 from linprobe_train.solver.rows import Rows, rows_of_array
 from linprobe_train.solver.surface import PairMemory, Surface
 
@@ -176,27 +176,30 @@ def test_solutions_of_other_rows_make_a_better_start(crew: Crew) -> None:
 def test_logits_are_kept_where_the_memory_plan_has_room_for_them(
     crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (memory_module, problem_module):
-        monkeypatch.setattr(module, "PILOT_ROWS", 300)
+    monkeypatch.setattr(problem_module, "PILOT_ROWS", 300)
     n, d, m = 3000, 10, 3
     rows = make_rows(n, d, m)
-    fast = plan_memory(n, d, m, threads=1, limit_bytes=10**12)
-    slow = plan_memory(n, d, m, threads=1, limit_bytes=fast.total_bytes - 1)
-    streamed = plan_memory(n, d, m, threads=1, limit_bytes=slow.total_bytes - 1)
+    sizes = Sizes(n, d, m, threads=1)
+    fast = plan_memory(sizes, 10**12)
+    fewer = plan_memory(sizes, fast.total_bytes - 1)
+    least = working_bytes(sizes) + kept_bytes(sizes, resident=True, logits=BASIS + 1)
+    slow = plan_memory(sizes, least - 1)
+    streamed = plan_memory(sizes, slow.total_bytes - 1)
 
-    assert (fast.resident, fast.logits) == (True, True)
+    assert (fast.resident, fast.logits) == (True, KEPT_LOGITS)
     assert fast.total_bytes - slow.total_bytes >= 8 * 4 * n * m
-    assert (slow.resident, slow.logits) == (True, False)
-    assert (streamed.resident, streamed.logits) == (False, False)
+    assert (fewer.resident, fewer.logits) == (True, KEPT_LOGITS - 1)
+    assert (slow.resident, slow.logits) == (True, 0)
+    assert (streamed.resident, streamed.logits) == (False, 0)
     objectives = []
-    for plan in (fast, slow, streamed):
+    for plan in (fast, fewer, slow, streamed):
         settings = FitSettings(normalize=False, memory_bytes=plan.total_bytes)
         assert plan_fit(rows, settings) == replace(plan, limit_bytes=plan.total_bytes)
         trainer = make_trainer(rows, settings, crew)
         assert isinstance(trainer.solver, PathSolver)
         objectives.append(trainer.fit(100.0, Tolerance()).objective)
-        assert (trainer.solver._solved[math.log(100)].logits is None) != plan.logits
-    assert objectives == pytest.approx([objectives[0]] * 3, rel=1e-6)
+        assert (trainer.solver._solved[math.log(100)].logits is None) == (not plan.logits)
+    assert objectives == pytest.approx([objectives[0]] * 4, rel=1e-6)
 
 
 def test_rows_that_are_badly_conditioned_end_within_their_iterations() -> None:

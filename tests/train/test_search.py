@@ -233,7 +233,7 @@ def test_float64_decides_rows_that_float32_leaves_open(
 ) -> None:
     train, held = cut(2, n=2000, k=8)
     if not resident:
-        plan = MemoryPlan(False, False, 0, 0)
+        plan = MemoryPlan(False, 0, 0, 0)
         monkeypatch.setattr("linprobe_train.solver.fit.plan_fit", lambda *_: plan)
     trainer = make_trainer(train, PLAIN, crew)
     monkeypatch.setattr(scoring, "FLOOR", Tolerance(gap=0.1, decrement=0))

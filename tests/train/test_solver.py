@@ -131,6 +131,7 @@ def test_a_pilot_smaller_than_the_rows_steers_to_the_same_optimum(
     problem = plain_problem(rows, resident=False)
     sampled = PathSolver(problem, crew)
 
+    assert problem.pilot is not None
     assert len(problem.pilot) == 300
     for C in (0.1, 100.0):
         expected = full.fit(C, Tolerance()).objective

@@ -1,9 +1,9 @@
 """The encoder: a frozen tower with its preprocessing, on a device, whatever library it is of."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import nn
@@ -11,9 +11,18 @@ from torch import nn
 from linprobe.errors import LinprobeError
 from linprobe.machine import Device, available_cores, keep_freed_memory
 from linprobe.terminal import command
+from linprobe_extract.device_memory import memory_of
 from linprobe_extract.encoders import family
 from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath
-from linprobe_extract.pixels.canary import check_preprocess, with_canary
+from linprobe_extract.encoders.precision import (
+    DTYPES,
+    PrecisionPlan,
+    device_facts,
+    place_tower,
+    plan_precision,
+)
+from linprobe_extract.encoders.weights import first_line
+from linprobe_extract.pixels.canary import canary_pixels, check_preprocess, with_canary
 from linprobe_extract.pixels.preprocess import FAST_INTERPOLATIONS
 from linprobe_store.format.spec import EncoderNames, EncoderSpec, PreprocessSpec, StorageDtype, Tap
 
@@ -31,6 +40,8 @@ class Encoder:
     names : what people call the encoder.
     taps : maps normalised pixels (b, 3, s, s), in the arithmetic of ``spec.precision``, to features
         (b, d) by tap; in evaluation mode, and on its device.
+    layout : how the grids that enter the tower lie in memory.
+    precision_reason : why ``spec.precision`` is what it is, in a few words.
 
     Attributes
     ----------
@@ -40,16 +51,26 @@ class Encoder:
     device : where the tower is, and where the pixels of :meth:`encode` must be.
     """
 
-    def __init__(self, spec: EncoderSpec, names: EncoderNames, taps: nn.Module) -> None:
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        names: EncoderNames,
+        taps: nn.Module,
+        *,
+        layout: torch.memory_format = torch.contiguous_format,
+        precision_reason: str = "as asked",
+    ) -> None:
         if spec.preprocess is None:
             raise ValueError("an encoder that runs has a preprocessing")
         self.spec = spec
         self.names = names
+        self.precision_reason = precision_reason
         self.preprocess: PreprocessSpec = spec.preprocess
         self.image_size = spec.preprocess.image_size
         self.device = next(taps.parameters()).device
         self.batch_size = BATCH_SIZE[self.device.type]
         self._taps = taps
+        self._layout = layout
         self._mean, self._std = (
             torch.tensor(channels, dtype=torch.float32, device=self.device).view(3, 1, 1)
             for channels in (self.preprocess.mean, self.preprocess.std)
@@ -74,10 +95,12 @@ class Encoder:
             :mod:`linprobe_extract.encoders.family`.
         weights : checkpoint in place of the model's own, which is downloaded where need be.
         device : where to run; ``auto`` is CUDA where there is such a device.
-        precision : arithmetic of the forward pass; ``auto`` is bf16 on GPUs that compute in it,
-            else fp32. Part of the identity, as are the next two.
+        precision : arithmetic of the forward pass; ``auto`` is that of the device and the tower
+            by :func:`~linprobe_extract.encoders.precision.plan_precision`. Part of the identity,
+            as are the next two.
         preprocess : ``exact`` is the model's own transform, bit for bit; ``fast`` is within 4 gray
-            levels of it, at a third of its cost.
+            levels of it, at a third of its cost; ``nvjpeg`` decodes JPEGs on the GPU, if there is
+            one.
         storage_dtype : what features are stored in.
 
         Returns
@@ -106,9 +129,9 @@ class Encoder:
         -------
         By tap, in the order of ``spec.taps``: float32 features (b, d) on the device, un-normalised.
         """
-        # Kernels for channels-last memory round otherwise: the layout of a buffer is no choice.
-        features = self._taps(self._normalised(pixels.contiguous()))
-        return {tap.name: features[tap.name].float() for tap in self.spec.taps}
+        # Kernels for another layout round otherwise: that of a buffer is no choice.
+        features = self._taps(self._normalised(pixels.contiguous(memory_format=self._layout)))
+        return {name: feature.float() for name, feature in features.items()}
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         """Scale and normalise as torchvision's ``ToTensor`` and ``Normalize``, bit for bit.
@@ -118,7 +141,8 @@ class Encoder:
         if self.spec.precision == "bf16":
             scale = 1 / (255 * self._std)
             return torch.addcmul(-self._mean / self._std, pixels, scale).to(torch.bfloat16)
-        return pixels.float().div_(255).sub_(self._mean).div_(self._std)
+        normalised = pixels.float().div_(255).sub_(self._mean).div_(self._std)
+        return normalised.half() if self.spec.precision == "fp16" else normalised
 
 
 def load_encoder(choice: EncoderChoice, *, local_rank: int = 0) -> Encoder:
@@ -128,39 +152,60 @@ def load_encoder(choice: EncoderChoice, *, local_rank: int = 0) -> Encoder:
     """
     ref = family.resolve_model(choice.model, weights=choice.weights)
     device = _device(choice.device, local_rank)
-    tower = family.families()[ref.family].load(ref)
+    if choice.preprocess == "nvjpeg" and device.type != "cuda":
+        problem = f"the nvjpeg preprocessing decodes on a CUDA device; this encoder is on {device}"
+        raise LinprobeError(problem, hint="--preprocess fast, or a machine with a GPU")
+    load = family.families()[ref.family].load
+    tower = load(ref)
     pixels = replace(tower.preprocess, path=choice.preprocess)
-    if pixels.path == "fast" and pixels.interpolation not in FAST_INTERPOLATIONS:
-        problem = f"the fast path cannot resize with {pixels.interpolation}"
+    if pixels.path != "exact" and pixels.interpolation not in FAST_INTERPOLATIONS:
+        problem = f"the {pixels.path} path cannot resize with {pixels.interpolation}"
         raise LinprobeError(problem, hint="--preprocess exact")
-    check_preprocess(pixels, tower.reference)
-    # cuDNN would round the operands of fp32 convolutions to TF32's 10 bits of mantissa.
-    torch.backends.cudnn.allow_tf32 = False
-    taps = tower.taps.eval()
-    precision = _place(taps, device, choice.precision)
-    spec = EncoderSpec(
-        architecture=tower.architecture,
-        config=tower.config,
-        activation=tower.activation,
-        weights_sha256=tower.weights_sha256,
-        taps=_measure(taps, pixels.image_size, precision),
-        preprocess=with_canary(pixels),
-        precision=precision,
-        storage_dtype=choice.storage_dtype,
-    )
-    return Encoder(spec, ref.names, taps)
+    with memory_of(device, ref.names.model, 1):
+        check_preprocess(pixels, tower.reference)
+        spec = EncoderSpec(
+            architecture=tower.architecture,
+            config=tower.config,
+            activation=tower.activation,
+            weights_sha256=tower.weights_sha256,
+            taps=(),
+            preprocess=with_canary(pixels),
+            precision="fp32",
+            storage_dtype=choice.storage_dtype,
+        )
+        *plans, last = plan_precision(choice.precision, device_facts(device), pixels.path)
+        for plan in plans:
+            with suppress(_UnfitError):
+                return _place(tower.taps, spec, ref.names, plan, device)
+            tower = load(ref)  # a cast cannot be undone
+        return _place(tower.taps, spec, ref.names, last, device)
 
 
-def load_untrained(choice: EncoderChoice) -> tuple[nn.Module, int]:
-    """Build the taps of a model with random weights on its device, and tell the input's side.
+@dataclass(frozen=True)
+class UntrainedTower:
+    """A tower with random weights, to be timed."""
+
+    taps: nn.Module
+    """On its device."""
+    pixels: torch.Tensor
+    """A batch (b, 3, s, s) for it, as a run makes them."""
+    plan: PrecisionPlan
+    """What it computes in; its weights do not tell whether they overflow."""
+
+
+def load_untrained(choice: EncoderChoice) -> UntrainedTower:
+    """Build the taps of a model with random weights on its device, as a run would place them.
 
     A LinprobeError is raised if the model cannot be built or the device is not there.
     """
     ref = family.resolve_model(choice.model, weights=choice.weights)
     device = _device(choice.device)
     taps, side = family.families()[ref.family].untrained(ref)
-    _place(taps, device, choice.precision)
-    return taps, side
+    plan = plan_precision(choice.precision, device_facts(device), choice.preprocess)[0]
+    layout = place_tower(taps, device, plan.precision, choice.preprocess)
+    shape = (BATCH_SIZE[device.type], 3, side, side)
+    pixels = torch.zeros(shape, dtype=DTYPES[plan.precision], device=device)
+    return UntrainedTower(taps, pixels.contiguous(memory_format=layout), plan)
 
 
 def _device(wanted: Device, local_rank: int = 0) -> torch.device:
@@ -174,37 +219,52 @@ def _device(wanted: Device, local_rank: int = 0) -> torch.device:
         torch.set_num_threads(available_cores())
         return torch.device("cpu")
     # A scheduler that gives each process a GPU of its own shows it as the first.
-    return torch.device("cuda", local_rank % n_devices)
+    device = torch.device("cuda", local_rank % n_devices)
+    # Before anything makes a context or page-locks memory: it would be on the first GPU.
+    torch.cuda.set_device(device)
+    return device
 
 
-def _place(taps: nn.Module, device: torch.device, asked: Precision) -> Literal["fp32", "bf16"]:
-    """Cast the weights and put them on the device; tell in which precision they are."""
-    # Ampere (compute capability 8.0) was the first to multiply in bf16.
-    on_gpu = device.type == "cuda"
-    fast = asked == "auto" and on_gpu and torch.cuda.get_device_capability(device)[0] >= 8
-    precision: Literal["fp32", "bf16"] = "bf16" if fast or asked == "bf16" else "fp32"
-    if precision == "bf16":
-        taps.to(torch.bfloat16)
-        for module in taps.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - the common base
-                module.float()  # the statistics stay in float32
-    taps.to(device)
-    return precision
+def _place(
+    taps: nn.Module,
+    spec: EncoderSpec,
+    names: EncoderNames,
+    plan: PrecisionPlan,
+    device: torch.device,
+) -> Encoder:
+    """Make the encoder of a plan, its taps measured by the built-in images."""
+    assert spec.preprocess is not None
+    layout = place_tower(taps, device, plan.precision, spec.preprocess.path)
+    spec = replace(spec, precision=plan.precision)
+    encoder = Encoder(spec, names, taps, layout=layout, precision_reason=plan.reason)
+    encoder.spec = replace(spec, taps=_measure(encoder))
+    return encoder
 
 
-def _measure(taps: nn.Module, side: int, precision: str) -> tuple[Tap, ...]:
-    """Encode one gray image: the dimensions of the taps, and proof that the weights work."""
-    parameter = next(taps.parameters())
-    ramp = torch.linspace(-1, 1, side * side, device=parameter.device).view(1, 1, side, side)
-    with torch.inference_mode():
-        features = taps(ramp.repeat(1, 3, 1, 1).to(parameter.dtype))
+class _UnfitError(LinprobeError):
+    """A tower does not compute in a precision."""
+
+
+def _measure(encoder: Encoder) -> tuple[Tap, ...]:
+    """Encode the built-in images: the dimensions of the taps, and proof that the weights work."""
+    precision = encoder.spec.precision
+    try:
+        images = canary_pixels(encoder.preprocess).to(encoder.device)
+        # One by one: a device has room for no more than one, perhaps.
+        each = [encoder.encode(image[None]) for image in images]
+        features = {name: torch.cat([taps[name] for taps in each]) for name in each[0]}
+    except RuntimeError as error:
+        if encoder.device.type != "cpu":  # there it may be the memory, which decides nothing
+            raise
+        problem = f"this tower does not run in {precision} on a CPU: {first_line(error)}"
+        raise _UnfitError(problem, hint="--precision fp32") from error
     for name, feature in features.items():
         if feature.ndim != 2:
-            problem = f"the {name} of one image has the shape {tuple(feature.shape)}"
+            problem = f"the {name} of images has the shape {tuple(feature.shape)}"
             hint = "linprobe takes towers that pool to one vector"
-            raise LinprobeError(f"{problem}, expected (1, d)", hint=hint)
+            raise LinprobeError(f"{problem}, expected (b, d)", hint=hint)
         if not bool(feature.isfinite().all()):
             hint = "is the checkpoint whole, and --model its architecture? try --precision fp32"
-            problem = f"the {name} of a gray ramp has infinities or NaN, in {precision}"
-            raise LinprobeError(problem, hint=hint)
+            problem = f"the {name} of built-in images has infinities or NaN"
+            raise _UnfitError(f"{problem}, in {precision}", hint=hint)
     return tuple(Tap(name, feature.shape[1]) for name, feature in features.items())

@@ -43,10 +43,13 @@ BUILT_IN = {"demo": "demo", "timm": "timm", "open_clip": "open_clip_names"}
 """Our families, with their modules in this package."""
 _LIBRARIES = ("linprobe", "numpy", "torch", "torchvision", "pillow", "simplejpeg")
 """Distributions that the pixels and the forward pass of every family depend on."""
-Precision = Literal["auto", "fp32", "bf16"]
-"""Arithmetic of the forward pass; ``auto`` is bf16 on a GPU that computes in it, else fp32."""
-PreprocessPath = Literal["fast", "exact"]
-"""``exact`` is the model's own transform, bit for bit; ``fast`` decodes JPEGs faster."""
+Arithmetic = Literal["fp32", "bf16", "fp16"]
+"""What a forward pass computes in; part of an encoder's identity."""
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
+"""What is asked for; ``auto`` is a rule (``precision.plan_precision``)."""
+PreprocessPath = Literal["fast", "exact", "nvjpeg"]
+"""``exact`` is the model's own transform, bit for bit; ``fast`` decodes JPEGs faster, ``nvjpeg`` on
+the GPU."""
 
 
 @dataclass(frozen=True)

@@ -2,32 +2,42 @@
 
 import platform
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
-from linprobe_extract.encoders.device import launcher
+from linprobe_extract.encoders.device import encode_images
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.family import libraries
-from linprobe_extract.pixels.canary import canary_images
-from linprobe_extract.pixels.preprocess import preprocess
+from linprobe_extract.pixels.canary import canary_pixels
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.store import FeatureStore
 from linprobe_store.handles.witness import Provenance
 
 
+def canary_rate(encoder: Encoder) -> float | None:
+    """Images per second, from the few of the canary: a forecast for a CPU; None for a GPU.
+
+    They were encoded before, when the encoder was loaded: nothing is slow for being first.
+    """
+    if encoder.device.type != "cpu":
+        return None
+    pixels, started = canary_pixels(encoder.preprocess), time.perf_counter()
+    encoder.encode(pixels)
+    return len(pixels) / (time.perf_counter() - started)
+
+
 def register(encoder: Encoder, store: Path, *, batch_size: int) -> StoredEncoder:
     """Make an encoder known to a store, and record it, if its canary features are those stored.
 
-    Else a MismatchError is raised; a StoreError if the store cannot be written to.
+    Else a MismatchError is raised; a StoreError if the store cannot be written to, and a
+    DeviceMemoryError if the device has no room for one image.
     """
-    images, side = canary_images(), encoder.image_size
-    pixels = torch.zeros((len(images), 3, side, side), dtype=torch.uint8)
-    for slot, image in zip(pixels, images, strict=True):
-        preprocess(encoder.preprocess, image, slot)
+    pixels = canary_pixels(encoder.preprocess)
     stored = FeatureStore(store).register_encoder(encoder.spec, encoder.names)
-    stored.check_canary(launcher(encoder)(pixels)())
+    stored.check_canary(encode_images(encoder, pixels))
     on_gpu = encoder.device.type == "cuda"
     stored.record_provenance(
         Provenance(

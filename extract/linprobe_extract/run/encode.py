@@ -3,22 +3,31 @@
 Safe to interrupt and to repeat: a shard is either committed whole or not there.
 """
 
+import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
-import torch
-
-from linprobe.errors import ExtractError, ShardError
-from linprobe.terminal import Progress, Watch
-from linprobe_extract.encoders.device import launcher
+from linprobe.errors import ShardError
+from linprobe.terminal import Progress, Watch, human_bytes
+from linprobe_extract.device_memory import DeviceMemoryError, free_memory, memory_of
+from linprobe_extract.encoders.device import launcher, pixel_room
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
-from linprobe_extract.run.ranks import Turns
+from linprobe_extract.run.ranks import Claims, Turns
 from linprobe_extract.run.report import RunReport
 from linprobe_extract.run.sink import PartSink
 from linprobe_extract.run.work import Work
+from linprobe_extract.shards.fetch import N_AHEAD, Fetcher
+from linprobe_extract.shards.types import Shard
+from linprobe_store.care.remove import find_leftovers, remove_leftovers
+from linprobe_store.handles.store import FeatureStore
+
+Claim = tuple[int, Shard]
+"""A shard, and its place among those of the run."""
 
 
 class Gauge:
@@ -60,34 +69,36 @@ class Run:
     turns: Turns
     watch: Watch
     stop: threading.Event
-    """When set, no further shard is begun."""
+    """When set, no further shard is begun; on a CPU, where one may take an hour, no batch."""
 
     def extract(self) -> RunReport:
         """Encode the shards that have no part yet, then seal the splits that are complete.
 
         Raises
         ------
-        ExtractError : the device's memory is too small for one image.
+        DeviceMemoryError : the device's memory is too small for one image.
         StoreError : a full or failing disk; what was committed stays.
         """
         n_before = len(self.work.shards) - len(self.work.todo)
-        report = RunReport(self.batch_size, n_shards_before=n_before)
+        report = RunReport(self.batch_size, n_before, self.encoder.precision_reason)
         started = time.perf_counter()
         gauge = Gauge(self.work, self.watch)
+        if self.turns.ranks.rank == 0:
+            self._clear_leftovers(gauge)
+        claims = Claims(self.turns.claim([*enumerate(self.work.shards)], "shards"))
         while self.work.todo:
             try:
-                self._stream(report, gauge)
+                model = self.encoder.names.model
+                with memory_of(self.encoder.device, model, report.batch_size):
+                    self._stream(report, gauge, claims)
                 break
-            except torch.OutOfMemoryError:
+            except DeviceMemoryError:
                 if report.batch_size == 1:
-                    model, device = self.encoder.names.model, self.encoder.device
-                    raise ExtractError(
-                        f"'{model}' does not fit the memory of {device} with a batch of 1",
-                        hint="free the device's memory, choose a smaller model, or --device cpu",
-                    ) from None
-                report.batch_size //= 2
-                line = f"out of device memory: going on with batches of {report.batch_size}"
-                gauge.step(line=line)
+                    raise
+            free_memory()
+            report.batch_size //= 2
+            line = f"out of device memory: going on with batches of {report.batch_size}"
+            gauge.step(line=line)
         report.seconds = time.perf_counter() - started
         report.stopped = self.stop.is_set()
         after = self.work.again()
@@ -97,7 +108,17 @@ class Run:
         report.sealed = after.seal() if is_sealing else tuple(after.sealed.values())
         return report
 
-    def _stream(self, report: RunReport, gauge: Gauge) -> None:
+    def _clear_leftovers(self, gauge: Gauge) -> None:
+        """Remove what killed processes of this machine were writing to the store."""
+        assert self.work.stored is not None
+        store = FeatureStore(self.work.stored.path.parent)
+        leftovers = find_leftovers(store, min_age_s=1.0, foreign_age_s=math.inf)
+        remove_leftovers(leftovers)
+        if leftovers:
+            size = human_bytes(sum(leftover.bytes for leftover in leftovers))
+            gauge.step(line=f"removed {size} that killed runs left")
+
+    def _stream(self, report: RunReport, gauge: Gauge, claims: Iterable[Claim]) -> None:
         assert self.work.stored is not None
         labelling = self.work.plan.labelling
         pipeline = Pipeline(
@@ -106,11 +127,15 @@ class Run:
             labelling,
             report.batch_size,
             self.decode_threads,
-            pin_memory=self.encoder.device.type == "cuda",
+            partial(pixel_room, self.encoder),
             timings=report.timings,
         )
-        with PartSink(self.work.stored, labelling.identity, self.max_skipped, report) as sink:
-            for item in pipeline.run(self._claimed(report, gauge)):
+        on_cpu = self.encoder.device.type == "cpu"
+        fetcher = Fetcher(self.work.fingerprints, lambda line: gauge.step(line=line))
+        items = pipeline.run(self._claimed(fetcher, report, gauge, claims))
+        sink = PartSink(self.work.stored, labelling.identity, self.max_skipped, report)
+        with sink, closing(items), fetcher:  # which first ends what the reader may wait for
+            for item in items:
                 sink.put(item)
                 if isinstance(item, EncodedBatch):
                     n_images = len(item.block.keys) + len(item.skipped)
@@ -119,19 +144,36 @@ class Run:
                     gauge.step(shards=1)
                 else:
                     gauge.failed(item.error)
+                if on_cpu and self.stop.is_set():
+                    return
 
-    def _claimed(self, report: RunReport, gauge: Gauge) -> Iterator[Unit]:
-        """Give the shards of this process that have no part, fetched while they are read."""
-        todo, fingerprints = set(self.work.todo), self.work.fingerprints
-        for shard in self.turns.claim(self.work.shards, f"batch-{report.batch_size}"):
-            if self.stop.is_set():
-                return
-            if shard not in todo or self.work.has_part(fingerprints.known(shard)):
-                continue
+    def _claimed(
+        self, fetcher: Fetcher, report: RunReport, gauge: Gauge, claims: Iterable[Claim]
+    ) -> Iterator[Unit]:
+        """Give the shards of this process that have no part, fetched before they are due."""
+        work, todo, latest = self.work, set(self.work.todo), 0
+        keys = work.keys_by_shard()
+
+        def wanted() -> Iterator[Shard]:
+            nonlocal latest
+            for index, shard in claims:
+                latest = index
+                is_over = shard not in todo or shard.url in report.failed
+                if not is_over and not work.has_part(work.fingerprints.known(shard)):
+                    yield shard
+
+        def may_claim() -> bool:
+            """The last ones go to whoever is free."""
+            n_ahead = N_AHEAD * self.turns.ranks.world_size
+            return self.turns.add is None or latest + n_ahead < len(work.shards)
+
+        for shard, result in fetcher.ahead(wanted(), may_claim, self.stop):
+            report.timings.fetch_wait_s = fetcher.waited_s
             try:
-                with fingerprints.fetched(shard) as (source, fingerprint):
-                    if not self.work.has_part(fingerprint):
-                        yield Unit(shard, source, fingerprint)
+                source, fingerprint = result.result()
             except ShardError as error:
                 report.failed[shard.url] = error
                 gauge.failed(error)
+            else:
+                if not work.has_part(fingerprint):
+                    yield Unit(shard, source, fingerprint, keys[shard])

@@ -1,38 +1,50 @@
 """Shards to features: read, decode and encode at the same time.
 
 One thread reads tars, a pool decodes into a ring of (pinned) uint8 buffers, the calling thread
-feeds the device and keeps one batch in flight. Every queue is bounded by the ring. A batch never
-straddles a shard, and a sample that cannot be decoded keeps its slot, so a shard's features depend
-on the shard and the batch size alone.
+feeds the device and keeps batches in flight, across the ends of shards. Every queue is bounded by
+the ring. A batch never straddles a shard, and a sample that cannot be decoded keeps its slot, so a
+shard's features depend on the shard and the batch size alone.
 """
 
 import queue
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
 from linprobe.errors import ShardError
-from linprobe_extract.encoders.device import Collect, Launch
-from linprobe_extract.pixels.preprocess import Outcome, limit_thread, preprocess
+from linprobe_extract.encoders.device import Flight, Launch
+from linprobe_extract.pixels.preprocess import Outcome, limit_thread, preprocess_all
+from linprobe_extract.run.keys import SplitKeys
 from linprobe_extract.run.report import Timings
-from linprobe_extract.shards.samples import cut_batches, label_array, read_samples
+from linprobe_extract.shards.labels import label_array
+from linprobe_extract.shards.samples import cut_batches, read_samples
 from linprobe_extract.shards.tar import read_members
 from linprobe_extract.shards.types import Labelling, Sample, Shard
-from linprobe_store.format.spec import FeatureBlock, PreprocessSpec, ShardFingerprint, SkippedSample
+from linprobe_store.format.spec import (
+    FeatureBlock,
+    LabelArray,
+    PreprocessSpec,
+    ShardFingerprint,
+    SkippedSample,
+)
 
-_TASK_IMAGES = 8
-"""Images per decode task: enough to hide the cost of a task, few enough to balance."""
-_RING_SIZE = 4
-"""Batches in memory: being filled, ready, on the device, being collected."""
+_TASK_IMAGES = {"fast": 8, "exact": 8, "nvjpeg": 64}
+"""Images per decode task: enough to hide its cost, on the GPU of a call, few enough to balance."""
+_MAX_FLYING = 2
+"""Batches launched while the next is waited for: when one has landed, the device has another."""
+_RING_SIZE = _MAX_FLYING + 3
+"""Batches of pixels in memory: being filled, ready, being launched, and flying."""
+_PATIENCE_S = 0.1
+"""Seconds for the next batch to come, while others fly, before it is seen which have landed."""
 
 T = TypeVar("T")
 
@@ -45,6 +57,8 @@ class Unit:
     source: Shard
     """Where to read it: the shard itself, or a local copy while there is one."""
     fingerprint: ShardFingerprint
+    keys: SplitKeys
+    """Those of the split so far."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,24 @@ class _HostBatch:
     tasks: list[Future[list[Outcome]]]
 
 
+@dataclass(frozen=True)
+class _Flying:
+    """A batch on the device; the bytes of its images are no longer held."""
+
+    flight: Flight
+    buffer: torch.Tensor
+    """Of the ring, to which it goes back."""
+    unit: Unit
+    kept: list[int]
+    """Which images could be decoded; the rows of the others are those of a black image."""
+    keys: tuple[str, ...]
+    """Of the images kept, as are the labels and the notes."""
+    labels: LabelArray
+    notes: Counter[str]
+    skipped: tuple[SkippedSample, ...]
+    """The other images."""
+
+
 @dataclass
 class Pipeline:
     """A configured host side; :meth:`run` streams units through it once."""
@@ -93,8 +125,8 @@ class Pipeline:
     """Images a batch, at least 1."""
     decode_threads: int
     """At least 1."""
-    pin_memory: bool
-    """Page-locked buffers, for copies to a GPU that overlap."""
+    room: Callable[[int], torch.Tensor]
+    """Gives memory for the pixels of so many images, which ``launch`` takes in batches."""
     timings: Timings = field(default_factory=Timings)
     """Filled while running."""
 
@@ -103,14 +135,14 @@ class Pipeline:
         self._pool = ThreadPoolExecutor(self.decode_threads, "decode", initializer=limit_thread)
         self._ready: queue.Queue[_HostBatch | UnitEnd | Exception | None] = queue.Queue(_RING_SIZE)
         self._ring: queue.Queue[torch.Tensor] = queue.Queue()
-        shape = (self.batch_size, 3, self.preprocess.image_size, self.preprocess.image_size)
-        for _ in range(_RING_SIZE):
-            self._ring.put(torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory))
+        # At once: page-locked memory is given in powers of two, each time rounded up.
+        for buffer in torch.split(self.room(_RING_SIZE * self.batch_size), self.batch_size):
+            self._ring.put(buffer)
 
-    def run(self, units: Iterable[Unit]) -> Iterator[EncodedBatch | UnitEnd]:
+    def run(self, units: Iterable[Unit]) -> Generator[EncodedBatch | UnitEnd]:
         """Encode shards in order: each one's batches, then its end.
 
-        Raises torch.OutOfMemoryError where a batch does not fit the device.
+        Raises DeviceMemoryError where a batch does not fit the device.
         """
         reader = threading.Thread(target=self._read, args=(units,), name="reader", daemon=True)
         reader.start()
@@ -136,14 +168,18 @@ class Pipeline:
     def _read_unit(self, unit: Unit) -> Iterator[_HostBatch | UnitEnd]:
         planned, error = 0, None
         try:
-            members = read_members(unit.source, unit.fingerprint, place=unit.shard.url)
+            # A copy was hashed on its way.
+            expected = unit.fingerprint if unit.source is unit.shard else None
+            members = read_members(unit.source, expected, place=unit.shard.url)
             samples = read_samples(unit.shard.url, members, self.labelling)
             for batch in cut_batches(samples, self.batch_size, lambda sample: len(sample.image)):
+                unit.keys.take(unit.fingerprint, [sample.key for sample in batch])
                 planned += len(batch)
                 buffer = self._wait(partial(self._ring.get, timeout=0.1))
+                step = _TASK_IMAGES[self.preprocess.path]
                 tasks = [
-                    self._pool.submit(self._decode, batch[i : i + _TASK_IMAGES], buffer[i:])
-                    for i in range(0, len(batch), _TASK_IMAGES)
+                    self._pool.submit(self._decode, batch[i : i + step], buffer[i:])
+                    for i in range(0, len(batch), step)
                 ]
                 yield _HostBatch(unit, batch, buffer, tasks)
         except ShardError as failure:
@@ -158,60 +194,87 @@ class Pipeline:
         raise _StoppedError
 
     def _decode(self, samples: tuple[Sample, ...], slots: torch.Tensor) -> list[Outcome]:
-        outcomes = []
-        for sample, slot in zip(samples, slots, strict=False):
-            outcome = Outcome(None)
-            if sample.reason is None:
-                outcome = preprocess(self.preprocess, sample.image, slot)
-            if sample.reason or outcome.skip:
+        usable = [i for i, sample in enumerate(samples) if sample.reason is None]
+        images, out = [samples[i].image for i in usable], [slots[i] for i in usable]
+        outcomes = dict(zip(usable, preprocess_all(self.preprocess, images, out), strict=True))
+        for i, slot in enumerate(slots[: len(samples)]):
+            if i not in outcomes or outcomes[i].skip:
                 # Whatever was half-decoded must not reach the encoder: equal runs, equal batches.
                 slot.zero_()
-            outcomes.append(outcome)
-        return outcomes
+        return [outcomes.get(i, Outcome(None)) for i in range(len(samples))]
 
     def _encode(self) -> Iterator[EncodedBatch | UnitEnd]:
-        """Start each batch on the device before the one before it is collected."""
-        flying: tuple[_HostBatch, Collect, list[Outcome]] | None = None
-        while True:
-            started = time.perf_counter()
-            item = self._ready.get()
+        """Start batches on the device before those before them are collected."""
+        flying: deque[_Flying | UnitEnd] = deque()
+        is_over = False
+        while not is_over:
+            try:
+                with self._timed("decode_wait_s"):
+                    item = self._ready.get(timeout=_PATIENCE_S if flying else None)
+            except queue.Empty:
+                yield from self._landed(flying, _MAX_FLYING)
+                continue
             if isinstance(item, Exception):
                 raise item
-            batch = item if isinstance(item, _HostBatch) else None
-            outcomes = [each for task in batch.tasks for each in task.result()] if batch else []
-            self.timings.decode_wait_s += time.perf_counter() - started
-            started = time.perf_counter()
-            launched = None
-            if batch:
-                launched = (batch, self.launch(batch.buffer[: len(batch.samples)]), outcomes)
-            landed = self._land(*flying) if flying else None
-            self.timings.device_s += time.perf_counter() - started
-            if flying and landed:
-                self._ring.put(flying[0].buffer)
-                yield landed
-            flying = launched
-            if isinstance(item, UnitEnd):
-                yield item
-            elif item is None:
-                return
+            is_over = item is None
+            if item is not None:
+                flying.append(self._launched(item) if isinstance(item, _HostBatch) else item)
+            yield from self._landed(flying, 0 if is_over else _MAX_FLYING)
 
-    def _land(self, batch: _HostBatch, collect: Collect, outcomes: list[Outcome]) -> EncodedBatch:
-        """Keep the rows of the images that could be decoded, name the others."""
-        features = collect()
-        reasons = [s.reason or o.skip for s, o in zip(batch.samples, outcomes, strict=True)]
-        skipped = tuple(
-            SkippedSample(sample.key, str(reason))
-            for sample, reason in zip(batch.samples, reasons, strict=True)
-            if reason is not None
-        )
+    def _launched(self, batch: _HostBatch) -> _Flying:
+        """Start a batch once it is decoded, and sort its samples while it flies."""
+        with self._timed("decode_wait_s"):
+            outcomes = [outcome for task in batch.tasks for outcome in task.result()]
+        with self._timed("device_s"):
+            flight = self.launch(batch.buffer[: len(batch.samples)])
+        samples = batch.samples
+        reasons = [s.reason or o.skip for s, o in zip(samples, outcomes, strict=True)]
         kept = [i for i, reason in enumerate(reasons) if reason is None]
-        if skipped:
-            # The rows of skipped samples are those of a black image.
-            features = {name: array[kept] for name, array in features.items()}
-        labels = label_array([batch.samples[i].label for i in kept], self.labelling.classes)
-        block = FeatureBlock(tuple(batch.samples[i].key for i in kept), features, labels)
-        notes = Counter(str(note) for i in kept for note in outcomes[i].notes)
-        return EncodedBatch(batch.unit, block, skipped, notes)
+        return _Flying(
+            flight,
+            batch.buffer,
+            batch.unit,
+            kept,
+            tuple(samples[i].key for i in kept),
+            label_array([samples[i].label for i in kept], self.labelling.classes),
+            Counter(str(note) for i in kept for note in outcomes[i].notes),
+            tuple(
+                SkippedSample(sample.key, str(reason))
+                for sample, reason in zip(samples, reasons, strict=True)
+                if reason is not None
+            ),
+        )
+
+    def _landed(
+        self, flying: deque[_Flying | UnitEnd], n_most: int
+    ) -> Iterator[EncodedBatch | UnitEnd]:
+        """Give what has landed, in order; wait for the first while more than ``n_most`` fly."""
+        while flying:
+            first = flying[0]
+            if isinstance(first, UnitEnd):
+                yield first
+            else:
+                n_flying = sum(isinstance(each, _Flying) for each in flying)
+                if n_flying <= n_most and not first.flight.has_landed():
+                    return
+                with self._timed("device_s"):
+                    features = first.flight.collect()
+                self._ring.put(first.buffer)
+                if first.skipped:
+                    features = {name: array[first.kept] for name, array in features.items()}
+                block = FeatureBlock(first.keys, features, first.labels)
+                yield EncodedBatch(first.unit, block, first.skipped, first.notes)
+            flying.popleft()
+
+    @contextmanager
+    def _timed(self, name: Literal["decode_wait_s", "device_s"]) -> Iterator[None]:
+        """Add the seconds that something takes to a field of the timings."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = getattr(self.timings, name) + time.perf_counter() - started
+            setattr(self.timings, name, seconds)
 
 
 class _StoppedError(Exception):

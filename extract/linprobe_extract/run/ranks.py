@@ -9,7 +9,7 @@ and a shard encoded twice is committed once.
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -32,7 +32,8 @@ class Ranks:
     local_rank: int
     """0-based among the processes of this machine: its GPU."""
     local_world_size: int
-    """Processes of this machine, which share its cores."""
+    """Processes of this machine that share the cores each of them may use: 1 under SLURM, whose
+    tasks have cores of their own (their affinity)."""
     torchrun: bool
     """Started by torchrun, so that there is a c10d store to claim from."""
 
@@ -47,10 +48,11 @@ def ranks_from_environment(environment: Mapping[str, str] = os.environ) -> Ranks
     ------
     ExtractError : a variable is not a number, or the rank is not below the world size.
     """
+    names: tuple[str, ...]
     if "RANK" in environment and "WORLD_SIZE" in environment:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     elif "SLURM_PROCID" in environment and "SLURM_STEP_NUM_TASKS" in environment:
-        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
     else:
         return Ranks(0, 1, 0, 1, torchrun=False)
     hint = "start the processes with torchrun or srun, or unset these variables"
@@ -58,11 +60,11 @@ def ranks_from_environment(environment: Mapping[str, str] = os.environ) -> Ranks
         if not environment.get(name, "0").isdigit():
             fault = f"environment variable {name}={environment[name]!r} is not a number"
             raise ExtractError(fault, hint=hint)
-    rank, world_size, local_rank, local_size = (int(environment.get(n, "0")) for n in names)
+    rank, world_size, local_rank, *local_size = (int(environment.get(n, "0")) for n in names)
     if rank >= world_size:
         raise ExtractError(f"{names[0]}={rank} is not below {names[1]}={world_size}", hint=hint)
     torchrun = names[0] == "RANK" and {"MASTER_ADDR", "MASTER_PORT"} <= environment.keys()
-    return Ranks(rank, world_size, local_rank, max(1, local_size), torchrun=torchrun)
+    return Ranks(rank, world_size, local_rank, max([1, *local_size]), torchrun=torchrun)
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,28 @@ class Turns:
         return self.add is None or self.add(f"{round_name}/done", 1) == self.ranks.world_size
 
 
+class Claims(Iterable[T]):
+    """What falls to this process, to be gone through again after a failure.
+
+    A claim cannot be given back: each iteration begins with what was claimed before, whatever
+    became of it, and then claims further.
+
+    Parameters
+    ----------
+    claim : as :meth:`Turns.claim` gives it.
+    """
+
+    def __init__(self, claim: Iterator[T]) -> None:
+        self._claim = claim
+        self._claimed: list[T] = []
+
+    def __iter__(self) -> Iterator[T]:
+        yield from tuple(self._claimed)
+        for item in self._claim:
+            self._claimed.append(item)
+            yield item
+
+
 def open_turns(ranks: Ranks) -> Turns:
     """Connect to the counters of this run."""
     if not ranks.torchrun or ranks.world_size == 1:
@@ -109,8 +133,11 @@ class Stop(threading.Event):
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """Turn the first SIGINT or SIGTERM into a wish to stop; the second one stops at once."""
+def stop_on_signals(after: str) -> Iterator[Stop]:
+    """Turn the first SIGINT or SIGTERM into a wish to stop; the second one stops at once.
+
+    ``after`` tells a person what is finished first.
+    """
     stop = Stop()
 
     def restore() -> None:
@@ -121,7 +148,7 @@ def stop_on_signals() -> Iterator[Stop]:
         stop.exit_code = 128 + number
         stop.set()
         restore()
-        note("stopping after the shards at hand; once more stops at once")
+        note(f"stopping after {after}; once more stops at once")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from linprobe.errors import ExtractError, LinprobeError
 from linprobe.records import JsonValue
 from linprobe.terminal import command, human_bytes, one_line
+from linprobe_extract.run.arithmetic import precision_text
 from linprobe_extract.run.work import Forecast
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
@@ -17,7 +18,9 @@ class Timings:
     """Where the calling thread of a run spends its time, in seconds."""
 
     decode_wait_s: float = 0.0
-    """Waiting for decoded pixels: the host is too slow."""
+    """Waiting for decoded pixels: the host is too slow, or what the next field counts."""
+    fetch_wait_s: float = 0.0
+    """The reader's, for shards to be there: the network is too slow."""
     device_s: float = 0.0
     """Launching batches and waiting for features: the encoder is the limit, as it should be."""
     write_wait_s: float = 0.0
@@ -25,9 +28,19 @@ class Timings:
 
     @property
     def limit(self) -> tuple[str, float]:
-        """What the run mostly waits for: ``encoder``, ``decoding`` or ``disk``; and its seconds."""
-        waits = ("encoder", self.device_s), ("decoding", self.decode_wait_s)
-        return max(*waits, ("disk", self.write_wait_s), key=lambda wait: wait[1])
+        """What the run mostly waits for, and its seconds.
+
+        ``encoder``, ``decoding``, ``fetching`` of shards, or ``disk``.
+        """
+        # While the encoder has batches, it is no loss that the next shard is on its way.
+        fetch_s = min(self.fetch_wait_s, self.decode_wait_s)
+        waits = {
+            "encoder": self.device_s,
+            "decoding": self.decode_wait_s - fetch_s,
+            "fetching": fetch_s,
+            "disk": self.write_wait_s,
+        }
+        return max(waits.items(), key=lambda wait: wait[1])
 
 
 @dataclass
@@ -38,6 +51,8 @@ class RunReport:
     """Images a batch; halved when the device's memory is too small."""
     n_shards_before: int
     """Shards whose parts were there already."""
+    precision_reason: str = ""
+    """Why the encoder computes in what it does."""
     n_shards: int = 0
     """Shards encoded and committed now."""
     n_images: int = 0
@@ -133,6 +148,7 @@ def report_json(report: ExtractReport) -> JsonValue:
     return {
         "encoder_id": report.encoder.encoder_id,
         "model": report.encoder.names.model,
+        "precision": report.encoder.spec.precision,
         "dataset": report.dataset,
         "dataset_id": sealed[0].dataset_id if sealed else None,
         "metric": sealed[0].metric if sealed else None,
@@ -151,6 +167,7 @@ def report_json(report: ExtractReport) -> JsonValue:
 
 def _run_json(run: RunReport) -> JsonValue:
     return {
+        "precision_reason": run.precision_reason,
         "shards": run.n_shards,
         "shards_before": run.n_shards_before,
         "shards_missing": run.n_shards_missing,
@@ -170,11 +187,16 @@ def _run_json(run: RunReport) -> JsonValue:
 
 def forecast_text(forecast: Forecast) -> str:
     """What is left to do, for a person."""
+    precision, reason = forecast.precision, forecast.precision_reason
+    if reason is not None:
+        precision = precision_text(precision, reason, forecast.images_per_s)
     images = "unknown" if forecast.images is None else str(forecast.images)
     size = "unknown" if forecast.bytes is None else f"about {human_bytes(forecast.bytes)}"
-    return (
-        f"encoder  {forecast.folder}  ({forecast.precision})\n"
-        f"done     {forecast.shards_done} shards; {forecast.splits_sealed} splits sealed\n"
-        f"to do    {forecast.shards} shards, {images} images\n"
-        f"on disk  {size} more"
-    )
+    lines = [
+        f"encoder  {forecast.folder}  ({precision})",
+        *(f"beside   {line}" for line in forecast.other_precisions),
+        f"done     {forecast.shards_done} shards; {forecast.splits_sealed} splits sealed",
+        f"to do    {forecast.shards} shards, {images} images",
+        f"on disk  {size} more",
+    ]
+    return "\n".join(lines)

@@ -5,18 +5,19 @@ plan and every error about arguments or shards come at once.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from linprobe.errors import ExtractError, NotFoundError
 from linprobe.machine import Device, available_cores, decode_threads, thread_count
-from linprobe.records import digest_json, plain
 from linprobe.terminal import Progress, Watch, ignore
-from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath, libraries
+from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath
 from linprobe_extract.pack.by_name import data_folder
+from linprobe_extract.run.arithmetic import other_precisions, precision_text
+from linprobe_extract.run.memo import choice_key, encoder_memo
 from linprobe_extract.run.ranks import (
     Ranks,
     Stop,
@@ -26,11 +27,12 @@ from linprobe_extract.run.ranks import (
 )
 from linprobe_extract.run.report import ExtractReport
 from linprobe_extract.run.work import Forecast, Work, forecast
-from linprobe_extract.shards.caches import FingerprintCache, JsonCache, file_state
+from linprobe_extract.shards.caches import FingerprintCache
 from linprobe_extract.shards.locate import plan_dataset
-from linprobe_extract.shards.types import DatasetPlan
+from linprobe_extract.shards.network import PATIENT, Retry
+from linprobe_extract.shards.types import DatasetPlan, Pipeline
 from linprobe_store.format.layout import ENCODER_PREFIX, folder_named
-from linprobe_store.format.spec import KEY_VERSION, StorageDtype
+from linprobe_store.format.spec import StorageDtype
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.store import FeatureStore
 
@@ -55,6 +57,8 @@ class Extraction:
     """Threads that decode, -1 for all cores; None means from the cores available."""
     max_skipped: float = 0.01
     """Greatest share of samples of a shard that may be skipped, in [0, 1]."""
+    retry: Retry = PATIENT
+    """How long servers that fail are asked again."""
 
     def __post_init__(self) -> None:
         if self.threads is not None:
@@ -66,9 +70,13 @@ class Extraction:
         Raises LinprobeError as :meth:`run`.
         """
         work = self._work(ranks_from_environment(), read_only=True)
-        if work.stored is not None:
-            return forecast(work, work.stored.spec, work.stored.path.name)
         encoder = self.encoder
+        # What ``auto`` was on another machine that shares the store says nothing of this one.
+        is_open = isinstance(encoder, EncoderChoice) and encoder.precision == "auto"
+        if work.stored is not None and not (is_open and work.todo):
+            return forecast(work, work.stored.spec, work.stored.path.name)
+        from linprobe_extract.encoders.register import canary_rate
+
         if isinstance(encoder, EncoderChoice):
             import torch
 
@@ -79,7 +87,12 @@ class Extraction:
             encoder = load_encoder(replace(encoder, device=device))
         work = replace(work, stored=self._stored(encoder.spec.encoder_id))
         folder = folder_named(ENCODER_PREFIX, encoder.names.slug, encoder.spec.encoder_id)
-        return forecast(work, encoder.spec, folder)
+        return replace(
+            forecast(work, encoder.spec, folder),
+            precision_reason=encoder.precision_reason,
+            other_precisions=self._other_precisions(encoder),
+            images_per_s=canary_rate(encoder),
+        )
 
     def run(self, watch: Watch = ignore, *, until_signal: bool = False) -> ExtractReport:
         """Encode the shards that have no part yet, and seal the splits that are complete.
@@ -93,11 +106,12 @@ class Extraction:
             cannot be loaded or gives other features than it gave before, a full disk.
         """
         ranks = ranks_from_environment()
-        work = self._work(ranks, read_only=False, watch=watch if ranks.rank == 0 else ignore)
+        first = watch if ranks.rank == 0 else ignore
+        work = self._work(ranks, read_only=False, watch=first)
         if work.stored is not None and not work.todo:
             return ExtractReport(work.stored, self.plan.name, work.seal(), run=None)
         from linprobe_extract.encoders.encoder import load_encoder
-        from linprobe_extract.encoders.register import register
+        from linprobe_extract.encoders.register import canary_rate, register
         from linprobe_extract.run.encode import Run
 
         encoder = self.encoder
@@ -107,9 +121,15 @@ class Extraction:
         on_cpu = encoder.device.type == "cpu"
         batch_size = self.batch_size or encoder.batch_size
         stored = register(encoder, self.store, batch_size=batch_size)
+        precision, reason = encoder.spec.precision, encoder.precision_reason
+        line = precision_text(precision, reason, canary_rate(encoder))
+        first(Progress(0, None, "images", line=line))
+        for line in self._other_precisions(encoder):
+            watch(Progress(0, None, "images", line=line))  # a process may differ from the others
         if isinstance(self.encoder, EncoderChoice):
-            _encoder_memo(self.store).put(_choice_key(self.encoder), stored.encoder_id)
-        with stop_on_signals() if until_signal else nullcontext(Stop()) as stop:
+            encoder_memo(self.store).put(choice_key(self.encoder), stored.encoder_id)
+        after = "the batch at hand" if on_cpu else "the shards at hand"
+        with stop_on_signals(after) if until_signal else nullcontext(Stop()) as stop:
             run = Run(
                 work=replace(work, stored=stored),
                 encoder=encoder,
@@ -126,17 +146,23 @@ class Extraction:
             ).extract()
         return ExtractReport(stored, self.plan.name, run.sealed, run, stop.exit_code)
 
+    def _other_precisions(self, encoder: "Encoder") -> tuple[str, ...]:
+        """What to say of encoders that ``auto`` might have meant."""
+        is_chosen = not isinstance(self.encoder, EncoderChoice) or self.encoder.precision != "auto"
+        return () if is_chosen else tuple(other_precisions(encoder.spec, self.store))
+
     def _work(self, ranks: Ranks, *, read_only: bool, watch: Watch = ignore) -> Work:
         splits = self.splits or tuple(split.name for split in self.plan.splits)
         for name in splits:
             self.plan.split(name)
         self._check(splits, ranks)
         if isinstance(self.encoder, EncoderChoice):
-            encoder_id = _encoder_memo(self.store).get(_choice_key(self.encoder))
+            encoder_id = encoder_memo(self.store).get(choice_key(self.encoder))
         else:
             encoder_id = self.encoder.spec.encoder_id
         stored = None if encoder_id is None else self._stored(encoder_id, watch)
-        fingerprints = FingerprintCache(self.store, read_only=read_only)
+        fingerprints = FingerprintCache(self.store, read_only=read_only, retry=self.retry)
+        fingerprints.look_up(shard for split in self.plan.splits for shard in split.shards)
         return Work(self.plan, splits, stored, fingerprints)
 
     def _stored(self, encoder_id: str, watch: Watch = ignore) -> StoredEncoder | None:
@@ -150,10 +176,10 @@ class Extraction:
     def _check(self, splits: tuple[str, ...], ranks: Ranks) -> None:
         """Refuse before minutes of work what would fail at their end."""
         kinds = {shard.kind for split in self.plan.splits for shard in split.shards}
-        if ranks.world_size > 1 and "command" in kinds:
+        if ranks.world_size > 1 and not kinds.isdisjoint(("command", "pipeline")):
             raise ExtractError(
-                "shards from pipe: commands cannot be shared between processes: only the one that "
-                "runs a command learns its fingerprint",
+                "shards from pipe: commands and pipelines cannot be shared between processes: only "
+                "the one that reads them learns their fingerprints",
                 hint="run one process, or copy the shards to files",
             )
         if self.plan.classes is None and len(set(splits)) < len(self.plan.splits):
@@ -171,26 +197,9 @@ class Extraction:
             )
 
 
-def _encoder_memo(store: Path) -> JsonCache[str]:
-    """Encoder ids by the key of their choice: loading a tower to learn its id takes seconds."""
-    return JsonCache(store / ".cache" / "encoders.jsonl", dict[str, str])
-
-
-def _choice_key(choice: EncoderChoice) -> str:
-    """Digest the choice, the state of its files, the libraries and our own version."""
-    return digest_json(
-        {
-            "request": plain(choice),
-            "files": [file_state(choice.model), file_state(str(choice.weights or ""))],
-            "versions": libraries(),
-            "key_version": KEY_VERSION,
-        }
-    )
-
-
 def extract_features(
     model: "str | Encoder",
-    data: str | Path | None = None,
+    data: str | Path | Pipeline | Mapping[str, Pipeline] | None = None,
     store: str | Path = "features",
     *,
     shards: Sequence[str] = (),
@@ -198,6 +207,7 @@ def extract_features(
     name: str | None = None,
     label_source: str | None = None,
     classes: str | Path | None = None,
+    key_prefix: Literal["shard"] | None = None,
     weights: str | Path | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -217,19 +227,23 @@ def extract_features(
     ----------
     model : name of a model (``"ViT-B/16"``, ``"ARCH:TAG"``, ``"timm:NAME"``), or a loaded encoder.
     data : folder of ``<split>/*.tar`` or its URL, or the name of a known dataset, which is packed
-        into ``data/NAME`` when it is not there; None with ``shards``.
+        into ``data/NAME`` when it is not there; None with ``shards``. Or pipelines of samples by
+        split, such as a ``wds.WebDataset`` that does not decode; one alone is ``train``.
     store : folder of the feature store; made when it is not there.
     shards : ``"SPLIT=PATTERN"`` instead of ``data``, with braces, globs, URLs or ``pipe:``.
     splits : the splits to extract; empty means all.
     name : what to call the dataset; default is its card's name, else the folder's.
-    label_source : ``"cls"``, ``"json:<field>"`` or ``"folder"``; default is the card's or ``cls``.
+    label_source : ``"cls"``, ``"json:<field>"``, ``"npy"``, ``"txt"`` or ``"folder"``; default is
+        what the card or CLIP_benchmark's ``dataset_type.txt`` says, else ``cls``.
     classes : text file of class names, one a line, by label; default is the card's, else
         ``classnames.txt`` beside the shards, else the labels are counted.
+    key_prefix : ``"shard"`` puts the shard's name before keys, where every shard counts anew; part
+        of the dataset's identity.
     weights : checkpoint in place of the model's own.
     device : where the encoder runs; ``"auto"`` is CUDA where there is one.
     precision : arithmetic of the forward pass; part of the encoder's identity.
-    preprocess : ``"exact"`` (the model's own, bit for bit) or ``"fast"`` (JPEGs decode faster);
-        part of the encoder's identity.
+    preprocess : ``"exact"`` (the model's own, bit for bit) or ``"fast"`` (JPEGs decode faster)
+        or ``"nvjpeg"`` (on the GPU); part of the encoder's identity.
     storage_dtype : dtype of the stored rows; part of the encoder's identity.
     batch_size : images a batch; default 256 on CUDA, 16 on a CPU.
     threads : threads that decode, -1 for all cores that this process may use; default from these.
@@ -256,12 +270,18 @@ def extract_features(
             hint="leave these arguments out, or give the name of the model",
         )
     is_alone = ranks_from_environment().world_size == 1
+    source: str | Mapping[str, Pipeline] | None
+    if data is None or isinstance(data, str | Path):
+        source = data_folder(None if data is None else str(data), may_pack=is_alone)
+    else:
+        source = data if isinstance(data, Mapping) else {"train": data}
     plan = plan_dataset(
-        data_folder(None if data is None else str(data), may_pack=is_alone),
+        source,
         shards=shards,
         name=name,
         label_source=label_source,
         classes_file=None if classes is None else Path(classes),
+        key_prefix=key_prefix,
     )
     encoder = choice if isinstance(model, str) else model
     settings = Path(store), tuple(splits), batch_size, threads, max_skipped

@@ -10,8 +10,11 @@ from functools import cached_property
 import numpy as np
 
 from linprobe.errors import ExtractError, ShardError
+from linprobe_extract.run.keys import SplitKeys
 from linprobe_extract.shards.caches import FingerprintCache
-from linprobe_extract.shards.samples import label_array, read_samples, split_member
+from linprobe_extract.shards.fetch import Fetcher
+from linprobe_extract.shards.labels import label_array
+from linprobe_extract.shards.samples import read_samples, split_member
 from linprobe_extract.shards.tar import member_names, read_members
 from linprobe_extract.shards.types import DatasetPlan, Shard
 from linprobe_store.arrays.seal import ReadLabels
@@ -60,6 +63,7 @@ class Work:
             for dataset in (self.stored.datasets() if self.stored else ())
             if self.plan.classes in (None, dataset.spec.classes)
             and dataset.spec.label_source == self.plan.label_source
+            and dataset.spec.key_prefix == self.plan.key_prefix
             and wanted == [(split.name, split.shards) for split in dataset.spec.splits]
         ]
         holders = {name: [d for d in datasets if name in d.splits] for name in self.splits}
@@ -75,6 +79,21 @@ class Work:
             for shard in self.plan.split(name).shards
             if not self.has_part(self.fingerprints.known(shard))
         )
+
+    def keys_by_shard(self) -> dict[Shard, SplitKeys]:
+        """What is known of the keys of each shard's split: those of its parts.
+
+        Raises ShardError where they come twice already.
+        """
+        assert self.stored is not None
+        keys_of: dict[Shard, SplitKeys] = {}
+        for name in self.splits:
+            keys, shards = SplitKeys(self.plan.key_prefix), self.plan.split(name).shards
+            for content in map(self.fingerprints.known, shards):
+                if content is not None and self.has_part(content):
+                    keys.take(content, self.stored.part_keys(content))
+            keys_of |= dict.fromkeys(shards, keys)
+        return keys_of
 
     @property
     def n_images(self) -> int | None:
@@ -132,7 +151,7 @@ class Work:
         if classes is None:
             greatest = max(self._greatest_label(s) for split in splits for s in split.shards)
             classes = tuple(map(str, range(greatest + 1)))
-        return DatasetSpec(splits, self.plan.label_source, classes)
+        return DatasetSpec(splits, self.plan.label_source, classes, self.plan.key_prefix)
 
     def _greatest_label(self, shard: ShardFingerprint) -> int:
         assert self.stored is not None
@@ -156,7 +175,8 @@ class Work:
         def read(part: PartCommit, keys: Keys, labels: LabelArray) -> LabelArray:
             if part.labelling == labelling.identity:
                 return labels
-            with self.fingerprints.fetched(shards[part.shard]) as (source, _):
+            with Fetcher(self.fingerprints) as files, files.fetched(shards[part.shard]) as fetched:
+                source, _ = fetched
                 samples = read_samples(source.url, read_members(source), labelling)
                 by_key = {s.key: s.label for s in samples if s.reason is None}
             missing = next((key for key in keys if key not in by_key), None)
@@ -179,7 +199,7 @@ class Forecast:
     encoder_id: str
     """64 hex digits."""
     precision: str
-    """Arithmetic of the forward pass, which is part of the id: bf16 on most GPUs, fp32 on a CPU."""
+    """Arithmetic of the forward pass, which is part of the id."""
     splits_sealed: int
     shards_done: int
     shards: int
@@ -188,6 +208,12 @@ class Forecast:
     """Images still to encode; None when shards would have to be read to know."""
     bytes: int | None
     """What they will take on disk; None likewise."""
+    precision_reason: str | None = None
+    """Why it is computed so; None where the store has the encoder, and it was not loaded."""
+    other_precisions: tuple[str, ...] = ()
+    """What to know of encoders in the store that differ in precision alone."""
+    images_per_s: float | None = None
+    """What the encoder alone does on a CPU, from a few images; None where it is not known."""
 
 
 def forecast(work: Work, spec: EncoderSpec, folder: str) -> Forecast:
@@ -214,5 +240,5 @@ def _n_samples(shard: Shard) -> int | None:
     if shard.n_samples is not None or shard.kind != "file":
         return shard.n_samples
     with suppress(ShardError):
-        return len({split_member(name)[0] for name in member_names(shard)})
+        return len({parts[0] for parts in map(split_member, member_names(shard)) if parts})
     return None

@@ -4,20 +4,19 @@ Caches are local to a host and may be deleted at any time.
 """
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Generic, TypeVar
-
-import fsspec
 
 from linprobe.disk import append_line, make_folders
 from linprobe.errors import IntegrityError, StoreError
 from linprobe.records import parse, plain, read_bytes
-from linprobe_extract.shards.tar import fingerprint_shard, open_shard, unreadable
+from linprobe.terminal import note
+from linprobe_extract.shards.copying import copy_shard
+from linprobe_extract.shards.network import PATIENT, Retry
+from linprobe_extract.shards.remote import RemoteFile, look_up
+from linprobe_extract.shards.tar import fingerprint_shard
 from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import ShardFingerprint
 
@@ -65,62 +64,66 @@ class JsonCache(Generic[T]):
 
 
 class FingerprintCache:
-    """Shard fingerprints: from the dataset's card, from the cache in a store, or by reading."""
+    """Shard fingerprints: from the dataset's card, from the cache in a store, or by reading.
 
-    def __init__(self, store: Path, *, read_only: bool = False) -> None:
+    Remote files are described once, so that a run sees one state of them; ``retry`` is for their
+    servers.
+    """
+
+    def __init__(self, store: Path, *, read_only: bool = False, retry: Retry = PATIENT) -> None:
         path = store / ".cache" / "shards.jsonl"
         self._cache = JsonCache(path, dict[str, ShardFingerprint], read_only=read_only)
+        self._remote: dict[str, RemoteFile] = {}
+        self.retry = retry
         self.reload = self._cache.reload
+
+    def look_up(self, shards: Iterable[Shard]) -> None:
+        """Learn sizes and versions of the remote ones that are not described yet."""
+        urls = [shard.url for shard in shards if shard.kind == "url"]
+        urls = [url for url in urls if url not in self._remote]
+        described = look_up(urls, self.retry, tell=note) if urls else {}
+        self._remote |= {url: described.get(url, RemoteFile()) for url in urls}
+
+    def size(self, shard: Shard) -> int | None:
+        """Bytes of a shard as far as they are known without reading it."""
+        if shard.fingerprint is not None or shard.kind != "url":
+            return None if shard.fingerprint is None else shard.fingerprint.bytes
+        self.look_up([shard])
+        return self._remote[shard.url].size
 
     def known(self, shard: Shard) -> ShardFingerprint | None:
         """Give the fingerprint of a shard if that needs no read of its bytes."""
-        return shard.fingerprint or self._cache.get(_state(shard) or shard.url)
+        return shard.fingerprint or self._cache.get(self._state(shard) or shard.url)
 
     def fingerprint(self, shard: Shard) -> ShardFingerprint:
         """Give the fingerprint of a shard, reading it only when nothing else knows it.
 
         Raises ShardError where it has to be read and cannot be.
         """
-        return self.known(shard) or self._remember(shard, fingerprint_shard(shard))
-
-    @contextmanager
-    def fetched(self, shard: Shard) -> Iterator[tuple[Shard, ShardFingerprint]]:
-        """Give a shard to read and its fingerprint; what is not a file is copied to one first.
-
-        A stream can be read but once, and its fingerprint is needed before its samples. Raises
-        ShardError where it cannot be read.
-        """
+        known = self.known(shard)
+        if known is not None:
+            return known
         if shard.kind == "file":
-            yield shard, self.fingerprint(shard)
-            return
-        with tempfile.TemporaryDirectory(prefix="linprobe-") as folder:
-            copy = Shard(f"{folder}/shard.tar", None, shard.n_samples)
-            try:
-                with open_shard(shard) as stream, Path(copy.url).open("wb") as file:
-                    shutil.copyfileobj(stream, file, 1 << 20)
-            except Exception as error:  # each of fsspec's drivers has errors of its own
-                raise unreadable(shard.url, error) from error
-            content = replace(fingerprint_shard(copy), name=shard.name)
-            yield copy, self._remember(shard, content)
+            return self.remember(shard, fingerprint_shard(shard))
+        n_bytes = self.size(shard)
+        copy = copy_shard(shard, None, n_bytes=n_bytes, retry=self.retry, tell=note)
+        return self.remember(shard, copy.fingerprint)
 
-    def _remember(self, shard: Shard, fingerprint: ShardFingerprint) -> ShardFingerprint:
-        state = _state(shard)
+    def remember(self, shard: Shard, fingerprint: ShardFingerprint) -> ShardFingerprint:
+        """Keep what reading a shard gave."""
+        state = self._state(shard)
         self._cache.put(state or shard.url, fingerprint, lasting=state is not None)
         return fingerprint
 
-
-def _state(shard: Shard) -> str | None:
-    """Describe a file so that other content is described otherwise; None if it cannot be."""
-    if shard.kind != "url":
-        return file_state(shard.url) if shard.kind == "file" else None
-    url = shard.url
-    try:
-        filesystem, name = fsspec.core.url_to_fs(url)
-        info = filesystem.info(name)
-    except Exception:
-        return None
-    version = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified")
-    return f"{url}|{info.get('size')}|{version}" if version and info.get("size") else None
+    def _state(self, shard: Shard) -> str | None:
+        """Describe a file so that other content is described otherwise; None if it cannot be."""
+        if shard.kind != "url":
+            return file_state(shard.url) if shard.kind == "file" else None
+        self.look_up([shard])
+        remote = self._remote[shard.url]
+        if remote.version is None or not remote.size:
+            return None
+        return f"{shard.url}|{remote.size}|{remote.version}"
 
 
 def file_state(name: str) -> str | None:

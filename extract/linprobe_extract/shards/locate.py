@@ -5,18 +5,29 @@ Knows no image, no model and no torch, so that an error about arguments comes at
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
-import braceexpand
-import fsspec
+from msgspec import UNSET
 
 from linprobe import names
 from linprobe.errors import ExtractError
-from linprobe.records import MAX_BYTES, read_bytes
+from linprobe.records import read_bytes
 from linprobe.terminal import command
 from linprobe_extract.shards.card import DatasetCard, ShardCard, load_card
-from linprobe_extract.shards.types import DatasetPlan, Shard, SplitPlan
+from linprobe_extract.shards.listing import (
+    COPY_HINT,
+    RemoteFolder,
+    expand,
+    refuse_count,
+    remote_folder,
+    shards_by_split,
+)
+from linprobe_extract.shards.network import PATIENT, Retry, read_file
+from linprobe_extract.shards.pipelines import pipeline_splits
+from linprobe_extract.shards.remote import folder_names
+from linprobe_extract.shards.types import DatasetPlan, Pipeline, Shard, SplitPlan
 
 _LAYOUT_HINT = (
     "expected DIR/train/*.tar and DIR/test/*.tar (as `linprobe pack` writes them), "
@@ -24,30 +35,38 @@ _LAYOUT_HINT = (
 )
 _COMMAND = "pipe:"
 """What a shard begins with that is the output of a shell command."""
-_COPY_HINT = "copy or pack the dataset again"
+_LABELS_BY_TYPE = {"classification": "cls", "multilabel": "npy"}
+"""Where labels are, by what CLIP_benchmark calls a dataset in its ``dataset_type.txt``."""
 _COUNT_HINT = "write the number, or remove the file where it lies on disk"
 
 
 def plan_dataset(
-    data: str | None,
+    data: str | Mapping[str, Pipeline] | None,
     *,
     shards: Sequence[str] = (),
     name: str | None = None,
     label_source: str | None = None,
     classes_file: Path | None = None,
+    key_prefix: Literal["shard"] | None = None,
+    retry: Retry = PATIENT,
 ) -> DatasetPlan:
     """Locate the shards of a dataset, as ``extract_features`` takes them, and put them in order.
 
     Raises ExtractError where there is no such folder, no shards in it, or an entry that cannot be
-    understood; CardError where the folder's ``dataset.json`` is damaged.
+    understood, or a server does not say what it has; CardError where the folder's ``dataset.json``
+    is damaged.
     """
     card = None
-    if shards:
+    if isinstance(data, Mapping):
+        splits, default_name, data = pipeline_splits(data), "dataset", None
+    elif shards:
         splits, default_name = _explicit_splits(shards), "dataset"
     elif data is None:
         raise ExtractError("no data to extract", hint="give --data DIR or --shards SPLIT=PATTERN")
     elif names.is_url(data):
-        splits, default_name = _remote_splits(data), Path(data.split("://")[-1]).name
+        place = remote_folder(data)
+        splits, default_name = _remote_splits(place, retry), place.name
+        data = place.files
     else:  # a local folder, whatever it is called
         if not Path(data).is_dir():
             hint = f"{command('pack', 'SOURCE', out='DIR')} makes one; {_LAYOUT_HINT}"
@@ -59,49 +78,58 @@ def plan_dataset(
     elif card is not None:
         classes = card.classes
     else:
-        classes = None if shards else _classes_beside(str(data))
+        classes = None if data is None or shards else _classes_beside(data, retry)
     return DatasetPlan(
         name=name or (card.name if card else default_name),
         splits=tuple(SplitPlan(key, splits[key]) for key in sorted(splits)),
-        label_source=label_source or (card.label_source if card else "cls"),
+        label_source=label_source or (card.label_source if card else _labels_beside(data, retry)),
         classes=classes,
         metric=card.headline_metric if card else None,
+        key_prefix=key_prefix or UNSET,
     )
 
 
-def _classes_beside(base: str) -> tuple[str, ...] | None:
+def _labels_beside(base: str | None, retry: Retry) -> str:
+    """Where ``dataset_type.txt``, which CLIP_benchmark writes, says that labels are."""
+    data = None if base is None else _file_beside(base, "dataset_type.txt", retry)
+    kind = "classification" if data is None else data.decode(errors="replace").strip().lower()
+    if kind not in _LABELS_BY_TYPE:
+        fault = f"'{base}' is a dataset of the type {kind[:40]!r}, which has no classes"
+        hint = "say where its labels are: --label-from or --label-key"
+        raise ExtractError(fault, hint=hint)
+    return _LABELS_BY_TYPE[kind]
+
+
+def _classes_beside(base: str, retry: Retry) -> tuple[str, ...] | None:
     """The names in ``classnames.txt``; None where there is no such file."""
-    if not names.is_url(base):
-        path = Path(base) / "classnames.txt"
-        return names.read_class_names(path, error=ExtractError) if path.exists() else None
-    url = f"{base.rstrip('/')}/classnames.txt"
-    data = _remote_file(url)
-    return None if data is None else names.parse_class_names(data, url, error=ExtractError)
+    data = _file_beside(base, "classnames.txt", retry)
+    if data is None:
+        return None
+    return names.parse_class_names(data, f"{base}/classnames.txt", error=ExtractError)
+
+
+def _file_beside(base: str, name: str, retry: Retry) -> bytes | None:
+    """Content of a small file of a dataset; None where there is none."""
+    if names.is_url(base):
+        return read_file(f"{base}/{name}", retry)
+    path = Path(base) / name
+    return read_bytes(path, error=ExtractError) if path.exists() else None
 
 
 def _local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Shard, ...]]:
-    """List ``<split>/*.tar`` and ``<split>-*.tar``, and compare with what the folder states."""
-    paths: dict[str, list[Path]] = {}
+    """Find the shards of a folder, and compare with what it states."""
+    files = [path.name for path in folder.iterdir() if not path.is_dir()]
     for path in folder.iterdir():
-        flat = re.match(r"([A-Za-z]+)[-_.]?\d*\.tar", path.name)
-        alias = path.name if path.is_dir() else flat[1] if flat else ""
-        if names.split_named(alias):
-            for tar in path.iterdir() if path.is_dir() else (path,):
-                # Not their indexes, nor what a copy in progress leaves.
-                if re.fullmatch(r"[^.].*\.tar(\.(gz|bz2|xz))?", tar.name, re.DOTALL):
-                    paths.setdefault(alias, []).append(tar)
-    if not paths:
+        if path.is_dir() and names.split_named(path.name):
+            files += [f"{path.name}/{file.name}" for file in path.iterdir()]
+    found = shards_by_split(files, str(folder))
+    if not found:
         raise ExtractError(f"no shards found in '{folder}'", hint=_LAYOUT_HINT)
     listed = card.splits if card else {}
     splits: dict[str, tuple[Shard, ...]] = {}
-    for alias, tars in sorted(paths.items()):
-        split = names.SPLIT_ALIASES[alias.lower()]
-        if split in splits:
-            fault = f"'{folder}' holds the split '{split}' twice, under '{alias}' and another name"
-            hint = f"keep one of them, or name the shards: --shards '{split}=path/*.tar'"
-            raise ExtractError(fault, hint=hint)
+    for split, paths in found.items():
+        tars = [folder / path for path in paths]
         cards = {shard.name: shard for shard in listed[split].shards} if split in listed else {}
-        tars = sorted(tars, key=lambda tar: names.natural_key(str(tar)))
         splits[split] = tuple(_listed(tar, cards.get(tar.name)) for tar in tars)
         counts = tars[0].parent / "nshards.txt"
         expected = len(tars)
@@ -111,11 +139,10 @@ def _local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Sha
             data = read_bytes(counts, error=ExtractError, hint=_COUNT_HINT)
             expected = _shard_count(data, str(counts))
         if expected != len(tars):
-            fault = f"split '{split}' of '{folder}' has {len(tars)} shards, expected {expected}"
-            raise ExtractError(fault, hint=_COPY_HINT)
+            refuse_count(split, str(folder), len(tars), expected)
     if absent := listed.keys() - splits.keys():
         fault = f"'{folder}' has no shards of the split '{min(absent)}', which its card lists"
-        raise ExtractError(fault, hint=_COPY_HINT)
+        raise ExtractError(fault, hint=COPY_HINT)
     return splits
 
 
@@ -128,7 +155,7 @@ def _listed(path: Path, card: ShardCard | None) -> Shard:
         return Shard(str(path))
     if card.bytes != size:
         fault = f"'{path}' has {size} bytes; the dataset's card says {card.bytes}"
-        raise ExtractError(fault, hint=_COPY_HINT)
+        raise ExtractError(fault, hint=COPY_HINT)
     return Shard(str(path), card.fingerprint, card.samples)
 
 
@@ -140,41 +167,39 @@ def _shard_count(data: bytes, place: str) -> int:
     return int(text)
 
 
-def _remote_splits(base: str) -> dict[str, tuple[Shard, ...]]:
-    """List ``<split>/<i>.tar`` under a URL, counted by ``<split>/nshards.txt``."""
+def _remote_splits(place: RemoteFolder, retry: Retry) -> dict[str, tuple[Shard, ...]]:
+    """Shards under a URL: those that ``<split>/nshards.txt`` counts, or else those it lists."""
     splits: dict[str, tuple[Shard, ...]] = {}
     for alias, split in names.SPLIT_ALIASES.items():
-        folder = f"{base.rstrip('/')}/{alias}"
-        data = None if split in splits else _remote_file(f"{folder}/nshards.txt")
+        folder = f"{place.files}/{alias}"
+        data = None if split in splits else read_file(f"{folder}/nshards.txt", retry)
         if data is not None:
             n_shards = _shard_count(data, f"{folder}/nshards.txt")
             urls = (f"{folder}/{index}.tar" for index in range(n_shards))
             splits[split] = tuple(Shard(url, kind="url") for url in urls)
     if not splits:
+        listed = shards_by_split(_names_under(place.listing, retry), place.files)
+        for split, paths in listed.items():
+            splits[split] = tuple(Shard(f"{place.files}/{path}", kind="url") for path in paths)
+    if not splits:
         raise ExtractError(
-            f"no shards found under '{base}'",
-            hint="expected URL/train/nshards.txt beside 0.tar, 1.tar, ...; "
-            "or give each split: --shards 'train=URL/{0..9}.tar'",
+            f"no shards found under '{place.files}'",
+            hint="expected URL/train/nshards.txt beside 0.tar, 1.tar, ..., or a folder that can be "
+            "listed; or give each split: --shards 'train=URL/{0..9}.tar'",
         )
     return splits
 
 
-def _remote_file(url: str) -> bytes | None:
-    """Content of a small file; None when there is none."""
-    try:
-        with fsspec.open(url, "rb") as stream:
-            data = bytes(stream.read(MAX_BYTES + 1))
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # each of fsspec's drivers has errors of its own
-        raise ExtractError(
-            f"cannot read '{url}': {str(error) or type(error).__name__}",
-            hint="check the URL and the network; s3://, gs:// and others need their fsspec driver",
-        ) from error
-    if len(data) > MAX_BYTES:
-        fault = f"'{url}' has more than {MAX_BYTES:,} bytes, expected a small text file"
-        raise ExtractError(fault, hint="check what the server sends")
-    return data
+def _names_under(url: str, retry: Retry) -> list[str]:
+    """Names of the files in a folder that a server lists, and of those in folders of splits.
+
+    No name is taken for a chain of URLs.
+    """
+    entries = folder_names(url, retry)
+    files = list(entries)
+    for folder in filter(names.split_named, entries):
+        files += [f"{folder}/{name}" for name in folder_names(f"{url}/{folder}", retry)]
+    return [name for name in files if "::" not in name]
 
 
 def _explicit_splits(entries: Sequence[str]) -> dict[str, tuple[Shard, ...]]:
@@ -185,12 +210,7 @@ def _explicit_splits(entries: Sequence[str]) -> dict[str, tuple[Shard, ...]]:
         if split is None or not pattern:
             hint = "write SPLIT=PATTERN, such as 'train=shards/train-{000..099}.tar'"
             raise ExtractError(f"cannot understand --shards '{entry}'", hint=hint)
-        try:
-            patterns = list(braceexpand.braceexpand(pattern))
-        except ValueError as error:
-            hint = "write braces as in train-{000..099}.tar"
-            raise ExtractError(f"cannot expand '{pattern}': {error}", hint=hint) from error
-        shards = tuple(shard for each in patterns for shard in _matches(each))
+        shards = tuple(shard for each in expand(pattern) for shard in _matches(each))
         if not shards:
             hint = "check the pattern; quote it for the shell"
             raise ExtractError(f"no shards match '{pattern}'", hint=hint)

@@ -1,27 +1,26 @@
-"""Tar members to labelled samples, with the checks that webdataset leaves out.
+"""Tar members to labelled samples: webdataset's rule for keys, with the checks that it leaves out.
 
 A sample is a run of adjacent members with one key: the path up to the first dot of the basename.
 What is amiss is refused or counted, never passed over.
 """
 
-import json
-import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import TypeVar
 
-import numpy as np
-
 from linprobe.errors import ShardError
-from linprobe.names import IMAGE_EXTENSIONS, MAX_CLASSES
+from linprobe.names import IMAGE_EXTENSIONS
 from linprobe.tars import MAX_MEMBER_BYTES
-from linprobe_extract.shards.types import Label, Labelling, Member, Sample
-from linprobe_store.format.spec import LabelArray
+from linprobe_extract.shards.labels import LABEL_FILES, expected_label, find_label, label_file
+from linprobe_extract.shards.types import Labelling, Member, Sample
 
 MAX_LABEL_BYTES = 1 << 20
-"""Of a ``.cls`` or ``.json``: a caption and a few thousand labels."""
+"""Of a file with labels: a caption and a few thousand labels."""
 MAX_KEY_BYTES = 512 << 20
 """Of the keys of a shard, which are held to find those that come twice; ImageNet's have 120 MiB."""
+MAX_FILES = 256
+"""Images and labels of a sample: with 1 MiB each, the labels take what one image may."""
 BATCH_BYTES = 1 << 30
 """Of the images of a batch, which ends before its size where they come to that."""
 NO_IMAGE = "no_image"
@@ -30,9 +29,8 @@ TOO_LARGE = "too_large"
 
 _KEY_BYTES = 100
 """What a key takes beside its characters, in a set of them."""
-
-_MAX_DIGITS = 64
-"""Bytes of a ``.cls``, spaces and line ends included."""
+_META = re.compile("__[^/]*__($|/)")
+"""What webdataset skips of a tar (``skip_meta`` of its ``tar_file_iterator``)."""
 
 T = TypeVar("T")
 
@@ -43,36 +41,57 @@ def read_samples(url: str, members: Iterable[Member], labelling: Labelling) -> I
     Raises ShardError where a key comes twice or its members are not adjacent, a label cannot be
     understood, or no sample at all has a label.
     """
-    seen: set[str] = set()
-    n_labelled = 0
-    for key, files in _group(url, members, seen):
-        sample = _sample(url, key, files, labelling)
+    # Imported here: it imports torch, and what plans and packs is without.
+    from webdataset.tariterators import group_by_keys
+
+    n_samples = n_labelled = 0
+    files = ({"fname": m, "data": m.data, "__url__": url} for m in _checked(url, members))
+    for fields in group_by_keys(files, lambda m: (m.key, m.extension), lcase=False):
+        sample = _sample(url, fields["__key__"], fields, labelling)
+        n_samples += 1
         n_labelled += sample.reason != NO_LABEL
         yield sample
-    if seen and not n_labelled:
-        fault = f"no sample of '{url}' has a label; expected {_expected_label(labelling.source)}"
-        hint = "name the JSON field with --label-key, or use --label-from folder"
+    if not n_labelled:
+        what = f"no sample of '{url}' has a label" if n_samples else f"'{url}' holds no sample"
+        fault = f"{what}; expected {expected_label(labelling.source)}"
+        hint = "name the JSON field with --label-key, or use --label-from npy, txt or folder"
         raise ShardError(fault, hint=hint)
 
 
-def split_member(name: str) -> tuple[str, str]:
-    """Split a member path into key and lower-case extension: ``a/b.c.JPG`` is ``a/b``, ``jpg``.
+@cache
+def _webdatasets_rule() -> Callable[[str], tuple[str | None, str | None]]:
+    from webdataset.tariterators import base_plus_ext  # which imports torch
 
-    The key ends at the first dot of the basename, webdataset's rule; of several extensions the
-    last one tells the type.
+    return base_plus_ext  # type: ignore[no-any-return]
+
+
+def split_member(name: str) -> tuple[str, str] | None:
+    """Split a member path into key and lower-case extensions: ``a/b.c.JPG`` is ``a/b``, ``c.jpg``.
+
+    None for what is no part of a sample: without an extension, hidden (``.DS_Store``, macOS's
+    ``._x.jpg``), or called ``__x__`` as webdataset calls what is about a shard.
     """
-    path = PurePosixPath(name)
-    stem, _, extensions = path.name.partition(".")
-    key = str(path.with_name(stem)) if stem else name
-    return key, extensions.rpartition(".")[2].lower()
+    folder, slash, basename = name.rpartition("/")
+    # Its pattern takes the square of the slashes; and a hidden file's folder for its key.
+    stem, extensions = _webdatasets_rule()(basename)
+    if stem is None or extensions is None or (name[0] == "_" and _META.match(name)):
+        return None
+    if extensions.startswith("__") or (stem.startswith("__") and stem.endswith("__")):
+        return None
+    return folder + slash + stem, extensions.lower()
 
 
-def size_limit(name: str) -> int:
+def is_image(extension: str) -> bool:
+    """Whether a file with these extensions is an image: the last one tells."""
+    return extension.rpartition(".")[2] in IMAGE_EXTENSIONS
+
+
+def size_limit(extension: str) -> int:
     """The most bytes that are read of a member; none of what is no image and no label."""
-    extension = split_member(name)[1]
-    if extension in IMAGE_EXTENSIONS:
+    last = extension.rpartition(".")[2]
+    if last in IMAGE_EXTENSIONS:
         return MAX_MEMBER_BYTES
-    return MAX_LABEL_BYTES if extension in ("cls", "json") else -1
+    return MAX_LABEL_BYTES if last in LABEL_FILES else -1
 
 
 def cut_batches(
@@ -91,130 +110,56 @@ def cut_batches(
         yield tuple(batch)
 
 
-def _group(
-    url: str, members: Iterable[Member], seen: set[str]
-) -> Iterator[tuple[str, dict[str, bytes | None]]]:
+def _checked(url: str, members: Iterable[Member]) -> Iterator[Member]:
+    """What grouping needs of the members, up to one that it would pass over or hold without end."""
+    seen: set[str] = set()
     key: str | None = None
-    files: dict[str, bytes | None] = {}
+    extensions: set[str] = set()
+    images: list[str] = []
     n_key_bytes = 0
     for member in members:
-        member_key, extension = split_member(member.name)
-        if member_key != key:
-            if key is not None:
-                yield key, files
-            if member_key in seen:
+        is_first = member.key != key
+        if is_first:
+            if member.key in seen:
                 hint = "keep the files of a sample together in the tar, and keys unique"
-                raise ShardError(f"key '{member_key}' comes twice in '{url}'", hint=hint)
-            seen.add(member_key)
-            key, files = member_key, {}
+                raise ShardError(f"key '{member.key}' comes twice in '{url}'", hint=hint)
+            seen.add(member.key)
+            key, extensions, images = member.key, set(), []
             n_key_bytes += len(key) + _KEY_BYTES
             if n_key_bytes > MAX_KEY_BYTES:
                 fault = f"the keys of '{url}' take more than {MAX_KEY_BYTES:,} bytes"
                 raise ShardError(fault, hint="pack it again as several shards")
-        if extension in files:
-            hint = "keep keys unique: pack it again"
-            raise ShardError(f"'{member.name}' comes twice in '{url}'", hint=hint)
-        if size_limit(member.name) < 0:
-            continue
-        images = [name for name in (*files, extension) if name in IMAGE_EXTENSIONS]
+        if not is_first and size_limit(member.extension) < 0:
+            continue  # neither image nor label, of a sample that is known
+        if member.extension in extensions:
+            fault = f"'{member.key}.{member.extension}' comes twice in '{url}'"
+            raise ShardError(fault, hint="keep keys unique: pack it again")
+        extensions.add(member.extension)
+        if is_image(member.extension):
+            images.append(member.extension)
         if len(images) > 1:
             fault = f"sample '{key}' of '{url}' has {len(images)} images: {', '.join(images)}"
             hint = "keep one image a sample; which one is meant cannot be told"
             raise ShardError(fault, hint=hint)
-        files[extension] = member.data
-    if key is not None:
-        yield key, files
+        if len(extensions) > MAX_FILES:
+            fault = f"sample '{key}' of '{url}' has more than {MAX_FILES} labels"
+            raise ShardError(fault, hint="keep an image and its label a sample")
+        yield member
 
 
 def _sample(url: str, key: str, files: Mapping[str, bytes | None], labelling: Labelling) -> Sample:
-    image = next((name for name in files if name in IMAGE_EXTENSIONS), "")
-    label_file = labelling.source.partition(":")[0]
-    if any(files.get(name, b"") is None for name in (image, label_file)):
-        return Sample(key, b"", -1, TOO_LARGE)
+    image = next((name for name in files if is_image(name)), "")
     try:
-        label = _label(key, files, labelling)
+        if any(files.get(name, b"") is None for name in (image, label_file(files, labelling))):
+            return Sample(key, b"", -1, TOO_LARGE)
+        label = find_label(key, files, labelling)
     except (ValueError, RecursionError) as error:
         raise ShardError(
             f"label of sample '{key}' in '{url}' cannot be understood: {error}",
-            hint=f"expected {_expected_label(labelling.source)}; class names come from "
+            hint=f"expected {expected_label(labelling.source)}; class names come from "
             "classnames.txt or --classes FILE",
         ) from error
     data = files.get(image)
     if label is None or data is None:
         return Sample(key, b"", -1, NO_LABEL if label is None else NO_IMAGE)
     return Sample(key, data, label, None)
-
-
-def _label(key: str, files: Mapping[str, bytes | None], labelling: Labelling) -> Label | None:
-    kind, _, field = labelling.source.partition(":")
-    value: object = PurePosixPath(key).parent.name
-    if kind in ("cls", "json"):
-        data = files.get(kind)
-        if data is None:
-            return None
-        value = _number(data) if kind == "cls" else _field(data, field)
-    if not isinstance(value, list):
-        return None if value is None else _class_id(value, labelling)
-    if labelling.classes is None:
-        raise ValueError("it has several labels, and the number of classes is not known")
-    return tuple(sorted({_class_id(item, labelling) for item in value}))
-
-
-def _number(data: bytes) -> int:
-    if not data.strip().isdigit() or len(data) > _MAX_DIGITS:
-        raise ValueError(f"{reprlib.repr(data)} is no class id")
-    return int(data)
-
-
-def _field(data: bytes, name: str) -> object:
-    fields = json.loads(data, object_pairs_hook=_object)
-    if not isinstance(fields, dict):
-        raise ValueError(f"{reprlib.repr(fields)} has no fields")  # noqa: TRY004
-    return fields.get(name)
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a field comes twice")
-    return fields
-
-
-def _class_id(value: object, labelling: Labelling) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"{reprlib.repr(value)} is neither a class id nor a class name")  # noqa: TRY004
-    if isinstance(value, str):
-        if value not in labelling.ids:
-            raise ValueError(f"no class is called {reprlib.repr(value)}")
-        return labelling.ids[value]
-    n_classes = MAX_CLASSES if labelling.classes is None else len(labelling.classes)
-    if not 0 <= value < n_classes:
-        of_them = "" if labelling.classes is None else f" of {n_classes} classes"
-        raise ValueError(f"{reprlib.repr(value)} is not the id{of_them} counted from 0")
-    return value
-
-
-def _expected_label(source: str) -> str:
-    kind, _, field = source.partition(":")
-    texts = {
-        "cls": "a member '<key>.cls' that holds a class id",
-        "json": f"a member '<key>.json' with the field '{field}'",
-    }
-    return texts.get(kind, "keys such as 'class-name/0001'")
-
-
-def label_array(labels: Sequence[Label], classes: tuple[str, ...] | None) -> LabelArray:
-    """Labels as the store takes them: (n,) int64, or (n, k) uint8 for multi-label samples.
-
-    Raises ShardError where a sample has several labels and the class names are not known.
-    """
-    if not any(isinstance(label, tuple) for label in labels):
-        return np.array(labels, np.int64)
-    if classes is None:
-        fault = "samples have several labels each and the number of classes is unknown"
-        hint = "name the classes in classnames.txt or with --classes FILE"
-        raise ShardError(fault, hint=hint)
-    hot = np.zeros((len(labels), len(classes)), np.uint8)
-    for row, label in zip(hot, labels, strict=True):
-        row[list(label) if isinstance(label, tuple) else [label]] = 1
-    return hot

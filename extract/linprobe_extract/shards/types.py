@@ -2,19 +2,24 @@
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from msgspec import UNSET
+
 from linprobe.errors import ExtractError
 from linprobe.records import digest_json
-from linprobe_store.format.spec import ShardFingerprint
+from linprobe_store.format.spec import KeyPrefix, ShardFingerprint
 
 Label = int | tuple[int, ...]
 """A class id, or the ids that hold of a multi-label sample."""
-Kind = Literal["file", "url", "command"]
+Kind = Literal["file", "url", "command", "pipeline"]
 """What kind of source something is: decided once, from what a person typed."""
+Pipeline = Iterable[object]
+"""Samples as dicts, as often as they are asked for: a ``wds.WebDataset``, a list."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class Shard:
     """From the dataset's card; None when not known before reading."""
     kind: Kind = "file"
     """What the text of ``url`` is; nothing looks at the text again to tell."""
+    pipeline: Pipeline | None = field(default=None, compare=False, repr=False)
+    """Where the samples come from, for that kind."""
 
     @property
     def name(self) -> str:
@@ -40,10 +47,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Member:
-    """One regular file of a tar."""
+    """One file of a sample in a tar."""
 
-    name: str
-    """Path inside the archive."""
+    key: str
+    """Its path up to the first dot of the basename."""
+    extension: str
+    """What follows that dot, in lower case: ``jpg``, or ``v2.jpg``."""
     data: bytes | None
     """Its content; None where it is larger than a sample's may be, or no image and no label."""
 
@@ -67,7 +76,7 @@ class Labelling:
     """How labels are read."""
 
     source: str
-    """``cls``, ``json:<field>`` or ``folder``."""
+    """``cls``, ``json:<field>``, ``npy``, ``txt`` or ``folder``."""
     classes: tuple[str, ...] | None
     """Class names by label; needed where the data holds names instead of ids."""
 
@@ -103,11 +112,13 @@ class DatasetPlan:
     splits: tuple[SplitPlan, ...]
     """Sorted by name; at least one."""
     label_source: str
-    """``cls``, ``json:<field>`` or ``folder``."""
+    """``cls``, ``json:<field>``, ``npy``, ``txt`` or ``folder``."""
     classes: tuple[str, ...] | None
     """Class names by label, or None when the data does not name them."""
     metric: str | None = None
     """The metric that the dataset's card declares, such as ``mean_per_class``; None without."""
+    key_prefix: KeyPrefix = UNSET
+    """What is put before the keys of the samples."""
 
     @property
     def labelling(self) -> Labelling:

@@ -59,7 +59,7 @@ def seal_parts(target: SealTarget, encoder_path: Path, read_labels: ReadLabels |
         PartRows(part.shard, start, part.rows, Counter(lost.reason for lost in part.skipped))
         for part, start in zip(parts, starts, strict=False)
     )
-    write_split(target, _part_blocks(encoder_path, parts, read_labels), rows)
+    write_split(target, _part_blocks(target, encoder_path, parts, read_labels), rows)
 
 
 def _find_parts(target: SealTarget, encoder_path: Path) -> list[PartCommit]:
@@ -82,7 +82,10 @@ def _find_parts(target: SealTarget, encoder_path: Path) -> list[PartCommit]:
 
 
 def _part_blocks(
-    encoder_path: Path, parts: Iterable[PartCommit], read_labels: ReadLabels | None
+    target: SealTarget,
+    encoder_path: Path,
+    parts: Iterable[PartCommit],
+    read_labels: ReadLabels | None,
 ) -> Iterator[FeatureBlock]:
     """All rows of the parts in order; every byte of a part is verified before it is used."""
     for part in parts:
@@ -95,7 +98,8 @@ def _part_blocks(
         for start in range(0, part.rows, BLOCK_ROWS):
             stop = min(start + BLOCK_ROWS, part.rows)
             features = {tap: cast("spec.FeatureArray", x[start:stop]) for tap, x in taps.items()}
-            yield FeatureBlock(keys.between(start, stop), features, labels[start:stop])
+            named = spec.prefixed(target.dataset.key_prefix, part.shard, keys.between(start, stop))
+            yield FeatureBlock(tuple(named), features, labels[start:stop])
         arrays.check_unchanged()
 
 
@@ -141,5 +145,6 @@ def _check_unique(
     if twice := repeated_keys(hashes, map_unit(unit, contents).read_keys()):
         raise StoreError(
             f"{place}: {len(twice)} keys come more than once: {first_few(twice)}",
-            hint="a shard is listed under two names, or shards overlap: list every sample once",
+            hint="a shard is listed under two names, or shards overlap: list every sample once; "
+            f"or, where shards count anew: {command('extract', key_prefix='shard')}",
         )

@@ -4,12 +4,13 @@ A spec is hashed whole into its id; names, versions, devices and batch sizes nev
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from linprobe.errors import REPAIR, IntegrityError
@@ -22,6 +23,8 @@ StorageDtype = Literal["float16", "float32"]
 """Dtype of the stored rows."""
 Number: TypeAlias = int | float
 """A number of a spec; an integer stays one, since ``1`` and ``1.0`` are hashed as written."""
+KeyPrefix: TypeAlias = Literal["shard"] | UnsetType
+"""``shard``: the key ``s0`` in ``7.tar`` is ``7.tar/s0``, for shards that count anew."""
 FeatureArray: TypeAlias = NDArray[np.float16] | NDArray[np.float32]
 """Features, C-contiguous (n, d)."""
 LabelArray: TypeAlias = NDArray[np.int64] | NDArray[np.uint8]
@@ -56,8 +59,9 @@ class PreprocessSpec:
     """Gray level 0..255 of the padding where ``resize_mode`` pads."""
     crop_pct: Number
     """Crop side over resized side: 1.0 for CLIP, often 0.875 for ImageNet models."""
-    path: Literal["fast", "exact"]
-    """``fast``: uint8 JPEG decode and resize; ``exact``: the model's own transform."""
+    path: Literal["fast", "exact", "nvjpeg"]
+    """``fast``: uint8 JPEG decode and resize; ``exact``: the model's own transform; ``nvjpeg``:
+    JPEG decode and resize on a GPU."""
     canary: str
     """Sha256 of the uint8 pixels of the built-in canary images after this preprocessing."""
     rgb_first: bool = False
@@ -82,7 +86,7 @@ class EncoderSpec:
     """Every tap stored, in a fixed order; at least one."""
     preprocess: PreprocessSpec | None
     """None for features imported from elsewhere."""
-    precision: Literal["fp32", "bf16", "unknown"]
+    precision: Literal["fp32", "bf16", "fp16", "unknown"]
     """Arithmetic of the forward pass; ``unknown`` for imported features."""
     storage_dtype: StorageDtype
     """Dtype of the stored rows."""
@@ -124,9 +128,11 @@ class DatasetSpec:
     splits: tuple[SplitSpec, ...]
     """All splits, sorted by name."""
     label_source: str
-    """Where labels come from: ``cls``, ``json:<field>`` or ``folder``."""
+    """Where labels come from: ``cls``, ``json:<field>``, ``npy``, ``txt`` or ``folder``."""
     classes: tuple[str, ...]
     """Class names by label; k entries."""
+    key_prefix: KeyPrefix = UNSET
+    """What is put before the keys of the samples, where anything is; absent from the file else."""
 
     @cached_property
     def dataset_id(self) -> str:
@@ -175,6 +181,11 @@ class SkippedSample:
     """Sample key."""
     reason: str
     """A short reason such as ``truncated``; equal reasons are counted together."""
+
+
+def prefixed(prefix: KeyPrefix, shard: ShardFingerprint, keys: Sequence[str]) -> Sequence[str]:
+    """Keys of samples of a shard, as a dataset with this prefix has them."""
+    return keys if prefix is UNSET else tuple(f"{shard.name}/{key}" for key in keys)
 
 
 Spec = TypeVar("Spec", EncoderSpec, DatasetSpec)

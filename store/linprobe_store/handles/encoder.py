@@ -11,7 +11,7 @@ from linprobe.records import canonical_json, plain, read_bytes
 from linprobe.terminal import Watch, command, ignore
 from linprobe_store.arrays.part import PartWriter, find_part, part_path
 from linprobe_store.arrays.seal import ReadLabels, SealTarget, seal_parts
-from linprobe_store.arrays.unit_maps import map_unit
+from linprobe_store.arrays.unit_maps import Keys, UnitArrays, map_unit
 from linprobe_store.format import layout
 from linprobe_store.format.commit import PartCommit
 from linprobe_store.format.names import parse_names, sign_names
@@ -66,12 +66,19 @@ class StoredEncoder:
 
     def part_labels(self, shard: ShardFingerprint) -> LabelArray:
         """Labels (n,) int64 or (n, k) uint8 of a tar's part; a NotFoundError where it has none."""
+        return self._part(shard).read_labels()
+
+    def _part(self, shard: ShardFingerprint) -> UnitArrays:
         part = self.committed_part(shard)
         if part is None:
             raise NotFoundError(
                 f"{self.path}: '{shard.name}' has no part", hint=f"{command('extract')} makes it"
             )
-        return map_unit(part_path(self.path, shard), part).read_labels()
+        return map_unit(part_path(self.path, shard), part)
+
+    def part_keys(self, shard: ShardFingerprint) -> Keys:
+        """Keys (n,) of a tar's part; a NotFoundError where it has none."""
+        return self._part(shard).read_keys()
 
     def part_writer(self, shard: ShardFingerprint) -> PartWriter:
         """Writer of a tar's part, for a ``with``; a StoreError where it cannot be written."""
@@ -197,9 +204,9 @@ class StoredEncoder:
 
         Raises
         ------
-        MismatchError : other taps or shapes, or a cosine below 0.9999.
+        MismatchError : other taps or shapes, or a cosine below 0.9999 (0.999 in bf16).
         """
-        witness.check_canary(self.path, features)
+        witness.check_canary(self.path, features, self.spec.precision)
 
 
 def open_encoder(folder: Path) -> StoredEncoder:

@@ -1,6 +1,7 @@
 """The feature store: a folder of encoders."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from linprobe.disk import make_folders, store_errors, write_atomic
@@ -57,7 +58,8 @@ class FeatureStore:
 
         Parameters
         ----------
-        query : None means the only encoder of the store.
+        query : None means the only encoder of the store; one that an interrupted run left without
+            a sealed split does not count beside others.
         watch : sees a line for every encoder that cannot be opened.
 
         Raises
@@ -71,6 +73,9 @@ class FeatureStore:
 
         listing = self.listing()
         listing.tell(watch)
+        if query is None and len(listing.sound) > 1:
+            sealed = tuple(e for e in listing.sound if any(d.splits for d in e.datasets()))
+            listing = replace(listing, sound=sealed or listing.sound)
         return choose(listing, query, what="encoder", place=self.root, names=names)
 
     def register_encoder(self, spec: EncoderSpec, names: EncoderNames) -> StoredEncoder:

@@ -15,7 +15,8 @@ from linprobe.terminal import Progress, Watch, ignore
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.protocol.protocols import Grid
 from linprobe_train.protocol.scoring import Likelihood, SweepPoint, Trial
-from linprobe_train.scores.metrics import metric_named, score_value
+from linprobe_train.scores.metrics import metric_named, score_of
+from linprobe_train.scores.predictions import Probabilities, join_predictions, predict
 from linprobe_train.solver.lbfgs import Tolerance
 from linprobe_train.solver.preparation import Float64
 
@@ -70,15 +71,13 @@ def chosen_C(
     return min(rivals)[2], marked
 
 
-def row_losses(p: Float64, labels: LabelArray) -> Float64:
-    """Loss of every row of p (n, k) in nats, at most 36.04, (n,); the classes' mean, multi-label.
+def row_losses(p: Probabilities, labels: LabelArray) -> Float64:
+    """Loss of every row in nats, at most 36.04, (n,): from p of its label, (n,).
 
-    A class without a row in the fit has p = 0, and would else decide alone.
+    Of rows with several labels the classes' mean, from p (n, k). A class without a row in the fit
+    has p = 0, and would else decide alone.
     """
-    if labels.ndim == 1:
-        own = p[np.arange(len(p)), labels][:, None]
-    else:
-        own = np.where(labels == 1, p, 1 - p)
+    own = p[:, None] if labels.ndim == 1 else np.where(labels == 1, p, 1 - p)
     losses: Float64 = -np.log(np.clip(own, np.finfo(np.float64).eps, 1)).mean(axis=1)
     return losses
 
@@ -95,11 +94,13 @@ def mean_square(trials: Sequence[Trial]) -> float:
 def _score(trials: Sequence[Trial], C: float, metric: str, square: float) -> SweepPoint:
     """Fit at C on every cut; the loss and the metric of all held-out rows together."""
     fits = tuple(trainer.fit(C, Tolerance()) for trainer, _ in trials)
-    p = np.concatenate([trainer.probe(C).probabilities(held_out) for trainer, held_out in trials])
-    labels = np.concatenate([held_out.labels for _, held_out in trials])
+    count = metric_named(metric).top
+    rows = join_predictions([predict(t.probe(C), held_out, count=count) for t, held_out in trials])
     penalty = (math.log10(C * square) - math.log10(BLIND_C)) ** 2 / (2 * DECADES**2)
-    likelihood = Likelihood(float(row_losses(p, labels).mean()), penalty, in_band=False)
-    return SweepPoint(C, score_value(metric, p, labels), fits, likelihood=likelihood)
+    losses = row_losses(rows.label_probability, rows.labels)
+    likelihood = Likelihood(float(losses.mean()), penalty, in_band=False)
+    score = score_of(metric, rows, trials[0][1].n_classes)
+    return SweepPoint(C, score, fits, likelihood=likelihood)
 
 
 def _loss(point: SweepPoint, n: int) -> float:

@@ -23,6 +23,7 @@ from linprobe_train.solver.fit import Trainer
 from linprobe_train.solver.lbfgs import Tolerance
 from linprobe_train.solver.path import PathSolver
 from linprobe_train.solver.preparation import Arithmetic, Float64, Real
+from linprobe_train.solver.problem import READ_BYTES, Sizes, spans_of
 from linprobe_train.solver.rows import Rows
 
 CERTAIN = 10.0
@@ -34,6 +35,9 @@ NEAR = 4.0
 
 NOISE = 2.0
 """Rounding errors of a logit, in units of the arithmetic's, times the sizes of row and weights."""
+
+LOOK_VALUES = 2**18
+"""Logits and changes of them that are looked at at once."""
 
 INTERVALS = ("top1", "mean_per_class")
 """Metrics that only ask which rows are right, and grow with each."""
@@ -62,6 +66,12 @@ class Evidence:
 def can_judge(trainer: Trainer, metric: str) -> bool:
     """Whether a score by this metric has an interval while the trainer fits."""
     return metric in INTERVALS and isinstance(trainer.solver, PathSolver)
+
+
+def look_bytes(sizes: Sizes) -> int:
+    """Of a :class:`Judge` that looks: both places turned, a block of rows, margins of some."""
+    values = min(LOOK_VALUES, 2 * sizes.logits)
+    return 56 * sizes.place + READ_BYTES * sizes.block + 80 * values
 
 
 class Judge:
@@ -109,11 +119,12 @@ class Judge:
         for start, block in rows.pairs():
             x = preparation.apply(block.read())
             x -= problem.mean.astype(self._arithmetic)
-            z = x @ columns + offset
             noise = NOISE * np.finfo(self._arithmetic).eps * size * np.sqrt(1 + np.square(x).sum(1))
-            span = slice(start, start + len(x))
-            predicted[span], rests[:, span], change = _verdicts(z, self._own[near[span]], noise)
-            moved.append(change)
+            for part in spans_of(len(x), max(1, LOOK_VALUES // len(both))):
+                z, span = x[part] @ columns + offset, slice(start + part.start, start + part.stop)
+                own = self._own[near[span]]
+                predicted[span], rests[:, span], change = _verdicts(z, own, noise[part])
+                moved.append(change)
         return predicted, rests, np.concatenate(moved)
 
     def _score(self, undecided: NDArray[np.bool_]) -> Evidence:

@@ -29,6 +29,11 @@ class Grid(msgspec.Struct, frozen=True, omit_defaults=True):
     steps: tuple[int, ...] = ()
     """Distance from the peak to the two neighbours tried after each halving."""
 
+    @property
+    def count(self) -> int:
+        """Most values that are tried."""
+        return len(self.values) or len(self.first) + 2 * len(self.steps)
+
     def next_values(self, scores: Mapping[float, float]) -> tuple[float, ...]:
         """Values to fit next, ascending, given the score of every C fitted so far; () when done."""
         if self.values:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from linprobe_train.protocol.evidence import FLOOR, FLOOR_64, Judge, can_judge
-from linprobe_train.scores.metrics import score_value
+from linprobe_train.scores.metrics import metric_named, score_of
+from linprobe_train.scores.predictions import predict
 from linprobe_train.solver.fit import Trainer
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.rows import Rows
@@ -88,8 +89,9 @@ class Scorer:
         for trainer, held_out in self._trials:
             if not can_judge(trainer, self._metric):
                 fits.append(trainer.fit(C, Tolerance()))
-                p = trainer.probe(C).probabilities(held_out)
-                values.append(score_value(self._metric, p, held_out.labels))
+                count = metric_named(self._metric).top
+                rows = predict(trainer.probe(C), held_out, count=count)
+                values.append(score_of(self._metric, rows, held_out.n_classes))
                 continue
             judge = Judge(trainer, held_out, self._metric, self._to_beat(lead, judges))
             fits.append(trainer.fit(C, FLOOR, judge))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_train.protocol.band import BLIND_C, WIDTH, run_band
+from linprobe_train.protocol.budget import plan_search
 from linprobe_train.protocol.held_out import HeldOut, cut_rows
 from linprobe_train.protocol.protocols import BAND, Grid, Rule, best_C
 from linprobe_train.protocol.scoring import (
@@ -20,13 +21,10 @@ from linprobe_train.protocol.temperature import Temperature, fit_temperature
 from linprobe_train.scores.metrics import metric_named
 from linprobe_train.solver.fit import FitSettings, make_trainer
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
-from linprobe_train.solver.memory import available_bytes
 from linprobe_train.solver.passes import Crew
+from linprobe_train.solver.path import LENT
 from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.rows import Rows
-
-LENT = 3
-"""Solutions of the sweep, those nearest to the chosen C, that the final fit starts from."""
 
 
 @dataclass(frozen=True)
@@ -171,13 +169,15 @@ def search(
     rule: Rule = "score",
     folds: int = 0,
     seed: int = 0,
+    after_bytes: int = 0,
     watch: Watch = ignore,
 ) -> Search:
     """Choose C on held-out rows (see :func:`.cut_rows`), then fit on train and val.
 
     A grid of a single C takes none; ``folds`` are over train and val together, 0 for what the rule
-    does. ``DataError``: rows or labels that no probe can be fitted on; ``OptionError``: C cannot be
-    chosen by the metric.
+    does. ``after_bytes`` of memory are the caller's afterwards. ``DataError``: rows or labels that
+    no probe can be fitted on; ``OptionError``: C cannot be chosen by the metric, or too little
+    memory.
     """
     everything = train if val is None else train.join(val)
     fitted_on = SplitUse("train" if val is None else "train+val", everything.n)
@@ -187,9 +187,10 @@ def search(
     if len(grid.values) != 1:
         metric_named(metric).check_choice()
         cuts, held_out = cut_rows(train, val, everything, rule, folds=folds, seed=seed)
+    plan = plan_search(cuts, everything, grid, settings, after_bytes)
+    watch(Progress(0, None, "values of C", line=plan.text()))
     if cuts:
-        share = (settings.memory_bytes or available_bytes()) // len(cuts)
-        each = replace(settings, memory_bytes=share)
+        each = replace(settings, memory_bytes=plan.cut_bytes)
         trials = [(make_trainer(fit, each, crew), held) for fit, held in cuts]
         if rule == BAND:
             C, points = run_band(trials, grid, metric, watch=watch)
@@ -197,12 +198,12 @@ def search(
         else:
             sweep = run_sweep(trials, grid, metric, watch=watch)
             C = sweep.C
-        if rule == BAND or held_out.folds:
-            temperature = fit_temperature(_out_of_fold(trials, C), held_out.source)
+        scored = _out_of_fold(trials, C) if rule == BAND or held_out.folds else []
         near = sorted((point.C for point in sweep.points), key=lambda c: abs(math.log(c / C)))
         lent = [(trials[0][0].probe(c), c) for c in near[:LENT]]
         del trials
-    trainer = make_trainer(everything, settings, crew)
+        temperature = fit_temperature(scored, held_out.source) if scored else None
+    trainer = make_trainer(everything, replace(settings, memory_bytes=plan.final_bytes), crew)
     for probe, c in lent:
         trainer.borrow(probe, c)
     report = trainer.fit(C, Tolerance())

@@ -14,6 +14,7 @@ from scipy.special import logsumexp
 
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.probe import Probe
+from linprobe_train.solver.problem import spans_of
 from linprobe_train.solver.rows import Rows
 
 GAIN = 3.0
@@ -52,7 +53,11 @@ def fit_temperature(pairs: Sequence[tuple[Probe, Rows]], source: str) -> Tempera
     parts = [_logits_and_targets(probe, rows) for probe, rows in pairs]
 
     def loss(log_T: float) -> float:
-        return sum(_loss(z / math.exp(log_T), targets) for z, targets in parts)
+        return sum(
+            _loss(z[span] / math.exp(log_T), targets[span])
+            for z, targets in parts
+            for span in spans_of(len(z))
+        )
 
     found = minimize_scalar(
         lambda u: loss(u) + u * u / 2,
@@ -71,10 +76,11 @@ def _logits_and_targets(probe: Probe, rows: Rows) -> tuple[Float64, Float64]:
     if probe.multi_label:
         return z, np.where(rows.labels[:, probe.fitted] == 1, 1.0, -1.0)
     known = np.isin(rows.labels, probe.fitted)
+    z = z if known.all() else z[known]
     place = np.searchsorted(probe.fitted, rows.labels[known])
     if probe.loss == "softmax":
-        return z[known], place.astype(np.float64)
-    return z[known], np.where(place == 1, 1.0, -1.0)[:, None]
+        return z, place.astype(np.float64)
+    return z, np.where(place == 1, 1.0, -1.0)[:, None]
 
 
 def _loss(z: Float64, targets: Float64) -> float:

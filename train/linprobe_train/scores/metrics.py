@@ -137,10 +137,15 @@ def score_value(name: str, p: Float64, labels: LabelArray) -> float:
     ``OptionError``: these labels do not have it; ``DataError``: these rows do not, such as an area
     under the curve of a single class.
     """
-    metric = metric_of_labels(name, p.shape[1], multi_label=labels.ndim == 2)
-    value = metric.statistic(predictions_of(p, labels, count=metric.top))(np.ones(len(p)))
+    return score_of(name, predictions_of(p, labels, count=metric_named(name).top), p.shape[1])
+
+
+def score_of(name: str, rows: Predictions, k: int) -> float:
+    """One metric of predictions of k classes, as many a row as it looks at; see above."""
+    metric = metric_of_labels(name, k, multi_label=rows.labels.ndim == 2)
+    value = metric.statistic(rows)(np.ones(rows.n))
     if np.isnan(value):
-        raise undefined(name, len(p))
+        raise undefined(name, rows.n)
     return value
 
 

@@ -15,6 +15,8 @@ from linprobe.terminal import command
 from linprobe_store.format.npy import read_npz
 from linprobe_store.format.spec import LabelArray
 from linprobe_train.solver.preparation import Float64
+from linprobe_train.solver.probe import Probe
+from linprobe_train.solver.rows import BLOCK_ROWS, Rows
 
 REMAKE = f"copy it again from where it is whole, or make it again with {command('probe')}"
 """What to do about a damaged result or probe."""
@@ -98,6 +100,30 @@ def predictions_of(
     own = p if labels.ndim == 2 else p[np.arange(len(p)), labels]
     best = np.take_along_axis(p, top, axis=1)
     return Predictions(np.array(keys, dtype=np.str_), labels, top, best, own)
+
+
+def predict(probe: Probe, rows: Rows, keys: Sequence[str] = (), *, count: int = TOP) -> Predictions:
+    """Keep the ``count`` best classes of what a probe says of rows, some of them at a time."""
+    parts = []
+    for start, block in rows.pairs():
+        some = Rows((block,), rows.labels[start : start + block.n], rows.n_classes)
+        parts.append(predictions_of(probe.probabilities(some), some.labels, count=count))
+    return replace(join_predictions(parts), keys=np.array(keys, dtype=np.str_), labels=rows.labels)
+
+
+def predict_bytes(n: int, k: int, *, multi_label: bool) -> int:
+    """Of n predicted rows of k classes, scored with intervals, and of a block on its way.
+
+    A row has a key, its best classes and a label, some of it twice; with several labels, the
+    probability, the rank and the step of every class.
+    """
+    return 8 * 8 * BLOCK_ROWS * k + n * (1000 + (64 * k if multi_label else 0))
+
+
+def join_predictions(parts: Sequence[Predictions]) -> Predictions:
+    """Rows after rows, of the same classes."""
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return Predictions(*(np.concatenate(arrays) for arrays in columns))
 
 
 def best_classes(p: Float64, count: int) -> NDArray[np.int64]:

@@ -22,7 +22,7 @@ from linprobe_train.solver.preparation import (
     column_moments,
 )
 from linprobe_train.solver.probe import Probe
-from linprobe_train.solver.problem import Problem, make_problem
+from linprobe_train.solver.problem import Problem, Sizes, make_problem
 from linprobe_train.solver.rows import Rows
 
 if TYPE_CHECKING:
@@ -150,7 +150,10 @@ def fit_rows(
 
 
 def make_trainer(
-    rows: Rows, settings: FitSettings, crew: Crew, sample_weight: Float64 | None = None
+    rows: Rows,
+    settings: FitSettings,
+    crew: Crew,
+    sample_weight: Float64 | None = None,
 ) -> Trainer:
     """Check rows and ready them for fitting.
 
@@ -175,19 +178,22 @@ def make_trainer(
         from linprobe_train.solver.sklearn import SklearnSolver
 
         return Trainer(SklearnSolver(problem, crew), preparation, fitted, rows)
-    solver = PathSolver(problem, crew, keep_logits=plan.logits)
+    solver = PathSolver(problem, crew, kept_logits=plan.logits)
     return Trainer(solver, preparation, fitted, rows)
 
 
 def plan_fit(rows: Rows, settings: FitSettings) -> MemoryPlan:
-    """Estimate the memory of one fit before it starts; OptionError where too little is allowed."""
+    """Plan the memory of one fit; OptionError where too little is allowed."""
+    return plan_memory(sizes_of(rows, settings), settings.memory_bytes or available_bytes())
+
+
+def sizes_of(rows: Rows, settings: FitSettings) -> Sizes:
+    """What the memory of a fit of these rows depends on."""
     classes = len(fitted_classes(rows))
     columns = 1 if classes == 2 and not rows.multi_label else classes
-    limit = settings.memory_bytes or available_bytes()
     value = np.dtype(settings.arithmetic).itemsize
-    sizes = rows.n, rows.dim, columns
-    threads = thread_count(settings.threads)
-    return plan_memory(*sizes, threads=threads, limit_bytes=limit, value_bytes=value)
+    threads, label = thread_count(settings.threads), rows.labels.itemsize * rows.labels[0].size
+    return Sizes(rows.n, rows.dim, columns, threads, value, label)
 
 
 def fitted_classes(rows: Rows) -> NDArray[np.int64]:

@@ -25,8 +25,10 @@ from typing import Literal
 
 import numpy as np
 
+from linprobe_train.solver.losses import loss_of_shares
 from linprobe_train.solver.passes import Objective, Point, with_ridge
 from linprobe_train.solver.preparation import Float64
+from linprobe_train.solver.problem import Sizes
 from linprobe_train.solver.surface import Surface
 
 StopReason = Literal["bound", "estimate", "decided", "max_iter", "stalled"]
@@ -130,6 +132,15 @@ class FitReport:
         return self.stop in ("bound", "estimate")
 
 
+def descent_bytes(sizes: Sizes) -> int:
+    """Of a :class:`Descent` on a step.
+
+    Two places with two gradients each, the direction and the pair with what they are made of in
+    float64, the direction on its way in float32.
+    """
+    return (10 * 8 + 4 * 4) * sizes.place
+
+
 class Descent:
     """One fit: the state that its iterations share."""
 
@@ -140,17 +151,18 @@ class Descent:
         self.iterations = 0
         self.decrement = math.inf
         self._surface = surface
+        self._at_no_weights = loss_of_shares(surface.problem.shares, surface.problem.loss)
         self._arithmetic = surface.problem.preparation.arithmetic
 
     def run(self, tolerance: Tolerance) -> StopReason:
         """Iterate until a test is met."""
         surface, built, reference = self._surface, 0, math.inf
-        metric = surface.metric(self.at)
+        surface.ready(self.at)
         while True:
-            direction = surface.pairs.direction(self.at.g, metric.apply)
+            direction = surface.direction(self.at)
             if not np.vdot(self.at.g, direction) > 0:  # rounding cost the pairs their sign
                 surface.pairs.clear()
-                direction = surface.pairs.direction(self.at.g, metric.apply)
+                direction = surface.direction(self.at)
             slope = -float(np.vdot(self.at.g, direction))
             self.decrement = -0.5 * slope
             faint = self._brought < FAINT * self.at.F and self._arithmetic != "float64"
@@ -171,7 +183,7 @@ class Descent:
                 reference = self.decrement
             left = self.iterations - built >= LONG and self.decrement < FAR * reference
             if left:
-                metric = surface.metric(self.at, anew=True)
+                surface.ready(self.at, anew=True)
                 built, reference = self.iterations, math.inf
 
     def _widen(self) -> None:
@@ -182,7 +194,7 @@ class Descent:
     @property
     def _brought(self) -> float:
         """What F has fallen by since W = 0, at least the ridge at an optimum, F being convex."""
-        return max(self.at.ridge, self._surface.problem.loss_of_shares - self.at.F)
+        return max(self.at.ridge, self._at_no_weights - self.at.F)
 
     def _settled(self, share: float) -> bool:
         # At tiny C all of F is the loss at W = 0, where a small relative gap says nothing of the

@@ -14,6 +14,15 @@ from linprobe_train.solver.preparation import Float32, Float64, Real
 
 Loss = Literal["softmax", "sigmoid"]
 
+LEAST_SHARE = 1e-6
+"""Of a class whose rows have no weight: its best intercept is minus infinity."""
+
+LOSS_BYTES = 42
+"""Of a logit while its loss is computed: five float64 and two flags, by the sigmoid."""
+
+SPAN_ARRAYS = 4
+"""Of the size of Z in :func:`loss_of_span`: itself and its products, by the sigmoid three."""
+
 
 def softmax_loss(z: Real, labels: NDArray[np.int64], weights: Real | None) -> float:
     """Sum of weighted cross-entropies; ``z`` is overwritten with the derivative w (p - y).
@@ -46,9 +55,13 @@ def sigmoid_loss(z: Real, targets: NDArray[np.uint8], weights: Real | None) -> f
     log(1 + e^s) and the derivative is +-1 / (1 + e^-s): neither cancels.
     """
     z[targets == 1] *= -1
-    small = np.exp(-np.abs(z))
-    losses = np.maximum(z, 0) + np.log1p(small)
-    z[...] = np.where(z >= 0, 1, small) / (1 + small)
+    small = np.abs(z)
+    np.exp(np.negative(small, out=small), out=small)
+    losses = np.log1p(small)
+    losses += np.maximum(z, 0)
+    np.copyto(z, np.where(z >= 0, 1, small))
+    small += 1
+    z /= small
     z[targets == 1] *= -1
     if weights is not None:
         losses *= weights[:, None]
@@ -89,3 +102,16 @@ def loss_of_span(
     r = (r * np.sqrt(inverse if r.ndim == 2 else inverse[:, None])).reshape(p, -1)
     hessian = flat @ weighted.reshape(p, -1).T - r @ r.T
     return loss, gradient.astype(np.float64), hessian.astype(np.float64)
+
+
+def loss_of_shares(shares: Float64, kind: Loss) -> float:
+    """The least mean loss at W = 0: the entropy of the shares, (m,), or of every column."""
+    p = shares if kind == "softmax" else np.stack([shares, 1 - shares])
+    return -float((p * np.log(np.maximum(p, 1e-300))).sum())
+
+
+def logits_of_shares(shares: Float64, kind: Loss) -> Float64:
+    """Intercepts (m,) of that loss."""
+    p = np.clip(shares, LEAST_SHARE, 1 - LEAST_SHARE)
+    logits: Float64 = np.log(p) - (np.log(p).mean() if kind == "softmax" else np.log1p(-p))
+    return logits

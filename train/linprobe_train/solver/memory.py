@@ -1,18 +1,26 @@
-"""What a fit needs in memory, estimated before it starts."""
+"""What a fit needs in memory, known before it starts: the sum of what every module says it takes.
+
+Bounds, not estimates: what is kept, and whether rows are copied at all, follows from them.
+"""
 
 from dataclasses import dataclass
 
 from linprobe.errors import OptionError
 from linprobe.machine import memory_limit
 from linprobe.terminal import human_bytes
-from linprobe_train.solver.path import KEPT_LOGITS, SPAN_VALUES
-from linprobe_train.solver.preconditioner import rank_for
-from linprobe_train.solver.problem import PILOT_ROWS
-from linprobe_train.solver.rows import BLOCK_ROWS
-from linprobe_train.solver.surface import PAIRS
+from linprobe_train.solver.lbfgs import descent_bytes
+from linprobe_train.solver.losses import SPAN_ARRAYS
+from linprobe_train.solver.passes import pass_bytes
+from linprobe_train.solver.path import BASIS, KEPT_LOGITS, LENT, SPAN_VALUES
+from linprobe_train.solver.preconditioner import build_bytes, metric_bytes
+from linprobe_train.solver.problem import READ_BYTES, Sizes, rows_bytes, setup_bytes
+from linprobe_train.solver.surface import pairs_bytes
 
-LOGIT_ARRAYS = KEPT_LOGITS + 6
-"""Most (n, m) arrays: of kept solutions, of three lent by a search, and of a line."""
+SLACK_BYTES, SLACK_BYTES_OF_THREAD = 4 * 2**20, 4 * 2**20
+"""What the allocator does not give back at once, and the buffers of BLAS."""
+
+SOLUTION_BYTES = 16
+"""Of an entry of V: itself, and its gradient."""
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -23,10 +31,10 @@ class MemoryPlan:
 
     resident: bool
     """Whether a float32 copy of all rows is kept."""
-    logits: bool
-    """Whether the logits of the solutions around, of all rows, are kept too."""
+    logits: int
+    """Of how many solutions the logits of all rows are kept; 0 where lengths cost passes."""
     total_bytes: int
-    """Estimated peak."""
+    """Most that is taken."""
     limit_bytes: int
     """What may be used."""
 
@@ -34,36 +42,68 @@ class MemoryPlan:
         """For a person."""
         how = "in memory" if self.resident else "streamed from disk"
         total, limit = human_bytes(self.total_bytes), human_bytes(self.limit_bytes)
-        return f"memory: about {total} of {limit} allowed, rows {how}"
+        return f"memory: at most {total} of {limit} allowed, rows {how}"
+
+
+def points_bytes(sizes: Sizes) -> int:
+    """Of solutions with their gradients: those of a start, and those lent.
+
+    Others that were asked for take :data:`SOLUTION_BYTES` an entry: whoever asks counts them.
+    """
+    return SOLUTION_BYTES * (KEPT_LOGITS + LENT) * sizes.place
+
+
+def logits_bytes(sizes: Sizes, kept: int) -> int:
+    """Of logits of all rows: of solutions and those lent; of a line its slope and its residual."""
+    return (kept + LENT + 2) * sizes.value * sizes.n * sizes.m if kept else 0
+
+
+def start_bytes(sizes: Sizes) -> int:
+    """Of :func:`least_of_span`: blocks of logits, and of pilot rows where they are asked."""
+    span = SPAN_ARRAYS * sizes.value * min(SPAN_VALUES, (BASIS + LENT) * sizes.logits)
+    places = (4 * (BASIS + LENT) + 16) * sizes.place
+    return sizes.threads * (span + READ_BYTES * sizes.block) + places
 
 
 def plan_memory(
-    n: int, d: int, m: int, *, threads: int, limit_bytes: int, value_bytes: int = 4
+    sizes: Sizes, limit_bytes: int, *, trainers: int = 1, beside_bytes: int = 0
 ) -> MemoryPlan:
-    """Choose what to keep of n rows, d features and m logit columns: rows, logits, both or none.
+    """Choose what each of some trainers keeps: rows and logits, rows, or neither.
 
-    ``value_bytes`` is the size of one prepared feature. OptionError : too little to stream.
+    ``beside_bytes`` are others'. ``OptionError``: too little to stream.
     """
-    sampled = min(n, PILOT_ROWS)
-    pilot = (4 * d + 8 * m) * sampled
-    pairs = 8 * PAIRS * m * (d + 1)
-    metric = 4 * m * d * (rank_for(n, d, m) + 4)
-    points = 8 * 8 * m * (d + 1)
-    passes = 8 * m * (d + 1) + 4 * BLOCK_ROWS * (3 * d + 3 * m)
-    starts = 12 * min(SPAN_VALUES, 11 * m * BLOCK_ROWS)
-    blocks = (threads + 1) * max(passes, starts)
-    state = pairs + metric + points + blocks + 24 * d * d
-    whole, least = value_bytes * n * d + 8 * m * sampled + state, pilot + state
-    if least > limit_bytes:
-        needs = f"a probe of {m} x {d} weights needs about {human_bytes(least)} of memory"
-        hint = f"--memory {human_bytes(1.1 * least).replace(' ', '')}"
-        raise OptionError(f"{needs}; allowed are {human_bytes(limit_bytes)}", hint=hint)
-    if whole > limit_bytes:
-        return MemoryPlan(False, False, least, limit_bytes)
-    fast = whole + LOGIT_ARRAYS * value_bytes * n * m
-    if fast > limit_bytes:
-        return MemoryPlan(True, False, whole, limit_bytes)
-    return MemoryPlan(True, True, fast, limit_bytes)
+    working = beside_bytes + working_bytes(sizes)
+    plans = [(True, kept) for kept in range(KEPT_LOGITS, BASIS, -1)] + [(True, 0), (False, 0)]
+    for resident, logits in plans:
+        total = working + trainers * kept_bytes(sizes, resident=resident, logits=logits)
+        if total <= limit_bytes:
+            return MemoryPlan(resident, logits, total, limit_bytes)
+    raise too_little(sizes, total, limit_bytes)
+
+
+def too_little(sizes: Sizes, least: int, limit: int) -> OptionError:
+    """Error for a limit below the least bytes that suffice."""
+    needs = f"a probe of {sizes.m} x {sizes.d} weights needs {human_bytes(least)} of memory"
+    hint = f"--memory {human_bytes(1.1 * least).replace(' ', '')}"
+    return OptionError(f"{needs}; allowed are {human_bytes(limit)}", hint=hint)
+
+
+def kept_bytes(sizes: Sizes, *, resident: bool, logits: int) -> int:
+    """Of a trainer between two fits."""
+    kept = points_bytes(sizes) + pairs_bytes(sizes) + metric_bytes(sizes)
+    # In float64 rows are streamed beside the copy, with pilot rows in the place of the logits.
+    kept += max(logits_bytes(sizes, logits), 4 * sizes.pilot if resident else 0)
+    return kept + rows_bytes(sizes, resident=resident)
+
+
+def working_bytes(sizes: Sizes) -> int:
+    """What a fit takes beside that while it runs; set-up, when nothing else is kept, included."""
+    passing = max(pass_bytes(sizes), build_bytes(sizes), start_bytes(sizes))
+    setting_up = (
+        setup_bytes(sizes) + pass_bytes(sizes) - kept_bytes(sizes, resident=False, logits=0)
+    )
+    slack = SLACK_BYTES + SLACK_BYTES_OF_THREAD * sizes.threads
+    return slack + max(descent_bytes(sizes) + passing, setting_up)
 
 
 def available_bytes() -> int:

@@ -4,8 +4,9 @@ Threads share chunks of rows; BLAS is held to one thread, as two layers of threa
 are float32 (or float64 where the fit has reached float32's noise), sums over blocks float64.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +16,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from linprobe.machine import thread_count
-from linprobe_train.solver.losses import sigmoid_loss, softmax_loss
+from linprobe_train.solver.losses import LOSS_BYTES, sigmoid_loss, softmax_loss
 from linprobe_train.solver.preparation import Arithmetic, Float64, Real
-from linprobe_train.solver.problem import Problem
+from linprobe_train.solver.problem import READ_BYTES, Problem, Sizes
 from linprobe_train.solver.rows import BLOCK_ROWS
 
 T = TypeVar("T")
@@ -34,8 +35,27 @@ class Crew:
     """Starts no thread before it is needed."""
 
     def map(self, work: Callable[[T], R], items: list[T]) -> Iterator[R]:
-        """Results in the order of the items."""
-        return map(work, items) if self.threads == 1 else self.pool.map(work, items)
+        """Results in the order of the items; at most :attr:`waiting` lie about at a time."""
+        pending: deque[Future[R]] = deque()
+        for item in items:
+            if self.threads == 1:
+                yield work(item)
+                continue
+            if len(pending) == self.waiting:
+                yield pending.popleft().result()
+            pending.append(self.pool.submit(work, item))
+        while pending:
+            yield pending.popleft().result()
+
+    @property
+    def waiting(self) -> int:
+        """Most items that are worked on or done and not yet taken."""
+        return waiting_of(self.threads)
+
+
+def waiting_of(threads: int) -> int:
+    """Two a thread: none is idle while a slow one is waited for."""
+    return 1 if threads == 1 else 2 * threads
 
 
 @contextmanager
@@ -124,8 +144,14 @@ def evaluate(problem: Problem, V: Float64, crew: Crew, arithmetic: Arithmetic = 
     if problem.resident is None:
         turned = gradient[:, :-1] @ problem.rotation
         gradient = np.column_stack([turned, gradient[:, -1]])
-    total = problem.total_weight
-    return Point(V, loss / total, gradient / total)
+    gradient /= problem.total_weight
+    return Point(V, loss / problem.total_weight, gradient)
+
+
+def pass_bytes(sizes: Sizes) -> int:
+    """Of :func:`evaluate`: blocks and their logits, gradients not yet summed, W to multiply by."""
+    blocks = READ_BYTES * sizes.block + LOSS_BYTES * sizes.logits + 8 * sizes.place
+    return sizes.threads * blocks + 8 * (waiting_of(sizes.threads) + 4) * sizes.place
 
 
 def logits_of(problem: Problem, V: Float64, crew: Crew) -> Real:
@@ -145,13 +171,13 @@ def logits_of(problem: Problem, V: Float64, crew: Crew) -> Real:
 
 
 def loss_along(
-    problem: Problem, logits: Real, slope: Real, t: float, crew: Crew
-) -> tuple[float, float, Real]:
-    """Mean loss at logits - t slope, (n, m), its derivative by t, and S times that by the logits.
+    problem: Problem, logits: Real, slope: Real, t: float, residual: Real, crew: Crew
+) -> tuple[float, float]:
+    """Mean loss at logits - t slope, (n, m), and its derivative by t.
 
-    No product with the rows: a line search reads them once, for the slope.
+    S times its derivative by the logits is written into ``residual``. No product with the rows: a
+    line search reads them once, for the slope.
     """
-    residual = np.empty_like(logits)
 
     def of_chunk(chunk: tuple[int, int]) -> tuple[float, float]:
         loss, derivative = 0.0, 0.0
@@ -164,7 +190,7 @@ def loss_along(
         return loss, derivative
 
     sums = np.sum(list(crew.map(of_chunk, problem.chunks())), axis=0) / problem.total_weight
-    return float(sums[0]), float(sums[1]), residual
+    return float(sums[0]), float(sums[1])
 
 
 def gradient_of(problem: Problem, residual: Real, crew: Crew) -> Float64:
@@ -178,10 +204,11 @@ def gradient_of(problem: Problem, residual: Real, crew: Crew) -> Float64:
             gradient[:, -1] += z.sum(axis=0, dtype=np.float64)
         return gradient
 
-    whole, *others = crew.map(of_chunk, problem.chunks())
-    for chunk in others:
+    whole = np.zeros((problem.m, problem.dim + 1))
+    for chunk in crew.map(of_chunk, problem.chunks()):
         whole += chunk
-    return whole / problem.total_weight
+    whole /= problem.total_weight
+    return whole
 
 
 def _block_loss(problem: Problem, row: int, z: Real) -> float:

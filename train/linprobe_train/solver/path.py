@@ -21,7 +21,7 @@ from typing import cast
 import numpy as np
 
 from linprobe_train.solver.lbfgs import Descent, FitReport, Judge, StopReason, Tolerance
-from linprobe_train.solver.losses import loss_of_span
+from linprobe_train.solver.losses import logits_of_shares, loss_of_span
 from linprobe_train.solver.passes import Crew, Objective, Point, with_ridge
 from linprobe_train.solver.preparation import Float64, Real
 from linprobe_train.solver.problem import Problem
@@ -51,7 +51,11 @@ NEWTON_STEPS = 8
 They end sooner where the decrease expected is below a ten-millionth of F."""
 
 KEPT_LOGITS = 8
-"""Solutions whose logits are kept, those nearest to the last."""
+"""Solutions whose logits are kept, the new one and those nearest to it; at least one more than
+:data:`BASIS`."""
+
+LENT = 3
+"""Solutions of a sweep, those nearest to the chosen C, that fits of more rows start from."""
 
 SPAN_VALUES = 2**18
 """Logits of all solutions of a span that are combined at once: 1 MB stays in a core's cache."""
@@ -60,11 +64,13 @@ SPAN_VALUES = 2**18
 class PathSolver:
     """Fits one problem at many C."""
 
-    def __init__(self, problem: Problem, crew: Crew, *, keep_logits: bool = True) -> None:
+    def __init__(self, problem: Problem, crew: Crew, *, kept_logits: int = KEPT_LOGITS) -> None:
         self.problem = problem
-        self.surface = Surface(problem, crew, keep_logits=keep_logits)
+        self.surface = Surface(problem, crew, keep_logits=kept_logits > 0)
+        self._kept = kept_logits
         self._solved: dict[float, Point] = {}
         self._borrowed: dict[float, Point] = {}
+        self._bridges: set[float] = set()
 
     @property
     def passes(self) -> int:
@@ -94,7 +100,9 @@ class PathSolver:
         before = self.passes
         loose = replace(BRIDGE, max_iter=min(BRIDGE.max_iter, tolerance.max_iter))
         for x in self.bridge(math.log(C)):
+            self._bridges.add(x)
             self._solve(x, loose)
+        self._bridges.discard(math.log(C))
         descent, reason = self._solve(math.log(C), tolerance, judge)
         at, estimate, passes = descent.at, descent.decrement / descent.at.F, self.passes - before
         loss, iterations = at.point.loss, descent.iterations
@@ -110,7 +118,10 @@ class PathSolver:
         for known, point in self._solved.items():
             self._solved[known] = replace(point, logits=None)
         preparation = replace(self.problem.preparation, arithmetic="float64")
-        problem = replace(self.problem, resident=None, preparation=preparation)
+        pilot = self.problem.pilot
+        if pilot is None:
+            pilot = self.problem.turned_rows(self.problem.pilot_rows)
+        problem = replace(self.problem, resident=None, pilot=pilot, preparation=preparation)
         exact = PathSolver(problem, crew)
         exact._solved[x] = exact.surface.at(self._solved[x].V)
         report = exact.fit(C, tolerance, judge)
@@ -120,14 +131,22 @@ class PathSolver:
     def _solve(
         self, x: float, tolerance: Tolerance, judge: Judge | None = None
     ) -> tuple[Descent, StopReason]:
+        self._forget(x)
         start = self._start(x)
         self.surface.pairs.shift(start.l2)
         descent = Descent(self.surface, start, judge)
         reason = descent.run(tolerance)
         self._solved[x] = descent.at.point
-        for far in sorted(self._solved, key=lambda known: abs(known - x))[KEPT_LOGITS:]:
-            self._solved[far] = replace(self._solved[far], logits=None)
         return descent, reason
+
+    def _forget(self, x: float) -> None:
+        """Make room for a fit at x: keep what its start needs, and what is asked for."""
+        others = sorted(self._solved.keys() - {x}, key=lambda known: abs(known - x))
+        for far in others[max(BASIS, self._kept - 1) :]:
+            if far in self._bridges:
+                del self._solved[far]
+            else:
+                self._solved[far] = replace(self._solved[far], logits=None)
 
     def bridge(self, x: float) -> list[float]:
         """Values of ln C to pass through on the way up to x."""
@@ -140,8 +159,9 @@ class PathSolver:
             return []
         start, step = (max(below), BRIDGE_STEP) if below else (self._origin(), COLD_STEP)
         if below:
-            at = with_ridge(self._solved[start], self._l2(start))
-            if at.ridge < BRIDGE_RIDGE * at.F:
+            point, W = self._solved[start], self._solved[start].V[:, :-1]
+            ridge = 0.5 * self._l2(start) * float(np.vdot(W, W))
+            if ridge < BRIDGE_RIDGE * (point.loss + ridge):
                 return []
         if x - start <= 1.01 * DECADE:
             return []
@@ -151,9 +171,8 @@ class PathSolver:
     def _origin(self) -> float:
         """Value of ln C whose ridge is the curvature of the steepest axis at W = 0."""
         problem = self.problem
-        steepest = max(float(problem.pilot_share @ np.square(problem.pilot[:, -1])), 1e-30)
-        curvature = steepest / (problem.m if problem.loss == "softmax" else 4)
-        return -math.log(curvature * problem.total_weight)
+        curvature = problem.steepest / (problem.m if problem.loss == "softmax" else 4)
+        return -math.log(max(curvature, 1e-30) * problem.total_weight)
 
     def _start(self, x: float) -> Objective:
         # Of two equally near, the smaller C: its solution errs on the smooth side.
@@ -161,7 +180,7 @@ class PathSolver:
         lent = sorted(self._borrowed, key=lambda known: (abs(known - x), known))
         if not near and not lent:
             V = np.zeros((self.problem.m, self.problem.dim + 1))
-            V[:, -1] = self.problem.log_odds()
+            V[:, -1] = logits_of_shares(self.problem.shares, self.problem.loss)
         elif x in near:
             V = self._solved[x].V
         else:
@@ -234,7 +253,7 @@ class Span:
 
     def at(self, a: Float64) -> tuple[float, Float64, Float64]:
         """F, its gradient (p,) and its Hessian (p, p) at the combination a."""
-        n = len(self._problem.pilot) if self.pilot else self._problem.n
+        n = len(self._problem.pilot_rows) if self.pilot else self._problem.n
         rows = max(1, min(BLOCK_ROWS, SPAN_VALUES // (len(a) * self._problem.m)))
         spans = [slice(i, min(i + rows, n)) for i in range(0, n, rows)]
         F = 0.5 * float(a @ self.gram @ a) + float(self.tilt @ a)
@@ -249,6 +268,6 @@ class Span:
             Z = np.stack([cast("Real", point.logits)[span] for point in self._basis])
             share = problem.share(span.start, Z.shape[1])
             return loss_of_span(problem.loss, cast("Real", Z), problem.targets[span], share, a)
-        x, targets = problem.pilot[span], problem.targets[problem.pilot_rows[span]]
+        x, targets = problem.pilot_block(span), problem.targets[problem.pilot_rows[span]]
         turned = np.stack([x @ V[:, :-1].T + V[:, -1] for V in self._places])
         return loss_of_span(problem.loss, turned, targets, problem.pilot_share[span], a)

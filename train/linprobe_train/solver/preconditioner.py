@@ -17,16 +17,16 @@ can know; the mean over the columns is therefore taken out of the product.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from linprobe_train.solver.losses import Loss, probabilities
-from linprobe_train.solver.passes import Crew
+from linprobe_train.solver.passes import Crew, waiting_of
 from linprobe_train.solver.preparation import Float32, Float64, Real
-from linprobe_train.solver.problem import Problem
+from linprobe_train.solver.problem import READ_BYTES, Problem, Sizes, spans_of
 
 OUTSTANDING = 0.02
 """Least weight of a row against the diagonal that is worth its products."""
@@ -41,21 +41,20 @@ FACTOR_BYTES = 512 * 10**6
 """Most memory for the factors of all columns."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Curvature:
-    """Curvature of every logit column, of some rows or of all."""
+    """Curvature of every logit column, of the rows so far."""
 
     total: Float64
     """(m,) sum of q: the curvature of the intercept."""
     diagonal: Real
-    """(m, d) sum of q x^2 in principal coordinates; of the pilot rows, scaled to all rows, where
-    rows are streamed."""
+    """(m, d) sum of q x^2 in principal coordinates; (m, 0) where the pilot rows give it."""
     top: Float32
     """(m, r) the largest q of every column, in no order."""
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int32]
     """(m, r) the rows they belong to."""
 
-    def join(self, other: "Curvature", rank: int) -> "Curvature":
+    def add(self, other: "Curvature", rank: int) -> None:
         """Add other rows, keeping the ``rank`` largest of every column."""
         top = np.concatenate([self.top, other.top], axis=1)
         rows = np.concatenate([self.rows, other.rows], axis=1)
@@ -63,36 +62,43 @@ class Curvature:
             places = np.argpartition(top, surplus, axis=1)[:, surplus:]
             top = np.take_along_axis(top, places, axis=1)
             rows = np.take_along_axis(rows, places, axis=1)
-        total, diagonal = self.total + other.total, self.diagonal + other.diagonal
-        return Curvature(total, diagonal, top, rows)
+        self.total += other.total
+        self.diagonal += other.diagonal
+        self.top, self.rows = top, rows
 
 
 def measure_curvature(problem: Problem, V: Float64, rank: int, crew: Crew) -> Curvature:
     """Read all rows once at V = [W | b], (m, d + 1), keeping ``rank`` rows of every column."""
     streamed, m, d = problem.resident is None, len(V), problem.dim
     columns, offset = problem.columns(V, "float32")
-    none = np.zeros((m, 0), np.float32), np.zeros((m, 0), np.int64)
+    width = 0 if streamed else d
+
+    def of_none() -> Curvature:
+        none = np.zeros((m, 0), np.float32), np.zeros((m, 0), np.int32)
+        return Curvature(np.zeros(m), np.zeros((m, width)), *none)
 
     def of_chunk(chunk: tuple[int, int]) -> Curvature:
-        curvature = Curvature(np.zeros(m), np.zeros((m, d)), *none)
+        curvature = of_none()
         for row, features in problem.blocks(*chunk):
             x = features.astype(np.float32, copy=False)
             z = (x @ columns + offset).astype(np.float32, copy=False)
             q = _curvature_of(z, problem, problem.share(row, len(x)))
-            diagonal = curvature.diagonal if streamed else q @ np.square(x)
-            rows = np.broadcast_to(np.arange(row, row + len(x)), q.shape)
-            block = Curvature(q.sum(axis=1, dtype=np.float64), diagonal, q, rows)
-            curvature = curvature.join(block, rank)
+            diagonal = q @ np.square(x[:, :width])
+            rows = np.broadcast_to(np.arange(row, row + len(x), dtype=np.int32), q.shape)
+            curvature.add(Curvature(q.sum(axis=1, dtype=np.float64), diagonal, q, rows), rank)
         return curvature
 
-    whole, *others = crew.map(of_chunk, problem.chunks())
-    for chunk in others:
-        whole = whole.join(chunk, rank)
-    if not streamed:
-        return whole
-    z = problem.pilot @ V[:, :-1].T.astype(np.float32) + V[:, -1].astype(np.float32)
-    diagonal = _curvature_of(z, problem, problem.pilot_share) @ np.square(problem.pilot)
-    return replace(whole, diagonal=diagonal)
+    whole = of_none()
+    for chunk in crew.map(of_chunk, problem.chunks()):
+        whole.add(chunk, rank)
+    if streamed:
+        whole.diagonal = np.zeros((m, d))
+        turned, offset = V[:, :-1].T.astype(np.float32), V[:, -1].astype(np.float32)
+        for span in spans_of(len(problem.pilot_rows)):
+            x = problem.pilot_block(span)
+            q = _curvature_of(x @ turned + offset, problem, problem.pilot_share[span])
+            whole.diagonal += q @ np.square(x)
+    return whole
 
 
 def _curvature_of(z: Float32, problem: Problem, share: Float32) -> Float32:
@@ -114,6 +120,22 @@ def rank_for(n: int, d: int, m: int) -> int:
     rank = round(1.6 * math.sqrt(n))
     few = FEW_RANK if n < FEW_ROWS else rank
     return max(1, min(n, d // 2, rank, few, FACTOR_BYTES // (4 * m * d)))
+
+
+def metric_bytes(sizes: Sizes) -> int:
+    """Of a :class:`BlockMetric`."""
+    m, d = sizes.m, sizes.d
+    return 4 * m * d * (rank_for(sizes.n, d, m) + 1)
+
+
+def build_bytes(sizes: Sizes) -> int:
+    """Of :func:`block_metric` on its way: first the curvature of all rows, then the factors."""
+    m, d, rank = sizes.m, sizes.d, rank_for(sizes.n, sizes.d, sizes.m)
+    block = (READ_BYTES + 4) * sizes.block + 40 * (sizes.logits + m * rank) + 12 * m * d
+    measuring = sizes.threads * block + (waiting_of(sizes.threads) + 2) * 8 * m * (d + rank)
+    # Rows of a column as stored, prepared, turned; their squares and products.
+    factors = sizes.threads * (40 * rank * d + 4 * rank**2) + 8 * m * (d + rank)
+    return 16 * m * d + max(measuring, factors)
 
 
 @dataclass(frozen=True)
@@ -149,10 +171,15 @@ class BlockMetric:
         return out
 
 
-def block_metric(problem: Problem, V: Float64, l2: float, crew: Crew) -> BlockMetric:
-    """Build the metric at V = [W | b], (m, d + 1): one read of the rows, and the factors."""
-    m, d = V.shape[0], V.shape[1] - 1
-    curvature = measure_curvature(problem, V, rank_for(problem.n, d, m), crew)
+def block_metric(
+    problem: Problem, V: Float64, l2: float, crew: Crew, place: Float32
+) -> BlockMetric:
+    """Build the metric at V = [W | b], (m, d + 1): one read of the rows, and the factors.
+
+    ``place``, (m, rank, d), takes the factors.
+    """
+    m, rank, d = place.shape
+    curvature = measure_curvature(problem, V, rank, crew)
     diagonal = curvature.diagonal.astype(np.float32) + np.float32(l2)
     factors: list[Float32] = [np.empty((0, d), np.float32)] * m
 
@@ -161,8 +188,9 @@ def block_metric(problem: Problem, V: Float64, l2: float, crew: Crew) -> BlockMe
             order = np.argsort(curvature.rows[j])
             x, q = problem.turned_rows(curvature.rows[j, order]), curvature.top[j, order]
             outstanding = q * (np.square(x) @ (1 / diagonal[j])) > OUTSTANDING
-            if outstanding.any():
-                factors[j] = _factor(x[outstanding], q[outstanding], diagonal[j], l2)
+            if count := int(outstanding.sum()):
+                place[j, :count] = x[outstanding]
+                factors[j] = _factor(place[j, :count], q[outstanding], diagonal[j], l2)
 
     list(crew.map(of_columns, _spans(m, 4 * crew.threads)))
     intercept = np.maximum(curvature.total, CURVATURE_FLOOR)
@@ -171,7 +199,7 @@ def block_metric(problem: Problem, V: Float64, l2: float, crew: Crew) -> BlockMe
 
 
 def _factor(R: Float32, q: Float32, diagonal: Float32, l2: float) -> Float32:
-    """T of one column, (r, d); takes the curvature of its rows out of ``diagonal``."""
+    """T of one column, (r, d), in place of R; takes the curvature of R out of ``diagonal``."""
     from scipy.linalg import blas, lapack  # not before a fit, as in lbfgs
 
     diagonal -= q @ np.square(R)

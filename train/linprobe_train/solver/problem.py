@@ -7,8 +7,7 @@ Objective, per unit weight (S = sum of row weights; scikit-learn's divided by C 
 Coordinates: rows are centred (the intercept is free, so this changes nothing but b) and turned
 into the principal axes of a sample of rows (W is turned with them, ||W|| stays). A resident copy is
 turned once; streamed rows stay as they are, and W and the gradient are turned at every pass.
-Of fewer rows than features only the axes of their span are kept: the best W lies in it, as what is
-orthogonal to every row adds to the ridge alone.
+Of few rows only the axes of their span are kept: what of W is orthogonal to it adds to the ridge.
 
 n rows, d axes, m logit columns: k for softmax and multi-label, 1 for two classes.
 """
@@ -22,7 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linprobe_train.solver.losses import Loss
-from linprobe_train.solver.preparation import Arithmetic, Float32, Float64, Preparation, Real
+from linprobe_train.solver.preparation import (
+    Arithmetic,
+    Float32,
+    Float64,
+    Preparation,
+    Real,
+    axes_of_span,
+)
 from linprobe_train.solver.rows import BLOCK_ROWS, Rows
 
 PILOT_ROWS = 16384
@@ -32,8 +38,43 @@ MAX_CHUNKS = 64
 """Chunks of a pass. Their sums are added in order, so the result does not depend on the number of
 threads; also the most threads that help."""
 
-LEAST_SHARE = 1e-6
-"""Of a class whose rows have no weight: its best intercept is minus infinity."""
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the memory of a fit depends on; every module says what of it its own arrays take."""
+
+    n: int
+    """Rows."""
+    d: int
+    """Features of a row."""
+    m: int
+    """Logit columns."""
+    threads: int
+    """Of the crew."""
+    value: int = 4
+    """Bytes of a prepared feature."""
+    label: int = 8
+    """Bytes of the labels of a row."""
+
+    @property
+    def place(self) -> int:
+        """Entries of V = [W | b]."""
+        return self.m * (self.d + 1)
+
+    @property
+    def pilot(self) -> int:
+        """Entries of the pilot rows."""
+        return min(self.n, PILOT_ROWS) * self.d
+
+    @property
+    def block(self) -> int:
+        """Entries of a block of rows."""
+        return min(self.n, BLOCK_ROWS) * self.d
+
+    @property
+    def logits(self) -> int:
+        """Entries of its logits."""
+        return min(self.n, BLOCK_ROWS) * self.m
 
 
 @dataclass(frozen=True)
@@ -51,8 +92,11 @@ class Problem:
     rotation: Float64
     """(features, d) with orthonormal columns by ascending variance: coordinates are
     (x - mean) @ rotation."""
-    pilot: Float32
-    """(s, d) sampled rows, turned: the metric's diagonal where rows are streamed."""
+    steepest: float
+    """Mean square of the last coordinate, the one of the largest variance."""
+    pilot: Float32 | None
+    """(s, d) sampled rows, turned: the metric's diagonal where rows are streamed; None where they
+    are resident."""
     pilot_rows: NDArray[np.int64]
     """(s,) which rows those are, ascending."""
     pilot_share: Float32
@@ -71,13 +115,18 @@ class Problem:
 
     @property
     def dim(self) -> int:
-        """Axes: as many as there are features, or resident rows where these are fewer."""
+        """Axes: as many as features, or as resident rows that are at most half as many."""
         return len(self.rotation.T)
 
     @property
     def m(self) -> int:
         """Number of logit columns."""
         return self.source.n_classes if self.loss == "softmax" else self.targets.shape[1]
+
+    @cached_property
+    def turn(self) -> Float32:
+        """The rotation in float32."""
+        return self.rotation.astype(np.float32)
 
     @cached_property
     def total_weight(self) -> float:
@@ -92,18 +141,6 @@ class Problem:
         mass = np.bincount(self.targets, weights, self.m) if softmax else weights @ self.targets
         shares: Float64 = mass / self.total_weight
         return shares
-
-    @cached_property
-    def loss_of_shares(self) -> float:
-        """The least mean loss at W = 0: the entropy of the classes, or of every column."""
-        p = self.shares if self.loss == "softmax" else np.stack([self.shares, 1 - self.shares])
-        return -float((p * np.log(np.maximum(p, 1e-300))).sum())
-
-    def log_odds(self) -> Float64:
-        """Intercepts (m,) of that loss."""
-        p = np.clip(self.shares, LEAST_SHARE, 1 - LEAST_SHARE)
-        odds: Float64 = np.log(p) - (np.log(p).mean() if self.loss == "softmax" else np.log1p(-p))
-        return odds
 
     def into(self, coef: Float64, intercept: Float64) -> Float64:
         """Turn a probe on prepared rows, (m, d) and (m,), into V = [W | b], (m, d + 1)."""
@@ -126,7 +163,11 @@ class Problem:
             return self.resident[rows].astype(np.float32, copy=False)
         prepared = self.preparation.apply(self.source.gather(rows)).astype(np.float32, copy=False)
         prepared -= self.mean.astype(np.float32)
-        return prepared @ self.rotation.astype(np.float32)
+        return prepared @ self.turn
+
+    def pilot_block(self, span: slice) -> Float32:
+        """Some of the sampled rows in the coordinates of V, (b, d)."""
+        return self.turned_rows(self.pilot_rows[span]) if self.pilot is None else self.pilot[span]
 
     def columns(self, V: Float64, arithmetic: Arithmetic) -> tuple[Real, Real]:
         """W (d, m) and b (m,) for the rows that :meth:`blocks` gives, from V = [W | b]."""
@@ -153,12 +194,31 @@ class Problem:
             yield int(self.source.offsets[index]), features
 
 
+READ_BYTES = 16
+"""Of an entry of a block that is read: as stored and prepared, or prepared and in float64."""
+
+
+def rows_bytes(sizes: Sizes, *, resident: bool) -> int:
+    """Of a :class:`Problem`: rows, labels, weights, and the rotation in both precisions."""
+    rows = sizes.value * sizes.n * sizes.d if resident else 4 * sizes.pilot
+    return rows + (2 * sizes.label + 16) * sizes.n + 16 * sizes.d**2
+
+
+def setup_bytes(sizes: Sizes) -> int:
+    """Of :func:`make_problem` before the copy: the sample, its covariance, LAPACK's workspace."""
+    return 4 * sizes.pilot + (2 * sizes.label + 16) * sizes.n + 26 * sizes.d**2
+
+
+def spans_of(n: int, rows: int = BLOCK_ROWS) -> list[slice]:
+    """0 to n in blocks."""
+    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+
+
 def make_problem(
     rows: Rows, preparation: Preparation, *, weights: Float64 | None, resident: bool
 ) -> Problem:
     """Prepare rows for fitting: one read for the sample, one more for a resident copy.
 
-    ``resident`` keeps 4 n d bytes; streaming keeps the sample alone, 4 d min(n, PILOT_ROWS).
     ``weights`` is (n,) or None for ones.
     """
     chosen = np.arange(rows.n)
@@ -167,33 +227,49 @@ def make_problem(
         edges = np.linspace(0, rows.n, PILOT_ROWS + 1).astype(np.int64)
         offsets = np.random.default_rng(0).random(PILOT_ROWS) * np.diff(edges)
         chosen = edges[:-1] + offsets.astype(np.int64)
-    sample = preparation.apply(rows.gather(chosen)).astype(np.float32, copy=False)
     share = np.ones(len(chosen)) if weights is None else weights[chosen]
-    share = share / share.sum()
-    mean = share @ sample
-    sample -= mean.astype(np.float32)
-    if resident and rows.n < rows.dim:
-        rotation = _axes_of_span(preparation.apply(rows.gather(chosen)) - mean, share)
+    share = (share / share.sum()).astype(np.float32)
+    few = resident and 2 * rows.n <= rows.dim
+    sample = np.empty((0 if few else len(chosen), rows.dim), np.float32)
+    if few:
+        mean, variances, rotation = axes_of_span(share, rows, preparation)
     else:
-        covariance = (sample * share[:, None].astype(np.float32)).T @ sample
-        rotation = np.linalg.eigh(covariance.astype(np.float64))[1]
-    copy = _resident(rows, preparation, mean, rotation) if resident else None
-    if copy is not None and len(copy) == len(sample):
-        pilot = copy.astype(np.float32, copy=False)
+        mean, variances, rotation = _principal_axes(sample, share, rows, preparation, chosen)
+    copy, pilot = None, None
+    if resident:
+        del sample  # the copy takes its place
+        copy = _resident(rows, preparation, mean, rotation)
     else:
-        pilot = sample @ rotation.astype(np.float32)
+        pilot, turn = sample, rotation.astype(np.float32)
+        for span in spans_of(len(pilot)):
+            pilot[span] = pilot[span] @ turn
     two = rows.n_classes == 2 and not rows.multi_label
     loss: Loss = "sigmoid" if two or rows.multi_label else "softmax"
     targets = (rows.labels[:, None] == 1).astype(np.uint8) if two else rows.labels
-    sampled = pilot, chosen, share.astype(np.float32)
-    return Problem(loss, targets, weights, mean, rotation, *sampled, copy, rows, preparation)
+    axes = mean, rotation, float(variances[-1])
+    return Problem(loss, targets, weights, *axes, pilot, chosen, share, copy, rows, preparation)
 
 
-def _axes_of_span(centred: Float64, share: Float64) -> Float64:
-    """Principal axes of few rows, (features, n): a QR keeps them orthonormal at any condition."""
-    span, inside = np.linalg.qr(centred.T)
-    axes: Float64 = span @ np.linalg.eigh((inside * share) @ inside.T)[1]
-    return axes
+def _principal_axes(
+    sample: Float32,
+    share: Float32,
+    rows: Rows,
+    preparation: Preparation,
+    chosen: NDArray[np.int64],
+) -> tuple[Float64, Float64, Float64]:
+    """Fill ``sample`` with prepared rows; their mean, variances and axes. It is centred then."""
+    from scipy.linalg import eigh  # not before a fit, as in lbfgs
+
+    mean, covariance = np.zeros(rows.dim), np.zeros((rows.dim, rows.dim))
+    for span in spans_of(len(sample)):
+        sample[span] = preparation.apply(rows.gather(chosen[span]))
+        mean += share[span] @ sample[span].astype(np.float64)
+    for span in spans_of(len(sample)):
+        sample[span] -= mean.astype(np.float32)
+        covariance += (sample[span] * share[span, None]).T @ sample[span]
+    # Read by columns it is the same matrix, and can be overwritten.
+    variances, rotation = eigh(covariance.T, overwrite_a=True, check_finite=False, driver="evd")
+    return mean, variances, rotation
 
 
 def _resident(rows: Rows, preparation: Preparation, mean: Float64, rotation: Float64) -> Real:

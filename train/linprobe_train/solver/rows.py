@@ -103,12 +103,15 @@ class Rows:
     def gather(self, indices: NDArray[np.int64]) -> AnyFeatures:
         """Copy the rows at ``indices``, ascending, as one array (len(indices), d)."""
         edges = np.searchsorted(indices, self.offsets)
-        parts = [
-            block.at(indices[low:high] - start).read()
-            for (start, block), low, high in zip(self.pairs(), edges, edges[1:], strict=False)
-            if high > low
-        ]
-        return cast("AnyFeatures", np.concatenate(parts))
+        out = np.empty((len(indices), self.dim), self._dtype)
+        for i in np.flatnonzero(np.diff(edges)).tolist():
+            span = slice(edges[i], edges[i + 1])
+            out[span] = self.blocks[i].at(indices[span] - self.offsets[i]).read()
+        return cast("AnyFeatures", out)
+
+    @cached_property
+    def _dtype(self) -> np.dtype[np.generic]:
+        return np.result_type(*{block.features.dtype for block in self.blocks})
 
 
 def rows_of_views(views: Sequence[AnyFeatures], labels: LabelArray, n_classes: int) -> Rows:

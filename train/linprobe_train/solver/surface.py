@@ -7,6 +7,7 @@ gradient where the walk stops. Else every length that is tried is a whole pass.
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 import numpy as np
 
@@ -19,9 +20,9 @@ from linprobe_train.solver.passes import (
     logits_of,
     loss_along,
 )
-from linprobe_train.solver.preconditioner import BlockMetric, block_metric
+from linprobe_train.solver.preconditioner import BlockMetric, block_metric, rank_for
 from linprobe_train.solver.preparation import Arithmetic, Float32, Float64, Real
-from linprobe_train.solver.problem import Problem
+from linprobe_train.solver.problem import Problem, Sizes
 
 PAIRS = 20
 """Pairs kept; 15 and 30 took as many passes, 30 more time."""
@@ -53,7 +54,8 @@ class PairMemory:
         known = len(self._order)
         if not known or change == 0:
             return
-        self._changes[:known, :, :-1] += np.float32(change) * self._steps[:known, :, :-1]
+        for place in range(known):
+            self._changes[place, :, :-1] += np.float32(change) * self._steps[place, :, :-1]
         S, Y = self._flat(known)
         self._products[:known, :known] = S @ Y.T
         if (self._products.diagonal()[:known] <= 0).any():
@@ -95,6 +97,11 @@ class PairMemory:
         return self._steps[:known].reshape(known, -1), self._changes[:known].reshape(known, -1)
 
 
+def pairs_bytes(sizes: Sizes) -> int:
+    """Of a :class:`PairMemory`, one step changed at a time."""
+    return 4 * (2 * PAIRS + 1) * sizes.place
+
+
 class Line:
     """The mean loss on V - t D, every t a pass."""
 
@@ -125,14 +132,14 @@ class LogitLine:
     def at(self, t: float) -> tuple[float, float]:
         """The mean loss at t, and its derivative by t."""
         self._t = t
-        self._loss, derivative, self._residual = self._surface.along(self._logits, self._slope, t)
+        self._loss, derivative = self._surface.along(self._logits, self._slope, t)
         return self._loss, derivative
 
     def point(self) -> Point:
         """The place of the last t; ends the line."""
         self._slope *= -self._t
         self._slope += self._logits
-        V, gradient = self._at.V - self._t * self._D, self._surface.gradient(self._residual)
+        V, gradient = self._at.V - self._t * self._D, self._surface.gradient()
         return Point(V, self._loss, gradient, self._slope)
 
 
@@ -154,15 +161,25 @@ class Surface:
         """Reads of all rows, forward and backward, so far; a single product is half of one."""
         return -(-self._products // 2)
 
-    def metric(self, at: Objective, *, anew: bool = False) -> BlockMetric:
+    def ready(self, at: Objective, *, anew: bool = False) -> None:
         """Build the metric; unless ``anew``, that of the fit before serves on where l2 is near.
 
         A build costs as much as a few passes, a stale metric costs more.
         """
         if anew or self._metric is None or abs(math.log(at.l2 / self._metric_l2)) > NEAR:
-            self._metric = block_metric(self.problem, at.point.V, at.l2, self.crew)
+            self._metric = block_metric(self.problem, at.point.V, at.l2, self.crew, self._factors)
             self._metric_l2 = at.l2
-        return self._metric
+
+    def direction(self, at: Objective) -> Float64:
+        """Inverse Hessian times gradient, (m, d + 1); by the metric that was built last."""
+        assert self._metric is not None
+        return self.pairs.direction(at.g, self._metric.apply)
+
+    @cached_property
+    def _factors(self) -> Float32:
+        # Empty memory takes no room before it is written; every metric is built where the last was.
+        m, d = self.problem.m, self.problem.dim
+        return np.empty((m, rank_for(self.problem.n, d, m), d), np.float32)
 
     def at(self, V: Float64, arithmetic: Arithmetic | None = None) -> Point:
         """Read all rows; in the arithmetic of the rows where none is given, with logits if kept."""
@@ -171,22 +188,27 @@ class Surface:
             self._products += 2
             return evaluate(self.problem, V, self.crew, arithmetic or own)
         logits = self.logits(V)
-        loss, _, residual = self.along(logits, logits, 0.0)
-        return Point(V, loss, self.gradient(residual), logits)
+        loss, _ = self.along(logits, logits, 0.0)
+        return Point(V, loss, self.gradient(), logits)
 
     def logits(self, V: Float64) -> Real:
         """X W' + b of all rows, (n, m): half a pass."""
         self._products += 1
         return logits_of(self.problem, V, self.crew)
 
-    def gradient(self, residual: Real) -> Float64:
-        """Gradient of the mean loss, (m, d + 1), from its derivative by the logits: half a pass."""
+    def gradient(self) -> Float64:
+        """Gradient of the mean loss, (m, d + 1), where :meth:`along` looked last: half a pass."""
         self._products += 1
-        return gradient_of(self.problem, residual, self.crew)
+        return gradient_of(self.problem, self._residual, self.crew)
 
-    def along(self, logits: Real, slope: Real, t: float) -> tuple[float, float, Real]:
-        """Mean loss at logits - t slope, its derivative by t, and that by the logits."""
-        return loss_along(self.problem, logits, slope, t, self.crew)
+    def along(self, logits: Real, slope: Real, t: float) -> tuple[float, float]:
+        """Mean loss at logits - t slope, and its derivative by t."""
+        return loss_along(self.problem, logits, slope, t, self._residual, self.crew)
+
+    @cached_property
+    def _residual(self) -> Real:
+        problem = self.problem
+        return np.empty((problem.n, problem.m), problem.preparation.arithmetic)
 
     def line(self, at: Point, D: Float64, arithmetic: Arithmetic) -> "Line | LogitLine":
         """The mean loss on V - t D."""

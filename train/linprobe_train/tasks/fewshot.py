@@ -21,7 +21,8 @@ from linprobe_train.protocol.search import SplitUse, run_sweep
 from linprobe_train.protocol.splits import StoredSplits, telling_changes
 from linprobe_train.results.answers import Answer, Answers
 from linprobe_train.results.result import Asked, Result
-from linprobe_train.scores.metrics import score_value
+from linprobe_train.scores.metrics import metric_named, score_of
+from linprobe_train.scores.predictions import predict
 from linprobe_train.solver.fit import FitSettings, make_trainer
 from linprobe_train.solver.lbfgs import Tolerance
 from linprobe_train.solver.passes import Crew, crew_of
@@ -196,8 +197,8 @@ def _score(draw: Draw, shots: int, test: Rows, metric: str, crew: Crew) -> DrawS
     # Ranking metrics need every class on the held-out rows; accuracy is what they can carry.
     sweep = run_sweep([(trainer, held)], HALVING, "top1")
     trainer.fit(sweep.C, Tolerance())
-    p = trainer.probe(sweep.C).probabilities(test)
-    return DrawScore(score_value(metric, p, test.labels), sweep.C, fitted.n)
+    rows = predict(trainer.probe(sweep.C), test, count=metric_named(metric).top)
+    return DrawScore(score_of(metric, rows, test.n_classes), sweep.C, fitted.n)
 
 
 def draw_rows(

@@ -21,8 +21,13 @@ from linprobe_train.results.answers import Answer, Answers
 from linprobe_train.results.probe_file import ProbeCard, probe_files
 from linprobe_train.results.result import Environment, Facts, ProbeResult, Question
 from linprobe_train.scores.metrics import Score, scores_of, undefined
-from linprobe_train.scores.predictions import PREDICTIONS_FILE, encode_predictions, predictions_of
-from linprobe_train.solver.fit import FitSettings, plan_fit
+from linprobe_train.scores.predictions import (
+    PREDICTIONS_FILE,
+    encode_predictions,
+    predict,
+    predict_bytes,
+)
+from linprobe_train.solver.fit import FitSettings
 from linprobe_train.solver.passes import crew_of
 
 OF_PROBABILITIES = ("nll", "ece", "confidence_gap")
@@ -93,7 +98,7 @@ def probe(
     splits.verify()
     train = splits.rows(splits.train)
     val = None if splits.val is None else splits.rows(splits.val)
-    say(plan_fit(train if val is None else train.join(val), settings).text())
+    n, k, several = splits.test.n, train.n_classes, train.multi_label
     with crew_of(settings.threads) as crew:
         chosen = search(
             train,
@@ -105,16 +110,16 @@ def probe(
             rule=question.protocol.rule,
             folds=question.folds,
             seed=question.seed,
+            after_bytes=predict_bytes(n, k, multi_label=several),
             watch=watch,
         )
     test = splits.open_test()
     keys, seed = list(splits.test.keys), question.seed
-    rows = predictions_of(chosen.probe.probabilities(test), test.labels, keys)
+    rows = predict(chosen.probe, test, keys)
     scores = scores_of(rows, test.n_classes, seed)
     raw = tuple(score for score in scores if score.name in OF_PROBABILITIES)
     if chosen.probe.temperature != 1:
-        p = replace(chosen.probe, temperature=1.0).probabilities(test)
-        without = predictions_of(p, test.labels)
+        without = predict(replace(chosen.probe, temperature=1.0), test)
         raw = scores_of(without, test.n_classes, seed, tuple(score.name for score in raw))
     if question.metric not in {score.name for score in scores}:
         raise undefined(question.metric, test.n)
