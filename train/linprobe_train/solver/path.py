@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from linprobe_train.solver.lbfgs import Descent, FitReport, Judge, StopReason, Tolerance
-from linprobe_train.solver.losses import Lent, least_of_span
+from linprobe_train.solver.losses import Lent, least_of_span, logits_of_shares
 from linprobe_train.solver.passes import Crew, Objective, Point, with_ridge
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.problem import Problem
@@ -171,6 +171,7 @@ class PathSolver:
         lent = sorted(self._borrowed, key=lambda known: (abs(known - x), known))
         if not near and not lent:
             V = np.zeros((self.problem.m, self.problem.dim + 1))
+            V[:, -1] = logits_of_shares(self.problem.shares, self.problem.loss)
         elif x in near:
             V = self._solved[x].V
         else:
