@@ -1,9 +1,12 @@
 """Names that people, files and folders carry, and the one way to read each."""
 
+import importlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,8 +20,7 @@ IMAGE_EXTENSIONS = frozenset(
 )
 """File extensions that are taken for images, lower case, without the dot."""
 IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "WEBP", "TIFF", "JPEG2000", "AVIF", "JXL")
-"""What Pillow calls them; JPEG XL, once ``pillow_jxl`` was imported. It knows others: for
-PostScript it runs a program."""
+"""What Pillow calls them. It knows others: for PostScript it runs a program."""
 SPLITS = ("train", "val", "test")
 SPLIT_ALIASES: Mapping[str, str] = MappingProxyType(
     {
@@ -34,9 +36,15 @@ _MAX_SLUG = 40
 _RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def image_formats(known: Container[str]) -> tuple[str, ...]:
-    """The formats to open images as, of those that Pillow knows once it has its plugins."""
-    return tuple(name for name in IMAGE_FORMATS if name in known)
+@cache
+def image_formats() -> tuple[str, ...]:
+    """The formats to open images as, of those that Pillow and its plugin for JPEG XL read."""
+    from PIL import Image  # which not every stage needs
+
+    with suppress(ImportError):
+        importlib.import_module("pillow_jxl")
+    Image.init()
+    return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)
 
 
 def slugify(name: str) -> str:

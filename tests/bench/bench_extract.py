@@ -1,125 +1,38 @@
 """Extraction beside its peers: the host path, the whole run, writing, and memory.
 
-Run ``python tests/bench/bench_extract.py [ROUNDS]``, or ``bench_extract.py precision [ROUNDS]`` for
-the table of precisions alone (about 15 minutes). Every table is made in one process, peer and
-ours in turn, medians over the rounds. CPU time (children included) for the host path, so that other
-work on the machine counts little; wall time for the whole run, which wants a quiet machine.
+Run ``python tests/bench/bench_extract.py [ROUNDS]``; or one table alone: ``bench_extract.py host
+[ROUNDS]`` (about 5 minutes) or ``bench_extract.py precision [ROUNDS]`` (about 15). Every table is
+made in one process, peer and ours in turn, medians over the rounds. CPU time (children included)
+for the host path, so that other work on the machine counts little; wall time for the whole run,
+which wants a quiet machine.
 """
 
-import io
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import open_clip
 import torch
-import webdataset as wds
-from bench_preprocess import SPEC, make_jpegs
-from msgspec import UNSET
-from open_clip.transform import PreprocessCfg, image_transform_v2
-from PIL import Image
+from bench_preprocess import make_jpegs
+from host_table import BATCH, host_table, write_shard
 from precision_table import precision_table
-from torch.utils.data import DataLoader
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "factories"))
-from tar_factories import tar_bytes
 
 from linprobe.machine import available_cores, keep_freed_memory
 from linprobe.terminal import ignore
-from linprobe_extract.encoders.device import Flight, launcher
+from linprobe_extract.encoders.device import launcher
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.register import register
 from linprobe_extract.run.encode import Run
-from linprobe_extract.run.keys import SplitKeys
-from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
 from linprobe_extract.run.ranks import Ranks, Turns
 from linprobe_extract.run.work import Work
 from linprobe_extract.shards.caches import FingerprintCache
 from linprobe_extract.shards.locate import plan_dataset
-from linprobe_extract.shards.tar import fingerprint_shard
-from linprobe_extract.shards.types import Labelling, Shard
-
-BATCH = 32
-
-
-def write_shard(path: Path, jpegs: list[bytes], n: int) -> None:
-    """A tar of n labelled images."""
-    members = []
-    for i in range(n):
-        members += [(f"{path.stem}-{i:05d}.jpg", jpegs[i % len(jpegs)])]
-        members += [(f"{path.stem}-{i:05d}.cls", str(i % 10).encode())]
-    path.write_bytes(tar_bytes(members))
-
-
-def cpu_seconds() -> float:
-    """CPU time of this process and of the children it has waited for."""
-    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
-
-
-def no_encoder(pixels: torch.Tensor) -> Flight:
-    """Stand where the encoder would: takes pixels, gives one number per image."""
-    features = pixels[:, :1, 0, 0].to(torch.float16).numpy() + 1
-    return Flight(lambda: True, lambda: {"embedding": features})
-
-
-def host_room(n: int) -> torch.Tensor:
-    """Memory for n images, as runs on a CPU have it."""
-    side = SPEC.image_size
-    return torch.empty((n, side, side, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-
-
-def our_host_path(shard: Shard) -> int:
-    """Tar to uint8 batches, checksum verified, through the pipeline with no encoder behind it."""
-    pipeline = Pipeline(no_encoder, SPEC, Labelling("cls", None), BATCH, 1, host_room)
-    assert shard.fingerprint is not None
-    unit = Unit(shard, shard, shard.fingerprint, SplitKeys(UNSET))
-    batches = (item for item in pipeline.run([unit]) if isinstance(item, EncodedBatch))
-    return sum(len(batch.block.keys) for batch in batches)
-
-
-def their_host_path(shard: Shard) -> int:
-    """webdataset, the model's transform and a DataLoader with one worker process."""
-    transform = image_transform_v2(PreprocessCfg(size=224), is_train=False)
-
-    def samples() -> Iterator[tuple[torch.Tensor, int]]:
-        for sample in wds.WebDataset([shard.url], shardshuffle=False, empty_check=False):
-            yield transform(Image.open(io.BytesIO(sample["jpg"]))), int(sample["cls"])
-
-    class Stream(torch.utils.data.IterableDataset[tuple[torch.Tensor, int]]):
-        def __iter__(self) -> Iterator[tuple[torch.Tensor, int]]:
-            torch.set_num_threads(1)
-            return samples()
-
-    return sum(len(labels) for _, labels in DataLoader(Stream(), BATCH, num_workers=1))
-
-
-def host_path(folder: Path, rounds: int) -> None:
-    """Print CPU milliseconds per image of both, and the ratio."""
-    print(f"{'host path, tar to batch':28}{'JPEG':>11}{'ms':>8}{'images/s/core':>15}{'times':>7}")
-    for width, height, quality, n in ((500, 375, 92, 512), (2000, 1500, 90, 96)):
-        path = folder / f"{width}.tar"
-        write_shard(path, make_jpegs(width, height, quality), n)
-        # As the card of a packed dataset has it: the bytes are verified, but read once.
-        shard = Shard(str(path), fingerprint_shard(Shard(str(path))), n)
-        spent: dict[str, list[float]] = {"webdataset + DataLoader": [], "linprobe": []}
-        for _ in range(rounds):
-            for name, way in zip(spent, (their_host_path, our_host_path), strict=True):
-                start = cpu_seconds()
-                assert way(shard) == n
-                spent[name].append(1000 * (cpu_seconds() - start) / n)
-        base = statistics.median(spent["webdataset + DataLoader"])
-        for name, times in spent.items():
-            ms = statistics.median(times)
-            size = f"{width}x{height}"
-            print(f"{name:28}{size:>11}{ms:8.2f}{1000 / ms:15.0f}{base / ms:7.2f}")
 
 
 def random_encoder(folder: Path, architecture: str) -> Encoder:
@@ -227,16 +140,18 @@ def memory(folder: Path) -> None:
 
 def main() -> None:
     """Print the tables."""
-    only = sys.argv[1:2] == ["precision"]
-    words = sys.argv[1 + only :]
-    rounds = int(words[0]) if words else 3 if only else 5
+    only = sys.argv[1] if sys.argv[1:2] in (["precision"], ["host"]) else ""
+    words = sys.argv[1 + bool(only) :]
+    rounds = int(words[0]) if words else 3 if only == "precision" else 5
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if only:
+        if only == "precision":
             jpegs = make_jpegs(500, 375, 92)
             precision_table(folder, rounds, lambda path, n: write_shard(path, jpegs, n))
             return
-        host_path(folder, rounds)
+        host_table(folder, rounds)
+        if only:
+            return
         whole_run(folder, max(1, rounds // 2), "ViT-B-32", {"train": 256, "test": 64})
         writing(folder)
         memory(folder)

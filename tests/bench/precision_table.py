@@ -68,7 +68,8 @@ def top1(store: Path) -> str:
     """Accuracy of the default probe on the features of a store."""
     words = [sys.executable, "-m", "linprobe", "probe", "--store", store, "--out", f"{store}.out"]
     told = json.loads(subprocess.run([*words, "--json"], capture_output=True, check=True).stdout)
-    return f"{told[0]['top1']:.2%}"
+    scores = {score["name"]: score["value"] for score in told["results"][0]["scores"]}
+    return f"{scores['top1']:.2%}"
 
 
 def table(

@@ -1,15 +1,18 @@
 """Names: one way to read each."""
 
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from linprobe.errors import LinprobeError, MismatchError, OptionError
 from linprobe.names import (
     check_class_names,
     first_few,
+    image_formats,
     natural_key,
     parse_wholes,
     read_class_names,
@@ -107,3 +110,25 @@ def test_what_is_no_list_of_wholes_is_refused(text: str) -> None:
 
 def test_wholes_are_sorted_and_each_is_there_once() -> None:
     assert parse_wholes("--k", "4, 1,4") == (1, 4)
+
+
+def test_jpeg_xl_is_read_where_pillow_has_its_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = "from PIL import Image\nImage.register_open('JXL', Image.Image)\n"
+    Image.init()
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    image_formats.cache_clear()
+    assert "JXL" not in image_formats()
+
+    (tmp_path / "pillow_jxl.py").write_text(plugin)
+    monkeypatch.delitem(sys.modules, "pillow_jxl")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    image_formats.cache_clear()
+    assert image_formats()[-1] == "JXL"
+
+    monkeypatch.undo()
+    sys.modules.pop("pillow_jxl", None)
+    image_formats.cache_clear()

@@ -27,6 +27,7 @@ from golden_files import (
     without_times,
 )
 
+from linprobe.records import plain
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_store.format.spec import EncoderSpec
 from linprobe_store.handles.store import FeatureStore
@@ -89,7 +90,7 @@ def capture_extracted(packing: Packing) -> Texts:
             name: {"keys": list(split.keys), "labels": split.labels.tolist()}
             for name, split in splits.items()
         }
-        spec = asdict(dataset.spec)
+        spec = plain(dataset.spec)
         texts[f"{dataset.name}.json"] = json_text(
             {"dataset_id": dataset.dataset_id, "spec": spec, "rows": rows}
         )

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import webdataset as wds
-from run_factories import SmallModel, extract_small, sealed_bytes
+from encoder_factories import SmallModel
+from run_factories import extract_small, sealed_bytes
 from tar_factories import image_bytes
 
 from linprobe import FeatureStore

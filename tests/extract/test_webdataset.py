@@ -161,6 +161,16 @@ def test_what_webdataset_reads_of_a_cut_tar_without_a_word_is_refused(tmp_path: 
         ours(shard, Labelling("cls", None))
 
 
+def test_of_two_tars_joined_webdataset_reads_the_first(tmp_path: Path) -> None:
+    parts = [tar_bytes([(f"{key}.jpg", b"x"), (f"{key}.cls", b"0")]) for key in "ab"]
+    shard = Shard(str(tmp_path / "a.tar"))
+    Path(shard.url).write_bytes(parts[0] + parts[1])
+
+    assert [sample["__key__"] for sample in theirs(shard)] == ["a"]
+    with pytest.raises(ShardError, match="more than one archive"):
+        ours(shard, Labelling("cls", None))
+
+
 def test_a_scheme_that_a_person_registered_is_opened_by_their_function(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

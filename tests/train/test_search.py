@@ -92,6 +92,30 @@ def test_intervals_hold_the_end_of_the_fit_whenever_they_are_asked_for(crew: Cre
             assert last.high - last.low <= first.high - first.low
 
 
+def test_a_row_alone_at_the_boundary_is_open_while_the_others_move(crew: Crew) -> None:
+    """Its own change in a step may vanish by chance: how far the fit moves, all rows tell."""
+    train, held = cut(0)
+    trainer = make_trainer(train, PLAIN, crew)
+    trainer.fit(1.0, Tolerance())
+    problem, probe = trainer.problem, trainer.probe(1.0)
+    V = problem.into(probe.coef, probe.intercept)
+    x = np.concatenate([block.read() for _, block in held.pairs()]) - problem.mean
+    z = np.sort(probe.logits(held), axis=1)
+    margin = z[:, -1] - z[:, -2]
+    closest = int(margin.argmin())
+    aside = np.random.default_rng(0).standard_normal(V.shape)
+    row = np.append(x[closest] @ problem.rotation, 1.0)
+    aside -= np.outer(aside @ row, row) / (row @ row)
+    changes = np.column_stack([x @ problem.rotation, np.ones(held.n)]) @ aside.T
+    aside *= margin[closest] / np.abs(np.ptp(changes, axis=1)).mean()
+
+    judge = Judge(trainer, held, "top1", -math.inf)
+    judge(V, 1e-3 * aside)  # from here on few rows are near
+    assert judge.evidence.undecided == 0
+    judge(V, aside)
+    assert judge.evidence.undecided >= 1
+
+
 def test_a_row_of_a_class_that_training_lacks_is_wrong_for_certain(crew: Crew) -> None:
     train, held = cut(0)
     part = train.select(train.labels != 3)
@@ -176,13 +200,13 @@ class Scripted:
     def score(self, C: float, lead: float) -> SweepPoint:
         return self.first[C]
 
-    def refine(self, point: SweepPoint, lead: float) -> SweepPoint:
+    def refine(self, point: SweepPoint, lead: float, rival: float) -> SweepPoint:
         self.asked.append(point.C)
         return self.refined[point.C]
 
 
 def scripted_sweep(scripted: Scripted, grid: Grid, monkeypatch: pytest.MonkeyPatch) -> Sweep:
-    monkeypatch.setattr("linprobe_train.protocol.search.Scorer", lambda *_: scripted)
+    monkeypatch.setattr("linprobe_train.protocol.search.Scorer", lambda *_, **__: scripted)
     return run_sweep([], grid, "top1")
 
 
@@ -240,7 +264,7 @@ def test_float64_decides_rows_that_float32_leaves_open(
     scorer = scoring.Scorer([(trainer, held)], "top1")
     rough = scorer.score(10.0, -math.inf)
     assert rough.undecided > 0
-    fine = scorer.refine(rough, -math.inf)
+    fine = scorer.refine(rough, -math.inf, math.inf)
     (exact,) = exact_scores(train, held, list_grid(10.0), "top1", crew).values()
 
     assert fine.low == fine.high == exact

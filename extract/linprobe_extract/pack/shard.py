@@ -140,5 +140,4 @@ def sniff_extension(content: bytes) -> str:
 
 
 def _open(content: bytes) -> Image.Image:
-    Image.init()
-    return Image.open(io.BytesIO(content), formats=image_formats(Image.OPEN))
+    return Image.open(io.BytesIO(content), formats=image_formats())

@@ -22,6 +22,7 @@ from linprobe_extract.run.report import RunReport
 from linprobe_extract.run.sink import PartSink
 from linprobe_extract.run.work import Work
 from linprobe_extract.shards.fetch import N_AHEAD, Fetcher
+from linprobe_extract.shards.tar import check_names
 from linprobe_extract.shards.types import Shard
 from linprobe_store.care.remove import find_leftovers, remove_leftovers
 from linprobe_store.handles.store import FeatureStore
@@ -171,6 +172,8 @@ class Run:
             report.timings.fetch_wait_s = fetcher.waited_s
             try:
                 source, fingerprint = result.result()
+                if shard.fingerprint is None:  # pack has seen to the names of what it made
+                    check_names(source, place=shard.url)
             except ShardError as error:
                 report.failed[shard.url] = error
                 gauge.failed(error)

@@ -14,7 +14,8 @@ from typing import BinaryIO, Self
 
 from linprobe.disk import check_space, store_errors
 from linprobe.errors import ShardError, StoreError
-from linprobe_extract.shards.network import Beat, Retry, blocks, insist, open_url
+from linprobe_extract.shards.network import Beat, Retry, insist
+from linprobe_extract.shards.remote import blocks, open_url
 from linprobe_extract.shards.tar import open_shard
 from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import ShardFingerprint

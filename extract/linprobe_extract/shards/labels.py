@@ -44,8 +44,10 @@ def find_label(key: str, files: Mapping[str, bytes | None], labelling: Labelling
     Raises ValueError, or RecursionError for JSON nested too deep, where they cannot be understood.
     """
     kind, _, field = labelling.source.partition(":")
-    value: object = PurePosixPath(key).parent.name
-    if kind != "folder":
+    value: object
+    if kind == "folder":
+        value = PurePosixPath(key).parent.name
+    else:
         data = files.get(label_file(files, labelling))
         if data is None:
             return None

@@ -1,13 +1,13 @@
-"""What lies behind a URL, asked for again while a server or the way to it fails.
+"""Servers asked again while they, or the way to them, fail.
 
-fsspec's drivers open it, with whatever a person has configured for them (keys, headers, proxies).
-Two things they leave to others are here: no file is taken for absent unless its server says so
-(the http driver's ``info`` raises FileNotFoundError for a 503 as well,
-https://github.com/fsspec/filesystem_spec/issues/873), and every attempt ends: at a silence, at the
-length that was declared, and when nobody waits for it any more.
+Two things that fsspec's drivers leave to others: no file is taken for absent unless its server says
+so (the http driver's ``info`` raises FileNotFoundError for a 503 as well,
+https://github.com/fsspec/filesystem_spec/issues/873), and every attempt ends: at a silence, and
+when nobody waits for it any more.
 """
 
 import random
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
@@ -16,28 +16,13 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from threading import Event, Thread
-from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
-
-import fsspec
+from typing import TypeVar
 
 from linprobe.errors import ExtractError, LinprobeError
-from linprobe.records import MAX_BYTES
-from linprobe.terminal import install, note
-from linprobe_extract.shards.tar import webdatasets_opener
+from linprobe.terminal import install
 
-READ_BYTES = 1 << 20
-_BLOCK_BYTES = 32 << 20
-"""What a driver without streams asks for at once."""
 _POLL_S = 0.1
 _STATUSES = frozenset(HTTPStatus)
-_HINT = (
-    "look at what the server says (for http: curl -IL URL), then give the same command again; "
-    "it does what is missing"
-)
-
-if TYPE_CHECKING:
-    import aiohttp
-
 T = TypeVar("T")
 Beat = Callable[[], None]
 """Called where an attempt got on; raises where nobody waits for it any more."""
@@ -105,9 +90,10 @@ def insist(
         except (LinprobeError, StoppedError):
             raise
         except (ImportError, ValueError) as failure:
-            missing = isinstance(failure, ImportError)
-            extra = f"{install('s3')}, or " if url.startswith("s3") else ""
-            hint = f"{extra}install the fsspec driver of this kind of URL" if missing else _HINT
+            hint = _next_step(url)
+            if isinstance(failure, ImportError):
+                extra = f"{install('s3')}, or " if url.startswith("s3") else ""
+                hint = f"{extra}install the fsspec driver of this kind of URL"
             raise error(f"cannot read '{url}': {failure}", hint=hint) from failure
         except Exception as failure:  # each of fsspec's drivers has errors of its own
             if is_absence(failure):
@@ -116,7 +102,7 @@ def insist(
             if attempt == retry.attempts:
                 times = f" ({attempt} attempts)" if attempt > 1 else ""
                 fault = f"cannot read '{url}': {reason}{times}"
-                raise error(fault, hint=_HINT) from failure
+                raise error(fault, hint=_next_step(url)) from failure
             pause_s = retry.pause_s(attempt, failure)
         tell(f"{url}: {reason}; attempt {attempt + 1} of {retry.attempts} in {pause_s:.0f} s")
         if stop.wait(pause_s):
@@ -152,83 +138,11 @@ def _attempt(action: Callable[[Beat], T], silence_s: float, stop: Event) -> T:
         is_left.set()
 
 
-def read_file(url: str, retry: Retry) -> bytes | None:
-    """Content of a small file; None where the server says that there is none.
-
-    Raises ExtractError where it cannot be read, or is too large.
-    """
-
-    def read(beat: Beat) -> bytes:
-        content = b""
-        with open_url(url, MAX_BYTES, retry) as stream:
-            for block in blocks(stream, beat):
-                content += block
-                if len(content) > MAX_BYTES:
-                    return content
-        files, name = fsspec.core.url_to_fs(url)
-        # Over http a body ends where it was said to, so that it is asked twice how long it is.
-        n_bytes = files.info(name)["size"] if is_http(files) else None
-        if n_bytes not in (None, len(content)):
-            raise EOFError(f"ended after {len(content):,} of {n_bytes:,} bytes")
-        return content
-
-    try:
-        data = insist(read, url, retry, error=ExtractError, tell=note)
-    except FileNotFoundError:
-        return None
-    if len(data) > MAX_BYTES:
-        fault = f"'{url}' has more than {MAX_BYTES:,} bytes, expected a small text file"
-        raise ExtractError(fault, hint="check what the server sends")
-    return data
-
-
-def open_url(url: str, n_bytes: int, retry: Retry) -> IO[bytes]:
-    """Open a URL for reading once, from its beginning; errors are the driver's own.
-
-    ``n_bytes`` is its size as far as it is known: the http driver, given one, asks for none.
-    """
-    if opener := webdatasets_opener(url):
-        return opener(url, "rb")
-    files, name = fsspec.core.url_to_fs(url)
-    options: dict[str, Any] = {"block_size": _BLOCK_BYTES}
-    if is_http(files):
-        options = {"block_size": 0, "size": n_bytes, "read_bufsize": READ_BYTES}
-        # Compressed on its way, it would have another length than was declared.
-        options["headers"] = {**files.kwargs.get("headers", {}), "Accept-Encoding": "identity"}
-        if "timeout" not in files.kwargs:
-            options["timeout"] = _time_limits(retry)
-    return cast("IO[bytes]", files.open(name, "rb", **options))
-
-
-def blocks(stream: IO[bytes], beat: Beat) -> Iterator[bytes]:
-    """Read a stream to its end; an EOFError says after how many bytes it broke off."""
-    n_bytes = 0
-    while True:
-        try:
-            block = stream.read(READ_BYTES)
-        except (FileNotFoundError, LinprobeError):
-            raise
-        except Exception as error:  # each of fsspec's drivers has errors of its own
-            raise EOFError(f"broke off after {n_bytes:,} bytes") from error
-        beat()
-        if not block:
-            return
-        n_bytes += len(block)
-        yield block
-
-
-def is_http(files: fsspec.AbstractFileSystem) -> bool:
-    """Whether a driver is that of http and https."""
-    return "http" in files.protocol
-
-
-def _time_limits(retry: Retry) -> "aiohttp.ClientTimeout":
-    """Of a request over http: by itself, aiohttp gives a whole download 300 s."""
-    import aiohttp
-
-    # Twice: the one who waits gives up first; this is for the connection that is left behind.
-    limit_s = 2 * retry.silence_s
-    return aiohttp.ClientTimeout(total=None, sock_connect=limit_s, sock_read=limit_s)
+def _next_step(url: str) -> str:
+    """What a person does about a file that cannot be read."""
+    if url.lower().startswith("http"):
+        return f"see what the server says (curl -IL {shlex.quote(url)}), and try again"
+    return "check the URL, your keys for it and the network, and try again"
 
 
 def is_absence(error: BaseException) -> bool:

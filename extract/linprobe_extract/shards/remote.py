@@ -1,26 +1,34 @@
-"""What is known of remote files before they are read: size and version, by few requests.
+"""Files behind URLs: what is known of them before they are read, by few requests, and their bytes.
 
+fsspec's drivers open them, with what a person has configured for these (keys, headers, proxies).
 Object stores list a folder, a thousand files a request, with what tells one version of a file from
 another. Plain web servers do not: there each file costs a HEAD, many at a time over connections
 that stay open.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from threading import Event
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import fsspec
 
 from linprobe.errors import ExtractError, LinprobeError, ShardError
+from linprobe.records import MAX_BYTES
 from linprobe.terminal import note
 from linprobe_extract.shards.listing import remote_folder
-from linprobe_extract.shards.network import Beat, Retry, StoppedError, insist, is_http
-from linprobe_extract.shards.tar import webdatasets_opener
+from linprobe_extract.shards.network import Beat, Retry, StoppedError, insist
+from linprobe_extract.shards.webdatasets import webdatasets_opener
 
+if TYPE_CHECKING:
+    import aiohttp
+
+_READ_BYTES = 1 << 20
+_BLOCK_BYTES = 32 << 20
+"""What a driver without streams asks for at once."""
 _VERSIONS = ("ETag", "etag", "blob_id", "mtime", "LastModified", "Last-Modified", "last_modified")
 """What drivers call that which changes with a file, the surest first."""
 _CONNECTIONS = 16
@@ -52,7 +60,7 @@ def look_up(
             files, _ = fsspec.core.url_to_fs(url)
             folder = remote_folder(url.rpartition("/")[0])
             # A web server's index of a folder knows neither sizes nor versions.
-            is_listed = not is_http(files) or folder.listing != folder.files
+            is_listed = not _is_http(files) or folder.listing != folder.files
             folders.setdefault(folder.listing if is_listed else "", []).append(url)
     for listing, members in folders.items():
         listed = _listed(listing, retry, tell) if listing else {}
@@ -78,6 +86,71 @@ def folder_names(url: str, retry: Retry) -> list[str]:
     except FileNotFoundError:
         return []
     return [entry.rstrip("/").rpartition("/")[2] for entry in entries]
+
+
+def read_file(url: str, retry: Retry) -> bytes | None:
+    """Content of a small file; None where the server says that there is none.
+
+    Raises ExtractError where it cannot be read, or is too large.
+    """
+
+    def read(beat: Beat) -> bytes:
+        content = b""
+        with open_url(url, MAX_BYTES, retry) as stream:
+            for block in blocks(stream, beat):
+                content += block
+                if len(content) > MAX_BYTES:
+                    return content
+        files, name = fsspec.core.url_to_fs(url)
+        # Over http a body ends where it was said to, so that it is asked twice how long it is.
+        n_bytes = files.info(name)["size"] if _is_http(files) else None
+        if n_bytes not in (None, len(content)):
+            raise EOFError(f"ended after {len(content):,} of {n_bytes:,} bytes")
+        return content
+
+    try:
+        data = insist(read, url, retry, error=ExtractError, tell=note)
+    except FileNotFoundError:
+        return None
+    if len(data) > MAX_BYTES:
+        fault = f"'{url}' has more than {MAX_BYTES:,} bytes, expected a small text file"
+        raise ExtractError(fault, hint="check what the server sends")
+    return data
+
+
+def open_url(url: str, n_bytes: int, retry: Retry) -> IO[bytes]:
+    """Open a URL for reading once, from its beginning; errors are the driver's own.
+
+    ``n_bytes`` is its size as far as it is known: the http driver, given one, asks for none.
+    """
+    if opener := webdatasets_opener(url):
+        return opener(url, "rb")
+    files, name = fsspec.core.url_to_fs(url)
+    options: dict[str, Any] = {"block_size": _BLOCK_BYTES}
+    if _is_http(files):
+        options = {"block_size": 0, "size": n_bytes, "read_bufsize": _READ_BYTES}
+        # Compressed on its way, it would have another length than was declared.
+        options["headers"] = {**files.kwargs.get("headers", {}), "Accept-Encoding": "identity"}
+        if "timeout" not in files.kwargs:
+            options["timeout"] = _time_limits(retry)
+    return cast("IO[bytes]", files.open(name, "rb", **options))
+
+
+def blocks(stream: IO[bytes], beat: Beat) -> Iterator[bytes]:
+    """Read a stream to its end; an EOFError says after how many bytes it broke off."""
+    n_bytes = 0
+    while True:
+        try:
+            block = stream.read(_READ_BYTES)
+        except (FileNotFoundError, LinprobeError):
+            raise
+        except Exception as error:  # each of fsspec's drivers has errors of its own
+            raise EOFError(f"broke off after {n_bytes:,} bytes") from error
+        beat()
+        if not block:
+            return
+        n_bytes += len(block)
+        yield block
 
 
 def _listed(folder: str, retry: Retry, tell: Callable[[str], None]) -> dict[str, RemoteFile]:
@@ -125,3 +198,17 @@ def _described(entry: Mapping[str, Any]) -> RemoteFile:
     versions = (entry[key] for key in _VERSIONS if entry.get(key))
     version = next(versions, None)
     return RemoteFile(entry.get("size"), None if version is None else str(version))
+
+
+def _is_http(files: fsspec.AbstractFileSystem) -> bool:
+    """Whether a driver is that of http and https."""
+    return "http" in files.protocol
+
+
+def _time_limits(retry: Retry) -> "aiohttp.ClientTimeout":
+    """Of a request over http: by itself, aiohttp gives a whole download 300 s."""
+    import aiohttp
+
+    # Twice: the one who waits gives up first; this is for the connection that is left behind.
+    limit_s = 2 * retry.silence_s
+    return aiohttp.ClientTimeout(total=None, sock_connect=limit_s, sock_read=limit_s)

@@ -4,8 +4,8 @@ import base64
 import io
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from linprobe.disk import write_atomic
 from linprobe.errors import LinprobeError
 from linprobe.names import IMAGE_EXTENSIONS, image_formats
 from linprobe.records import open_regular
+from linprobe_train.protocol.scoring import SweepPoint
 from linprobe_train.protocol.search import Sweep
 from linprobe_train.scores.metrics import scale_of, title_of, unit_of
 from linprobe_train.show.facts import Calibration, Confusion
@@ -42,12 +43,15 @@ def curve_svg(sweep: Sweep, metric: str) -> str:
     Points of the band that the headline metric chose from are filled; a bar says what a score of
     which rows are undecided could still become.
     """
-    C = [point.C for point in sweep.points]
-    score = [scale_of(sweep.metric) * point.score for point in sweep.points]
+    C, score = _curve(sweep.points, sweep.metric)
     metric, unit = f"held-out {metric}", unit_of(sweep.metric)
-    if losses := [point.likelihood.nll for point in sweep.points if point.likelihood]:
-        score, metric, unit = losses, "held-out loss", "nats"
+    if sweep.points[0].likelihood:
+        metric, unit = "held-out loss", "nats"
     figure, axes = _figure(7.0, 3.2)
+    if sweep.coarse:
+        part, label = sweep.coarse, f"{sweep.coarse.rows} of {sweep.coarse.of} rows"
+        axes.plot(*_curve(part.points, sweep.metric), color=_LINE, marker="o", label=label)
+        axes.legend(frameon=False)
     axes.plot(C, score, color=_ACCENT)
     outside = np.array(
         [p.likelihood is not None and not p.likelihood.in_band for p in sweep.points]
@@ -66,6 +70,12 @@ def curve_svg(sweep: Sweep, metric: str) -> str:
     axes.plot([sweep.C], [chosen], color=_ACCENT, marker="o", markersize=9)
     axes.set(xscale="log", xlabel="C", ylabel=f"{metric}, {unit}")
     return _svg(figure, "curve", _OF_THE_PAGE)
+
+
+def _curve(points: Sequence[SweepPoint], metric: str) -> tuple[list[float], list[float]]:
+    """C, and the held-out loss where C is chosen by it, else the score."""
+    losses = [point.likelihood.nll for point in points if point.likelihood]
+    return [p.C for p in points], losses or [scale_of(metric) * p.score for p in points]
 
 
 def calibration_svg(calibration: Calibration) -> str:
@@ -156,11 +166,11 @@ def heat_uri(confusion: Confusion) -> str:
 def thumbnails(folder: Path, split: str, keys: Collection[str]) -> Mapping[str, str]:
     """Small pictures of samples as data URIs, by key; those that are not at hand are left out.
 
-    ``folder`` holds ``<split>/*.tar`` or ``<split>*.tar``, as packed. A report goes without
+    ``folder`` holds ``<split>/*.tar`` or ``*<split>*.tar``, as extracted. A report goes without
     pictures rather than not at all: tars and images that cannot be read are passed over.
     """
     uris: dict[str, str] = {}
-    for path in sorted([*folder.glob(f"{split}/*.tar*"), *folder.glob(f"{split}*.tar*")]):
+    for path in sorted([*folder.glob(f"{split}/*.tar*"), *folder.glob(f"*{split}*.tar*")]):
         if not path.is_file():
             continue
         try:
@@ -176,9 +186,12 @@ def _images_of(path: Path, keys: Collection[str]) -> Iterator[tuple[str, bytes]]
     """Images by key: the path of a member up to the first dot of its basename."""
     with open_regular(path) as file, tars.open_file(file) as shard:
         for member in tars.files(shard) if keys else ():
-            name = PurePosixPath(member.name)
-            key = str(name.with_name(name.name.partition(".")[0] or name.name))
-            is_image = name.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS
+            inner, slash, name = member.name.rpartition("/")
+            stem, _, extensions = name.partition(".")
+            key = f"{inner}{slash}{stem}"
+            if key not in keys:
+                key = f"{path.name}/{key}"  # as --key-prefix has it
+            is_image = extensions.lower().rpartition(".")[2] in IMAGE_EXTENSIONS
             if key in keys and is_image and member.size <= LARGEST_IMAGE:
                 stream = shard.extractfile(member)
                 yield key, b"" if stream is None else stream.read()
@@ -188,11 +201,10 @@ def _thumbnail(image: bytes) -> str | None:
     """A small JPEG; None where the image cannot be decoded."""
     from PIL import Image
 
-    Image.init()
     try:
         with (
             warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
-            Image.open(io.BytesIO(image), formats=image_formats(Image.OPEN)) as opened,
+            Image.open(io.BytesIO(image), formats=image_formats()) as opened,
         ):
             opened.draft("RGB", (2 * THUMBNAIL, 2 * THUMBNAIL))
             small = opened.convert("RGB")

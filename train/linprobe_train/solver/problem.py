@@ -228,7 +228,7 @@ def make_problem(
         offsets = np.random.default_rng(0).random(PILOT_ROWS) * np.diff(edges)
         chosen = edges[:-1] + offsets.astype(np.int64)
     share = np.ones(len(chosen)) if weights is None else weights[chosen]
-    share = (share / share.sum()).astype(np.float32)
+    share = share / share.sum()
     few = resident and 2 * rows.n <= rows.dim
     sample = np.empty((0 if few else len(chosen), rows.dim), np.float32)
     if few:
@@ -246,13 +246,16 @@ def make_problem(
     two = rows.n_classes == 2 and not rows.multi_label
     loss: Loss = "sigmoid" if two or rows.multi_label else "softmax"
     targets = (rows.labels[:, None] == 1).astype(np.uint8) if two else rows.labels
-    axes = mean, rotation, float(variances[-1])
-    return Problem(loss, targets, weights, *axes, pilot, chosen, share, copy, rows, preparation)
+    axes, sampled = (
+        (mean, rotation, float(variances[-1])),
+        (pilot, chosen, share.astype(np.float32)),
+    )
+    return Problem(loss, targets, weights, *axes, *sampled, copy, rows, preparation)
 
 
 def _principal_axes(
     sample: Float32,
-    share: Float32,
+    share: Float64,
     rows: Rows,
     preparation: Preparation,
     chosen: NDArray[np.int64],
@@ -266,7 +269,8 @@ def _principal_axes(
         mean += share[span] @ sample[span].astype(np.float64)
     for span in spans_of(len(sample)):
         sample[span] -= mean.astype(np.float32)
-        covariance += (sample[span] * share[span, None]).T @ sample[span]
+        weighted = sample[span] * share[span, None].astype(np.float32)
+        covariance += weighted.T @ sample[span]
     # Read by columns it is the same matrix, and can be overwritten.
     variances, rotation = eigh(covariance.T, overwrite_a=True, check_finite=False, driver="evd")
     return mean, variances, rotation
