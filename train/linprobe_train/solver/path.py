@@ -31,7 +31,7 @@ BRIDGE_STEP = DECADE
 COLD_STEP = DECADE / 2
 """The same from nowhere, where there is little to start from."""
 
-BRIDGE = Tolerance(gap=1e-2, decrement=5e-3)
+BRIDGE = Tolerance(gap=1e-3, decrement=2e-4)
 """How far the fits of a bridge go: only the start of the next one depends on them."""
 
 BRIDGE_RIDGE = 0.05
