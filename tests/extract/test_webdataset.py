@@ -74,7 +74,9 @@ def test_keys_and_labels_of_every_kind_are_those_of_webdataset(tmp_path: Path) -
     assert labels("cls") == [sample["cls"] for sample in expected]
     assert labels("json:y") == [PETS.index(sample["json"]["y"]) for sample in expected]  # type: ignore[index]
     assert labels("txt") == [PETS.index(str(sample["txt"]).strip()) for sample in expected]
-    assert labels("npy") == [tuple(np.flatnonzero(sample["npy"])) for sample in expected]
+    assert labels("npy") == [
+        tuple(np.flatnonzero(np.asarray(sample["npy"]))) for sample in expected
+    ]
 
 
 def test_what_webdataset_ignores_is_no_sample(tmp_path: Path) -> None:
