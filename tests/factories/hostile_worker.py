@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 
+import webdataset  # noqa: F401 - and torch with it, before memory is bounded
 from hostile_readers import Reader, readers
 
 from linprobe.errors import LinprobeError

@@ -232,7 +232,6 @@ def test_import_tells_which_name_and_metric_a_dataset_keeps(cli: Cli, tmp_path: 
     ("args", "code", "told"),
     [
         (("show", "nothing"), 1, "no encoder called 'nothing'"),
-        (("show",), 1, "expected one encoder, found 2"),
         (("rm",), 2, "Missing argument"),
         (("ls", "--nonsense"), 2, "nonsense"),
         (("export", "x.npz", "--split", "val", "--encoder", "{id}"), 1, "'val' is not sealed"),
