@@ -110,7 +110,7 @@ def test_a_small_file_that_keeps_failing_ends_the_plan_by_name(
     assert message.count(f"{web.url}/{name}") == 1
     assert f"({retry.attempts} attempts)" in message
     assert not fault.isdigit() or f": {fault} " in message
-    assert "curl -IL" in caught.value.hint
+    assert f"curl -IL {web.url}/{name}" in caught.value.hint
     assert web.count(f"/{name}") == retry.attempts
 
 

@@ -28,7 +28,7 @@ def test_a_timm_model_gives_its_pooled_features(tmp_path: Path) -> None:
     save_weights(model, tmp_path / "w.safetensors")
     weights = tmp_path / "w.safetensors"
     encoder = Encoder.load(
-        "timm:test_efficientnet", weights=weights, device="cpu", precision="fp32"
+        "timm:test_efficientnet", weights=weights, device="cpu", preprocess="exact"
     )
     pixels = random_pixels(3, encoder.image_size)
 

@@ -62,7 +62,7 @@ def test_a_start_is_the_least_of_the_span_of_the_solutions_around(kind: str, cre
         return with_ridge(evaluate(problem, V, crew, "float64"), l2).F
 
     best = minimize(F, [1.0, 0, 0], method="Nelder-Mead", options={"xatol": 1e-6, "fatol": 1e-12})
-    start = least_of_span(problem, crew, basis, l2)
+    start = least_of_span(problem, crew, basis[0], basis[1:], l2)
     at = with_ridge(evaluate(problem, start, crew, "float64"), l2)
 
     assert best.fun * (1 - 1e-6) <= at.F <= best.fun * 1.01

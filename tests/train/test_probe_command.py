@@ -14,12 +14,15 @@ from train_factories import SplitData, features, stored_dataset
 from typer.testing import CliRunner
 
 from linprobe.door import app
+from linprobe.errors import OptionError
 from linprobe_store.format.spec import SkippedSample
 from linprobe_store.handles.split import Split
 from linprobe_train.protocol.search import Search, search
 from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import read_result
 from linprobe_train.results.probe_file import load_probe
+from linprobe_train.show.plots import curve_svg
+from linprobe_train.show.report import protocol_sentence
 from linprobe_train.solver import problem
 from linprobe_train.solver.rows import Rows
 from linprobe_train.tasks import probe as run
@@ -241,6 +244,24 @@ def test_the_next_command_is_one_that_runs(tmp_path: Path) -> None:
     assert words[0] == "linprobe"
     assert done.exit_code == 0
     assert "clip-readme" in done.stdout
+
+
+def test_coarse_rows_are_asked_for_by_name_and_recorded_word_for_word(tmp_path: Path) -> None:
+    stored_dataset(tmp_path / "features", some_splits("train", "val", "test"), classes=CLASSES)
+    text = probe(tmp_path, "--protocol", "clip-paper", "--tap", "embedding", "--coarse-rows", "60")
+    result = read_result(only_folder(tmp_path))
+
+    assert result is not None
+    assert result.question.protocol.name == "clip-paper-custom"
+    assert result.question.protocol.grid.coarse_rows == 60
+    assert result.sweep is not None
+    assert result.sweep.coarse is not None
+    assert (result.sweep.coarse.rows, result.sweep.coarse.of) == (61, 160)
+    assert f"11 values on 61 of 160 rows, then {len(result.sweep.points)} on all" in text
+    assert "on 61 of 160 rows, then" in protocol_sentence(result)
+    assert "61 of 160 rows" in curve_svg(result.sweep, "top-1")
+    with pytest.raises(OptionError, match="single C"):
+        probe(tmp_path, "--C", "1", "--coarse-rows", "60")
 
 
 def test_the_oracle_can_be_asked_for(tmp_path: Path) -> None:

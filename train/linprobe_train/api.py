@@ -90,6 +90,7 @@ def sweep(
     protocol: Protocol = DEFAULT,
     metric: str | None = None,
     folds: int = 0,
+    coarse_rows: int = 0,
     seed: int = 0,
     settings: FitSettings | None = None,
 ) -> Search:
@@ -105,7 +106,10 @@ def sweep(
     metric : held-out score that C is chosen by, a name of :mod:`linprobe_train.scores.metrics`;
         losses are minimised. None for the protocol's rule: ``default`` chooses by likelihood.
     folds : folds of cross-validation over all rows, C by the best score; 0 for the protocol's rule.
-    seed : of the cut or the folds.
+    coarse_rows : where there are more rows to fit, values of C are tried on about so many of them
+        first, a stratified part at the same l2, and those around its best then on all. 0 for all
+        rows from the start.
+    seed : of the cut, the folds or the part.
     settings : class weights, solver, threads, memory; its preparation is the protocol's.
 
     Returns
@@ -117,8 +121,9 @@ def sweep(
     Raises
     ------
     DataError : as in :func:`fit_probe`; also val of another encoder or dimension.
-    OptionError : a metric that does not exist for these labels, or that C cannot be chosen by, or
-        too little memory.
+    OptionError : a metric that does not exist for these labels, or that C cannot be chosen by;
+        too little memory; ``coarse_rows`` below the number of classes, for rows with several
+        classes, or for a single C.
     IntegrityError : as in :func:`fit_probe`.
 
     Examples
@@ -132,6 +137,7 @@ def sweep(
     >>> search.fitted_on.n, search.fit.converged
     (300, True)
     """
+    protocol = protocol.changed(coarse_rows=coarse_rows) if coarse_rows else protocol
     settings, protocol = settings or FitSettings(), protocol.asked(metric, folds)
     settings = replace(settings, normalize=protocol.normalize, standardize=protocol.standardize)
     if isinstance(features, Split) and isinstance(val, Split):

@@ -47,6 +47,10 @@ def probe(
     standardize: Annotated[bool | None, typer.Option(help="Standardise features.")] = None,
     c_value: Annotated[float | None, typer.Option("--C", help="One value of C, no sweep.")] = None,
     grid: Annotated[str | None, typer.Option(help="Values of C: 0.1,1,10.")] = None,
+    coarse_rows: Annotated[
+        int | None,
+        typer.Option(help="Try all C on so many rows first, then those around the best on all."),
+    ] = None,
     metric: MetricOption = None,
     cv: Annotated[int, typer.Option(help="Take the best C over K folds; 0 for the rule.")] = 0,
     balanced: Annotated[bool, typer.Option("--balanced", help="Weigh classes equally.")] = False,
@@ -75,7 +79,11 @@ def probe(
     from linprobe_train.tasks.probe_all import Pool, check_outcomes, list_tasks, probe_all
 
     named = protocol_named(protocol).changed(
-        tap=tap, normalize=normalize, standardize=standardize, grid=parse_grid(c_value, grid)
+        tap=tap,
+        normalize=normalize,
+        standardize=standardize,
+        grid=parse_grid(c_value, grid),
+        coarse_rows=coarse_rows,
     )
     settings = FitSettings(
         normalize=named.normalize,

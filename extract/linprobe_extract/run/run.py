@@ -90,7 +90,7 @@ class Extraction:
         return replace(
             forecast(work, encoder.spec, folder),
             precision_reason=encoder.precision_reason,
-            other_precisions=self._other_precisions(encoder),
+            other_precisions=other_precisions(self.encoder, encoder.spec, self.store),
             images_per_s=canary_rate(encoder),
         )
 
@@ -124,7 +124,7 @@ class Extraction:
         precision, reason = encoder.spec.precision, encoder.precision_reason
         line = precision_text(precision, reason, canary_rate(encoder))
         first(Progress(0, None, "images", line=line))
-        for line in self._other_precisions(encoder):
+        for line in other_precisions(self.encoder, encoder.spec, self.store):
             watch(Progress(0, None, "images", line=line))  # a process may differ from the others
         if isinstance(self.encoder, EncoderChoice):
             encoder_memo(self.store).put(choice_key(self.encoder), stored.encoder_id)
@@ -145,11 +145,6 @@ class Extraction:
                 stop=stop,
             ).extract()
         return ExtractReport(stored, self.plan.name, run.sealed, run, stop.exit_code)
-
-    def _other_precisions(self, encoder: "Encoder") -> tuple[str, ...]:
-        """What to say of encoders that ``auto`` might have meant."""
-        is_chosen = not isinstance(self.encoder, EncoderChoice) or self.encoder.precision != "auto"
-        return () if is_chosen else tuple(other_precisions(encoder.spec, self.store))
 
     def _work(self, ranks: Ranks, *, read_only: bool, watch: Watch = ignore) -> Work:
         splits = self.splits or tuple(split.name for split in self.plan.splits)

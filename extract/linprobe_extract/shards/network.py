@@ -7,6 +7,7 @@ when nobody waits for it any more.
 """
 
 import random
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
@@ -22,11 +23,6 @@ from linprobe.terminal import install
 
 _POLL_S = 0.1
 _STATUSES = frozenset(HTTPStatus)
-_HINT = (
-    "look at what the server says (for http: curl -IL URL), then give the same command again; "
-    "it does what is missing"
-)
-
 T = TypeVar("T")
 Beat = Callable[[], None]
 """Called where an attempt got on; raises where nobody waits for it any more."""
@@ -94,9 +90,10 @@ def insist(
         except (LinprobeError, StoppedError):
             raise
         except (ImportError, ValueError) as failure:
-            missing = isinstance(failure, ImportError)
-            extra = f"{install('s3')}, or " if url.startswith("s3") else ""
-            hint = f"{extra}install the fsspec driver of this kind of URL" if missing else _HINT
+            hint = _next_step(url)
+            if isinstance(failure, ImportError):
+                extra = f"{install('s3')}, or " if url.startswith("s3") else ""
+                hint = f"{extra}install the fsspec driver of this kind of URL"
             raise error(f"cannot read '{url}': {failure}", hint=hint) from failure
         except Exception as failure:  # each of fsspec's drivers has errors of its own
             if is_absence(failure):
@@ -105,7 +102,7 @@ def insist(
             if attempt == retry.attempts:
                 times = f" ({attempt} attempts)" if attempt > 1 else ""
                 fault = f"cannot read '{url}': {reason}{times}"
-                raise error(fault, hint=_HINT) from failure
+                raise error(fault, hint=_next_step(url)) from failure
             pause_s = retry.pause_s(attempt, failure)
         tell(f"{url}: {reason}; attempt {attempt + 1} of {retry.attempts} in {pause_s:.0f} s")
         if stop.wait(pause_s):
@@ -139,6 +136,13 @@ def _attempt(action: Callable[[Beat], T], silence_s: float, stop: Event) -> T:
         return future.result()
     finally:
         is_left.set()
+
+
+def _next_step(url: str) -> str:
+    """What a person does about a file that cannot be read."""
+    if url.lower().startswith("http"):
+        return f"see what the server says (curl -IL {shlex.quote(url)}), and try again"
+    return "check the URL, your keys for it and the network, and try again"
 
 
 def is_absence(error: BaseException) -> bool:

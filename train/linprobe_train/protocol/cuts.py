@@ -41,6 +41,18 @@ def stratified_folds(labels: LabelArray, k: int, seed: int) -> NDArray[np.int64]
     return folds
 
 
+def stratified_part(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.bool_]:
+    """Mark about ``count`` rows, (n,): of every class the same share, and at least one row."""
+    sizes = np.bincount(labels)
+    wanted = np.maximum(np.rint(sizes * (count / len(labels))), 1)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    place = np.arange(len(labels)) - (np.cumsum(sizes) - sizes)[labels[order]]
+    part = np.zeros(len(labels), bool)
+    part[order] = place < wanted[labels[order]]
+    return part
+
+
 def _spread_by_class(labels: LabelArray, seed: int) -> NDArray[np.intp]:
     """Shuffled numbers of the rows that can be held out, sorted by class where rows have one."""
     if len(labels) < 2:

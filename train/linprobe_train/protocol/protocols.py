@@ -10,6 +10,7 @@ from functools import cache
 from typing import Final, Literal
 
 import msgspec
+import msgspec.structs
 
 from linprobe.errors import OptionError
 from linprobe.plugins import declared
@@ -28,6 +29,26 @@ class Grid(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a search starts: -48 is C = 1e-6."""
     steps: tuple[int, ...] = ()
     """Distance from the peak to the two neighbours tried after each halving."""
+    coarse_rows: int = 0
+    """Rows, a stratified part, that every value to half a decade is tried on first: only those
+    around the best of it are then tried on all rows, see :mod:`.coarse`. 0 for all rows at once."""
+
+    def on_part(self, coarse_rows: int) -> "Grid":
+        """The same values, coarse ones on a part of the rows; for refusals see the protocol's."""
+        if coarse_rows < 0 or (coarse_rows and len(self.values) == 1):
+            why = (
+                "expected 0 or more" if coarse_rows < 0 else "with a single C: nothing is searched"
+            )
+            hint = "leave --coarse-rows out, or give a number of rows to search on, such as 100000"
+            raise OptionError(f"--coarse-rows {coarse_rows}; {why}", hint=hint)
+        return msgspec.structs.replace(self, coarse_rows=coarse_rows)
+
+    @property
+    def places(self) -> dict[int, float]:
+        """Every value that can be tried, ascending: of a list by place, else by log10 C eighths."""
+        if self.values:
+            return dict(enumerate(self.values))
+        return {e: float(10 ** (e / 8)) for e in range(self.first[0], self.first[-1] + 1)}
 
     @property
     def count(self) -> int:
@@ -38,8 +59,7 @@ class Grid(msgspec.Struct, frozen=True, omit_defaults=True):
         """Values to fit next, ascending, given the score of every C fitted so far; () when done."""
         if self.values:
             return tuple(C for C in self.values if C not in scores)
-        C_of = {e: float(10 ** (e / 8)) for e in range(self.first[0], self.first[-1] + 1)}
-        known = set(self.first)
+        C_of, known = self.places, set(self.first)
         for step in (0, *self.steps):
             if step:
                 peak = min(known, key=lambda e: (-scores[C_of[e]], e))
@@ -112,12 +132,16 @@ class Protocol:
         standardize: bool | None = None,
         grid: Grid | None = None,
         rule: Rule | None = None,
+        coarse_rows: int | None = None,
     ) -> "Protocol":
         """The parts that are not None instead, under the name of what it is not any more.
 
-        Values of C that somebody names are searched by score.
+        Values of C that somebody names are searched by score. ``OptionError``: coarse rows below 0,
+        or where nothing is searched.
         """
         named: Rule = self.rule if grid is None else "score"
+        if coarse_rows is not None:
+            grid = (self.grid if grid is None else grid).on_part(coarse_rows)
         new = replace(
             self,
             tap=self.tap if tap is None else tap,

@@ -1,12 +1,19 @@
 """From rows to a fitted probe: hold rows out, choose C on them, fit all of them at that C."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_train.protocol.band import BLIND_C, WIDTH, run_band
 from linprobe_train.protocol.budget import plan_search
+from linprobe_train.protocol.coarse import (
+    Around,
+    Coarse,
+    coarse_grid,
+    nearest,
+    part_trials,
+    start_of,
+)
 from linprobe_train.protocol.held_out import HeldOut, cut_rows
 from linprobe_train.protocol.protocols import BAND, Grid, Rule, best_C
 from linprobe_train.protocol.scoring import (
@@ -15,6 +22,7 @@ from linprobe_train.protocol.scoring import (
     Trial,
     contenders,
     lead_of,
+    out_of_fold,
     unfinished,
 )
 from linprobe_train.protocol.temperature import Temperature, fit_temperature
@@ -22,7 +30,6 @@ from linprobe_train.scores.metrics import metric_named
 from linprobe_train.solver.fit import FitSettings, make_trainer
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.passes import Crew
-from linprobe_train.solver.path import LENT
 from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.rows import Rows
 
@@ -39,6 +46,16 @@ class Sweep:
     """Best by the rule."""
     rule: Rule = "score"
     """``score``: the best score; of several, the smallest C. ``nll-band-1``: see :mod:`.band`."""
+    coarse: Coarse | None = None
+    """What a part of the rows said before, where one was asked; ``points`` are of all rows."""
+
+    @property
+    def stages(self) -> str:
+        """For a person, how many values were tried on how many rows."""
+        if self.coarse is None:
+            return f"{len(self.points)} values"
+        part = f"{len(self.coarse.points)} values on {self.coarse.rows} of {self.coarse.of} rows"
+        return f"{part}, then {len(self.points)} on all,"
 
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the chosen C must know, and can do."""
@@ -87,12 +104,21 @@ class Sweep:
         return lines
 
 
-def run_sweep(trials: Sequence[Trial], grid: Grid, metric: str, watch: Watch = ignore) -> Sweep:
+def run_sweep(
+    trials: Sequence[Trial],
+    grid: Grid | Around,
+    metric: str,
+    watch: Watch = ignore,
+    *,
+    loose: bool = False,
+    exact: bool = True,
+) -> Sweep:
     """Score values of C until the grid is done; ``watch`` sees every point as it is scored.
 
-    Every choice, of a peak or of the end, is made on scores that are known as far as it needs.
+    Every choice, of a peak or of the end, is made on scores that are known as far as it needs;
+    where it need not be ``exact``, on scores as they are. For ``loose`` see the scorer.
     """
-    merit, scorer = metric_named(metric).merit, Scorer(trials, metric)
+    merit, scorer = metric_named(metric).merit, Scorer(trials, metric, loose=loose)
     points: dict[float, SweepPoint] = {}
     scores: dict[float, float] = {}
     refined: set[float] = set()
@@ -102,9 +128,11 @@ def run_sweep(trials: Sequence[Trial], grid: Grid, metric: str, watch: Watch = i
             passes = sum(fit.passes for fit in point.fits)
             line = f"  C = {C:<10.3g} val {point.score:.4f}  ({passes} passes)"
             watch(Progress(len(points), None, "values of C", line=line))
-        while rest := [p for p in contenders(points.values()) if p.C not in refined]:
+        refined = set() if loose else refined
+        while rest := [p for p in contenders(points.values()) if exact and p.C not in refined]:
             refined.add(rest[0].C)
-            points[rest[0].C] = scorer.refine(rest[0], lead_of(points.values()))
+            rival = max(p.high for C, p in points.items() if C != rest[0].C and p.high is not None)
+            points[rest[0].C] = scorer.refine(rest[0], lead_of(points.values()), rival)
         scores = {C: merit(point.score) for C, point in points.items()}
     return Sweep(metric, tuple(points[C] for C in sorted(points)), best_C(scores))
 
@@ -158,6 +186,58 @@ class Search:
         return (*lines, *(() if self.sweep is None else self.sweep.warnings()))
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The choice of C on cuts of the rows."""
+
+    cuts: Sequence[tuple[Rows, Rows]]
+    """Rows to fit, and rows to score."""
+    settings: FitSettings
+    """Of each cut."""
+    crew: Crew
+    """Shares the work."""
+    metric: str
+    """What values are scored by."""
+    rule: Rule
+    """How one is chosen."""
+    watch: Watch
+    """Sees every point."""
+
+    def run(self, grid: Grid, seed: int) -> tuple[list[Trial], Sweep]:
+        """Choose among the grid's values; trainers on all rows, and the curve."""
+        count, of = grid.coarse_rows, min(rows.n for rows, _ in self.cuts)
+        coarse: Coarse | None = None
+        lent: list[dict[float, Probe]] = []
+        if 0 < count < of:
+            coarse, lent = self._ask_part(grid, seed)
+        trials = [(make_trainer(rows, self.settings, self.crew), held) for rows, held in self.cuts]
+        for (trainer, _), probes in zip(trials, lent, strict=False):
+            for C, probe in probes.items():
+                trainer.borrow(probe, C)
+        values = grid if coarse is None else Around(grid, coarse.start)
+        sweep = self._sweep(trials, values, loose=coarse is not None)
+        return trials, replace(sweep, coarse=coarse)
+
+    def _ask_part(self, grid: Grid, seed: int) -> tuple[Coarse, list[dict[float, Probe]]]:
+        """Where a part of the rows has its best C, and its solutions around that, by cut."""
+        parts = part_trials(self.cuts, grid.coarse_rows, self.settings, seed, self.crew)
+        n, of = min(t.rows.n for t, _ in parts), min(rows.n for rows, _ in self.cuts)
+        self.watch(Progress(0, None, "values of C", line=f"on {n} of {of} rows:"))
+        sweep = self._sweep(parts, coarse_grid(grid), loose=True, exact=False)
+        start = start_of(grid, sweep.C, n, of)
+        lent = [{C: trainer.probe(C) for C in nearest(sweep.points, start)} for trainer, _ in parts]
+        self.watch(Progress(0, None, "values of C", line="on all rows:"))
+        return Coarse(n, of, sweep.C, start, sweep.points), lent
+
+    def _sweep(
+        self, trials: Sequence[Trial], grid: Grid | Around, *, loose: bool, exact: bool = True
+    ) -> Sweep:
+        if self.rule != BAND:
+            return run_sweep(trials, grid, self.metric, self.watch, loose=loose, exact=exact)
+        C, points = run_band(trials, grid, self.metric, watch=self.watch)
+        return Sweep(self.metric, points, C, self.rule)
+
+
 def search(
     train: Rows,
     val: Rows | None,
@@ -191,17 +271,12 @@ def search(
     watch(Progress(0, None, "values of C", line=plan.text()))
     if cuts:
         each = replace(settings, memory_bytes=plan.cut_bytes)
-        trials = [(make_trainer(fit, each, crew), held) for fit, held in cuts]
-        if rule == BAND:
-            C, points = run_band(trials, grid, metric, watch=watch)
-            sweep = Sweep(metric, points, C, rule)
-        else:
-            sweep = run_sweep(trials, grid, metric, watch=watch)
-            C = sweep.C
-        scored = _out_of_fold(trials, C) if rule == BAND or held_out.folds else []
-        near = sorted((point.C for point in sweep.points), key=lambda c: abs(math.log(c / C)))
-        lent = [(trials[0][0].probe(c), c) for c in near[:LENT]]
-        del trials
+        choice = Choice(cuts, each, crew, metric, rule, watch)
+        trials, sweep = choice.run(grid, seed)
+        C = sweep.C
+        scored = out_of_fold(trials, C) if rule == BAND or held_out.folds else []
+        lent = [(trials[0][0].probe(c), c) for c in nearest(sweep.points, C)]
+        del trials, choice
         temperature = fit_temperature(scored, held_out.source) if scored else None
     trainer = make_trainer(everything, replace(settings, memory_bytes=plan.final_bytes), crew)
     for probe, c in lent:
@@ -210,10 +285,3 @@ def search(
     T = 1.0 if temperature is None else temperature.used
     probe = replace(trainer.probe(C), temperature=T)
     return Search(probe, report, sweep, fitted_on, held_out, temperature)
-
-
-def _out_of_fold(trials: Sequence[Trial], C: float) -> list[tuple[Probe, Rows]]:
-    """Probes at C, fitted to the end (a race may have stopped them), with their held-out rows."""
-    for trainer, _ in trials:
-        trainer.fit(C, Tolerance())
-    return [(trainer.probe(C), held) for trainer, held in trials]

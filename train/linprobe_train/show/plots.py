@@ -4,7 +4,7 @@ import base64
 import io
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from linprobe.disk import write_atomic
 from linprobe.errors import LinprobeError
 from linprobe.names import IMAGE_EXTENSIONS, image_formats
 from linprobe.records import open_regular
+from linprobe_train.protocol.scoring import SweepPoint
 from linprobe_train.protocol.search import Sweep
 from linprobe_train.scores.metrics import scale_of, title_of, unit_of
 from linprobe_train.show.facts import Calibration, Confusion
@@ -42,12 +43,15 @@ def curve_svg(sweep: Sweep, metric: str) -> str:
     Points of the band that the headline metric chose from are filled; a bar says what a score of
     which rows are undecided could still become.
     """
-    C = [point.C for point in sweep.points]
-    score = [scale_of(sweep.metric) * point.score for point in sweep.points]
+    C, score = _curve(sweep.points, sweep.metric)
     metric, unit = f"held-out {metric}", unit_of(sweep.metric)
-    if losses := [point.likelihood.nll for point in sweep.points if point.likelihood]:
-        score, metric, unit = losses, "held-out loss", "nats"
+    if sweep.points[0].likelihood:
+        metric, unit = "held-out loss", "nats"
     figure, axes = _figure(7.0, 3.2)
+    if sweep.coarse:
+        part, label = sweep.coarse, f"{sweep.coarse.rows} of {sweep.coarse.of} rows"
+        axes.plot(*_curve(part.points, sweep.metric), color=_LINE, marker="o", label=label)
+        axes.legend(frameon=False)
     axes.plot(C, score, color=_ACCENT)
     outside = np.array(
         [p.likelihood is not None and not p.likelihood.in_band for p in sweep.points]
@@ -66,6 +70,12 @@ def curve_svg(sweep: Sweep, metric: str) -> str:
     axes.plot([sweep.C], [chosen], color=_ACCENT, marker="o", markersize=9)
     axes.set(xscale="log", xlabel="C", ylabel=f"{metric}, {unit}")
     return _svg(figure, "curve", _OF_THE_PAGE)
+
+
+def _curve(points: Sequence[SweepPoint], metric: str) -> tuple[list[float], list[float]]:
+    """C, and the held-out loss where C is chosen by it, else the score."""
+    losses = [point.likelihood.nll for point in points if point.likelihood]
+    return [p.C for p in points], losses or [scale_of(metric) * p.score for p in points]
 
 
 def calibration_svg(calibration: Calibration) -> str:

@@ -117,7 +117,7 @@ def protocol_sentence(result: ProbeResult) -> str:
         by = title_of(sweep.metric)
         if sweep.rule == BAND:
             by = f"likelihood (of those within 0.02 nats a row of the best, the best {by})"
-        how = f"chosen among {len(sweep.points)} values by {by}"
+        how = f"chosen among {sweep.stages} by {by}"
         how += f" on {held_out.source} ({held_out.n} rows)"
     elif held_out.never:
         how = "as no row could be held out to choose it"

@@ -78,6 +78,8 @@ def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
     again = command("probe", store=store, model=model, data=data, out=out, protocol=other)
     chosen = {"score": "best", BAND: "by likelihood"}[protocol.rule]
     how = f"{chosen} on {result.held_out.source}" if result.sweep else "not chosen"
+    if result.sweep and result.sweep.coarse:
+        how += f", among {result.sweep.stages[:-1]}"
     how = "as given" if len(protocol.grid.values) == 1 else how
     fitted = f"fitted on {result.fitted_on.source}, {result.fitted_on.n} rows"
     rows = f"{len(result.classes)} classes, {result.test.n} test rows"

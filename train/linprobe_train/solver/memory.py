@@ -9,9 +9,9 @@ from linprobe.errors import OptionError
 from linprobe.machine import memory_limit
 from linprobe.terminal import human_bytes
 from linprobe_train.solver.lbfgs import descent_bytes
-from linprobe_train.solver.losses import SPAN_ARRAYS
+from linprobe_train.solver.losses import PILOT_BYTES, SPAN_ARRAYS, SPAN_VALUES
 from linprobe_train.solver.passes import pass_bytes
-from linprobe_train.solver.path import BASIS, KEPT_LOGITS, LENT, SPAN_VALUES
+from linprobe_train.solver.path import BASIS, KEPT_LOGITS, LENT
 from linprobe_train.solver.preconditioner import build_bytes, metric_bytes
 from linprobe_train.solver.problem import READ_BYTES, Sizes, rows_bytes, setup_bytes
 from linprobe_train.solver.surface import pairs_bytes
@@ -38,12 +38,6 @@ class MemoryPlan:
     limit_bytes: int
     """What may be used."""
 
-    def text(self) -> str:
-        """For a person."""
-        how = "in memory" if self.resident else "streamed from disk"
-        total, limit = human_bytes(self.total_bytes), human_bytes(self.limit_bytes)
-        return f"memory: at most {total} of {limit} allowed, rows {how}"
-
 
 def points_bytes(sizes: Sizes) -> int:
     """Of solutions with their gradients: those of a start, and those lent.
@@ -61,8 +55,9 @@ def logits_bytes(sizes: Sizes, kept: int) -> int:
 def start_bytes(sizes: Sizes) -> int:
     """Of :func:`least_of_span`: blocks of logits, and of pilot rows where they are asked."""
     span = SPAN_ARRAYS * sizes.value * min(SPAN_VALUES, (BASIS + LENT) * sizes.logits)
-    places = (4 * (BASIS + LENT) + 16) * sizes.place
-    return sizes.threads * (span + READ_BYTES * sizes.block) + places
+    pilot = min(PILOT_BYTES, 4 * (BASIS + LENT) * sizes.m * sizes.pilot // sizes.d)
+    places = (4 * sizes.threads + 16) * sizes.place
+    return sizes.threads * (span + READ_BYTES * sizes.block) + places + pilot
 
 
 def plan_memory(

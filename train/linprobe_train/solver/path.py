@@ -1,13 +1,6 @@
 """The path over C: every fit starts from those before it.
 
-A start is the least F over the span of the nearest solutions: V = sum_j a_j V_j has the logits
-sum_j a_j Z_j, so F over a, a handful of numbers, needs no product with the rows. Newton's method:
-
-    g_j  = <P - Y, Z_j> + l2 (G a)_j,                 G_jk = <W_j, W_k>
-    H_jk = <P * Z_j, Z_k> - sum_i r_ij r_ik + l2 G_jk,  r_ij = sum_c P_ic Z_j,ic
-
-each row times its share of the mean; a sigmoid's columns are rows of their own. Where there is no
-room for logits, the pilot rows stand for all.
+A start is the least F over the span of the nearest solutions (:func:`.least_of_span`).
 
 A fit at large C, far from any other, is led there by loose ones: from afar the metric misleads into
 detours. With no other at all they begin where the ridge equals the curvature of the steepest axis
@@ -16,17 +9,18 @@ at W = 0.
 
 import math
 from dataclasses import replace
-from typing import cast
+from typing import TypeVar
 
 import numpy as np
 
 from linprobe_train.solver.lbfgs import Descent, FitReport, Judge, StopReason, Tolerance
-from linprobe_train.solver.losses import loss_of_span
+from linprobe_train.solver.losses import Lent, least_of_span, logits_of_shares
 from linprobe_train.solver.passes import Crew, Objective, Point, with_ridge
-from linprobe_train.solver.preparation import Float64, Real
+from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.problem import Problem
-from linprobe_train.solver.rows import BLOCK_ROWS
 from linprobe_train.solver.surface import Surface
+
+P = TypeVar("P", Point, Lent)
 
 DECADE = math.log(10)
 """One decade of C in x = ln C."""
@@ -37,7 +31,7 @@ BRIDGE_STEP = DECADE
 COLD_STEP = DECADE / 2
 """The same from nowhere, where there is little to start from."""
 
-BRIDGE = Tolerance(gap=1e-2, decrement=5e-3)
+BRIDGE = Tolerance(gap=1e-3, decrement=2e-4)
 """How far the fits of a bridge go: only the start of the next one depends on them."""
 
 BRIDGE_RIDGE = 0.05
@@ -46,19 +40,12 @@ BRIDGE_RIDGE = 0.05
 BASIS = 5
 """Solutions whose span holds a start: 2 took a fifth more passes, 8 no fewer."""
 
-NEWTON_STEPS = 8
-"""Most steps over the span, which cost no product with the rows; 4 took more passes, 2 many more.
-They end sooner where the decrease expected is below a ten-millionth of F."""
-
 KEPT_LOGITS = 8
 """Solutions whose logits are kept, the new one and those nearest to it; at least one more than
 :data:`BASIS`."""
 
 LENT = 3
 """Solutions of a sweep, those nearest to the chosen C, that fits of more rows start from."""
-
-SPAN_VALUES = 2**18
-"""Logits of all solutions of a span that are combined at once: 1 MB stays in a core's cache."""
 
 
 class PathSolver:
@@ -69,7 +56,7 @@ class PathSolver:
         self.surface = Surface(problem, crew, keep_logits=kept_logits > 0)
         self._kept = kept_logits
         self._solved: dict[float, Point] = {}
-        self._borrowed: dict[float, Point] = {}
+        self._borrowed: dict[float, Lent] = {}
         self._bridges: set[float] = set()
 
     @property
@@ -82,8 +69,11 @@ class PathSolver:
 
         ``resume`` takes them for a solution of these rows.
         """
-        group = self._solved if resume else self._borrowed
-        group[math.log(C)] = self.surface.at(self.problem.into(coef, intercept))
+        V = self.problem.into(coef, intercept)
+        if resume:
+            self._solved[math.log(C)] = self.surface.at(V)
+        else:
+            self._borrowed[math.log(C)] = Lent(V)
 
     def solution(self, C: float) -> tuple[Float64, Float64]:
         """Coef (m, d) and intercept (m,) on prepared rows of a C already fitted.
@@ -117,6 +107,7 @@ class PathSolver:
         self.surface = Surface(self.problem, crew, keep_logits=self.surface.keep_logits)
         for known, point in self._solved.items():
             self._solved[known] = replace(point, logits=None)
+        self._borrowed = {known: Lent(lent.V) for known, lent in self._borrowed.items()}
         preparation = replace(self.problem.preparation, arithmetic="float64")
         pilot = self.problem.pilot
         if pilot is None:
@@ -155,7 +146,7 @@ class PathSolver:
             # From below, the new rows lead away from what the others had in common.
             far = x - self._origin() > 2 * DECADE
             return [x - 2 * DECADE, x - DECADE] if far else []
-        if self._solved and not below:
+        if x in self._solved or (self._solved and not below):
             return []
         start, step = (max(below), BRIDGE_STEP) if below else (self._origin(), COLD_STEP)
         if below:
@@ -180,93 +171,22 @@ class PathSolver:
         lent = sorted(self._borrowed, key=lambda known: (abs(known - x), known))
         if not near and not lent:
             V = np.zeros((self.problem.m, self.problem.dim + 1))
+            V[:, -1] = logits_of_shares(self.problem.shares, self.problem.loss)
         elif x in near:
             V = self._solved[x].V
         else:
-            basis = [self._with_logits(self._solved, known) for known in near]
-            basis += [self._with_logits(self._borrowed, known) for known in lent]
-            V = least_of_span(self.problem, self.surface.crew, basis, self._l2(x))
+            # All rows are read at one place of the span at least.
+            first = self._with_logits(self._solved, near.pop(0)) if near else None
+            first = first or self.surface.at(self._borrowed[lent.pop(0)].V)
+            others: list[Point | Lent] = [self._with_logits(self._solved, known) for known in near]
+            others += [self._with_logits(self._borrowed, known) for known in lent]
+            V = least_of_span(self.problem, self.surface.crew, first, others, self._l2(x))
         return with_ridge(self.surface.at(V), self._l2(x))
 
-    def _with_logits(self, group: dict[float, Point], x: float) -> Point:
+    def _with_logits(self, group: dict[float, P], x: float) -> P:
         if group[x].logits is None and self.surface.keep_logits:
             group[x] = replace(group[x], logits=self.surface.logits(group[x].V))
         return group[x]
 
     def _l2(self, x: float) -> float:
         return math.exp(-x) / self.problem.total_weight
-
-
-def least_of_span(problem: Problem, crew: Crew, basis: list[Point], l2: float) -> Float64:
-    """V of the least F over the span of solutions, nearest first, (m, d + 1)."""
-    p = len(basis)
-    a = np.zeros(p)
-    a[0] = 1
-    if p == 1:
-        return basis[0].V
-    span = Span(problem, crew, basis, l2)
-    if span.pilot:
-        # The pilot rows tell how the gradient changes; what it is here, all rows have told.
-        exact = np.array([np.vdot(basis[0].gradient, point.V) for point in basis])
-        span.tilt = exact + span.gram @ a - span.at(a)[1]
-    F, g, H = span.at(a)
-    for _ in range(NEWTON_STEPS):
-        step = _newton_step(g, H)
-        expected = 0.5 * float(g @ step)
-        ends = ((t, span.at(a - t * step)) for t in (1, 0.4, 0.16))
-        lower = next(((t, end) for t, end in ends if end[0] <= F - 2e-4 * t * expected), None)
-        if lower is None:
-            break
-        a, (F, g, H) = a - lower[0] * step, lower[1]
-        if expected < 1e-7 * F:
-            break
-    V: Float64 = a[0] * basis[0].V
-    for share, point in zip(a[1:], basis[1:], strict=True):
-        V += share * point.V
-    return V
-
-
-def _newton_step(g: Float64, H: Float64) -> Float64:
-    """H^-1 g, without the directions that neighbours share to rounding."""
-    scale = 1 / np.sqrt(np.maximum(H.diagonal(), 1e-300))
-    values, axes = np.linalg.eigh(H * np.outer(scale, scale))
-    apart = values > 1e-6 * values[-1]
-    kept = axes[:, apart]
-    step: Float64 = scale * (kept @ (kept.T @ (scale * g) / values[apart]))
-    return step
-
-
-class Span:
-    """F over the combinations of points, by their logits."""
-
-    def __init__(self, problem: Problem, crew: Crew, basis: list[Point], l2: float) -> None:
-        self.pilot = basis[0].logits is None
-        """Whether the pilot rows stand for all."""
-        weights = [point.V[:, :-1] for point in basis]
-        self.gram = l2 * np.array([[np.vdot(W, other) for other in weights] for W in weights])
-        """(p, p) inner products of the weights, times l2."""
-        self.tilt = np.zeros(len(basis))
-        """(p,) gradient to be added: what the pilot rows have wrong where they are compared."""
-        self._problem, self._crew, self._basis = problem, crew, basis
-        self._places = [point.V.astype(np.float32) for point in basis] if self.pilot else []
-
-    def at(self, a: Float64) -> tuple[float, Float64, Float64]:
-        """F, its gradient (p,) and its Hessian (p, p) at the combination a."""
-        n = len(self._problem.pilot_rows) if self.pilot else self._problem.n
-        rows = max(1, min(BLOCK_ROWS, SPAN_VALUES // (len(a) * self._problem.m)))
-        spans = [slice(i, min(i + rows, n)) for i in range(0, n, rows)]
-        F = 0.5 * float(a @ self.gram @ a) + float(self.tilt @ a)
-        g, H = self.gram @ a + self.tilt, self.gram.copy()
-        for loss, gradient, hessian in self._crew.map(lambda span: self._block(span, a), spans):
-            F, g, H = F + loss, g + gradient, H + hessian
-        return F, g, H
-
-    def _block(self, span: slice, a: Float64) -> tuple[float, Float64, Float64]:
-        problem = self._problem
-        if not self.pilot:
-            Z = np.stack([cast("Real", point.logits)[span] for point in self._basis])
-            share = problem.share(span.start, Z.shape[1])
-            return loss_of_span(problem.loss, cast("Real", Z), problem.targets[span], share, a)
-        x, targets = problem.pilot_block(span), problem.targets[problem.pilot_rows[span]]
-        turned = np.stack([x @ V[:, :-1].T + V[:, -1] for V in self._places])
-        return loss_of_span(problem.loss, turned, targets, problem.pilot_share[span], a)
