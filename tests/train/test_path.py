@@ -13,9 +13,10 @@ from train_factories import features, make_rows, plain_problem
 from linprobe_train.solver import problem as problem_module
 from linprobe_train.solver.fit import FitSettings, fit_rows, make_trainer, plan_fit
 from linprobe_train.solver.lbfgs import Tolerance
+from linprobe_train.solver.losses import least_of_span
 from linprobe_train.solver.memory import kept_bytes, plan_memory, working_bytes
 from linprobe_train.solver.passes import Crew, Point, evaluate, with_ridge
-from linprobe_train.solver.path import BASIS, KEPT_LOGITS, PathSolver, least_of_span
+from linprobe_train.solver.path import BASIS, KEPT_LOGITS, PathSolver
 from linprobe_train.solver.problem import Sizes
 from linprobe_train.solver.rows import Rows, rows_of_array
 from linprobe_train.solver.surface import PairMemory, Surface
