@@ -20,8 +20,8 @@ from bench_preprocess import SPEC, make_jpegs
 from msgspec import UNSET
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from timm.data import create_loader
 from timm.data.dataset import ImageDataset
+from timm.data.loader import create_loader
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
@@ -105,11 +105,9 @@ def decoding(images: Images) -> int:
 
 
 def _transform() -> Callable[[Image.Image], torch.Tensor]:
-    return image_transform_v2(PreprocessCfg(size=SPEC.image_size), is_train=False)
-
-
-def _count(loader: DataLoader[tuple[torch.Tensor, torch.Tensor]]) -> int:
-    return sum(len(labels) for _, labels in loader)
+    transform: Callable[[Image.Image], torch.Tensor]
+    transform = image_transform_v2(PreprocessCfg(size=SPEC.image_size), is_train=False)
+    return transform
 
 
 class _Stream(torch.utils.data.IterableDataset[tuple[torch.Tensor, int]]):
@@ -124,18 +122,20 @@ class _Stream(torch.utils.data.IterableDataset[tuple[torch.Tensor, int]]):
 
 def webdataset(images: Images) -> int:
     """webdataset, the model's transform and a DataLoader with one worker process."""
-    return _count(DataLoader(_Stream(images.shard), BATCH, num_workers=1))
+    loader = DataLoader(_Stream(images.shard), BATCH, num_workers=1)
+    return sum(len(labels) for _, labels in loader)
 
 
 def torchvision(images: Images) -> int:
     """Torchvision's ImageFolder, the model's transform and a DataLoader with one worker."""
-    return _count(DataLoader(ImageFolder(images.folder, _transform()), BATCH, num_workers=1))
+    loader = DataLoader(ImageFolder(images.folder, _transform()), BATCH, num_workers=1)
+    return sum(len(labels) for _, labels in loader)
 
 
 def timm(images: Images) -> int:
     """Timm's dataset, transform and loader with one worker."""
     loader = create_loader(
-        ImageDataset(str(images.folder)),
+        ImageDataset(str(images.folder)),  # type: ignore[no-untyped-call]
         SPEC.image_size,
         BATCH,
         use_prefetcher=False,
@@ -146,7 +146,7 @@ def timm(images: Images) -> int:
         num_workers=1,
         persistent_workers=False,
     )
-    return _count(loader)
+    return sum(len(labels) for _, labels in loader)
 
 
 def our_reader(images: Images) -> int:

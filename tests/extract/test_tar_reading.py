@@ -9,7 +9,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal, TypeAlias
 
 import pytest
 from hypothesis import example, given
@@ -23,10 +23,11 @@ from linprobe_extract.shards.types import Shard
 
 MiB = 1 << 20
 LARGE = [(f"{i}.jpg", bytes([i]) * (700_000 + i)) for i in range(6)]
-FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
+TarFormat: TypeAlias = Literal[0, 1, 2]
+FORMATS: tuple[TarFormat, ...] = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 
 
-def header(name: str, size: int, format_number: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+def header(name: str, size: int, format_number: TarFormat, kind: bytes = tarfile.REGTYPE) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.type, info.uname, info.mtime = size, kind, "ün", 1_700_000_000
     return info.tobuf(format_number)
@@ -56,7 +57,7 @@ def first_file(tar: bytes, opener: Callable[[IO[bytes]], tarfile.TarFile]) -> ob
 def test_a_header_is_read_as_the_library_reads_it(
     name: str,
     size: int,
-    format_number: int,
+    format_number: TarFormat,
     kind: bytes,
     edits: list[tuple[int, bytes]],
     is_summed: bool,
