@@ -151,9 +151,9 @@ MEMORY: tuple[dict[str, object], ...] = (
     {"what": "sweep", "n": 4497, "d": 512, "k": 102},
     {"what": "sweep", "n": 3163, "d": 512, "k": 37, "folds": 5},
     {"what": "sweep", "n": 3163, "d": 512, "k": 37, "protocol": "default"},
-    {"what": "sweep", "n": 20_000, "d": 512, "k": 37, "memory": 150_000_000},
+    {"what": "sweep", "n": 20_000, "d": 512, "k": 37, "memory": 120_000_000},
     {"what": "probe", "n": 4497, "d": 512, "k": 102, "C": None},
-    {"what": "probe", "n": 4497, "d": 512, "k": 102, "C": None, "memory": 110_000_000},
+    {"what": "probe", "n": 4497, "d": 512, "k": 102, "C": None, "memory": 300_000_000},
 )
 """Cases of ``tests/factories/memory_shapes.py``."""
 

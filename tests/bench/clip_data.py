@@ -21,8 +21,8 @@ class ClipSet:
 
     name: str
     """Such as ``oxford_pets``."""
-    features: NDArray[np.float16]
-    """(n, 512), rows of unit norm."""
+    features: NDArray[np.float16] | NDArray[np.float32]
+    """(n, d), rows of unit norm where they are CLIP's."""
     labels: NDArray[np.int64]
     """(n,)"""
     held_out: NDArray[np.float16]

@@ -66,8 +66,9 @@ def rows_of(store: Path) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
 
 def top1(store: Path) -> str:
     """Accuracy of the default probe on the features of a store."""
-    words = [sys.executable, "-m", "linprobe", "probe", "--store", store, "--out", f"{store}.out"]
-    told = json.loads(subprocess.run([*words, "--json"], capture_output=True, check=True).stdout)
+    words = ["probe", "--store", str(store), "--out", f"{store}.out", "--json"]
+    probe = [sys.executable, "-m", "linprobe", *words]
+    told = json.loads(subprocess.run(probe, capture_output=True, check=True).stdout)
     scores = {score["name"]: score["value"] for score in told["results"][0]["scores"]}
     return f"{scores['top1']:.2%}"
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import webdataset as wds
-from run_factories import SmallModel, extract_small, sealed_bytes
+from encoder_factories import SmallModel
+from run_factories import extract_small, sealed_bytes
 from tar_factories import image_bytes
 
 from linprobe import FeatureStore
@@ -50,8 +51,8 @@ def test_a_webdataset_is_extracted_like_its_shards(
     (mine,), (theirs,) = own.sealed, plain.sealed
     assert list(mine.keys) == list(theirs.keys)
     assert mine.labels.tolist() == theirs.labels.tolist()
-    features = [np.asarray(split.array("embedding")) for split in (mine, theirs)]
-    np.testing.assert_allclose(*features, rtol=2e-3, atol=2e-3)  # in other batches
+    rows, expected = (np.asarray(split.array("embedding"), np.float32) for split in (mine, theirs))
+    np.testing.assert_allclose(rows, expected, rtol=2e-3, atol=2e-3)  # in other batches
     assert [shard.name for shard in mine.dataset_spec.splits[0].shards] == ["pipeline:train"]
 
 

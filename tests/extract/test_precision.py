@@ -7,16 +7,20 @@ import numpy as np
 import pytest
 import torch
 from encoder_factories import SmallModel, load_small, make_model, random_pixels, save_weights
-from run_factories import Steps
+from run_factories import Steps, extract_small
 from tar_factories import image_bytes
 
-from linprobe import extract_features
 from linprobe.errors import LinprobeError
 from linprobe_extract import doctor
 from linprobe_extract.encoders import encoder as encoders
 from linprobe_extract.encoders.encoder import Encoder, load_untrained
 from linprobe_extract.encoders.family import EncoderChoice
-from linprobe_extract.encoders.precision import DeviceFacts, device_facts, plan_precision
+from linprobe_extract.encoders.precision import (
+    DeviceFacts,
+    device_facts,
+    place_tower,
+    plan_precision,
+)
 from linprobe_extract.images import image_rows
 from linprobe_extract.run.report import forecast_text
 from linprobe_extract.run.run import Extraction
@@ -152,14 +156,15 @@ def test_16_bits_are_those_of_the_layers_not_of_the_norms_and_fp16_is_finer(
 
 
 def test_a_norm_in_fp16_takes_what_squares_beyond_float16() -> None:
-    tower = torch.nn.Sequential(torch.nn.LayerNorm(8), torch.nn.Linear(8, 3))
+    norm = torch.nn.LayerNorm(8)
     with torch.no_grad():
-        tower[0].weight.mul_(3)
-    encoders.place_tower(tower, torch.device("cpu"), "fp16", "fast")
+        norm.weight.mul_(3)
+    tower = torch.nn.Sequential(norm, torch.nn.Linear(8, 3))
+    place_tower(tower, torch.device("cpu"), "fp16", "fast")
     rows = 30000 * torch.tensor([[1.0, -1.0] * 4])
 
     with torch.inference_mode():
-        normed = tower[0](rows.half())
+        normed = norm(rows.half())
 
     assert normed.dtype == torch.float16
     torch.testing.assert_close(normed.float(), 3 * rows.sign())
@@ -195,17 +200,15 @@ def test_a_run_says_what_it_computes_in_and_who_computed_otherwise(
 ) -> None:
     """Train on one machine, test on another that shares the store."""
     store, told = tmp_path / "features", (Steps(), Steps(), Steps())
-    split = {"model": str(model.config), "weights": model.weights, "device": "cpu"}
     units(monkeypatch, amx_bf16=True)
-    extract_features(data=data, store=store, splits=["train"], watch=told[0], **split)
+    small = (model, data, store)
+    extract_small(*small, splits=["train"], watch=told[0], precision="auto")
     (first,) = FeatureStore(store).encoders()
     units(monkeypatch, avx2=True)
     choice = EncoderChoice(str(model.config), model.weights, "cpu")
     forecast = Extraction(choice, plan_dataset(str(data)), store).forecast()
-    extract_features(data=data, store=store, splits=["test"], watch=told[1], **split)
-    report = extract_features(
-        data=data, store=store, splits=["test"], watch=told[2], precision="bf16", **split
-    )
+    extract_small(*small, splits=["test"], watch=told[1], precision="auto")
+    report = extract_small(*small, splits=["test"], watch=told[2], precision="bf16")
 
     assert any("bf16: this CPU multiplies in it, by AMX; about" in line for line in told[0].lines)
     assert not any("another encoder" in line for line in told[0].lines)

@@ -22,7 +22,7 @@ from pixel_oracles import CLIP, drift, open_clip_reference, pixels_of, timm_refe
 from linprobe.errors import LinprobeError
 from linprobe_extract.pixels.canary import MAX_DRIFT, check_preprocess, with_canary
 from linprobe_extract.pixels.geometry import MAX_ASPECT, geometry_of
-from linprobe_extract.pixels.preprocess import SkipReason, limit_thread, preprocess
+from linprobe_extract.pixels.preprocess import SkipReason, _resize, limit_thread, preprocess
 
 MODES = ("RGB", "L", "RGBA", "LA", "P", "1", "CMYK")
 sizes = st.integers(1, 260)
@@ -143,6 +143,25 @@ def test_a_slot_may_have_any_strides() -> None:
 
     assert np.array_equal(batch[1].permute(2, 0, 1).numpy(), pixels_of(CLIP, JPEG)[1])
     assert not batch[0].any()
+
+
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash"])
+def test_nothing_is_turned_to_planes_on_the_way(
+    resize_mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch does so with what it resizes unless the strides are those of a whole batch."""
+    resized = []
+
+    def watched(pixels: torch.Tensor, height: int, width: int, mode: str) -> torch.Tensor:
+        resized.append(_resize(pixels, height, width, mode))
+        return resized[-1]
+
+    monkeypatch.setattr("linprobe_extract.pixels.preprocess._resize", watched)
+    for size in ((300, 200), (333, 640)):  # the latter by its height first
+        pixels_of(replace(CLIP, resize_mode=resize_mode), encode(picture(*size)))
+
+    assert len(resized) >= 2
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in resized)
 
 
 def test_limiting_a_decode_thread_leaves_the_main_thread_its_own() -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from encoder_factories import SmallModel
 from msgspec import UNSET
-from run_factories import SmallModel, extract_small, run_once
+from run_factories import extract_small, run_once
 from tar_factories import labelled, tar_bytes
 
 from linprobe import FeatureStore

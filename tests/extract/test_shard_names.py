@@ -10,10 +10,12 @@ import fsspec
 import numpy as np
 import pytest
 import webdataset as wds
-from run_factories import SmallModel, extract_small
+from encoder_factories import SmallModel
+from run_factories import extract_small
 from tar_factories import image_bytes, labelled, tar_bytes
 
 from linprobe.errors import ExtractError
+from linprobe_extract.shards import locate
 from linprobe_extract.shards.listing import RemoteFolder, remote_folder, shards_by_split
 from linprobe_extract.shards.locate import plan_dataset
 
@@ -103,6 +105,29 @@ def test_names_that_may_mean_another_dataset_are_refused(
 )
 def test_a_page_of_the_hub_is_read_where_its_files_are(url: str, expected: RemoteFolder) -> None:
     assert remote_folder(url) == expected
+
+
+def test_a_dataset_on_the_hub_is_planned_from_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By ``nshards.txt``, or by what ``hf://`` lists; nothing is asked of the page itself."""
+    page, files = "https://huggingface.co/datasets/o/wds_pets/tree/main", {
+        "train/nshards.txt": b"2\n", "dataset_type.txt": b"multilabel", "classnames.txt": b"a\nb"
+    }  # fmt: skip
+    base = "https://huggingface.co/datasets/o/wds_pets/resolve/main"
+    monkeypatch.setattr(locate, "read_file", lambda url, _: files.get(url.removeprefix(f"{base}/")))
+    plan = plan_dataset(page)
+    assert [shard.url for shard in plan.split("train").shards] == [f"{base}/{i}" for i in (
+        "train/0.tar", "train/1.tar"
+    )]  # fmt: skip
+    assert (plan.name, plan.label_source, plan.classes) == ("wds_pets", "npy", ("a", "b"))
+
+    files.clear()
+    listed = {"hf://datasets/o/wds_pets@main": ["README.md", "pets-train-0.tar", "pets-test-0.tar"]}
+    monkeypatch.setattr(locate, "folder_names", lambda url, _: listed[url])
+    plan = plan_dataset(page)
+    assert [split.shards[0].url for split in plan.splits] == [
+        f"{base}/pets-test-0.tar",
+        f"{base}/pets-train-0.tar",
+    ]
 
 
 def test_a_name_that_a_server_lists_is_no_chain_of_urls(tmp_path: Path) -> None:

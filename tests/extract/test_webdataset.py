@@ -74,7 +74,9 @@ def test_keys_and_labels_of_every_kind_are_those_of_webdataset(tmp_path: Path) -
     assert labels("cls") == [sample["cls"] for sample in expected]
     assert labels("json:y") == [PETS.index(sample["json"]["y"]) for sample in expected]  # type: ignore[index]
     assert labels("txt") == [PETS.index(str(sample["txt"]).strip()) for sample in expected]
-    assert labels("npy") == [tuple(np.flatnonzero(sample["npy"])) for sample in expected]
+    assert labels("npy") == [
+        tuple(np.flatnonzero(np.asarray(sample["npy"]))) for sample in expected
+    ]
 
 
 def test_what_webdataset_ignores_is_no_sample(tmp_path: Path) -> None:
@@ -158,6 +160,16 @@ def test_what_webdataset_reads_of_a_cut_tar_without_a_word_is_refused(tmp_path: 
 
     assert len(theirs(shard)) == 500
     with pytest.raises(ShardError, match="is cut"):
+        ours(shard, Labelling("cls", None))
+
+
+def test_of_two_tars_joined_webdataset_reads_the_first(tmp_path: Path) -> None:
+    parts = [tar_bytes([(f"{key}.jpg", b"x"), (f"{key}.cls", b"0")]) for key in "ab"]
+    shard = Shard(str(tmp_path / "a.tar"))
+    Path(shard.url).write_bytes(parts[0] + parts[1])
+
+    assert [sample["__key__"] for sample in theirs(shard)] == ["a"]
+    with pytest.raises(ShardError, match="more than one archive"):
         ours(shard, Labelling("cls", None))
 
 

@@ -111,7 +111,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
         time.sleep(0.002)
 
 
-def extract_small(model: SmallModel, data: Path, store: Path, /, **changed: Any) -> ExtractReport:  # noqa: ANN401 - of any setting
+def extract_small(model: SmallModel, data: Any, store: Path, /, **changed: Any) -> ExtractReport:  # noqa: ANN401 - of any setting
     settings: dict[str, Any] = {
         "model": str(model.config), "weights": model.weights, "data": data, "store": store,
         "device": "cpu", "precision": "fp32", "batch_size": 4,

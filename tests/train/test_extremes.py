@@ -94,7 +94,8 @@ def test_so_large_a_C_that_nothing_is_regularised(normalize: bool) -> None:
 
     assert exact.converged
     assert report.converged
-    assert report.objective == pytest.approx(exact.objective, rel=1e-5)
+    # Weights are so large that the rounding of rows to float32 is seen in the objective.
+    assert report.objective == pytest.approx(exact.objective, rel=5e-5)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -94,7 +94,8 @@ class Encoder:
         model : ``demo``, ``ViT-B/16``, ``ARCH:TAG``, ``timm:NAME``, ``hf-hub:ORG/REPO``, ...; see
             :mod:`linprobe_extract.encoders.family`.
         weights : checkpoint in place of the model's own, which is downloaded where need be.
-        device : where to run; ``auto`` is CUDA where there is such a device.
+        device : where to run; ``auto`` is CUDA where there is such a device. It is made the current
+            one, as ``torch.cuda.set_device`` does.
         precision : arithmetic of the forward pass; ``auto`` is that of the device and the tower
             by :func:`~linprobe_extract.encoders.precision.plan_precision`. Part of the identity,
             as are the next two.

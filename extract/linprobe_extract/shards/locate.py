@@ -25,9 +25,9 @@ from linprobe_extract.shards.listing import (
     shards_by_split,
 )
 from linprobe_extract.shards.network import PATIENT, Retry
-from linprobe_extract.shards.pipelines import pipeline_splits
 from linprobe_extract.shards.remote import folder_names, read_file
 from linprobe_extract.shards.types import DatasetPlan, Pipeline, Shard, SplitPlan
+from linprobe_extract.shards.webdatasets import pipeline_splits
 
 _LAYOUT_HINT = (
     "expected DIR/train/*.tar and DIR/test/*.tar (as `linprobe pack` writes them), "

@@ -21,7 +21,7 @@ from linprobe.records import MAX_BYTES
 from linprobe.terminal import note
 from linprobe_extract.shards.listing import remote_folder
 from linprobe_extract.shards.network import Beat, Retry, StoppedError, insist
-from linprobe_extract.shards.tar import webdatasets_opener
+from linprobe_extract.shards.webdatasets import webdatasets_opener
 
 if TYPE_CHECKING:
     import aiohttp
@@ -145,7 +145,8 @@ def blocks(stream: IO[bytes], beat: Beat) -> Iterator[bytes]:
         except (FileNotFoundError, LinprobeError):
             raise
         except Exception as error:  # each of fsspec's drivers has errors of its own
-            raise EOFError(f"broke off after {n_bytes:,} bytes") from error
+            after = f"after {n_bytes:,} bytes" if n_bytes else "before its end"
+            raise EOFError(f"broke off {after}") from error
         beat()
         if not block:
             return

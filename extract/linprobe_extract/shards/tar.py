@@ -6,9 +6,8 @@ Tar readers stop silently at damage, cuts and second archives: so every byte is 
 import hashlib
 import os
 import re
-import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,9 +20,9 @@ import fsspec
 from linprobe import tars
 from linprobe.errors import ShardError
 from linprobe.records import open_regular
-from linprobe_extract.shards.pipelines import PipelineStream
 from linprobe_extract.shards.samples import size_limit, split_member
 from linprobe_extract.shards.types import Member, Shard
+from linprobe_extract.shards.webdatasets import PipelineStream, webdatasets_opener
 from linprobe_store.format.spec import ShardFingerprint
 
 _END_BYTES = 1024
@@ -138,23 +137,6 @@ class _Forward:
             if rest.strip(b"\0"):
                 return None
         return self.tell() - offset
-
-
-def webdatasets_opener(url: str) -> Callable[..., IO[bytes]] | None:
-    """What webdataset opens a URL by, where that is not left to fsspec; else None.
-
-    It is a function that a person registered in its ``gopen_schemes``, or one of its own for a
-    scheme that fsspec does not know.
-    """
-    scheme = url.partition("://")[0].lower()
-    is_known = "::" in scheme or scheme in fsspec.available_protocols()
-    if is_known and "webdataset" not in sys.modules:  # so nobody has registered anything
-        return None
-    from webdataset.gopen import gopen_schemes
-
-    opener: Callable[..., IO[bytes]] | None = gopen_schemes.get(scheme)
-    is_own = getattr(opener, "__module__", "") == "webdataset.gopen"
-    return None if is_known and is_own else opener
 
 
 def open_shard(shard: Shard) -> IO[bytes]:

@@ -45,8 +45,9 @@ class FitSettings:
         time and the memory, and matters below a relative gap of about 1e-8 only.
     threads : threads over blocks of rows, None and -1 for all cores that the process may use;
         their number changes no bit of the result.
-    memory_bytes : most anonymous memory to use; None for half of what the process may use. Rows
-        that do not fit are streamed from disk.
+    memory_bytes : most anonymous memory to use, less than what streaming needs is refused; None for
+        half of what the process may use. Rows that do not fit are streamed from disk. The solver
+        ``sklearn`` holds all rows in float64 beside it.
 
     Examples
     --------

@@ -7,7 +7,9 @@ Stop, whichever comes first (F objective, g gradient, H the inverse Hessian L-BF
 - ``estimate``: g'Hg / 2 <= ``decrement`` F: the decrease that L-BFGS itself expects of its next
   step. Measured, the true gap is up to about ten times this.
 
-Both also ask that W, and not only F, has settled. Everything else is ``converged = False``.
+Both also ask that W and b, and not only F, have settled: the decrease expected is at most ``gap``
+of what W has brought, which at tiny C is next to nothing of F. Everything else is
+``converged = False``.
 
 The inverse Hessian is the two-loop recursion (Nocedal and Wright 2006, algorithm 7.4) as four
 matrix products. With steps and gradient changes as columns of S and Y, oldest first, M the metric,
@@ -23,6 +25,7 @@ from typing import Literal
 
 import numpy as np
 
+from linprobe_train.solver.losses import loss_of_shares
 from linprobe_train.solver.passes import Objective, Point, with_ridge
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.problem import Sizes
@@ -43,13 +46,17 @@ MAX_LENGTHS = 25
 """Lengths tried along one direction."""
 
 SETTLED = 1e-3
-"""Decrease left to gain, relative to the ridge, that moves W by about 3 % at most."""
+"""Decrease left to gain, relative to what W has brought, that moves W by about 3 % at tiny C: where
+loose fits end, and from which on a judge is asked."""
 
-FLAT = 1e-11
-"""Relative decrease of F that float64 sums barely resolve: nothing is left to gain."""
+FLAT = 1e-24
+"""Relative decrease of F that float64 gradients barely resolve: nothing is left to gain."""
 
 F32_NOISE = 1e-7
 """Relative change of F that float32 logits cannot resolve."""
+
+FAINT = F32_NOISE / SETTLED
+"""Share of F that W has brought below which float32 does not tell whether W and b have settled."""
 
 ASK = 2e-5
 """Decrease expected of the next step, relative to F, from which on a judge is asked."""
@@ -144,6 +151,7 @@ class Descent:
         self.iterations = 0
         self.decrement = math.inf
         self._surface = surface
+        self._at_no_weights = loss_of_shares(surface.problem.shares, surface.problem.loss)
         self._arithmetic = surface.problem.preparation.arithmetic
 
     def run(self, tolerance: Tolerance) -> StopReason:
@@ -157,6 +165,10 @@ class Descent:
                 direction = surface.direction(self.at)
             slope = -float(np.vdot(self.at.g, direction))
             self.decrement = -0.5 * slope
+            faint = self._brought < FAINT * self.at.F and self._arithmetic != "float64"
+            if faint and self._settled(SETTLED):
+                self._widen()
+                continue
             reason = self._reason(tolerance)
             if self._enough(direction, ended=reason is not None):
                 reason = reason or "decided"
@@ -166,8 +178,7 @@ class Descent:
                 if self._arithmetic == "float64":
                     self._enough(direction, ended=True)
                     return "stalled"
-                self._arithmetic = "float64"
-                self.at = with_ridge(surface.at(self.at.point.V, "float64"), self.at.l2)
+                self._widen()
             if self.iterations == built + 1:
                 reference = self.decrement
             left = self.iterations - built >= LONG and self.decrement < FAR * reference
@@ -175,22 +186,33 @@ class Descent:
                 surface.ready(self.at, anew=True)
                 built, reference = self.iterations, math.inf
 
+    def _widen(self) -> None:
+        """Go on in float64."""
+        self._arithmetic = "float64"
+        self.at = with_ridge(self._surface.at(self.at.point.V, "float64"), self.at.l2)
+
     @property
-    def _settled(self) -> bool:
+    def _brought(self) -> float:
+        """What F has fallen by since W = 0, at least the ridge at an optimum, F being convex."""
+        return max(self.at.ridge, self._at_no_weights - self.at.F)
+
+    def _settled(self, share: float) -> bool:
         # At tiny C all of F is the loss at W = 0, where a small relative gap says nothing of the
-        # direction of W, which alone decides predictions: W's part of F is the ridge.
-        return self.decrement <= max(SETTLED * self.at.ridge, FLAT * self.at.F)
+        # direction of W, nor of b beside it, which alone decide predictions.
+        return self.decrement <= max(share * self._brought, FLAT * self.at.F)
 
     def _reason(self, tolerance: Tolerance) -> StopReason | None:
-        if self._settled and self.at.bound <= tolerance.gap:
+        settled = self._settled(min(SETTLED, tolerance.gap))
+        if settled and self.at.bound <= tolerance.gap:
             return "bound"
-        if self._settled and 0 < self.decrement <= tolerance.decrement * self.at.F:
+        if settled and 0 < self.decrement <= tolerance.decrement * self.at.F:
             return "estimate"
         return "max_iter" if self.iterations >= tolerance.max_iter else None
 
     def _enough(self, direction: Float64, *, ended: bool) -> bool:
         """Ask the judge where it is due, and of the place where a fit ends in any case."""
-        near = self._settled and self.decrement <= min(ASK * self.at.F, self._asked / ASK_AGAIN)
+        due = min(ASK * self.at.F, self._asked / ASK_AGAIN)
+        near = self._settled(SETTLED) and self.decrement <= due
         if self._judge is None or not (near or ended):
             return False
         self._asked = self.decrement

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 Loss = Literal["softmax", "sigmoid"]
 
+LEAST_SHARE = 1e-6
+"""Of a class whose rows have no weight: its best intercept is minus infinity."""
+
 LOSS_BYTES = 42
 """Of a logit while its loss is computed: five float64 and two flags, by the sigmoid."""
 
@@ -232,3 +235,16 @@ class Span:
         Z = np.stack([cast("Real", point.logits)[span] for point in self._basis])
         share = problem.share(span.start, Z.shape[1])
         return loss_of_span(problem.loss, cast("Real", Z), problem.targets[span], share, a)
+
+
+def loss_of_shares(shares: Float64, kind: Loss) -> float:
+    """The least mean loss at W = 0: the entropy of the shares, (m,), or of every column."""
+    p = shares if kind == "softmax" else np.stack([shares, 1 - shares])
+    return -float((p * np.log(np.maximum(p, 1e-300))).sum())
+
+
+def logits_of_shares(shares: Float64, kind: Loss) -> Float64:
+    """Intercepts (m,) of that loss."""
+    p = np.clip(shares, LEAST_SHARE, 1 - LEAST_SHARE)
+    logits: Float64 = np.log(p) - (np.log(p).mean() if kind == "softmax" else np.log1p(-p))
+    return logits

@@ -38,12 +38,6 @@ class MemoryPlan:
     limit_bytes: int
     """What may be used."""
 
-    def text(self) -> str:
-        """For a person."""
-        how = "in memory" if self.resident else "streamed from disk"
-        total, limit = human_bytes(self.total_bytes), human_bytes(self.limit_bytes)
-        return f"memory: at most {total} of {limit} allowed, rows {how}"
-
 
 def points_bytes(sizes: Sizes) -> int:
     """Of solutions with their gradients: those of a start, and those lent.

@@ -127,12 +127,10 @@ def evaluate(problem: Problem, V: Float64, crew: Crew, arithmetic: Arithmetic = 
     columns, offset = problem.columns(V, arithmetic)
 
     def of_chunk(chunk: tuple[int, int]) -> tuple[float, Float64]:
-        gradient, loss = np.zeros_like(V), 0.0
+        gradient, loss = np.zeros((len(V), len(columns) + 1)), 0.0
         # Fresh memory of this size costs the kernel a tenth of what the product takes.
-        room, product = (
-            np.empty((BLOCK_ROWS, len(V)), arithmetic),
-            np.empty(V[:, :-1].shape, arithmetic),
-        )
+        room = np.empty((BLOCK_ROWS, len(V)), arithmetic)
+        product = np.empty((len(V), len(columns)), arithmetic)
         for row, features in problem.blocks(*chunk):
             x: Real = features.astype(arithmetic, copy=False)
             z = np.matmul(x, columns, out=room[: len(x)])
@@ -142,12 +140,13 @@ def evaluate(problem: Problem, V: Float64, crew: Crew, arithmetic: Arithmetic = 
             gradient[:, -1] += z.sum(axis=0, dtype=np.float64)
         return loss, gradient
 
-    loss, gradient = 0.0, np.zeros_like(V)
+    loss, gradient = 0.0, np.zeros((len(V), len(columns) + 1))
     for chunk_loss, chunk_gradient in crew.map(of_chunk, problem.chunks()):
         loss += chunk_loss
         gradient += chunk_gradient
     if problem.resident is None:
-        gradient[:, :-1] = gradient[:, :-1] @ problem.rotation
+        turned = gradient[:, :-1] @ problem.rotation
+        gradient = np.column_stack([turned, gradient[:, -1]])
     gradient /= problem.total_weight
     return Point(V, loss / problem.total_weight, gradient)
 

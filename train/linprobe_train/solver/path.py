@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from linprobe_train.solver.lbfgs import Descent, FitReport, Judge, StopReason, Tolerance
-from linprobe_train.solver.losses import Lent, least_of_span
+from linprobe_train.solver.losses import Lent, least_of_span, logits_of_shares
 from linprobe_train.solver.passes import Crew, Objective, Point, with_ridge
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.problem import Problem
@@ -31,7 +31,7 @@ BRIDGE_STEP = DECADE
 COLD_STEP = DECADE / 2
 """The same from nowhere, where there is little to start from."""
 
-BRIDGE = Tolerance(gap=1e-2, decrement=5e-3)
+BRIDGE = Tolerance(gap=1e-3, decrement=2e-4)
 """How far the fits of a bridge go: only the start of the next one depends on them."""
 
 BRIDGE_RIDGE = 0.05
@@ -171,6 +171,7 @@ class PathSolver:
         lent = sorted(self._borrowed, key=lambda known: (abs(known - x), known))
         if not near and not lent:
             V = np.zeros((self.problem.m, self.problem.dim + 1))
+            V[:, -1] = logits_of_shares(self.problem.shares, self.problem.loss)
         elif x in near:
             V = self._solved[x].V
         else:

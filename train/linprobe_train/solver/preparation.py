@@ -135,3 +135,18 @@ def column_moments(rows: Rows, *, normalize: bool) -> tuple[Float64, Float64]:
     # Rounding leaves a constant column a deviation of about 1e-8 of its size, not 0.
     constant = deviation <= 1e-6 * np.maximum(np.abs(mean + pivot), 1e-30)
     return mean + pivot, np.where(constant, 1.0, deviation)
+
+
+def axes_of_span(
+    share: Float32, rows: Rows, preparation: Preparation
+) -> tuple[Float64, Float64, Float64]:
+    """Mean, variances and axes (features, n) of few rows: QR keeps them orthonormal throughout.
+
+    Half as many rows as features take no more memory than a covariance would.
+    """
+    centred = preparation.apply(rows.gather(np.arange(rows.n))).astype(np.float64)
+    mean: Float64 = share @ centred
+    centred -= mean
+    span, inside = np.linalg.qr(centred.T)
+    variances, turn = np.linalg.eigh((inside * share) @ inside.T)
+    return mean, variances, span @ turn

@@ -7,8 +7,9 @@ Objective, per unit weight (S = sum of row weights; scikit-learn's divided by C 
 Coordinates: rows are centred (the intercept is free, so this changes nothing but b) and turned
 into the principal axes of a sample of rows (W is turned with them, ||W|| stays). A resident copy is
 turned once; streamed rows stay as they are, and W and the gradient are turned at every pass.
+Of few rows only the axes of their span are kept: what of W is orthogonal to it adds to the ridge.
 
-n rows, d dimension, m logit columns: k for softmax and multi-label, 1 for two classes.
+n rows, d axes, m logit columns: k for softmax and multi-label, 1 for two classes.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linprobe_train.solver.losses import Loss
-from linprobe_train.solver.preparation import Arithmetic, Float32, Float64, Preparation, Real
+from linprobe_train.solver.preparation import (
+    Arithmetic,
+    Float32,
+    Float64,
+    Preparation,
+    Real,
+    axes_of_span,
+)
 from linprobe_train.solver.rows import BLOCK_ROWS, Rows
 
 PILOT_ROWS = 16384
@@ -82,7 +90,8 @@ class Problem:
     mean: Float64
     """(d,) subtracted from prepared rows."""
     rotation: Float64
-    """(d, d) orthogonal, columns by ascending variance: coordinates are (x - mean) @ rotation."""
+    """(features, d) with orthonormal columns by ascending variance: coordinates are
+    (x - mean) @ rotation."""
     steepest: float
     """Mean square of the last coordinate, the one of the largest variance."""
     pilot: Float32 | None
@@ -106,8 +115,8 @@ class Problem:
 
     @property
     def dim(self) -> int:
-        """D."""
-        return self.source.dim
+        """Axes: as many as features, or as resident rows that are at most half as many."""
+        return len(self.rotation.T)
 
     @property
     def m(self) -> int:
@@ -123,6 +132,15 @@ class Problem:
     def total_weight(self) -> float:
         """S, the sum of the row weights."""
         return float(self.n if self.weights is None else self.weights.sum())
+
+    @cached_property
+    def shares(self) -> Float64:
+        """(m,) share of the weight that is of the class of each column."""
+        weights = np.ones(self.n) if self.weights is None else self.weights
+        softmax = self.loss == "softmax"
+        mass = np.bincount(self.targets, weights, self.m) if softmax else weights @ self.targets
+        shares: Float64 = mass / self.total_weight
+        return shares
 
     def into(self, coef: Float64, intercept: Float64) -> Float64:
         """Turn a probe on prepared rows, (m, d) and (m,), into V = [W | b], (m, d + 1)."""
@@ -210,9 +228,13 @@ def make_problem(
         offsets = np.random.default_rng(0).random(PILOT_ROWS) * np.diff(edges)
         chosen = edges[:-1] + offsets.astype(np.int64)
     share = np.ones(len(chosen)) if weights is None else weights[chosen]
-    share = (share / share.sum()).astype(np.float32)
-    sample = np.empty((len(chosen), rows.dim), np.float32)
-    mean, variances, rotation = _principal_axes(sample, share, rows, preparation, chosen)
+    share = share / share.sum()
+    few = resident and 2 * rows.n <= rows.dim
+    sample = np.empty((0 if few else len(chosen), rows.dim), np.float32)
+    if few:
+        mean, variances, rotation = axes_of_span(share, rows, preparation)
+    else:
+        mean, variances, rotation = _principal_axes(sample, share, rows, preparation, chosen)
     copy, pilot = None, None
     if resident:
         del sample  # the copy takes its place
@@ -224,13 +246,16 @@ def make_problem(
     two = rows.n_classes == 2 and not rows.multi_label
     loss: Loss = "sigmoid" if two or rows.multi_label else "softmax"
     targets = (rows.labels[:, None] == 1).astype(np.uint8) if two else rows.labels
-    axes = mean, rotation, float(variances[-1])
-    return Problem(loss, targets, weights, *axes, pilot, chosen, share, copy, rows, preparation)
+    axes, sampled = (
+        (mean, rotation, float(variances[-1])),
+        (pilot, chosen, share.astype(np.float32)),
+    )
+    return Problem(loss, targets, weights, *axes, *sampled, copy, rows, preparation)
 
 
 def _principal_axes(
     sample: Float32,
-    share: Float32,
+    share: Float64,
     rows: Rows,
     preparation: Preparation,
     chosen: NDArray[np.int64],
@@ -244,14 +269,15 @@ def _principal_axes(
         mean += share[span] @ sample[span].astype(np.float64)
     for span in spans_of(len(sample)):
         sample[span] -= mean.astype(np.float32)
-        covariance += (sample[span] * share[span, None]).T @ sample[span]
+        weighted = sample[span] * share[span, None].astype(np.float32)
+        covariance += weighted.T @ sample[span]
     # Read by columns it is the same matrix, and can be overwritten.
     variances, rotation = eigh(covariance.T, overwrite_a=True, check_finite=False, driver="evd")
     return mean, variances, rotation
 
 
 def _resident(rows: Rows, preparation: Preparation, mean: Float64, rotation: Float64) -> Real:
-    out: Real = np.empty((rows.n, rows.dim), preparation.arithmetic)
+    out: Real = np.empty((rows.n, rotation.shape[1]), preparation.arithmetic)
     mean, rotation = mean.astype(out.dtype), rotation.astype(out.dtype)
     for start, block in rows.pairs():
         features = preparation.apply(block.read())

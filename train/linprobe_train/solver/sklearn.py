@@ -26,8 +26,9 @@ class SklearnSolver:
     def __init__(self, problem: Problem, crew: Crew) -> None:
         self.problem = problem
         self._crew = crew
-        blocks = [problem.preparation.apply(block.read()) for block in problem.source.blocks]
-        self._features = np.concatenate(blocks).astype(np.float64)
+        self._features = np.empty((problem.n, problem.dim))
+        for start, block in problem.source.pairs():
+            self._features[start : start + block.n] = problem.preparation.apply(block.read())
         self._solved: dict[float, tuple[Float64, Float64]] = {}
 
     def fit(self, C: float, tolerance: Tolerance, judge: Judge | None = None) -> FitReport:

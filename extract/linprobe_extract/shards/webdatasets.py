@@ -1,10 +1,15 @@
-"""A person's own pipeline of samples, such as a ``webdataset.WebDataset``, as the bytes of a tar.
+"""What a person has of webdataset: pipelines of samples, and schemes of URLs that they registered.
 
-So it is read as shards are, with all that is asked of them; its fingerprint is over what it gave.
+A pipeline is read as the bytes of a tar, with all that is asked of shards; its fingerprint is over
+what it gave.
 """
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import IO
+
+import fsspec
 
 from linprobe.errors import ExtractError, ShardError
 from linprobe.names import split_named
@@ -15,6 +20,23 @@ _HINT = (
     "a sample is a dict with '__key__' (a text without a dot after its last slash), the image's "
     "bytes by their extension ('jpg'), and a label ('cls')"
 )
+
+
+def webdatasets_opener(url: str) -> Callable[..., IO[bytes]] | None:
+    """What webdataset opens a URL by, where that is not left to fsspec; else None.
+
+    It is a function that a person registered in its ``gopen_schemes``, or one of its own for a
+    scheme that fsspec does not know.
+    """
+    scheme = url.partition("://")[0].lower()
+    is_known = "::" in scheme or scheme in fsspec.available_protocols()
+    if is_known and "webdataset" not in sys.modules:  # so nobody has registered anything
+        return None
+    from webdataset.gopen import gopen_schemes
+
+    opener: Callable[..., IO[bytes]] | None = gopen_schemes.get(scheme)
+    is_own = getattr(opener, "__module__", "") == "webdataset.gopen"
+    return None if is_known and is_own else opener
 
 
 def pipeline_splits(pipelines: Mapping[str, Pipeline]) -> dict[str, tuple[Shard, ...]]:
