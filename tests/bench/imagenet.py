@@ -18,7 +18,7 @@ from linprobe_train.protocol.protocols import HALVING
 from linprobe_train.protocol.search import Search, search
 from linprobe_train.solver import surface as surfaces
 from linprobe_train.solver.fit import FitSettings
-from linprobe_train.solver.memory import bytes_of
+from linprobe_train.solver.memory import kept_bytes, working_bytes
 from linprobe_train.solver.passes import Crew, crew_of, evaluate, with_ridge
 from linprobe_train.solver.preconditioner import BlockMetric, measure_curvature, rank_for
 from linprobe_train.solver.preparation import Float32, Float64, Preparation
@@ -95,8 +95,10 @@ def run_search(coarse_rows: int) -> tuple[Search, dict[int, int], float]:
     train, val = (
         rows_of_array(x[part], y[part], k) for part in (slice(SCALED), slice(SCALED, None))
     )
-    sizes, built = Sizes(len(y), 256, k, 1), dict[int, int]()
-    limit = bytes_of(sizes, resident=False, kept_logits=0)
+    sizes, built = Sizes(SCALED, 256, k, 1), dict[int, int]()
+    # One byte less than a copy of the rows takes.
+    limit = kept_bytes(sizes, resident=True, logits=0) + working_bytes(sizes) - 1
+    settings = FitSettings(memory_bytes=limit)
     build = surfaces.block_metric
 
     def counted(problem: Problem, V: Float64, l2: float, crew: Crew, place: Float32) -> BlockMetric:
@@ -107,7 +109,7 @@ def run_search(coarse_rows: int) -> tuple[Search, dict[int, int], float]:
     begin = time.process_time()
     grid = msgspec.structs.replace(HALVING, coarse_rows=coarse_rows)
     with crew_of(1) as crew:
-        found = search(train, val, grid, FitSettings(memory_bytes=limit), crew)
+        found = search(train, val, grid, settings, crew)
     surfaces.block_metric = build
     return found, built, time.process_time() - begin
 

@@ -227,7 +227,7 @@ def test_a_fit_at_a_C_already_fitted_goes_on_from_there(crew: Crew) -> None:
     assert trainer.solver.bridge(math.log(100.0)) == []  # type: ignore[union-attr]
 
 
-def test_all_rows_begin_at_the_C_that_the_part_would_choose_for_rows_of_its_own() -> None:
-    assert start_of(HALVING, 1.0, 1000, 8000) == 10.0
+def test_all_rows_begin_between_the_same_l2_and_the_same_C() -> None:
+    assert start_of(HALVING, 1.0, 1000, 8000) == 10**0.5
     assert start_of(HALVING, 1e6, 1000, 8000) == 1e6
     assert start_of(list_grid(1, 10, 100), 1.0, 1000, 2000) == 1.0

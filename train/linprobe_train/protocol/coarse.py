@@ -2,9 +2,9 @@
 
 A part of the rows at the same l2 is the same problem with more noise, and its solutions are near
 those of all rows: each of its rows weighs as much as the rows of its class that it stands for, so
-that C means the same l2 as for all rows. With more noise it wants more ridge: what is much the same
-for any number of rows is the best C of rows that weigh 1 each. All rows therefore begin at the best
-C of the part times the rows that one of it stands for.
+that C means the same l2 as for all rows. With more noise it wants more ridge: the best C of all
+rows was between the part's (the same l2) and that times the rows that one of it stands for (the C
+of rows that weigh 1). All rows begin in the middle and go on until the best has both neighbours.
 """
 
 import math
@@ -37,7 +37,7 @@ class Coarse:
     C: float
     """Best on it, by the rule of the search."""
     start: float
-    """Where all rows began: the value nearest to C times ``of`` / ``rows``."""
+    """Where all rows began: the value nearest to C times the root of ``of`` / ``rows``."""
     points: tuple[SweepPoint, ...]
     """Its curve, ascending in C."""
 
@@ -86,7 +86,7 @@ def start_of(grid: Grid, C: float, rows: int, of: int) -> float:
     """The value of a grid, of a search to half a decade, that all rows begin with."""
     first = grid.first[0] if grid.first else 0
     values = (v for e, v in grid.places.items() if grid.values or (e - first) % HALF == 0)
-    return min(values, key=lambda value: abs(math.log(value / (C * of / rows))))
+    return min(values, key=lambda value: abs(math.log(value / C / math.sqrt(of / rows))))
 
 
 def nearest(points: Sequence[SweepPoint], C: float) -> list[float]:

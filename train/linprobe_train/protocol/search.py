@@ -129,11 +129,16 @@ def run_sweep(
             line = f"  C = {C:<10.3g} val {point.score:.4f}  ({passes} passes)"
             watch(Progress(len(points), None, "values of C", line=line))
         refined = set() if loose else refined
-        while rest := [p for p in contenders(points.values()) if exact and p.C not in refined]:
+        scores = {C: merit(point.score) for C, point in points.items()}
+        # Where a pass is dear, rows are decided when no other value is wanted.
+        while exact and not (loose and grid.next_values(scores)):
+            rest = [p for p in contenders(points.values()) if p.C not in refined]
+            if not rest:
+                break
             refined.add(rest[0].C)
             rival = max(p.high for C, p in points.items() if C != rest[0].C and p.high is not None)
             points[rest[0].C] = scorer.refine(rest[0], lead_of(points.values()), rival)
-        scores = {C: merit(point.score) for C, point in points.items()}
+            scores = {C: merit(point.score) for C, point in points.items()}
     return Sweep(metric, tuple(points[C] for C in sorted(points)), best_C(scores))
 
 
@@ -205,10 +210,8 @@ class Choice:
 
     def run(self, grid: Grid, seed: int) -> tuple[list[Trial], Sweep]:
         """Choose among the grid's values; trainers on all rows, and the curve."""
-        count, of = grid.coarse_rows, min(rows.n for rows, _ in self.cuts)
-        coarse: Coarse | None = None
-        lent: list[dict[float, Probe]] = []
-        if 0 < count < of:
+        coarse, lent = None, list[dict[float, Probe]]()
+        if 0 < grid.coarse_rows < min(rows.n for rows, _ in self.cuts):
             coarse, lent = self._ask_part(grid, seed)
         trials = [(make_trainer(rows, self.settings, self.crew), held) for rows, held in self.cuts]
         for (trainer, _), probes in zip(trials, lent, strict=False):
