@@ -242,19 +242,22 @@ def synthetic() -> None:
 def main() -> None:
     """Run one benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["memory", "imagenet", "threads", "synthetic", "stream"])
+    names = ["memory", "synthetic", "threads", "imagenet", "stream"]
+    parser.add_argument("what", nargs="?", choices=names, help="none: all but stream")
     parser.add_argument("sizes", nargs="*", type=int, help="of stream")
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    if options.what in (None, "memory"):
+        memory()
+    if options.what in (None, "synthetic"):
+        synthetic()
+    if options.what in (None, "threads"):
+        threads(options.repeats)
+    if options.what in (None, "imagenet"):
+        imagenet(options.repeats)
     if options.what == "stream":
         stream(*options.sizes)
-    elif options.what == "threads":
-        threads(options.repeats)
-    elif options.what == "imagenet":
-        imagenet(options.repeats)
-    else:
-        {"memory": memory, "synthetic": synthetic}[options.what]()
 
 
 if __name__ == "__main__":
