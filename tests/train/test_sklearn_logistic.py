@@ -42,4 +42,4 @@ def test_all_of_scikit_learns_tests_pass_but_those_listed(tmp_path: Path) -> Non
     assert {t: why for t, why in ended.items() if t not in listed and why != "passed"} == {}
     assert {test for test in listed if ended[test] == "passed"} == set()
     assert set(NOT_OURS) - known == set()
-    assert len(ended) - len(listed) >= 80
+    assert len(ended) - len(listed) >= 75
