@@ -12,18 +12,18 @@ from train_factories import make_rows
 
 from linprobe import sweep
 from linprobe.errors import OptionError
-from linprobe_train.protocol.coarse import Around, coarse_grid, part_trials, start_of
+from linprobe_train.protocol.coarse import part_trials
 from linprobe_train.protocol.cuts import stratified_part, stratified_tenth
 from linprobe_train.protocol.protocols import (
-    BAND_GRID,
     DEFAULT,
     HALVING,
     PROTOCOLS,
     Grid,
     list_grid,
 )
-from linprobe_train.protocol.search import search
-from linprobe_train.solver.fit import FitSettings, make_trainer
+from linprobe_train.protocol.search import run_sweep, search
+from linprobe_train.protocol.temperature import fit_temperature
+from linprobe_train.solver.fit import FitSettings, fit_rows, make_trainer
 from linprobe_train.solver.lbfgs import Tolerance
 from linprobe_train.solver.passes import Crew, crew_of
 from linprobe_train.solver.rows import Rows, rows_of_array
@@ -55,92 +55,53 @@ def test_a_part_has_the_same_share_of_every_class_and_a_row_at_least(
     assert np.array_equal(part, stratified_part(labels, count, seed))
 
 
-@given(st.dictionaries(st.integers(-48, 48), st.integers(0, 9)), st.integers(-12, 12))
-@settings(max_examples=40, deadline=None)
-def test_all_rows_are_tried_until_the_best_has_both_neighbours(
-    landscape: dict[int, int], start: int
-) -> None:
-    places = HALVING.places
-    around, scores = Around(HALVING, places[4 * start]), dict[float, float]()
-    order = list[float]()
-    while wanted := around.next_values(scores):
-        for C in wanted:
-            assert C not in scores
-            scores[C] = landscape.get(round(8 * math.log10(C)), 0)
-            order.append(C)
-    best = min(scores, key=lambda C: (-scores[C], C))
-    at = round(8 * math.log10(best))
-
-    assert order[0] == places[4 * start]
-    beside = {at - 1, at + 1} & places.keys()
-    last = {round(8 * math.log10(C)) for C in order[-2:]}
-    assert beside <= {round(8 * math.log10(C)) for C in scores} or at in last
-
-
-def test_lists_and_half_decades_are_climbed_by_their_own_steps() -> None:
-    values = PROTOCOLS["dino"].grid.values
-    assert Around(PROTOCOLS["dino"].grid, values[20]).next_values({}) == (
-        values[20],
-        values[19],
-        values[21],
-    )
-    assert Around(BAND_GRID, 1.0).next_values({}) == (1.0, 10**-0.5, 10**0.5)
-    assert Around(HALVING, 1e6).next_values({}) == (1e6, 10**5.75)
-    assert coarse_grid(HALVING).steps == (8, 4)
-    assert coarse_grid(on_part(HALVING, 9)) == coarse_grid(HALVING)
-
-
-def test_a_part_stands_for_all_rows_at_the_same_l2(crew: Crew) -> None:
+def test_C_means_the_same_per_row_of_a_part_as_of_all(crew: Crew) -> None:
     train, held = cut(0)
-    (trainer, _), *_ = part_trials([(train, held)], 240, PLAIN, 0, crew)
-    whole = make_trainer(train, PLAIN, crew)
-
-    assert abs(trainer.rows.n - 240) <= 2
-    assert trainer.problem.total_weight == pytest.approx(whole.problem.total_weight)
-    masses = np.bincount(trainer.rows.labels, trainer.problem.weights)
-    assert np.allclose(masses, np.bincount(train.labels))
-    balanced = replace(PLAIN, balanced=True)
-    (trainer, _), *_ = part_trials([(train, held)], 240, balanced, 0, crew)
-    assert trainer.problem.total_weight == pytest.approx(train.n)
+    for each in (PLAIN, replace(PLAIN, balanced=True)):
+        (trainer, _), *_ = part_trials([(train, held)], 240, each, 0, crew)
+        assert abs(trainer.rows.n - 240) <= 2
+        assert trainer.problem.total_weight == pytest.approx(trainer.rows.n)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_choice_is_that_of_all_rows_from_the_start(seed: int, crew: Crew) -> None:
+def test_all_values_are_tried_on_the_part_and_all_rows_fitted_at_the_chosen(
+    seed: int, crew: Crew
+) -> None:
     train, held = cut(seed)
     chosen = search(train, held, on_part(HALVING, 600), PLAIN, crew)
-    whole = search(train, held, HALVING, PLAIN, crew)
-    assert chosen.sweep is not None
-    assert whole.sweep is not None
-    scores = {point.C: point.score for point in whole.sweep.points}
-
-    for point in chosen.sweep.points:
-        assert scores.get(point.C, point.score) == pytest.approx(point.score, abs=0.004)
-        assert sum(fit.passes for fit in point.fits) > 0
-    best = max(point.score for point in chosen.sweep.points)
-    assert best >= max(scores.values()) - 0.004
-    assert len(chosen.sweep.points) < len(whole.sweep.points)
-    if chosen.sweep.C == whole.sweep.C:
-        assert chosen.fit.objective == pytest.approx(whole.fit.objective, rel=1e-6)
-
-
-def test_default_searches_on_a_part_by_likelihood(crew: Crew) -> None:
-    train, held = cut(1)
-    chosen = search(train, held, on_part(DEFAULT.grid, 300), PLAIN, crew, rule=DEFAULT.rule)
-    whole = search(train, held, DEFAULT.grid, PLAIN, crew, rule=DEFAULT.rule)
+    part = run_sweep(part_trials([(train, held)], 600, PLAIN, 0, crew), HALVING, "top1")
     assert chosen.sweep is not None
     assert chosen.sweep.coarse is not None
-    assert whole.sweep is not None
-    losses = [
-        min(point.likelihood.nll for point in found.sweep.points if point.likelihood)
-        for found in (chosen, whole)
-        if found.sweep
-    ]
 
-    assert losses[0] == pytest.approx(losses[1], abs=0.002)
-    assert {point.C for point in chosen.sweep.points} <= {p.C for p in whole.sweep.points} | set(
-        BAND_GRID.places.values()
-    )
+    assert [(p.C, p.score) for p in chosen.sweep.points] == [(p.C, p.score) for p in part.points]
+    assert chosen.fit.C == chosen.sweep.C == part.C
+    assert chosen.fitted_on.n == train.n + held.n
+    alone = fit_rows(train.join(held), part.C, PLAIN, Tolerance())[1]
+    assert chosen.fit.objective == pytest.approx(alone.objective, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_choice_of_a_part_scores_as_that_of_all_rows(seed: int, crew: Crew) -> None:
+    train, held = cut(seed)
+    chosen, whole = (search(train, held, on_part(HALVING, n), PLAIN, crew) for n in (600, 0))
+    assert whole.sweep is not None
+    trial = make_trainer(train, PLAIN, crew), held
+    at_chosen = run_sweep([trial], list_grid(chosen.fit.C), "top1").points[0].score
+
+    assert at_chosen >= max(point.score for point in whole.sweep.points) - 4.5 / held.n
+
+
+def test_default_chooses_on_a_part_and_takes_the_temperature_from_all_rows(crew: Crew) -> None:
+    train, held = cut(1)
+    chosen = search(train, held, on_part(DEFAULT.grid, 300), PLAIN, crew, rule=DEFAULT.rule)
+    assert chosen.sweep is not None
+    assert chosen.sweep.coarse is not None
+    assert all(point.likelihood is not None for point in chosen.sweep.points)
+    probe = fit_rows(train, chosen.fit.C, PLAIN, Tolerance())[0]
+    alone = fit_temperature([(probe, held)], "val")
+
     assert chosen.temperature is not None
+    assert pytest.approx(alone.T, rel=1e-3) == chosen.temperature.T
 
 
 def test_every_fold_has_its_part(crew: Crew) -> None:
@@ -150,7 +111,7 @@ def test_every_fold_has_its_part(crew: Crew) -> None:
     assert found.coarse is not None
 
     assert abs(found.coarse.rows - 300) <= 2
-    for point in (*found.points, *found.coarse.points):
+    for point in found.points:
         assert len(point.fits) == 3
 
 
@@ -215,8 +176,7 @@ def test_programs_ask_for_it_by_name() -> None:
     assert found.coarse is not None
     rows_of_part = found.coarse.rows
     assert abs(rows_of_part - 200) <= 2
-    first = f"11 values on {rows_of_part} of {found.coarse.of} rows"
-    assert found.stages == f"{first}, then {len(found.points)} on all,"
+    assert found.stages == f"{len(found.points)} values on {rows_of_part} of {found.coarse.of} rows"
 
 
 def test_a_fit_at_a_C_already_fitted_goes_on_from_there(crew: Crew) -> None:
@@ -225,9 +185,3 @@ def test_a_fit_at_a_C_already_fitted_goes_on_from_there(crew: Crew) -> None:
     trainer.fit(100.0, Tolerance(gap=1e-3, decrement=1e-4))
 
     assert trainer.solver.bridge(math.log(100.0)) == []  # type: ignore[union-attr]
-
-
-def test_all_rows_begin_between_the_same_l2_and_the_same_C() -> None:
-    assert start_of(HALVING, 1.0, 1000, 8000) == 10**0.5
-    assert start_of(HALVING, 1e6, 1000, 8000) == 1e6
-    assert start_of(list_grid(1, 10, 100), 1.0, 1000, 2000) == 1.0

@@ -93,6 +93,21 @@ def test_a_line_is_the_loss_along_it_and_ends_at_a_whole_place(kind: str, crew: 
     assert surface.passes - before <= 3
 
 
+@pytest.mark.parametrize(("off", "first"), [(0.25, 0.25), (4.0, 1.0)])
+def test_where_a_length_costs_a_pass_the_first_is_as_the_last_pair_corrects_the_metric(
+    off: float, first: float, crew: Crew
+) -> None:
+    problem = PROBLEMS["streamed"]()
+    surface = Surface(problem, crew)
+    start = with_ridge(surface.at(np.zeros((problem.m, problem.dim + 1))), 1e-3)
+    surface.ready(start)
+    step = surface.direction(start)
+    assert surface.line(start.point, step, "float32").first == 1.0
+
+    surface.pairs.remember(off * step, start.g, 0.0)
+    assert surface.line(start.point, step, "float32").first == pytest.approx(first, rel=1e-3)
+
+
 def test_lengths_along_logits_read_no_rows(crew: Crew) -> None:
     surface = Surface(plain_problem(make_rows()), crew)
     V = np.zeros((4, 13))

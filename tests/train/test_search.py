@@ -200,13 +200,13 @@ class Scripted:
     def score(self, C: float, lead: float) -> SweepPoint:
         return self.first[C]
 
-    def refine(self, point: SweepPoint, lead: float, rival: float) -> SweepPoint:
+    def refine(self, point: SweepPoint, lead: float) -> SweepPoint:
         self.asked.append(point.C)
         return self.refined[point.C]
 
 
 def scripted_sweep(scripted: Scripted, grid: Grid, monkeypatch: pytest.MonkeyPatch) -> Sweep:
-    monkeypatch.setattr("linprobe_train.protocol.search.Scorer", lambda *_, **__: scripted)
+    monkeypatch.setattr("linprobe_train.protocol.search.Scorer", lambda *_: scripted)
     return run_sweep([], grid, "top1")
 
 
@@ -264,7 +264,7 @@ def test_float64_decides_rows_that_float32_leaves_open(
     scorer = scoring.Scorer([(trainer, held)], "top1")
     rough = scorer.score(10.0, -math.inf)
     assert rough.undecided > 0
-    fine = scorer.refine(rough, -math.inf, math.inf)
+    fine = scorer.refine(rough, -math.inf)
     (exact,) = exact_scores(train, held, list_grid(10.0), "top1", crew).values()
 
     assert fine.low == fine.high == exact

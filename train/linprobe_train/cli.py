@@ -49,7 +49,7 @@ def probe(
     grid: Annotated[str | None, typer.Option(help="Values of C: 0.1,1,10.")] = None,
     coarse_rows: Annotated[
         int | None,
-        typer.Option(help="Try all C on so many rows first, then those around the best on all."),
+        typer.Option(help="Choose C on so many rows; all are fitted once, at that C."),
     ] = None,
     metric: MetricOption = None,
     cv: Annotated[int, typer.Option(help="Take the best C over K folds; 0 for the rule.")] = 0,

@@ -13,7 +13,6 @@ import numpy as np
 
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_store.format.spec import LabelArray
-from linprobe_train.protocol.coarse import Around
 from linprobe_train.protocol.protocols import Grid
 from linprobe_train.protocol.scoring import Likelihood, SweepPoint, Trial
 from linprobe_train.scores.metrics import metric_named, score_of
@@ -30,7 +29,7 @@ DECADES = 2.0
 
 
 def run_band(
-    trials: Sequence[Trial], grid: Grid | Around, metric: str, watch: Watch = ignore
+    trials: Sequence[Trial], grid: Grid, metric: str, watch: Watch = ignore
 ) -> tuple[float, tuple[SweepPoint, ...]]:
     """The chosen C and every point, ascending in C; every fit goes on to the final tolerance."""
     n = sum(held_out.n for _, held_out in trials)

@@ -71,10 +71,10 @@ def plan_search(
         scored = predict_bytes(held_out, everything.n_classes, multi_label=everything.multi_label)
         beside = views + lent + max(look_bytes(cut), scored)
         beside += grid.count * (JUDGED_BYTES * held_out + SOLUTION_BYTES * len(cuts) * cut.place)
-        # Of a part: its draw, labels and numbers and weights of its rows, solutions that it lends.
+        # Of a part: its draw, labels and numbers of its rows, solutions that it lends.
         part = min(grid.coarse_rows, cut.n)
         if part:
-            beside += 48 * cut.n + len(cuts) * ((cut.label + 16) * part + 8 * LENT * cut.place)
+            beside += 48 * cut.n + len(cuts) * ((cut.label + 8) * part + 8 * LENT * cut.place)
         # For a temperature: the logits of all held-out rows, without the trainers.
         logits = 8 * held_out * (cut.m + 2) + 8 * len(cuts) * cut.place
         least += [views + lent + logits + working_bytes(cut), beside + _least(cut, len(cuts))]

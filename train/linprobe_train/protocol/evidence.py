@@ -11,7 +11,6 @@ delta_p - delta_c over the rows, with c the second class or the label. The score
 are right and decided is the lower end, with all that could come right the upper.
 """
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,7 +84,7 @@ class Judge:
         self.evidence = Evidence(0.0, 0.0, 1.0, held_out.n)
         """What the last look gave."""
         self._problem, self._fitted, self._held_out = trainer.problem, trainer.fitted, held_out
-        self._metric, self._to_beat, self._to_win = metric_named(metric), to_beat, math.inf
+        self._metric, self._to_beat = metric_named(metric), to_beat
         self._arithmetic: Arithmetic = trainer.problem.preparation.arithmetic
         place = np.searchsorted(self._fitted, held_out.labels).clip(max=len(self._fitted) - 1)
         self._own = np.where(self._fitted[place] == held_out.labels, place, -1)
@@ -93,13 +92,9 @@ class Judge:
         self._near = np.ones(held_out.n, bool)
         self._sample = np.arange(0, held_out.n, max(1, held_out.n // SAMPLED))
 
-    def go_on(self, to_beat: float, to_win: float, arithmetic: Arithmetic | None = None) -> None:
-        """Look at every row again, in another arithmetic where one is given.
-
-        ``to_win`` is a score above which no other is left.
-        """
-        self._arithmetic = arithmetic or self._arithmetic
-        self._to_beat, self._to_win = to_beat, to_win
+    def in_float64(self, to_beat: float) -> None:
+        """Look in float64 from now on, at every row again."""
+        self._arithmetic, self._to_beat = "float64", to_beat
         self._near[:] = True
 
     def __call__(self, V: Float64, step: Float64) -> bool:
@@ -113,13 +108,7 @@ class Judge:
             self._near[near] = rests[1] <= NEAR**2 * square
             self._near[self._sample] = True
         self.evidence = self._score(undecided)
-        return self.enough
-
-    @property
-    def enough(self) -> bool:
-        """Whether the score is known, below what it has to beat, or above all others."""
-        low, high = self.evidence.low, self.evidence.high
-        return low == high or high < self._to_beat or low > self._to_win
+        return self.evidence.low == self.evidence.high or self.evidence.high < self._to_beat
 
     def _look(
         self, near: NDArray[np.intp], V: Float64, step: Float64

@@ -30,11 +30,10 @@ class Grid(msgspec.Struct, frozen=True, omit_defaults=True):
     steps: tuple[int, ...] = ()
     """Distance from the peak to the two neighbours tried after each halving."""
     coarse_rows: int = 0
-    """Rows, a stratified part, that every value to half a decade is tried on first: only those
-    around the best of it are then tried on all rows, see :mod:`.coarse`. 0 for all rows at once."""
+    """Rows, a stratified part, that C is chosen on, see :mod:`.coarse`. 0 for all rows."""
 
     def on_part(self, coarse_rows: int) -> "Grid":
-        """The same values, coarse ones on a part of the rows; for refusals see the protocol's."""
+        """The same values, tried on a part of the rows; for refusals see the protocol's."""
         if coarse_rows < 0 or (coarse_rows and len(self.values) == 1):
             why = (
                 "expected 0 or more" if coarse_rows < 0 else "with a single C: nothing is searched"

@@ -14,9 +14,6 @@ from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.rows import Rows
 
-LOOSE = Tolerance(gap=1e-5, decrement=2e-7)
-"""How far fits go before it is known which of them the choice hangs on, where a pass is dear."""
-
 Trial = tuple[Trainer, Rows]
 """One cut of the data: a trainer on the rows to fit, and the held-out rows that it is scored on."""
 
@@ -82,18 +79,13 @@ def lead_of(points: Iterable[SweepPoint]) -> float:
 class Scorer:
     """Scores values of C on trials."""
 
-    def __init__(self, trials: Sequence[Trial], metric: str, *, loose: bool = False) -> None:
+    def __init__(self, trials: Sequence[Trial], metric: str) -> None:
         self._trials, self._metric = trials, metric
-        self._loose = loose
         self._judges: dict[float, list[Judge]] = {}
 
     def score(self, C: float, lead: float) -> SweepPoint:
-        """Fit at C until the score is known, or known to stay below ``lead``.
-
-        ``loose`` ends fits earlier: where a pass is dear, few values are worth their last rows.
-        """
+        """Fit at C until the score is known, or known to stay below ``lead``."""
         fits, values = [], []
-        floor = LOOSE if self._loose else FLOOR
         judges = self._judges[C] = []
         for trainer, held_out in self._trials:
             if not can_judge(trainer, self._metric):
@@ -103,28 +95,20 @@ class Scorer:
                 values.append(score_of(self._metric, rows, held_out.n_classes))
                 continue
             judge = Judge(trainer, held_out, self._metric, self._to_beat(lead, judges))
-            fits.append(trainer.fit(C, floor, judge))
+            fits.append(trainer.fit(C, FLOOR, judge))
             judges.append(judge)
         if not judges:
             return SweepPoint(C, float(np.mean(values)), tuple(fits))
         return self._point(C, fits)
 
-    def refine(self, point: SweepPoint, lead: float, rival: float) -> SweepPoint:
-        """Go on where rows are undecided: in float64, of loose fits in float32 before.
-
-        ``rival`` is the most that any other point can have.
-        """
+    def refine(self, point: SweepPoint, lead: float) -> SweepPoint:
+        """Go on in float64 where rows are undecided."""
         fits, judges = list(point.fits), self._judges[point.C]
-        to_win = rival if self._loose and len(judges) == 1 else math.inf
         for i, judge in enumerate(judges):
-            trainer, others = self._trials[i][0], [*judges[:i], *judges[i + 1 :]]
-            goals = self._to_beat(lead, others), to_win
-            if judge.evidence.undecided and self._loose:
-                judge.go_on(*goals)
-                fits[i] = _after(fits[i], trainer.fit(point.C, FLOOR, judge))
-            if judge.evidence.undecided and not (self._loose and judge.enough):
-                judge.go_on(*goals, "float64")
-                fits[i] = _after(fits[i], trainer.refine(point.C, FLOOR_64, judge))
+            if judge.evidence.undecided:
+                judge.in_float64(self._to_beat(lead, [*judges[:i], *judges[i + 1 :]]))
+                fit = self._trials[i][0].refine(point.C, FLOOR_64, judge)
+                fits[i] = replace(fit, passes=fit.passes + fits[i].passes)
         return self._point(point.C, fits)
 
     def _point(self, C: float, fits: list[FitReport]) -> SweepPoint:
@@ -144,7 +128,3 @@ def out_of_fold(trials: Sequence[Trial], C: float) -> list[tuple[Probe, Rows]]:
     for trainer, _ in trials:
         trainer.fit(C, Tolerance())
     return [(trainer.probe(C), held) for trainer, held in trials]
-
-
-def _after(before: FitReport, fit: FitReport) -> FitReport:
-    return replace(fit, passes=fit.passes + before.passes)

@@ -6,14 +6,7 @@ from dataclasses import dataclass, replace
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_train.protocol.band import BLIND_C, WIDTH, run_band
 from linprobe_train.protocol.budget import plan_search
-from linprobe_train.protocol.coarse import (
-    Around,
-    Coarse,
-    coarse_grid,
-    nearest,
-    part_trials,
-    start_of,
-)
+from linprobe_train.protocol.coarse import Coarse, nearest, part_trials
 from linprobe_train.protocol.held_out import HeldOut, cut_rows
 from linprobe_train.protocol.protocols import BAND, Grid, Rule, best_C
 from linprobe_train.protocol.scoring import (
@@ -47,15 +40,14 @@ class Sweep:
     rule: Rule = "score"
     """``score``: the best score; of several, the smallest C. ``nll-band-1``: see :mod:`.band`."""
     coarse: Coarse | None = None
-    """What a part of the rows said before, where one was asked; ``points`` are of all rows."""
+    """The part of the rows that C was chosen on, where one was asked for."""
 
     @property
     def stages(self) -> str:
         """For a person, how many values were tried on how many rows."""
-        if self.coarse is None:
-            return f"{len(self.points)} values"
-        part = f"{len(self.coarse.points)} values on {self.coarse.rows} of {self.coarse.of} rows"
-        return f"{part}, then {len(self.points)} on all,"
+        part = self.coarse
+        values = f"{len(self.points)} values"
+        return values if part is None else f"{values} on {part.rows} of {part.of} rows"
 
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the chosen C must know, and can do."""
@@ -104,21 +96,12 @@ class Sweep:
         return lines
 
 
-def run_sweep(
-    trials: Sequence[Trial],
-    grid: Grid | Around,
-    metric: str,
-    watch: Watch = ignore,
-    *,
-    loose: bool = False,
-    exact: bool = True,
-) -> Sweep:
+def run_sweep(trials: Sequence[Trial], grid: Grid, metric: str, watch: Watch = ignore) -> Sweep:
     """Score values of C until the grid is done; ``watch`` sees every point as it is scored.
 
-    Every choice, of a peak or of the end, is made on scores that are known as far as it needs;
-    where it need not be ``exact``, on scores as they are. For ``loose`` see the scorer.
+    Every choice, of a peak or of the end, is made on scores that are known as far as it needs.
     """
-    merit, scorer = metric_named(metric).merit, Scorer(trials, metric, loose=loose)
+    merit, scorer = metric_named(metric).merit, Scorer(trials, metric)
     points: dict[float, SweepPoint] = {}
     scores: dict[float, float] = {}
     refined: set[float] = set()
@@ -128,17 +111,10 @@ def run_sweep(
             passes = sum(fit.passes for fit in point.fits)
             line = f"  C = {C:<10.3g} val {point.score:.4f}  ({passes} passes)"
             watch(Progress(len(points), None, "values of C", line=line))
-        refined = set() if loose else refined
-        scores = {C: merit(point.score) for C, point in points.items()}
-        # Where a pass is dear, rows are decided when no other value is wanted.
-        while exact and not (loose and grid.next_values(scores)):
-            rest = [p for p in contenders(points.values()) if p.C not in refined]
-            if not rest:
-                break
+        while rest := [p for p in contenders(points.values()) if p.C not in refined]:
             refined.add(rest[0].C)
-            rival = max(p.high for C, p in points.items() if C != rest[0].C and p.high is not None)
-            points[rest[0].C] = scorer.refine(rest[0], lead_of(points.values()), rival)
-            scores = {C: merit(point.score) for C, point in points.items()}
+            points[rest[0].C] = scorer.refine(rest[0], lead_of(points.values()))
+        scores = {C: merit(point.score) for C, point in points.items()}
     return Sweep(metric, tuple(points[C] for C in sorted(points)), best_C(scores))
 
 
@@ -209,36 +185,37 @@ class Choice:
     """Sees every point."""
 
     def run(self, grid: Grid, seed: int) -> tuple[list[Trial], Sweep]:
-        """Choose among the grid's values; trainers on all rows, and the curve."""
-        coarse, lent = None, list[dict[float, Probe]]()
-        if 0 < grid.coarse_rows < min(rows.n for rows, _ in self.cuts):
-            coarse, lent = self._ask_part(grid, seed)
-        trials = [(make_trainer(rows, self.settings, self.crew), held) for rows, held in self.cuts]
-        for (trainer, _), probes in zip(trials, lent, strict=False):
-            for C, probe in probes.items():
-                trainer.borrow(probe, C)
-        values = grid if coarse is None else Around(grid, coarse.start)
-        sweep = self._sweep(trials, values, loose=coarse is not None)
-        return trials, replace(sweep, coarse=coarse)
+        """Choose among the grid's values; the trainers that did, and the curve."""
+        coarse, of = None, min(rows.n for rows, _ in self.cuts)
+        if 0 < grid.coarse_rows < of:
+            trials = part_trials(self.cuts, grid.coarse_rows, self.settings, seed, self.crew)
+            coarse = Coarse(min(trainer.rows.n for trainer, _ in trials), of)
+            line = f"on {coarse.rows} of {of} rows:"
+            self.watch(Progress(0, None, "values of C", line=line))
+        else:
+            trials = self._on_all_rows()
+        if self.rule == BAND:
+            C, points = run_band(trials, grid, self.metric, watch=self.watch)
+            return trials, Sweep(self.metric, points, C, self.rule, coarse)
+        return trials, replace(run_sweep(trials, grid, self.metric, self.watch), coarse=coarse)
 
-    def _ask_part(self, grid: Grid, seed: int) -> tuple[Coarse, list[dict[float, Probe]]]:
-        """Where a part of the rows has its best C, and its solutions around that, by cut."""
-        parts = part_trials(self.cuts, grid.coarse_rows, self.settings, seed, self.crew)
-        n, of = min(t.rows.n for t, _ in parts), min(rows.n for rows, _ in self.cuts)
-        self.watch(Progress(0, None, "values of C", line=f"on {n} of {of} rows:"))
-        sweep = self._sweep(parts, coarse_grid(grid), loose=True, exact=False)
-        start = start_of(grid, sweep.C, n, of)
-        lent = [{C: trainer.probe(C) for C in nearest(sweep.points, start)} for trainer, _ in parts]
-        self.watch(Progress(0, None, "values of C", line="on all rows:"))
-        return Coarse(n, of, sweep.C, start, sweep.points), lent
+    def out_of_fold(self, trials: list[Trial], sweep: Sweep) -> list[tuple[Probe, Rows]]:
+        """Probes of all rows of each cut at the chosen C, with their held-out rows.
 
-    def _sweep(
-        self, trials: Sequence[Trial], grid: Grid | Around, *, loose: bool, exact: bool = True
-    ) -> Sweep:
-        if self.rule != BAND:
-            return run_sweep(trials, grid, self.metric, self.watch, loose=loose, exact=exact)
-        C, points = run_band(trials, grid, self.metric, watch=self.watch)
-        return Sweep(self.metric, points, C, self.rule)
+        Takes the trainers: those on a part lend their solutions, and make room.
+        """
+        if sweep.coarse is not None:
+            near = nearest(sweep.points, sweep.C)
+            lent = [[(trainer.probe(C), C) for C in near] for trainer, _ in trials]
+            trials.clear()
+            trials += self._on_all_rows()
+            for (trainer, _), probes in zip(trials, lent, strict=True):
+                for probe, C in probes:
+                    trainer.borrow(probe, C)
+        return out_of_fold(trials, sweep.C)
+
+    def _on_all_rows(self) -> list[Trial]:
+        return [(make_trainer(rows, self.settings, self.crew), held) for rows, held in self.cuts]
 
 
 def search(
@@ -277,8 +254,8 @@ def search(
         choice = Choice(cuts, each, crew, metric, rule, watch)
         trials, sweep = choice.run(grid, seed)
         C = sweep.C
-        scored = out_of_fold(trials, C) if rule == BAND or held_out.folds else []
         lent = [(trials[0][0].probe(c), c) for c in nearest(sweep.points, C)]
+        scored = choice.out_of_fold(trials, sweep) if rule == BAND or held_out.folds else []
         del trials, choice
         temperature = fit_temperature(scored, held_out.source) if scored else None
     trainer = make_trainer(everything, replace(settings, memory_bytes=plan.final_bytes), crew)

@@ -48,10 +48,6 @@ def curve_svg(sweep: Sweep, metric: str) -> str:
     if sweep.points[0].likelihood:
         metric, unit = "held-out loss", "nats"
     figure, axes = _figure(7.0, 3.2)
-    if sweep.coarse:
-        part, label = sweep.coarse, f"{sweep.coarse.rows} of {sweep.coarse.of} rows"
-        axes.plot(*_curve(part.points, sweep.metric), color=_LINE, marker="o", label=label)
-        axes.legend(frameon=False)
     axes.plot(C, score, color=_ACCENT)
     outside = np.array(
         [p.likelihood is not None and not p.likelihood.in_band for p in sweep.points]

@@ -79,7 +79,7 @@ def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
     chosen = {"score": "best", BAND: "by likelihood"}[protocol.rule]
     how = f"{chosen} on {result.held_out.source}" if result.sweep else "not chosen"
     if result.sweep and result.sweep.coarse:
-        how += f", among {result.sweep.stages[:-1]}"
+        how += f", among {result.sweep.stages}"
     how = "as given" if len(protocol.grid.values) == 1 else how
     fitted = f"fitted on {result.fitted_on.source}, {result.fitted_on.n} rows"
     rows = f"{len(result.classes)} classes, {result.test.n} test rows"

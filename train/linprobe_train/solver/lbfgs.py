@@ -219,7 +219,9 @@ class Descent:
         return self._judge(self.at.point.V, direction)
 
     def _step(self, direction: Float64, slope: float) -> bool:
-        """Move along -direction, from length 1 on by safeguarded secants; False if stuck.
+        """Move along -direction, from the line's first length on by safeguarded secants.
+
+        False if stuck.
 
         A length is taken where F has fallen enough (Armijo), and along logits, where lengths are
         cheap, the slope too (:data:`FLATTER`). The ridge is a parabola of the length.
@@ -227,7 +229,7 @@ class Descent:
         start, W, D = self.at, self.at.point.V[:, :-1], direction[:, :-1]
         WD, DD = float(np.vdot(W, D)), float(np.vdot(D, D))
         line = self._surface.line(start.point, direction, self._arithmetic)
-        length, low, high = 1.0, 0.0, math.inf
+        length, low, high = line.first, 0.0, math.inf
         for trial in range(1, MAX_LENGTHS + 1):
             loss, derivative = line.at(length)
             F = loss + start.ridge + start.l2 * length * (0.5 * length * DD - WD)

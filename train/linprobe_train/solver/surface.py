@@ -93,6 +93,17 @@ class PairMemory:
         z += (weights @ S).reshape(z.shape)
         return z.astype(np.float64)
 
+    def scale(self, metric: Callable[[Float32], Float32]) -> float:
+        """What the metric's inverse is off by along the last pair, s'y / y'M^-1 y; 1 without one.
+
+        Nocedal and Wright 2006, (7.20), in a metric.
+        """
+        if not self._order:
+            return 1.0
+        last = self._order[-1]
+        y = self._changes[last]
+        return float(self._products[last, last]) / float(np.vdot(y, metric(y)))
+
     def _flat(self, known: int) -> tuple[Float32, Float32]:
         return self._steps[:known].reshape(known, -1), self._changes[:known].reshape(known, -1)
 
@@ -105,10 +116,15 @@ def pairs_bytes(sizes: Sizes) -> int:
 class Line:
     """The mean loss on V - t D, every t a pass."""
 
-    def __init__(self, surface: "Surface", V: Float64, D: Float64, arithmetic: Arithmetic) -> None:
+    lengths = 1
+    """Acceptable lengths that are worth trying for a better one."""
+
+    def __init__(
+        self, surface: "Surface", V: Float64, D: Float64, arithmetic: Arithmetic, first: float
+    ) -> None:
         self._surface, self._V, self._D, self._arithmetic = surface, V, D, arithmetic
-        self.lengths = 1
-        """Acceptable lengths that are worth trying for a better one."""
+        self.first = first
+        """Length to try first."""
 
     def at(self, t: float) -> tuple[float, float]:
         """The mean loss at t, and its derivative by t."""
@@ -123,7 +139,7 @@ class Line:
 class LogitLine:
     """The mean loss on V - t D from the logits of V and of D: a product for D, one to stop."""
 
-    lengths = 3
+    first, lengths = 1.0, 3
 
     def __init__(self, surface: "Surface", at: Point, logits: Real, D: Float64) -> None:
         self._surface, self._at, self._logits, self._D = surface, at, logits, D
@@ -213,5 +229,7 @@ class Surface:
     def line(self, at: Point, D: Float64, arithmetic: Arithmetic) -> "Line | LogitLine":
         """The mean loss on V - t D."""
         if at.logits is None:
-            return Line(self, at.V, D, arithmetic)
+            # Of many rows every second length of 1 was twice too long, and each costs a pass.
+            scale = self.pairs.scale(self._metric.apply) if self._metric else 1.0
+            return Line(self, at.V, D, arithmetic, min(1.0, scale))
         return LogitLine(self, at, at.logits, D)
