@@ -68,8 +68,7 @@ def diagnose(model: str) -> Diagnosis:
     verdict = (
         f"extraction will run on {place} in {precision} at about {rate:.3g} images/s for {model}"
     )
-    why = Check(precision, tower.plan.reason)
-    return Diagnosis((*checks, why), verdict, rate)
+    return Diagnosis(checks, verdict, rate)
 
 
 def _forward_rate(tower: UntrainedTower) -> float:

@@ -1,5 +1,6 @@
 """Datasets behind URLs: what a failing server costs is time, or the shard by name, never rows."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -33,7 +34,7 @@ from linprobe_extract.run.run import Extraction
 from linprobe_extract.shards.caches import FingerprintCache
 from linprobe_extract.shards.fetch import Fetcher
 from linprobe_extract.shards.locate import plan_dataset
-from linprobe_extract.shards.network import Retry, insist, is_absence
+from linprobe_extract.shards.network import Beat, Retry, insist, is_absence
 from linprobe_extract.shards.remote import RemoteFile
 from linprobe_extract.shards.tar import fingerprint_shard
 from linprobe_extract.shards.types import Shard
@@ -122,6 +123,21 @@ def test_an_absence_is_a_404_and_asked_for_once(web: Server) -> None:
     assert [split.name for split in plan.splits] == ["train"]
     assert plan.classes is None
     assert web.count("/test/nshards.txt") == web.count("/classnames.txt") == 1
+
+
+def test_a_reset_connection_is_told_as_such_where_a_driver_says_not_found(web: Server) -> None:
+    lines: list[str] = []
+
+    def reset(beat: Beat) -> None:
+        try:
+            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+        except OSError as error:
+            raise FileNotFoundError(web.url) from error
+
+    with pytest.raises(ExtractError, match="Connection reset by peer"):
+        insist(reset, web.url, HURRIED, error=ExtractError, tell=lines.append)
+    assert all("Connection reset by peer" in line for line in lines)
+    assert lines
 
 
 @pytest.mark.parametrize("fault", FAULTS)

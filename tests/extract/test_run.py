@@ -1,6 +1,7 @@
 """A whole run: shards in, sealed splits out, the same however it is divided."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +107,28 @@ def test_settings_that_a_loaded_encoder_cannot_take_are_refused(
     with pytest.raises(ExtractError, match="has its weights"):
         extract_features(encoder, data, tmp_path / "f", precision="bf16")
 
+    assert not (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"device": "tpu"}, "device 'tpu'; expected one of auto, cuda, cpu"),
+        ({"precision": "fp8"}, "precision 'fp8'; expected one of fp32"),
+        ({"storage_dtype": "int8"}, "storage_dtype 'int8'"),
+        ({"key_prefix": "foo"}, "a key prefix 'foo'"),
+        ({"batch_size": -1}, "batches of -1"),
+        ({"max_skipped": 5}, "max_skipped = 5"),
+        ({"shards": ["train=x.tar"]}, "both data and shards"),
+    ],
+)
+def test_settings_out_of_range_are_refused_and_nothing_is_written(
+    model: SmallModel, data: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ExtractError, match=message) as caught:
+        extract_small(model, data, tmp_path / "f", **change)
+
+    assert caught.value.hint
     assert not (tmp_path / "f").exists()
 
 

@@ -184,7 +184,7 @@ def test_the_next_run_removes_what_a_killed_one_was_writing(
     run_once(encoder, data, tmp_path / "features", watch=steps)
 
     assert [line for line in steps.lines if "killed" in line] == [
-        "removed 2 kB that killed runs left"
+        "removed what killed runs left (2 kB)"
     ]
     assert (dead.exists(), elsewhere.exists()) == (False, True)
 

@@ -171,6 +171,35 @@ def test_a_web_server_that_lists_a_folder_is_enough(web: tuple[Path, str]) -> No
     assert [shard.url for shard in plan.split("test").shards] == [f"{url}/test/0.tar"]
 
 
+def test_a_split_that_a_server_lists_is_found_beside_splits_that_are_counted(
+    web: tuple[Path, str],
+) -> None:
+    folder, url = web
+    for name in ("train/0.tar", "train/1.tar", "test/0.tar"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(TAR)
+    count = folder / "train" / "nshards.txt"
+    count.write_text("2")
+
+    plan = plan_dataset(url)
+    assert {split.name: len(split.shards) for split in plan.splits} == {"test": 1, "train": 2}
+
+    for text, message in (("1", "has 2 shards, expected 1"), ("0", "holds '0', expected")):
+        count.write_text(text)
+        with pytest.raises(ExtractError, match=message):
+            plan_dataset(url)
+
+
+def test_a_split_that_is_counted_under_two_names_is_refused(web: tuple[Path, str]) -> None:
+    folder, url = web
+    for name in ("train", "training"):
+        (folder / name).mkdir()
+        (folder / name / "nshards.txt").write_text("1")
+
+    with pytest.raises(ExtractError, match="holds the split 'train' twice"):
+        plan_dataset(url)
+
+
 def write_multi_label(root: Path) -> Path:
     """As ``clip_benchmark_export_wds`` writes a multi-label dataset."""
     root.mkdir(parents=True)

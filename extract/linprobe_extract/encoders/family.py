@@ -24,9 +24,9 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
 
-from linprobe.errors import LinprobeError
+from linprobe.errors import ExtractError, LinprobeError
 from linprobe.machine import Device
 from linprobe.plugins import installed, refused
 from linprobe.terminal import command
@@ -68,6 +68,18 @@ class EncoderChoice:
     """How images become pixels; part of the identity."""
     storage_dtype: StorageDtype = "float16"
     """What features are stored in; part of the identity."""
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "device": get_args(Device),
+            "precision": get_args(Precision),
+            "preprocess": get_args(PreprocessPath),
+            "storage_dtype": get_args(StorageDtype),
+        }
+        for name, values in allowed.items():
+            if (value := getattr(self, name)) not in values:
+                what = f"{name} {value!r}; expected one of {', '.join(values)}"
+                raise ExtractError(what, hint=f"leave {name} out, or give {values[0]!r}")
 
 
 @dataclass(frozen=True)

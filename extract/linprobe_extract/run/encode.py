@@ -117,7 +117,7 @@ class Run:
         remove_leftovers(leftovers)
         if leftovers:
             size = human_bytes(sum(leftover.bytes for leftover in leftovers))
-            gauge.step(line=f"removed {size} that killed runs left")
+            gauge.step(line=f"removed what killed runs left ({size})")
 
     def _stream(self, report: RunReport, gauge: Gauge, claims: Iterable[Claim]) -> None:
         assert self.work.stored is not None

@@ -63,6 +63,12 @@ class Extraction:
     def __post_init__(self) -> None:
         if self.threads is not None:
             thread_count(self.threads)  # refused before a model is loaded
+        if self.batch_size is not None and self.batch_size < 1:
+            what = f"batches of {self.batch_size}; expected at least 1 image"
+            raise ExtractError(what, hint="leave the batch size out, or give 16")
+        if not 0 <= self.max_skipped <= 1:
+            what = f"max_skipped = {self.max_skipped:g}; expected a share from 0 to 1"
+            raise ExtractError(what, hint="leave it out, or give 0.01")
 
     def forecast(self) -> Forecast:
         """Count what is left to do, and write nothing; an encoder new to the store is loaded.
@@ -278,8 +284,7 @@ def extract_features(
         classes_file=None if classes is None else Path(classes),
         key_prefix=key_prefix,
     )
-    encoder = choice if isinstance(model, str) else model
     settings = Path(store), tuple(splits), batch_size, threads, max_skipped
-    report = Extraction(encoder, plan, *settings).run(watch)
+    report = Extraction(choice if isinstance(model, str) else model, plan, *settings).run(watch)
     report.check()
     return report

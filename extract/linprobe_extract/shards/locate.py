@@ -6,6 +6,8 @@ Knows no image, no model and no torch, so that an error about arguments comes at
 import glob
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +59,12 @@ def plan_dataset(
     is damaged.
     """
     card = None
+    if data is not None and shards:
+        both = "both data and shards are given; expected one of them"
+        raise ExtractError(both, hint="leave one of them out")
+    if key_prefix not in (None, "shard"):
+        what = f"a key prefix {key_prefix!r}; expected 'shard' or none"
+        raise ExtractError(what, hint="--key-prefix shard")
     if isinstance(data, Mapping):
         splits, default_name, data = pipeline_splits(data), "dataset", None
     elif shards:
@@ -161,26 +169,31 @@ def _listed(path: Path, card: ShardCard | None) -> Shard:
 
 def _shard_count(data: bytes, place: str) -> int:
     text = data.decode("utf-8-sig", errors="replace").strip()
-    if not re.fullmatch("[0-9]{1,6}", text):
-        fault = f"'{place}' holds {text[:40]!r}, expected the number of shards, below a million"
+    if not re.fullmatch("[0-9]{1,6}", text) or not int(text):
+        fault = f"'{place}' holds {text[:40]!r}, expected the number of shards, 1 to 999999"
         raise ExtractError(fault, hint=_COUNT_HINT)
     return int(text)
 
 
 def _remote_splits(place: RemoteFolder, retry: Retry) -> dict[str, tuple[Shard, ...]]:
-    """Shards under a URL: those that ``<split>/nshards.txt`` counts, or else those it lists."""
-    splits: dict[str, tuple[Shard, ...]] = {}
-    for alias, split in names.SPLIT_ALIASES.items():
-        folder = f"{place.files}/{alias}"
-        data = None if split in splits else read_file(f"{folder}/nshards.txt", retry)
+    """Shards under a URL: those that ``<split>/nshards.txt`` counts, and those it lists."""
+    counted = []
+    for alias in names.SPLIT_ALIASES:
+        count = f"{alias}/nshards.txt"
+        data = read_file(f"{place.files}/{count}", retry)
         if data is not None:
-            n_shards = _shard_count(data, f"{folder}/nshards.txt")
-            urls = (f"{folder}/{index}.tar" for index in range(n_shards))
-            splits[split] = tuple(Shard(url, kind="url") for url in urls)
-    if not splits:
-        listed = shards_by_split(_names_under(place.listing, retry), place.files)
-        for split, paths in listed.items():
-            splits[split] = tuple(Shard(f"{place.files}/{path}", kind="url") for path in paths)
+            n_shards = _shard_count(data, f"{place.files}/{count}")
+            counted += [f"{alias}/{index}.tar" for index in range(n_shards)]
+    paths = shards_by_split(counted, place.files)
+    if not paths.keys() >= set(names.SPLIT_ALIASES.values()):
+        listed = shards_by_split(_listing(place, retry, is_needed=not paths), place.files)
+        for split, files in listed.items():
+            if len(paths.setdefault(split, files)) != len(files):
+                refuse_count(split, place.files, len(files), len(paths[split]))
+    splits = {
+        split: tuple(Shard(f"{place.files}/{path}", kind="url") for path in files)
+        for split, files in paths.items()
+    }
     if not splits:
         raise ExtractError(
             f"no shards found under '{place.files}'",
@@ -188,6 +201,15 @@ def _remote_splits(place: RemoteFolder, retry: Retry) -> dict[str, tuple[Shard, 
             "listed; or give each split: --shards 'train=URL/{0..9}.tar'",
         )
     return splits
+
+
+def _listing(place: RemoteFolder, retry: Retry, *, is_needed: bool) -> list[str]:
+    """What a server lists; nothing of one that lists nothing, where counts say enough."""
+    if is_needed:
+        return _names_under(place.listing, retry)
+    with suppress(ExtractError):
+        return _names_under(place.listing, replace(retry, attempts=1))
+    return []
 
 
 def _names_under(url: str, retry: Retry) -> list[str]:

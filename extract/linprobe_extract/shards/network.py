@@ -186,7 +186,9 @@ def _reason(error: BaseException) -> str:
         if status is not None:
             known = HTTPStatus(status).phrase if status in _STATUSES else ""
             return f"{status} {getattr(cause, 'message', '') or known}".splitlines()[0].strip(": ")
-    return str(error) or str(error.__cause__ or "") or type(error).__name__
+    # fsspec raises a FileNotFoundError of the URL from whatever befell it.
+    told = [str(cause) for cause in _chain(error) if not isinstance(cause, FileNotFoundError)]
+    return next(filter(None, told), str(error)) or type(error).__name__
 
 
 def _retry_after_s(error: BaseException) -> float | None:
