@@ -1,9 +1,5 @@
 """Shards by the names that people give them: in folders, on servers, on the Hugging Face Hub."""
 
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
@@ -138,22 +134,6 @@ def test_a_name_that_a_server_lists_is_no_chain_of_urls(tmp_path: Path) -> None:
 
     with pytest.raises(ExtractError, match="no shards found"):
         plan_dataset(f"memory://{tmp_path}/served")
-
-
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None: ...
-
-    folder = tmp_path / "web"
-    folder.mkdir()
-    handler = partial(Quiet, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield folder, f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 def test_a_web_server_that_lists_a_folder_is_enough(web: tuple[Path, str]) -> None:

@@ -47,7 +47,7 @@ def write_dataset(
     classes: Sequence[str] = ("cat", "dog"),
 ) -> Path:
     """Write ``folder/<split>/<i>.tar`` with so many labelled samples each, and classnames.txt."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "classnames.txt").write_text("\n".join(classes) + "\n")
     seed = 0
     for split, sizes in splits.items():
