@@ -65,7 +65,8 @@ def _are_in(prefixes: NDArray[np.uint64], values: NDArray[np.uint64]) -> NDArray
     if not len(values):
         return np.zeros(len(prefixes), np.bool_)
     places = np.searchsorted(values, prefixes)
-    return values[np.minimum(places, len(values) - 1)] == prefixes
+    is_in: NDArray[np.bool_] = values[np.minimum(places, len(values) - 1)] == prefixes
+    return is_in
 
 
 def _rows_of(digests: MappedArray, values: NDArray[np.uint64]) -> Iterator[tuple[int, bytes]]:
