@@ -74,9 +74,7 @@ def test_shards_are_kept_when_they_are_gone_through_again_and_none_is_taken_twic
 
     before = [next(mine.shards), next(mine.shards)]
     of_other = other.do()
-    after = []
-    for shard in mine.claims.take(lambda: False):
-        after.append(mine.do(shard))
+    after = [mine.do(shard) for shard in mine.claims.take(lambda: False)]
 
     assert before == list(board.todo[:2]) == after[:2]
     assert sorted(s.url for s in [*after, of_other]) == [s.url for s in board.todo]

@@ -25,7 +25,8 @@ _MAX_PENDING = 8
 class Settle(Protocol):
     """Takes a shard that has its part, or has failed."""
 
-    def __call__(self, shard: Shard, *, has_failed: bool) -> None: ...
+    def __call__(self, shard: Shard, *, has_failed: bool) -> None:
+        """Take one."""
 
 
 class _Part:

@@ -114,12 +114,12 @@ class Work:
         self.fingerprints.reload()
         if self.has_part(self.fingerprints.known(shard)):
             return True
-        if self._seals == (after := self.again())._seals:
+        if self.seals == (after := self.again()).seals:
             return False
         return any(shard in self.plan.split(name).shards for name in after.sealed)
 
     @cached_property
-    def _seals(self) -> frozenset[Path]:
+    def seals(self) -> frozenset[Path]:
         """Folders of the sealed splits of all datasets: what changes where parts may be gone."""
         assert self.stored is not None
         return frozenset(self.stored.path.glob(f"{SETS_FOLDER}/{DATASET_PREFIX}*/*"))
