@@ -31,6 +31,7 @@ from linprobe_store.format.spec import (
     SplitSpec,
 )
 from linprobe_store.handles.encoder import StoredEncoder
+from linprobe_store.handles.newest import name_newest
 from linprobe_store.handles.split import Split
 
 _LABEL_AND_KEY_BYTES = 8 + 8 + 24 + 32
@@ -132,7 +133,7 @@ class Work:
     def seal(self) -> tuple[Split, ...]:
         """Seal each split whose parts are all there; give all that are sealed then, in order.
 
-        Declares the metric of a dataset that had none.
+        Declares the metric of a dataset that had none, and lets its name mean this dataset.
 
         Raises
         ------
@@ -155,6 +156,9 @@ class Work:
             elif split is not None and split.metric is None and names.metric is not None:
                 split = self.stored.register_dataset(split.dataset_spec, names).split(name)
             sealed += [] if split is None else [split]
+        if sealed and len(sealed) == len(self.splits):
+            datasets = self.stored.datasets()
+            name_newest(next(d for d in datasets if d.path == sealed[0].path.parent), datasets)
         return tuple(sealed)
 
     @cached_property

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, wraps
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -11,6 +11,8 @@ from linprobe.errors import DataError, LinprobeError, OptionError
 from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.encoder import StoredEncoder
+from linprobe_store.handles.newest import newest
+from linprobe_store.handles.same_images import same_images
 from linprobe_store.handles.split import Split, Verification
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.scores.metrics import metric_of_labels, score_names
@@ -104,6 +106,14 @@ class StoredSplits:
             count = sum(key in known for key in large.keys)
             if count:
                 lines.append(f"{count} keys of {second.name} are also in {first.name}")
+        for first, second in combinations_with_replacement(self.all, 2):
+            if len(rows := same_images(first, second)):
+                keys = first.keys[int(rows[0, 0])], second.keys[int(rows[0, 1])]
+                where = "come in it before" if first is second else f"are also in {first.name}"
+                lines.append(
+                    f"{len(rows)} images of {second.name} {where}, byte for byte: "
+                    f"{keys[1]!r} is {keys[0]!r}"
+                )
         return tuple(lines)
 
 
@@ -151,13 +161,15 @@ def find_splits(
 ) -> list[StoredSplits]:
     """Open the splits of some datasets of an encoder.
 
-    ``data`` are their names; () means every one that can be opened, of which it has some.
-    ``watch`` sees a line for every encoder and dataset that cannot.
+    ``data`` are their names; () means every one that can be opened, of which it has some, and of
+    each name the newest. ``watch`` sees a line for every encoder and dataset that cannot.
     """
     encoder = FeatureStore(store).encoder(model, watch)
     listing = encoder.listing()
     listing.tell(watch)
-    names = data or tuple(dataset.dataset_id for dataset in listing.sound)
+    named = [dataset for dataset in listing.sound if not data or dataset.name in data]
+    meant = newest(named, watch)
+    names = data or tuple(dataset.dataset_id for dataset in meant)
     if not names:
         hint = f"add one with {command('extract', model=encoder.names.model)}"
         raise DataError(f"{store} holds no dataset for {encoder.names.model}", hint=hint)
