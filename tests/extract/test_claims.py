@@ -184,6 +184,10 @@ def test_a_shard_of_a_card_has_one_lease_wherever_it_lies(tmp_path: Path) -> Non
             },
             Ranks(3, 4, 1, 1),
         ),
+        (  # a job of an array: the others are found by their leases
+            {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "16", "SLURM_PROCID": "0"},
+            Ranks(0, 1, 0, 1),
+        ),
         (
             {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "MASTER_ADDR": "x"},
             Ranks(0, 1, 0, 1),
