@@ -248,6 +248,7 @@ def search(
         metric_named(metric).check_choice()
         cuts, held_out = cut_rows(train, val, everything, rule, folds=folds, seed=seed)
     plan = plan_search(cuts, everything, grid, settings, after_bytes)
+    crew = crew.at_most(plan.threads)
     watch(Progress(0, None, "values of C", line=plan.text()))
     if cuts:
         each = replace(settings, memory_bytes=plan.cut_bytes)

@@ -18,11 +18,10 @@ from linprobe_train.solver.preparation import (
     Arithmetic,
     Float64,
     Preparation,
-    check_features,
-    column_moments,
 )
 from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.problem import Problem, Sizes, make_problem
+from linprobe_train.solver.reads.features import check_features, column_moments
 from linprobe_train.solver.rows import Rows
 
 if TYPE_CHECKING:
@@ -43,11 +42,13 @@ class FitSettings:
     solver : ``linprobe``, or ``sklearn`` for its ``LogisticRegression``, to compare with.
     arithmetic : type of the prepared rows and of the products with them. float64 takes twice the
         time and the memory, and matters below a relative gap of about 1e-8 only.
-    threads : threads over blocks of rows, None and -1 for all cores that the process may use;
-        their number changes no bit of the result.
+    threads : threads over lanes of rows, None and -1 for all cores that the process may use, fewer
+        where memory is short; their number changes no bit of the result.
     memory_bytes : most anonymous memory to use, less than what streaming needs is refused; None for
         half of what the process may use. Rows that do not fit are streamed from disk. The solver
         ``sklearn`` holds all rows in float64 beside it.
+    streamed : read the rows from where they are stored at every pass, whatever the memory: the last
+        bits are those of a fit over workers, and of one whose rows do not fit.
 
     Examples
     --------
@@ -62,6 +63,7 @@ class FitSettings:
     arithmetic: Arithmetic = "float32"
     threads: int | None = 1
     memory_bytes: int | None = None
+    streamed: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def fit_rows(
             what = f"row weights of shape {weights.shape}; expected ({rows.n},), >= 0 and not all 0"
             raise DataError(what, hint="give one weight for every row")
     with crew_of(settings.threads) as crew:
-        trainer = make_trainer(rows, settings, crew, weights)
+        trainer = make_trainer(rows, settings, within_memory(crew, rows, settings), weights)
         if start is not None:
             trainer.borrow(*start, resume=True)
         report = trainer.fit(C, tolerance)
@@ -168,10 +170,10 @@ def make_trainer(
     else:
         labels = np.searchsorted(fitted, rows.labels)
     compact = Rows(rows.blocks, labels, len(fitted))
-    check_features(rows, normalize=settings.normalize, standardize=settings.standardize)
+    check_features(compact, crew, normalize=settings.normalize, standardize=settings.standardize)
     shift, scale = None, None
     if settings.standardize:
-        shift, scale = column_moments(rows, normalize=settings.normalize)
+        shift, scale = column_moments(compact, crew, normalize=settings.normalize)
     preparation = Preparation(settings.normalize, shift, scale, settings.arithmetic)
     plan = plan_fit(rows, settings)
     problem = make_problem(compact, preparation, weights=weights, resident=plan.resident)
@@ -183,9 +185,15 @@ def make_trainer(
     return Trainer(solver, preparation, fitted, rows)
 
 
+def within_memory(crew: Crew, rows: Rows, settings: FitSettings) -> Crew:
+    """As many of its threads as one fit of these rows has memory for."""
+    return crew.at_most(plan_fit(rows, settings).threads)
+
+
 def plan_fit(rows: Rows, settings: FitSettings) -> MemoryPlan:
     """Plan the memory of one fit; OptionError where too little is allowed."""
-    return plan_memory(sizes_of(rows, settings), settings.memory_bytes or available_bytes())
+    limit = settings.memory_bytes or available_bytes()
+    return plan_memory(sizes_of(rows, settings), limit, streamed=settings.streamed)
 
 
 def sizes_of(rows: Rows, settings: FitSettings) -> Sizes:

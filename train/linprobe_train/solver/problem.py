@@ -12,8 +12,7 @@ Of few rows only the axes of their span are kept: what of W is orthogonal to it 
 n rows, d axes, m logit columns: k for softmax and multi-label, 1 for two classes.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -29,14 +28,12 @@ from linprobe_train.solver.preparation import (
     Real,
     axes_of_span,
 )
-from linprobe_train.solver.rows import BLOCK_ROWS, Rows
+from linprobe_train.solver.reads.reading import Reading, hot_labels
+from linprobe_train.solver.rows import BLOCK_ROWS, MAX_LANES, Block, Rows
 
 PILOT_ROWS = 16384
 """Rows sampled for the principal axes and the curvature: both only steer the path to the optimum,
 never the optimum itself."""
-MAX_CHUNKS = 64
-"""Chunks of a pass. Their sums are added in order, so the result does not depend on the number of
-threads; also the most threads that help."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +82,6 @@ class Problem:
     """softmax; sigmoid for multi-label rows and for two classes, which share one logit."""
     targets: NDArray[np.int64] | NDArray[np.uint8]
     """In row order. softmax: (n,) class ids; sigmoid: (n, m) of 0 and 1."""
-    weights: Float64 | None
-    """(n,) row weights, all >= 0 and not all 0; None for ones."""
     mean: Float64
     """(d,) subtracted from prepared rows."""
     rotation: Float64
@@ -104,7 +99,7 @@ class Problem:
     resident: Real | None
     """(n, d) in the solver's coordinates; None when rows are streamed."""
     source: Rows
-    """The rows as stored."""
+    """The rows as stored, with their weights."""
     preparation: Preparation
     """From a stored row to a prepared one."""
 
@@ -128,10 +123,33 @@ class Problem:
         """The rotation in float32."""
         return self.rotation.astype(np.float32)
 
+    @property
+    def weights(self) -> Float64 | None:
+        """(n,) row weights, all >= 0 and not all 0; None for ones."""
+        return self.source.weights
+
     @cached_property
     def total_weight(self) -> float:
         """S, the sum of the row weights."""
         return float(self.n if self.weights is None else self.weights.sum())
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The rows to read: those of the copy where there is one, in equal blocks."""
+        if self.resident is None:
+            return self.source
+        lanes = min(MAX_LANES, 2 * -(-self.n // (2 * BLOCK_ROWS))) if self.n > BLOCK_ROWS else 1
+        count = lanes * -(-self.n // (lanes * BLOCK_ROWS))
+        edges = np.linspace(0, self.n, count + 1).astype(int).tolist()
+        blocks = tuple(Block(self.resident[a:b]) for a, b in pairwise(edges))
+        return replace(self.source, blocks=blocks)
+
+    @cached_property
+    def reading(self) -> Reading:
+        """How :attr:`rows` are read."""
+        stored = self.preparation if self.resident is None else None
+        mean = self.mean.astype(self.preparation.arithmetic)
+        return Reading(self.loss, stored, mean, self.total_weight)
 
     @cached_property
     def shares(self) -> Float64:
@@ -153,9 +171,8 @@ class Problem:
 
     def share(self, row: int, count: int) -> Float32:
         """What each of ``count`` rows from ``row`` on stands for in the mean, (count,)."""
-        if self.weights is None:
-            return np.full(count, 1 / self.total_weight, np.float32)
-        return (self.weights[row : row + count] / self.total_weight).astype(np.float32)
+        weights = None if self.weights is None else self.weights[row : row + count]
+        return self.reading.share(weights, count)
 
     def turned_rows(self, rows: NDArray[np.int64]) -> Float32:
         """Copy rows at ascending positions in the coordinates of V, (len(rows), d)."""
@@ -170,28 +187,9 @@ class Problem:
         return self.turned_rows(self.pilot_rows[span]) if self.pilot is None else self.pilot[span]
 
     def columns(self, V: Float64, arithmetic: Arithmetic) -> tuple[Real, Real]:
-        """W (d, m) and b (m,) for the rows that :meth:`blocks` gives, from V = [W | b]."""
+        """W (d, m) and b (m,) for the rows as they are read, from V = [W | b]."""
         W = V[:, :-1] @ self.rotation.T if self.resident is None else V[:, :-1]
         return np.ascontiguousarray(W.T, dtype=arithmetic), V[:, -1].astype(arithmetic)
-
-    def chunks(self) -> list[tuple[int, int]]:
-        """Near-equal ranges of rows or blocks, in order and even in number, one a task."""
-        resident = self.resident is not None
-        n, unit = (self.n, BLOCK_ROWS) if resident else (len(self.source.blocks), 1)
-        count = max(1, min(MAX_CHUNKS, 2 * round(n / (2 * unit))))
-        return list(pairwise(np.linspace(0, n, count + 1).astype(int).tolist()))
-
-    def blocks(self, start: int, stop: int) -> Iterator[tuple[int, Real]]:
-        """First row and centred features (b, d) of every block of a chunk."""
-        if self.resident is not None:
-            for row in range(start, stop, BLOCK_ROWS):
-                yield row, self.resident[row : min(row + BLOCK_ROWS, stop)]
-            return
-        mean = self.mean.astype(self.preparation.arithmetic)
-        for index in range(start, stop):
-            features = self.preparation.apply(self.source.blocks[index].read())
-            features -= mean
-            yield int(self.source.offsets[index]), features
 
 
 READ_BYTES = 16
@@ -245,12 +243,13 @@ def make_problem(
             pilot[span] = pilot[span] @ turn
     two = rows.n_classes == 2 and not rows.multi_label
     loss: Loss = "sigmoid" if two or rows.multi_label else "softmax"
-    targets = (rows.labels[:, None] == 1).astype(np.uint8) if two else rows.labels
+    targets = hot_labels(rows.labels) if two else rows.labels
     axes, sampled = (
         (mean, rotation, float(variances[-1])),
         (pilot, chosen, share.astype(np.float32)),
     )
-    return Problem(loss, targets, weights, *axes, *sampled, copy, rows, preparation)
+    weighted = replace(rows, weights=weights)
+    return Problem(loss, targets, *axes, *sampled, copy, weighted, preparation)
 
 
 def _principal_axes(

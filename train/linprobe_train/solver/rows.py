@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -21,6 +22,10 @@ Features: TypeAlias = Split | ArrayLike
 BLOCK_ROWS = 1024
 """Rows read at once: 2 MB of float32 at d = 512, which stays in a core's cache between the two
 products that use it; larger blocks were not faster."""
+
+MAX_LANES = 64
+"""Lanes of a read, at most: what is summed of each is summed up one fixed tree over them, so that
+no bit depends on who reads which; also the most threads or processes that help."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Rows:
     """(n,) int64 class ids, or (n, k) uint8 multi-hot."""
     n_classes: int
     """k; labels lie in [0, k)."""
+    weights: NDArray[np.float64] | None = None
+    """(n,) of a fit, all >= 0 and not all 0; None for ones."""
 
     @property
     def n(self) -> int:
@@ -81,6 +88,19 @@ class Rows:
         """Every block with its first row."""
         yield from zip(self.offsets.tolist(), self.blocks, strict=False)
 
+    @cached_property
+    def lanes(self) -> tuple[tuple[int, "Rows"], ...]:
+        """First row and rows of near-equal ranges of blocks, a function of the rows alone."""
+        count = min(MAX_LANES, len(self.blocks))
+        edges = np.linspace(0, len(self.blocks), count + 1).astype(int).tolist()
+        lanes = []
+        for start, stop in pairwise(edges):
+            span = slice(int(self.offsets[start]), int(self.offsets[stop]))
+            weights = None if self.weights is None else self.weights[span]
+            part = Rows(self.blocks[start:stop], self.labels[span], self.n_classes, weights)
+            lanes.append((span.start, part))
+        return tuple(lanes)
+
     def select(self, keep: NDArray[np.bool_]) -> "Rows":
         """Keep the rows marked in ``keep``, (n,); their order stays."""
         blocks = []
@@ -88,7 +108,8 @@ class Rows:
             marked = keep[start : start + block.n]
             if marked.any():
                 blocks.append(block if marked.all() else block.at(np.flatnonzero(marked)))
-        return Rows(tuple(blocks), self.labels[keep], self.n_classes)
+        weights = None if self.weights is None else self.weights[keep]
+        return Rows(tuple(blocks), self.labels[keep], self.n_classes, weights)
 
     def join(self, other: "Rows") -> "Rows":
         """These rows, then the others; DataError where dimension, classes or kind differ."""
@@ -97,8 +118,11 @@ class Rows:
         if ours != theirs:
             what = f"cannot join rows of (dim, classes, multi-label) {ours} and {theirs}"
             raise DataError(what, hint="use splits of the same dataset and the same encoder")
-        labels = np.concatenate([self.labels, other.labels])
-        return Rows(self.blocks + other.blocks, labels, self.n_classes)
+        labels, weights = np.concatenate([self.labels, other.labels]), None
+        if self.weights is not None or other.weights is not None:
+            given = [np.ones(r.n) if r.weights is None else r.weights for r in (self, other)]
+            weights = np.concatenate(given)
+        return Rows(self.blocks + other.blocks, labels, self.n_classes, weights)
 
     def gather(self, indices: NDArray[np.int64]) -> AnyFeatures:
         """Copy the rows at ``indices``, ascending, as one array (len(indices), d)."""
