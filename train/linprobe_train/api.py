@@ -17,12 +17,11 @@ from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.passes import crew_of
 from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.rows import (
-    BLOCK_ROWS,
     Features,
     Rows,
     as_matrix,
     rows_of_array,
-    rows_of_views,
+    rows_of_split,
 )
 
 
@@ -183,8 +182,7 @@ def as_rows(
     if isinstance(features, Split):
         if labels is not None:
             raise DataError("a stored split brings its own labels", hint="leave labels out")
-        views = list(features.blocks(tap, rows=BLOCK_ROWS))
-        return rows_of_views(views, features.labels, len(features.classes))
+        return rows_of_split(features, tap)
     if labels is None:
         raise DataError("an array of features needs labels", hint="pass labels of shape (n,)")
     array = np.asarray(labels)

@@ -86,7 +86,7 @@ def plan_search(
         least += [views + lent + logits + working_bytes(cut), beside + _least(cut, len(cuts))]
     if max(least) > limit:
         raise too_little(last, max(least), limit)
-    streamed = settings.streamed
+    streamed = settings.reads_at_every_pass
     final = plan_memory(last, limit, beside_bytes=views + lent, streamed=streamed)
     if cuts:
         of_cuts = partial(plan_memory, trainers=len(cuts), beside_bytes=beside)

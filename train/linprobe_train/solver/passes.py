@@ -15,12 +15,14 @@ from itertools import pairwise
 from typing import TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from linprobe.machine import thread_count
 from linprobe_train.solver.losses import LOSS_BYTES
 from linprobe_train.solver.preparation import Arithmetic, Float64, Real
 from linprobe_train.solver.problem import READ_BYTES, Problem, Sizes
+from linprobe_train.solver.reads.axes import Gather
 from linprobe_train.solver.reads.loss import LossAt, add_sums
 from linprobe_train.solver.rows import MAX_LANES, Rows
 
@@ -32,7 +34,11 @@ Read: TypeAlias = Callable[[Rows, int], R]
 
 @dataclass(frozen=True)
 class Crew:
-    """Threads that work through independent items; with one thread, plain calls."""
+    """Threads that work through independent items; with one thread, plain calls.
+
+    Rows are read by :meth:`total` and :meth:`near` alone: whoever gives these two reads them
+    elsewhere (:mod:`linprobe_train.cluster`).
+    """
 
     threads: int
     """At least 1."""
@@ -55,6 +61,17 @@ class Crew:
     def total(self, rows: Rows, read: Read[R], join: Callable[[R, R], R]) -> R:
         """What is read of every lane, joined up the tree; ``join`` may change what it is given."""
         return joined(self.map(lambda lane: read(lane[1], lane[0]), rows.lanes), join)
+
+    def near(self, rows: Rows, wanted: NDArray[np.int64]) -> Gather:
+        """What copies rows at ascending positions, all of them among ``wanted``, ascending."""
+        return rows.gather
+
+    def weigh(self, rows: Rows, columns: int, *, normalize: bool) -> str | None:
+        """For a person, what a pass costs over workers; None where there are none.
+
+        ``OptionError``: they would be slower than this process.
+        """
+        return None
 
     def at_most(self, threads: int) -> "Crew":
         """The same with fewer threads, where so many are too many."""

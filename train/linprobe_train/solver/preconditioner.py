@@ -27,8 +27,9 @@ import numpy as np
 from linprobe_train.solver.losses import Loss
 from linprobe_train.solver.passes import FLOORS, Crew, waiting_of
 from linprobe_train.solver.preparation import Float32, Float64
-from linprobe_train.solver.problem import READ_BYTES, Problem, Sizes, spans_of
+from linprobe_train.solver.problem import READ_BYTES, Problem, Sizes
 from linprobe_train.solver.reads.curvature import Curvature, CurvatureAt, curvature_of
+from linprobe_train.solver.rows import spans_of
 
 OUTSTANDING = 0.02
 """Least weight of a row against the diagonal that is worth its products."""
@@ -90,6 +91,10 @@ def build_bytes(sizes: Sizes) -> int:
     return 16 * m * d + max(measuring, factors)
 
 
+GATHERED_BYTES = 2**26
+"""Most that the rows of some columns take, as many as are asked for at once."""
+
+
 @dataclass(frozen=True)
 class BlockMetric:
     """A positive definite approximation of the Hessian, inverted."""
@@ -138,13 +143,18 @@ def block_metric(
     def of_columns(span: slice) -> None:
         for j in range(span.start, span.stop):
             order = np.argsort(curvature.rows[j])
-            x, q = problem.turned_rows(curvature.rows[j, order]), curvature.top[j, order]
+            x, q = problem.turned_rows(curvature.rows[j, order], gather), curvature.top[j, order]
             outstanding = q * (np.square(x) @ (1 / diagonal[j])) > OUTSTANDING
             if count := int(outstanding.sum()):
                 place[j, :count] = x[outstanding]
                 factors[j] = _factor(place[j, :count], q[outstanding], diagonal[j], l2)
 
-    list(crew.map(of_columns, _spans(m, 4 * crew.threads)))
+    at_once = max(1, GATHERED_BYTES // (4 * rank * d))
+    for columns in spans_of(m, at_once):
+        wanted = np.unique(curvature.rows[columns]).astype(np.int64)
+        gather = crew.near(problem.source, wanted)
+        count = columns.stop - columns.start
+        list(crew.map(of_columns, _spans(count, 4 * crew.threads, columns.start)))
     intercept = np.maximum(curvature.total, CURVATURE_FLOOR)
     inverse = (1 / diagonal).astype(np.float32)
     return BlockMetric(inverse, tuple(factors), intercept, problem.loss, crew)
@@ -170,6 +180,6 @@ def _factor(R: Float32, q: Float32, diagonal: Float32, l2: float) -> Float32:
     return solved.T
 
 
-def _spans(n: int, count: int) -> list[slice]:
-    edges = np.linspace(0, n, min(n, count) + 1).astype(int).tolist()
+def _spans(n: int, count: int, first: int = 0) -> list[slice]:
+    edges = np.linspace(first, first + n, min(n, count) + 1).astype(int).tolist()
     return [slice(a, b) for a, b in pairwise(edges)]

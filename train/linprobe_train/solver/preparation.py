@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe_train.solver.rows import AnyFeatures, Rows
+from linprobe_train.solver.rows import AnyFeatures
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -71,18 +71,3 @@ def _widen(halves: AnyFeatures) -> Float32:
     rows = bits.view(np.float32)
     rows *= np.float32(2.0**112)
     return rows
-
-
-def axes_of_span(
-    share: Float32, rows: Rows, preparation: Preparation
-) -> tuple[Float64, Float64, Float64]:
-    """Mean, variances and axes (features, n) of few rows: QR keeps them orthonormal throughout.
-
-    Half as many rows as features take no more memory than a covariance would.
-    """
-    centred = preparation.apply(rows.gather(np.arange(rows.n))).astype(np.float64)
-    mean: Float64 = share @ centred
-    centred -= mean
-    span, inside = np.linalg.qr(centred.T)
-    variances, turn = np.linalg.eigh((inside * share) @ inside.T)
-    return mean, variances, span @ turn

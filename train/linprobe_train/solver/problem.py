@@ -15,6 +15,7 @@ n rows, d axes, m logit columns: k for softmax and multi-label, 1 for two classe
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +27,13 @@ from linprobe_train.solver.preparation import (
     Float64,
     Preparation,
     Real,
-    axes_of_span,
 )
+from linprobe_train.solver.reads.axes import Gather, axes_of_span, principal_axes
 from linprobe_train.solver.reads.reading import Reading, hot_labels
-from linprobe_train.solver.rows import BLOCK_ROWS, MAX_LANES, Block, Rows
+from linprobe_train.solver.rows import BLOCK_ROWS, MAX_LANES, Block, Rows, spans_of
+
+if TYPE_CHECKING:
+    from linprobe_train.solver.passes import Crew
 
 PILOT_ROWS = 16384
 """Rows sampled for the principal axes and the curvature: both only steer the path to the optimum,
@@ -174,11 +178,15 @@ class Problem:
         weights = None if self.weights is None else self.weights[row : row + count]
         return self.reading.share(weights, count)
 
-    def turned_rows(self, rows: NDArray[np.int64]) -> Float32:
-        """Copy rows at ascending positions in the coordinates of V, (len(rows), d)."""
+    def turned_rows(self, rows: NDArray[np.int64], gather: Gather | None = None) -> Float32:
+        """Copy rows at ascending positions in the coordinates of V, (len(rows), d).
+
+        ``gather`` copies them as stored; None for the rows' own.
+        """
         if self.resident is not None:
             return self.resident[rows].astype(np.float32, copy=False)
-        prepared = self.preparation.apply(self.source.gather(rows)).astype(np.float32, copy=False)
+        stored = (gather or self.source.gather)(rows)
+        prepared = self.preparation.apply(stored).astype(np.float32, copy=False)
         prepared -= self.mean.astype(np.float32)
         return prepared @ self.turn
 
@@ -207,17 +215,17 @@ def setup_bytes(sizes: Sizes) -> int:
     return 4 * sizes.pilot + (2 * sizes.label + 16) * sizes.n + 26 * sizes.d**2
 
 
-def spans_of(n: int, rows: int = BLOCK_ROWS) -> list[slice]:
-    """0 to n in blocks."""
-    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
-
-
 def make_problem(
-    rows: Rows, preparation: Preparation, *, weights: Float64 | None, resident: bool
+    rows: Rows,
+    preparation: Preparation,
+    *,
+    weights: Float64 | None,
+    resident: bool,
+    crew: "Crew | None" = None,
 ) -> Problem:
     """Prepare rows for fitting: one read for the sample, one more for a resident copy.
 
-    ``weights`` is (n,) or None for ones.
+    ``weights`` is (n,) or None for ones; ``crew`` reads the sample, None for this thread.
     """
     chosen = np.arange(rows.n)
     if rows.n > PILOT_ROWS:
@@ -232,7 +240,8 @@ def make_problem(
     if few:
         mean, variances, rotation = axes_of_span(share, rows, preparation)
     else:
-        mean, variances, rotation = _principal_axes(sample, share, rows, preparation, chosen)
+        gather = rows.gather if crew is None else crew.near(rows, chosen)
+        mean, variances, rotation = principal_axes(sample, share, gather, preparation, chosen)
     copy, pilot = None, None
     if resident:
         del sample  # the copy takes its place
@@ -248,31 +257,8 @@ def make_problem(
         (mean, rotation, float(variances[-1])),
         (pilot, chosen, share.astype(np.float32)),
     )
-    weighted = replace(rows, weights=weights)
+    weighted = rows if weights is rows.weights else replace(rows, weights=weights)
     return Problem(loss, targets, *axes, *sampled, copy, weighted, preparation)
-
-
-def _principal_axes(
-    sample: Float32,
-    share: Float64,
-    rows: Rows,
-    preparation: Preparation,
-    chosen: NDArray[np.int64],
-) -> tuple[Float64, Float64, Float64]:
-    """Fill ``sample`` with prepared rows; their mean, variances and axes. It is centred then."""
-    from scipy.linalg import eigh  # not before a fit, as in lbfgs
-
-    mean, covariance = np.zeros(rows.dim), np.zeros((rows.dim, rows.dim))
-    for span in spans_of(len(sample)):
-        sample[span] = preparation.apply(rows.gather(chosen[span]))
-        mean += share[span] @ sample[span].astype(np.float64)
-    for span in spans_of(len(sample)):
-        sample[span] -= mean.astype(np.float32)
-        weighted = sample[span] * share[span, None].astype(np.float32)
-        covariance += weighted.T @ sample[span]
-    # Read by columns it is the same matrix, and can be overwritten.
-    variances, rotation = eigh(covariance.T, overwrite_a=True, check_finite=False, driver="evd")
-    return mean, variances, rotation
 
 
 def _resident(rows: Rows, preparation: Preparation, mean: Float64, rotation: Float64) -> Real:
