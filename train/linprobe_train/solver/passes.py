@@ -37,7 +37,7 @@ class Crew:
     """Threads that work through independent items; with one thread, plain calls.
 
     Rows are read by :meth:`total` and :meth:`near` alone: whoever gives these two reads them
-    elsewhere (:mod:`linprobe_train.cluster`).
+    elsewhere (:mod:`linprobe_train.readers`).
     """
 
     threads: int

@@ -79,7 +79,8 @@ def stored_rows(rows: Rows) -> StoredRows:
         what = "rows of an array are in this process alone: no worker can read them"
         raise DataError(what, hint="import them into a store, or leave the workers out")
     of_splits: dict[tuple[str, str], int] = {}
-    places, numbers = [], []
+    places: list[Place] = []
+    numbers = []
     for origin in origins:
         key = origin.split.digest, origin.tap
         if key not in of_splits:
