@@ -18,7 +18,7 @@ from linprobe.disk import atomic_file
 from linprobe.names import image_formats
 from linprobe.terminal import install
 from linprobe_extract.pack.plan import TAR_BLOCK, PlannedShard, sample_key
-from linprobe_extract.pixels.upright import turned
+from linprobe_extract.pixels.upright import is_heif, turned
 from linprobe_extract.shards.card import UnreadableImage
 
 RECORD_BYTES = 20 * TAR_BLOCK
@@ -27,8 +27,6 @@ LABELS_FIELD = "labels"
 """Field of the ``.json`` member that holds the class ids of a multi-label sample."""
 _EXTENSIONS = {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2", "heif": "heic"}
 """Of the formats that Pillow calls otherwise."""
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
-"""What the first box of a HEIF file calls itself."""
 
 
 @dataclass(frozen=True)
@@ -141,19 +139,14 @@ def image_defect(content: bytes) -> str | None:
             image.draft("L", (image.width // 8, image.height // 8))
             image.load()
     except UnidentifiedImageError:
-        return _unknown(content)
+        if is_heif(content):
+            return f"HEIC, which needs an extra: {install('heif')}"
+        return "not an image of a known format"
     except Image.DecompressionBombError:
         return "more pixels than Pillow accepts"
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error...
         return f"cannot be decoded: {error}"
     return None
-
-
-def _unknown(content: bytes) -> str:
-    """What a file is that no decoder here knows."""
-    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
-        return f"HEIC, which needs an extra: {install('heif')}"
-    return "not an image of a known format"
 
 
 def sniff_extension(content: bytes) -> str:

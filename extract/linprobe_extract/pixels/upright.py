@@ -15,6 +15,13 @@ from linprobe.names import image_formats
 _ORIENTATION = 0x0112
 _UPRIGHT = 1
 _QUALITY = 95
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+"""What the first box of a HEIF file calls itself."""
+
+
+def is_heif(data: bytes) -> bool:
+    """Whether these bytes are HEIC or HEIF, whatever can be decoded here."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
 
 
 def turned(data: bytes) -> bytes | None:
