@@ -33,8 +33,8 @@ from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.newest import name_newest
 from linprobe_store.handles.split import Split
 
-_LABEL_AND_KEY_BYTES = 8 + 8 + 24
-"""An int64 label, an int64 key offset, and a key of usual length."""
+_LABEL_AND_KEY_BYTES = 8 + 8 + 24 + 32
+"""An int64 label, an int64 key offset, a key of usual length, and the digest of the image."""
 
 
 @dataclass(frozen=True)
