@@ -52,6 +52,8 @@ class Extraction:
     """Threads that decode, -1 for all cores; None means from the cores available."""
     max_skipped: float = 0.01
     """Greatest share of samples of a shard that may be skipped, in [0, 1]."""
+    keep_parts: bool = False
+    """Whether parts stay when all splits are sealed; they hold every row a second time."""
     retry: Retry = PATIENT
     """How long servers that fail are asked again."""
 
@@ -159,7 +161,7 @@ class Extraction:
         stored = None if encoder_id is None else self._stored(encoder_id, watch)
         fingerprints = FingerprintCache(self.store, read_only=read_only, retry=self.retry)
         fingerprints.look_up(shard for split in self.plan.splits for shard in split.shards)
-        return Work(self.plan, splits, stored, fingerprints)
+        return Work(self.plan, splits, stored, fingerprints, self.keep_parts)
 
     def _stored(self, encoder_id: str, watch: Watch = ignore) -> StoredEncoder | None:
         """The encoder in the store; ``watch`` sees what else there cannot be opened."""
@@ -212,6 +214,7 @@ def extract_features(
     batch_size: int | None = None,
     threads: int | None = None,
     max_skipped: float = 0.01,
+    keep_parts: bool = False,
     watch: Watch = ignore,
 ) -> ExtractReport:
     """Run a dataset through a frozen encoder into a feature store, as ``linprobe extract`` does.
@@ -244,6 +247,7 @@ def extract_features(
     batch_size : images a batch; default 256 on CUDA, 16 on a CPU.
     threads : threads that decode, -1 for all cores that this process may use; default from these.
     max_skipped : greatest share of a shard's samples, in [0, 1], without readable image or label.
+    keep_parts : keep the parts of sealed splits, which hold every row a second time.
     watch : sees the run as it goes, from any thread.
 
     Returns
@@ -279,7 +283,7 @@ def extract_features(
         classes_file=None if classes is None else Path(classes),
         key_prefix=key_prefix,
     )
-    settings = Path(store), tuple(splits), batch_size, threads, max_skipped
+    settings = Path(store), tuple(splits), batch_size, threads, max_skipped, keep_parts
     report = Extraction(choice if isinstance(model, str) else model, plan, *settings).run(watch)
     report.check()
     return report
