@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET
 
 from linprobe.errors import ExtractError, ShardError
 from linprobe_extract.run.keys import SplitKeys
@@ -133,7 +134,7 @@ class Work:
     def seal(self) -> tuple[Split, ...]:
         """Seal each split whose parts are all there; give all that are sealed then, in order.
 
-        Declares the metric of a dataset that had none, and lets its name mean this dataset.
+        Declares what the card does and the store does not yet, and lets the name mean this dataset.
 
         Raises
         ------
@@ -143,7 +144,7 @@ class Work:
         """
         if self.stored is None:
             return ()
-        names = DatasetNames(self.plan.name, self.plan.metric)
+        names = DatasetNames(self.plan.name, self.plan.metric, self.plan.upright or UNSET)
         # Without class names, a label of what is left may name one more class.
         is_known = self.plan.classes is not None or not self.todo
         sealed = []
@@ -153,7 +154,7 @@ class Work:
             if split is None and is_known and is_encoded:
                 read_labels = self._label_reader(name)
                 split = self.stored.seal(self._spec, name, names=names, read_labels=read_labels)
-            elif split is not None and split.metric is None and names.metric is not None:
+            elif split is not None and split.dataset_names.completed(names) != split.dataset_names:
                 split = self.stored.register_dataset(split.dataset_spec, names).split(name)
             sealed += [] if split is None else [split]
         if sealed and len(sealed) == len(self.splits):

@@ -107,11 +107,11 @@ class Provenance:
     """Versions of Python and of the libraries that features depend on."""
     batch_size: NonNegative
     """Images per forward pass; 0 for imported features."""
-    dataset_id: str = ""
-    """The dataset that its name means from then on, 64 hex digits; "" of a run that wrote features.
-    """
+    dataset_id: str | UnsetType = UNSET
+    """The dataset that its name means from then on, 64 hex digits; absent from the entry of a run
+    that wrote features."""
     taken: tuple[TakenRows, ...] | UnsetType = UNSET
-    """Rows that a run took from the store for a part; absent of a run itself."""
+    """Rows of a part that a run took from the store; absent from the entry of the run itself."""
 
 
 def append_provenance(encoder_path: Path, entry: Provenance) -> None:
@@ -148,9 +148,8 @@ def read_provenance(encoder_path: Path) -> tuple[Provenance, ...]:
 
 def read_runs(encoder_path: Path) -> tuple[Provenance, ...]:
     """The entries of runs that wrote features, oldest first."""
-    return tuple(
-        entry for entry in read_provenance(encoder_path) if not (entry.dataset_id or entry.taken)
-    )
+    entries = read_provenance(encoder_path)
+    return tuple(entry for entry in entries if not (entry.dataset_id or entry.taken))
 
 
 def _entries(data: bytes, place: str) -> Iterator[Provenance]:

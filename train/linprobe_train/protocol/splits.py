@@ -16,7 +16,7 @@ from linprobe_store.handles.same_images import same_images
 from linprobe_store.handles.split import Split, Verification
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.scores.metrics import metric_of_labels, score_names
-from linprobe_train.solver.rows import BLOCK_ROWS, Rows, rows_of_views
+from linprobe_train.solver.rows import Rows, rows_of_split
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,8 +46,7 @@ class StoredSplits:
 
     def rows(self, split: Split) -> Rows:
         """View a split through the memory map; ``DataError``: empty, or labels out of range."""
-        views = list(split.blocks(self.tap, rows=BLOCK_ROWS))
-        return rows_of_views(views, split.labels, len(split.classes))
+        return rows_of_split(split, self.tap)
 
     def open_test(self) -> Rows:
         """Rows of the test split. Called once, after the final fit."""
