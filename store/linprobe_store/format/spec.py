@@ -173,7 +173,7 @@ class DatasetNames:
 class FeatureBlock:
     """Consecutive rows of one source tar, as the encoder gives them."""
 
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     """Sample keys, n entries, in tar order; unique within the tar, valid UTF-8."""
     features: Mapping[str, FeatureArray]
     """One array (n, d_tap) per tap of the encoder, un-normalised, in the storage dtype; finite,
@@ -194,9 +194,15 @@ class SkippedSample:
     """A short reason such as ``truncated``; equal reasons are counted together."""
 
 
+def prefix_of(prefix: KeyPrefix, shard: ShardFingerprint) -> str:
+    """What a dataset with this prefix puts before the keys of a shard."""
+    return "" if prefix is UNSET else f"{shard.name}/"
+
+
 def prefixed(prefix: KeyPrefix, shard: ShardFingerprint, keys: Sequence[str]) -> Sequence[str]:
     """Keys of samples of a shard, as a dataset with this prefix has them."""
-    return keys if prefix is UNSET else tuple(f"{shard.name}/{key}" for key in keys)
+    start = prefix_of(prefix, shard)
+    return tuple(start + key for key in keys) if start else keys
 
 
 Spec = TypeVar("Spec", EncoderSpec, DatasetSpec)

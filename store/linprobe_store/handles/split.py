@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from linprobe.errors import NotFoundError, StoreError
 from linprobe.records import NonNegative
+from linprobe_store.arrays.keys import Keys
 from linprobe_store.arrays.mapping import MappedArray
-from linprobe_store.arrays.unit_maps import Keys, UnitArrays
+from linprobe_store.arrays.unit_maps import UnitArrays
 from linprobe_store.format.commit import SplitCommit
 from linprobe_store.format.layout import DATA_FOLDER
 from linprobe_store.format.spec import (
@@ -129,10 +130,8 @@ class Split:
     @property
     def skipped_by_reason(self) -> Mapping[str, int]:
         """Samples of the source tars that have no row, counted by reason."""
-        total = Counter[str]()
-        for part in self.commit.parts:
-            total.update(part.skipped_by_reason)
-        return dict(total)
+        skipped = (sample for part in self.commit.parts for sample in part.skipped)
+        return dict(Counter(sample.reason for sample in skipped))
 
     @cached_property
     def labels(self) -> LabelArray:
