@@ -51,6 +51,7 @@ OF_THIS_RUN = frozenset(
         "versions",
         "seconds",
         "cpu_seconds",
+        "time",
         "bound",
         "estimate",
         "iterations",

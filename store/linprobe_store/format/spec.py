@@ -5,7 +5,7 @@ A spec is hashed whole into its id; names, versions, devices and batch sizes nev
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -160,6 +160,13 @@ class DatasetNames:
     """As given on the command line, such as ``cifar10``."""
     metric: str | None = None
     """Its headline metric, such as ``mean_per_class``; None where nobody declared one."""
+    upright: Literal[True] | UnsetType = UNSET
+    """Set where images were turned as their EXIF says, before anything was encoded."""
+
+    def completed(self, other: "DatasetNames") -> "DatasetNames":
+        """These names, with what the other declares and they do not."""
+        metric = other.metric if self.metric is None else self.metric
+        return replace(self, metric=metric, upright=self.upright or other.upright)
 
 
 @dataclass(frozen=True)

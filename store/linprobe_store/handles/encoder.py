@@ -173,10 +173,10 @@ class StoredEncoder:
         folder = make_folder(parent, layout.DATASET_PREFIX, names.name, spec.dataset_id, files)
         stored = open_made(folder, self.open_dataset)
         check_full_id(folder, spec.dataset_id, stored.dataset_id)
-        if stored.metric is None and names.metric is not None:
+        declared = stored.names.completed(names)
+        if declared != stored.names:
             refuse_links(self.path, parent, folder)
-            declared = sign_names(DatasetNames(stored.name, names.metric), spec.dataset_id)
-            write_atomic(folder / layout.NAMES_FILE, declared)
+            write_atomic(folder / layout.NAMES_FILE, sign_names(declared, spec.dataset_id))
             return open_made(folder, self.open_dataset)
         return stored
 

@@ -1,6 +1,7 @@
 """A saved probe on new rows, of the store, an array or images: the most probable classes."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -61,15 +62,22 @@ def predict_file(saved: SavedProbe, path: Path, top: int) -> Iterator[Predicted]
 
 
 def predict_images(
-    saved: SavedProbe, request: ImageRequest, top: int, skipped: list[SkippedSample]
+    saved: SavedProbe,
+    request: ImageRequest,
+    top: int,
+    skipped: list[SkippedSample],
+    notes: Counter[str],
 ) -> Iterator[Predicted]:
-    """Classify image files, folders and shards; what does not decode is added to ``skipped``.
+    """Classify image files, folders and shards.
+
+    What does not decode is added to ``skipped``, remarks on the others to ``notes``.
 
     ``LinprobeError``: no encoder of images is installed, or it is not the probe's; nothing decodes.
     """
     has_rows = False
     for rows in find_image_features()(request):
         skipped += rows.skipped
+        notes.update(rows.notes)
         if rows.keys:
             has_rows = True
             yield _predicted(saved.predict_proba(rows.features[saved.card.tap]), rows.keys, top)

@@ -162,6 +162,7 @@ def probe(
         classes=result.classes,
         C=result.C,
         temperature=result.T,
+        upright=splits.dataset.names.upright is True,
     )
     files = {
         **probe_files(chosen.probe, card),
