@@ -56,7 +56,7 @@ def probe(
     grid: Annotated[str | None, typer.Option(help="Values of C: 0.1,1,10.")] = None,
     coarse_rows: Annotated[
         int | None,
-        typer.Option(help="Choose C on so many rows; all are fitted once, at that C."),
+        typer.Option(help="Search so many rows first, all only where those leave C in doubt."),
     ] = None,
     metric: MetricOption = None,
     cv: Annotated[int, typer.Option(help="Take the best C over K folds; 0 for the rule.")] = 0,
