@@ -6,6 +6,7 @@ Reads no image and imports no torch.
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from msgspec import UNSET
@@ -21,6 +22,7 @@ from linprobe_extract.shards.types import DatasetPlan, Shard
 from linprobe_store.arrays.seal import ReadLabels
 from linprobe_store.arrays.unit_maps import Keys
 from linprobe_store.format.commit import PartCommit
+from linprobe_store.format.layout import DATASET_PREFIX, SETS_FOLDER
 from linprobe_store.format.spec import (
     DatasetNames,
     DatasetSpec,
@@ -108,6 +110,21 @@ class Work:
         if self.stored is None or fingerprint is None:
             return False
         return self.stored.committed_part(fingerprint) is not None
+
+    def is_done_by_now(self, shard: Shard) -> bool:
+        """Whether a shard has its part by now, or its split was sealed since the work was seen."""
+        self.fingerprints.reload()
+        if self.has_part(self.fingerprints.known(shard)):
+            return True
+        if self.seals == (after := self.again()).seals:
+            return False
+        return any(shard in self.plan.split(name).shards for name in after.sealed)
+
+    @cached_property
+    def seals(self) -> frozenset[Path]:
+        """Folders of the sealed splits of all datasets: what changes where parts may be gone."""
+        assert self.stored is not None
+        return frozenset(self.stored.path.glob(f"{SETS_FOLDER}/{DATASET_PREFIX}*/*"))
 
     def again(self) -> "Work":
         """The same work as it stands now, whatever other processes have done meanwhile."""

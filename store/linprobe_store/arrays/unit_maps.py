@@ -18,7 +18,7 @@ from linprobe_store.format import layout
 from linprobe_store.format.checksums import FileDigest
 from linprobe_store.format.commit import UnitContents
 from linprobe_store.format.layout import DATA_FOLDER
-from linprobe_store.format.spec import DigestArray, LabelArray
+from linprobe_store.format.spec import LabelArray
 
 
 class Keys(Sequence[str]):
@@ -42,7 +42,8 @@ class Keys(Sequence[str]):
         return self._data[self._offsets[i] : self._offsets[i + 1]].tobytes().decode()
 
     def __iter__(self) -> Iterator[str]:
-        yield from self.between(0, len(self))
+        for start in range(0, len(self), 4096):
+            yield from self.between(start, start + 4096)
 
     def between(self, start: int, stop: int) -> tuple[str, ...]:
         """Keys of the rows from ``start`` to ``stop``, faster than one by one."""
@@ -111,14 +112,11 @@ class UnitArrays:
             raise IntegrityError(f"{self.labels.folder}: {problem}", hint=REPAIR)
         return labels
 
-    def read_image_sha256(self) -> DigestArray | None:
-        """Sha256 of the bytes of each image, (n, 32), read-only; None where that is not known."""
-        if self.image_sha256 is None:
-            return None
-        self._verify(self.image_sha256)
-        digests = cast("DigestArray", self.image_sha256.whole())
-        digests.flags.writeable = False
-        return digests
+    def read_image_sha256(self) -> MappedArray | None:
+        """Sha256 of the bytes of each image, (n, 32) uint8; None where that is not known."""
+        if self.image_sha256 is not None:
+            self._verify(self.image_sha256)
+        return self.image_sha256
 
     def read_keys(self) -> Keys:
         """Keys, each UTF-8 of its own; their edges rise from 0 to the end."""

@@ -150,7 +150,12 @@ class Split:
 
         Mapped, or copied where it lies in several shard files: above 8 million rows.
         """
-        return self.arrays.read_image_sha256()
+        mapped = self.arrays.read_image_sha256()
+        if mapped is None:
+            return None
+        digests = cast("DigestArray", mapped.whole())
+        digests.flags.writeable = False
+        return digests
 
     def dim(self, tap: str) -> int:
         """Feature dimension d of a tap."""

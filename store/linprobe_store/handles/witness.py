@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from linprobe.disk import Staging, append_line, refuse_links, store_errors
 from linprobe.errors import REPAIR, IntegrityError, MismatchError
@@ -88,9 +89,9 @@ class Provenance:
     """Versions of Python and of the libraries that features depend on."""
     batch_size: NonNegative
     """Images per forward pass; 0 for imported features."""
-    dataset_id: str = ""
-    """The dataset that its name means from then on, 64 hex digits; "" of a run that wrote features.
-    """
+    dataset_id: str | UnsetType = UNSET
+    """The dataset that its name means from then on, 64 hex digits; absent from the entry of a run
+    that wrote features."""
 
 
 def append_provenance(encoder_path: Path, entry: Provenance) -> None:
@@ -119,7 +120,7 @@ def read_provenance(encoder_path: Path) -> tuple[Provenance, ...]:
 
 def read_runs(encoder_path: Path) -> tuple[Provenance, ...]:
     """The entries of runs that wrote features, oldest first."""
-    return tuple(entry for entry in read_provenance(encoder_path) if not entry.dataset_id)
+    return tuple(entry for entry in read_provenance(encoder_path) if entry.dataset_id is UNSET)
 
 
 def _entries(data: bytes, place: str) -> Iterator[Provenance]:
