@@ -135,8 +135,11 @@ def doctor(
             emit(f"missing  {advice}")
 
 
-def models() -> None:
+def models(as_json: JsonOption = False) -> None:
     """List the models that can be named."""
     from linprobe_extract.encoders.family import known_models
 
+    if as_json:
+        emit_json({"models": plain(known_models())})
+        return
     emit("\n".join(f"{name:<50} {origin}" for name, origin in known_models().items()))

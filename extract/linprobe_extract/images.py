@@ -17,6 +17,7 @@ from linprobe.records import read_bytes
 from linprobe.tars import MAX_MEMBER_BYTES
 from linprobe_extract.encoders.device import encode_images, pixel_room
 from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.family import typed
 from linprobe_extract.pixels.preprocess import Outcome, limit_thread, preprocess
 from linprobe_extract.pixels.upright import turned
 from linprobe_extract.shards.samples import cut_batches, is_image
@@ -100,8 +101,12 @@ def _load_the_same(request: ImageRequest) -> Encoder:
         hint = "predict on stored or imported features of that encoder instead"
         problem = f"the features of {request.model} were imported"
         raise ExtractError(f"{problem}: how images become them is not known", hint=hint)
+    model, checkpoint = typed(request.model)
+    if checkpoint and request.weights is None:
+        problem = f"the probe takes features of {model} with the weights of {checkpoint}"
+        raise ExtractError(problem, hint=f"--weights FILE, with that {checkpoint}")
     encoder = Encoder.load(
-        request.model,
+        model,
         weights=request.weights,
         device=request.device,
         precision=wanted.precision,

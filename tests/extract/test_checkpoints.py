@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from linprobe.errors import LinprobeError
-from linprobe_extract.encoders import weights as hub
+from linprobe_extract import hub
 from linprobe_extract.encoders.encoder import Encoder
 
 
