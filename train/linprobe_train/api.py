@@ -17,12 +17,11 @@ from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.passes import crew_of
 from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.rows import (
-    BLOCK_ROWS,
     Features,
     Rows,
     as_matrix,
     rows_of_array,
-    rows_of_views,
+    rows_of_split,
 )
 
 
@@ -48,7 +47,7 @@ def fit_probe(
     labels : (n,) class ids 0 to k - 1, or (n, k) multi-hot of 0 and 1; a stored split brings its
         own.
     C : inverse L2 strength, > 0, scikit-learn's meaning.
-    tap : which features of a stored split, ``embedding`` or ``pre_projection``.
+    tap : which features of a stored split: ``embedding``, ``cls+patch_mean``, ``last4``, ...
     settings : preparation, class weights, solver, threads, memory; the default L2-normalises rows.
     tolerance : when to stop; the default asks for a rigorous relative gap of 1e-6.
     sample_weight : (n,) weights >= 0, not all 0.
@@ -183,8 +182,7 @@ def as_rows(
     if isinstance(features, Split):
         if labels is not None:
             raise DataError("a stored split brings its own labels", hint="leave labels out")
-        views = list(features.blocks(tap, rows=BLOCK_ROWS))
-        return rows_of_views(views, features.labels, len(features.classes))
+        return rows_of_split(features, tap)
     if labels is None:
         raise DataError("an array of features needs labels", hint="pass labels of shape (n,)")
     array = np.asarray(labels)

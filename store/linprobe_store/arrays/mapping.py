@@ -6,7 +6,7 @@ A file is opened once: what is checked of it and what is read of it are the same
 import math
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -128,12 +128,10 @@ class MappedArray:
                 return BadRow(i * self.geometry.file_rows + bad.row, bad.problem)
         return None
 
-    def blocks(self, rows: int) -> Iterator[NDArray[np.generic]]:
-        """Zero-copy views of consecutive rows, at most ``rows`` each; none spans two files."""
-        for mapped in self.maps:
-            array = mapped.view(np.ndarray)
-            for start in range(0, len(array), rows):
-                yield array[start : start + rows]
+    def between(self, start: int, stop: int) -> NDArray[np.generic]:
+        """Zero-copy view of the rows from ``start`` up to ``stop``, at least one, of one file."""
+        number, first = divmod(start, self.geometry.file_rows)
+        return self.files[number].rows.view(np.ndarray)[first : first + stop - start]
 
     def whole(self) -> NDArray[np.generic]:
         """All rows: a view of the map where there is one file, a copy where there are several."""

@@ -7,14 +7,15 @@ from itertools import combinations
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from linprobe.errors import DataError, LinprobeError, OptionError
+from linprobe.errors import DataError, LinprobeError, NotFoundError, OptionError
 from linprobe.terminal import Progress, Watch, command, ignore
+from linprobe_store.format.taps import joined_taps
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split, Verification
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.scores.metrics import metric_of_labels, score_names
-from linprobe_train.solver.rows import BLOCK_ROWS, Rows, rows_of_views
+from linprobe_train.solver.rows import Rows, rows_of_split
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,8 +45,7 @@ class StoredSplits:
 
     def rows(self, split: Split) -> Rows:
         """View a split through the memory map; ``DataError``: empty, or labels out of range."""
-        views = list(split.blocks(self.tap, rows=BLOCK_ROWS))
-        return rows_of_views(views, split.labels, len(split.classes))
+        return rows_of_split(split, self.tap)
 
     def open_test(self) -> Rows:
         """Rows of the test split. Called once, after the final fit."""
@@ -132,10 +132,13 @@ def open_splits(
     ``NotFoundError``: no such dataset; ``DataError``: it has no train or no test split;
     ``OptionError``: the encoder has no such tap.
     """
-    taps = [known.name for known in encoder.spec.taps]
-    if tap not in taps:
-        what = f"{encoder.names.model} has no tap {tap!r}; it has {', '.join(taps)}"
-        raise OptionError(what, hint=f"pass --tap {taps[0]}")
+    try:
+        joined_taps(tap, encoder.spec)
+    except NotFoundError as error:
+        what = f"{encoder.names.model}: {error.message}; {error.hint}"
+        hint = f"pass --tap {encoder.spec.taps[0].name}, or store more taps with "
+        hint += command("extract", model=encoder.names.model, taps="TAP,TAP")
+        raise OptionError(what, hint=hint) from None
     stored = encoder.dataset(dataset, watch)
     for name in ("train", "test"):
         if name not in stored.splits:
@@ -146,6 +149,15 @@ def open_splits(
     return StoredSplits(encoder, stored, tap, stored.split("train"), val, stored.split("test"))
 
 
+def find_one(
+    store: Path, model: str | None, data: str | None, tap: str, watch: Watch = ignore
+) -> StoredSplits:
+    """Open the splits of one dataset of an encoder, as :func:`open_splits`."""
+    wanted = () if data is None else (data,)
+    encoder = FeatureStore(store).encoder(model, watch, tap=tap, data=wanted)
+    return open_splits(encoder, data, tap, watch)
+
+
 def find_splits(
     store: Path, model: str | None, data: tuple[str, ...], tap: str, watch: Watch = ignore
 ) -> list[StoredSplits]:
@@ -154,7 +166,7 @@ def find_splits(
     ``data`` are their names; () means every one that can be opened, of which it has some.
     ``watch`` sees a line for every encoder and dataset that cannot.
     """
-    encoder = FeatureStore(store).encoder(model, watch)
+    encoder = FeatureStore(store).encoder(model, watch, tap=tap, data=data)
     listing = encoder.listing()
     listing.tell(watch)
     names = data or tuple(dataset.dataset_id for dataset in listing.sound)

@@ -31,19 +31,29 @@ class Block:
     """(b, d) view, never written."""
     take: NDArray[np.intp] | None = None
     """Positions to use, ascending; None for all."""
+    beside: tuple[AnyFeatures, ...] = ()
+    """More columns of the same rows: views (b, d) of the other taps that are joined."""
 
     @property
     def n(self) -> int:
         """Rows used."""
         return len(self.features) if self.take is None else len(self.take)
 
+    @property
+    def dim(self) -> int:
+        """Columns, of all taps."""
+        return sum(int(view.shape[1]) for view in (self.features, *self.beside))
+
     def read(self) -> AnyFeatures:
-        """Give the rows used, (n, d): a view where all are used, else a copy."""
-        return self.features if self.take is None else self.features[self.take]
+        """Give the rows used, (n, d): a view where all of one tap are used, else a copy."""
+        views = [self.features, *self.beside]
+        used = views if self.take is None else [view[self.take] for view in views]
+        return cast("AnyFeatures", used[0] if len(used) == 1 else np.concatenate(used, axis=1))
 
     def at(self, positions: NDArray[np.int64]) -> "Block":
         """Use only some of the rows used."""
-        return Block(self.features, positions if self.take is None else self.take[positions])
+        take = positions if self.take is None else self.take[positions]
+        return Block(self.features, take, self.beside)
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class Rows:
     @property
     def dim(self) -> int:
         """Feature dimension d."""
-        return int(self.blocks[0].features.shape[1])
+        return self.blocks[0].dim
 
     @property
     def multi_label(self) -> bool:
@@ -114,13 +124,26 @@ class Rows:
         return np.result_type(*{block.features.dtype for block in self.blocks})
 
 
+def rows_of_split(split: Split, tap: str) -> Rows:
+    """Rows over a stored split, through its maps; taps joined by ``+`` are read side by side.
+
+    ``DataError``: empty, or labels out of range. ``NotFoundError``: no such tap.
+    """
+    views = split.views(tap, rows=BLOCK_ROWS)
+    blocks = [Block(first, beside=tuple(beside)) for first, *beside in views]
+    return _checked(tuple(blocks), split.labels, len(split.classes))
+
+
 def rows_of_views(views: Sequence[AnyFeatures], labels: LabelArray, n_classes: int) -> Rows:
     """Rows over arrays (b, d) that follow one another.
 
     ``DataError``: no rows, another number of labels than rows, a label outside [0, k), or a
     multi-hot matrix that is not (n, k) of 0 and 1.
     """
-    blocks = tuple(Block(view) for view in views if len(view))
+    return _checked(tuple(Block(view) for view in views if len(view)), labels, n_classes)
+
+
+def _checked(blocks: tuple[Block, ...], labels: LabelArray, n_classes: int) -> Rows:
     n = sum(block.n for block in blocks)
     if n == 0:
         raise DataError("there are no rows", hint="extract the split, or give it some rows")
