@@ -113,7 +113,8 @@ def parse_class_names(data: bytes, place: str, *, error: type[LinprobeError]) ->
 
     Raises
     ------
-    LinprobeError : of class ``error``: not UTF-8, or what :func:`check_class_names` refuses.
+    LinprobeError : of class ``error``: not UTF-8, a web page (what a server that wants a login
+        sends in the place of a file), or what :func:`check_class_names` refuses.
     """
     try:
         text = data.decode("utf-8-sig")
@@ -123,6 +124,9 @@ def parse_class_names(data: bytes, place: str, *, error: type[LinprobeError]) ->
             f"{failure.start}",
             hint="save the file as UTF-8, one class name a line",
         ) from None
+    if text.lstrip()[:9].lower().startswith(("<!doctype", "<html")):
+        fault = f"class names in '{place}': expected one name a line, found a web page"
+        raise error(fault, hint="open the address in a browser: it may ask for a login")
     names = tuple(line.strip() for line in text.rstrip().split("\n"))
     check_class_names(names, place, error=error)
     return names

@@ -132,7 +132,7 @@ def test_gc_damaged_removes_the_unit_that_fails_and_only_that(cli: Cli, store: P
 
 def test_gc_damaged_spares_what_another_version_wrote(cli: Cli, store: Path) -> None:
     path = next(store.rglob("parts/part-train-00001*/COMMIT.json"))
-    path.write_text(path.read_text().replace('"version":2', '"version":3'))
+    path.write_text(path.read_text().replace('"version":3', '"version":4'))
 
     result = as_json(cli("gc", "--store", store, "--damaged", "--json"))
 

@@ -29,10 +29,11 @@ from linprobe_store.format.spec import (
     SplitSpec,
 )
 from linprobe_store.handles.encoder import StoredEncoder
+from linprobe_store.handles.newest import name_newest
 from linprobe_store.handles.split import Split
 
-_LABEL_AND_KEY_BYTES = 8 + 8 + 24
-"""An int64 label, an int64 key offset, and a key of usual length."""
+_LABEL_AND_KEY_BYTES = 8 + 8 + 24 + 32
+"""An int64 label, an int64 key offset, a key of usual length, and the digest of the image."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Work:
     def seal(self) -> tuple[Split, ...]:
         """Seal each split whose parts are all there; give all that are sealed then, in order.
 
-        Declares the metric of a dataset that had none.
+        Declares the metric of a dataset that had none, and lets its name mean this dataset.
 
         Raises
         ------
@@ -138,6 +139,9 @@ class Work:
             elif split is not None and split.metric is None and names.metric is not None:
                 split = self.stored.register_dataset(split.dataset_spec, names).split(name)
             sealed += [] if split is None else [split]
+        if sealed and len(sealed) == len(self.splits):
+            datasets = self.stored.datasets()
+            name_newest(next(d for d in datasets if d.path == sealed[0].path.parent), datasets)
         return tuple(sealed)
 
     @cached_property

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from linprobe.disk import STAGING_PREFIX, is_abandoned, refuse_links, remove_unit, store_errors
 from linprobe.errors import StoreError
+from linprobe.names import short_id
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_store.care.verify import verify_store
 from linprobe_store.format.layout import DATASET_PREFIX, ENCODER_PREFIX, PARTS_FOLDER, SETS_FOLDER
@@ -145,6 +146,12 @@ def _find_below(
 ) -> Path:
     if dataset is not None and split is None and (path := _broken(encoder, dataset)):
         return path
+    same = [short_id(each.dataset_id) for each in encoder.datasets() if each.name == dataset]
+    if len(same) > 1:  # what is removed is named by nothing less than an id
+        raise StoreError(
+            f"{encoder.path}: {len(same)} datasets are called {dataset!r}: {', '.join(same)}",
+            hint=f"name one by the beginning of its id, such as --dataset {same[0]}",
+        )
     stored = encoder.dataset(dataset, watch)
     return stored.path if split is None else stored.split_path(split)
 

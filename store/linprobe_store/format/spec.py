@@ -29,6 +29,8 @@ FeatureArray: TypeAlias = NDArray[np.float16] | NDArray[np.float32]
 """Features, C-contiguous (n, d)."""
 LabelArray: TypeAlias = NDArray[np.int64] | NDArray[np.uint8]
 """Labels: class ids (n,) int64; or, for multi-label data, a multi-hot matrix (n, k) uint8."""
+DigestArray: TypeAlias = NDArray[np.uint8]
+"""Sha256 of the bytes of images, (n, 32)."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,8 @@ class FeatureBlock:
     and no row all zero."""
     labels: LabelArray
     """(n,) int64 class ids, or (n, k) uint8 multi-hot."""
+    image_sha256: DigestArray | None = None
+    """Sha256 of the bytes of each image, (n, 32); None for features imported from elsewhere."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from linprobe_store.format.layout import DATA_FOLDER
 from linprobe_store.format.spec import (
     DatasetNames,
     DatasetSpec,
+    DigestArray,
     EncoderNames,
     EncoderSpec,
     FeatureArray,
@@ -144,6 +145,14 @@ class Split:
     def keys(self) -> Keys:
         """Sample keys, a sequence of n strings that is decoded when asked for."""
         return self.arrays.read_keys()
+
+    @cached_property
+    def image_sha256(self) -> DigestArray | None:
+        """Sha256 of the bytes of each row's image, (n, 32) read-only; None for imported features.
+
+        Mapped, or copied where it lies in several shard files: above 8 million rows.
+        """
+        return self.arrays.read_image_sha256()
 
     def dim(self, tap: str) -> int:
         """Feature dimension d of a tap, or of several joined by ``+``."""

@@ -74,7 +74,7 @@ def check_canary(encoder_path: Path, features: Mapping[str, FeatureArray], preci
 
 @dataclass(frozen=True)
 class Provenance:
-    """One run that wrote features of an encoder."""
+    """One run that wrote features of an encoder, or gave the name of a dataset to another."""
 
     time: str
     """Start of the run, ISO 8601 with its offset from UTC."""
@@ -88,6 +88,9 @@ class Provenance:
     """Versions of Python and of the libraries that features depend on."""
     batch_size: NonNegative
     """Images per forward pass; 0 for imported features."""
+    dataset_id: str = ""
+    """The dataset that its name means from then on, 64 hex digits; "" of a run that wrote features.
+    """
 
 
 def append_provenance(encoder_path: Path, entry: Provenance) -> None:
@@ -112,6 +115,11 @@ def read_provenance(encoder_path: Path) -> tuple[Provenance, ...]:
     """All entries, oldest first, but for a line that a crash cut short; damage is an error."""
     path = encoder_path / PROVENANCE_FILE
     return tuple(_entries(read_bytes(path) if path.exists() else b"", str(path)))
+
+
+def read_runs(encoder_path: Path) -> tuple[Provenance, ...]:
+    """The entries of runs that wrote features, oldest first."""
+    return tuple(entry for entry in read_provenance(encoder_path) if not entry.dataset_id)
 
 
 def _entries(data: bytes, place: str) -> Iterator[Provenance]:

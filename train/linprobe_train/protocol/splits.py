@@ -12,6 +12,7 @@ from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_store.format.taps import joined_taps
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.encoder import StoredEncoder
+from linprobe_store.handles.newest import newest
 from linprobe_store.handles.split import Split, Verification
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.scores.metrics import metric_of_labels, score_names
@@ -163,13 +164,15 @@ def find_splits(
 ) -> list[StoredSplits]:
     """Open the splits of some datasets of an encoder.
 
-    ``data`` are their names; () means every one that can be opened, of which it has some.
-    ``watch`` sees a line for every encoder and dataset that cannot.
+    ``data`` are their names; () means every one that can be opened, of which it has some, and of
+    each name the newest. ``watch`` sees a line for every encoder and dataset that cannot.
     """
     encoder = FeatureStore(store).encoder(model, watch, tap=tap, data=data)
     listing = encoder.listing()
     listing.tell(watch)
-    names = data or tuple(dataset.dataset_id for dataset in listing.sound)
+    named = [dataset for dataset in listing.sound if not data or dataset.name in data]
+    meant = newest(named, watch)
+    names = data or tuple(dataset.dataset_id for dataset in meant)
     if not names:
         hint = f"add one with {command('extract', model=encoder.names.model)}"
         raise DataError(f"{store} holds no dataset for {encoder.names.model}", hint=hint)

@@ -20,6 +20,7 @@ from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 from linprobe_store.image_encoder import ImageRequest, find_image_features
+from linprobe_train.results.answers import read_result
 from linprobe_train.results.probe_file import SavedProbe
 from linprobe_train.results.signed import read_beside
 from linprobe_train.scores.predictions import REMAKE, best_classes
@@ -111,6 +112,12 @@ def stored_encoder_of(
     encoder = FeatureStore(store).encoder(query or saved.card.encoder_id or None, watch)
     saved.check_encoder(encoder.encoder_id, encoder.names.model)
     return encoder
+
+
+def dataset_of(saved: SavedProbe) -> str:
+    """What a probe was trained on: the id that its result has, or the name where it has none."""
+    result = read_result(saved.folder)
+    return saved.card.dataset if result is None else short_id(result.question.dataset_id)
 
 
 def load_array(path: Path) -> NDArray[np.generic]:

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -146,7 +147,7 @@ def probe(
         scores=scores,
         raw=raw,
         warnings=warnings,
-        environment=Environment(versions, crew.threads, seconds, cpu_seconds),
+        environment=Environment(versions, crew.threads, seconds, cpu_seconds, _now()),
         facts=Facts(splits.dataset.spec.label_source, splits.dataset.metric, skipped),
     )
 
@@ -168,6 +169,10 @@ def probe(
         PREDICTIONS_FILE: encode_predictions(rows),
     }
     return kept.put(result, *names, files=files)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _bytes_of_answer(splits: StoredSplits) -> int:
