@@ -47,7 +47,7 @@ def fit_probe(
     labels : (n,) class ids 0 to k - 1, or (n, k) multi-hot of 0 and 1; a stored split brings its
         own.
     C : inverse L2 strength, > 0, scikit-learn's meaning.
-    tap : which features of a stored split, ``embedding`` or ``pre_projection``.
+    tap : which features of a stored split: ``embedding``, ``cls+patch_mean``, ``last4``, ...
     settings : preparation, class weights, solver, threads, memory; the default L2-normalises rows.
     tolerance : when to stop; the default asks for a rigorous relative gap of 1e-6.
     sample_weight : (n,) weights >= 0, not all 0.

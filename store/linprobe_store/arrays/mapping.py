@@ -136,12 +136,17 @@ class MappedArray:
                 return BadRow(i * self.geometry.file_rows + bad.row, bad.problem)
         return None
 
+    def between(self, start: int, stop: int) -> NDArray[np.generic]:
+        """Zero-copy view of the rows from ``start`` up to ``stop``, at least one, of one file."""
+        number, first = divmod(start, self.geometry.file_rows)
+        return self.files[number].rows.view(np.ndarray)[first : first + stop - start]
+
     def blocks(self, rows: int) -> Iterator[NDArray[np.generic]]:
         """Zero-copy views of consecutive rows, at most ``rows`` each; none spans two files."""
-        for mapped in self.maps:
-            array = mapped.view(np.ndarray)
-            for start in range(0, len(array), rows):
-                yield array[start : start + rows]
+        for first in range(0, self.geometry.shape[0], self.geometry.file_rows):
+            end = min(first + self.geometry.file_rows, self.geometry.shape[0])
+            for start in range(first, end, rows):
+                yield self.between(start, min(start + rows, end))
 
     def whole(self) -> NDArray[np.generic]:
         """All rows: a view of the map where there is one file, a copy where there are several."""
