@@ -23,7 +23,8 @@ from linprobe_train.protocol.protocols import parse_grid, protocol_named, protoc
 CompareFormat = Literal["text", "markdown", "csv", "html"]
 ModelOption = Annotated[str | None, typer.Option(help="Encoder; default the only one.")]
 DataOption = Annotated[str | None, typer.Option(help="Dataset; default the only one.")]
-TapOption = Annotated[str, typer.Option(help="embedding or pre_projection.")]
+TAP_HELP = "embedding, pre_projection, cls, patch_mean, block-N, last4; several joined by +."
+TapOption = Annotated[str, typer.Option(help=TAP_HELP)]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default and -1: all cores.")]
 SeedOption = Annotated[int, typer.Option(help="Of the random numbers.")]
 FoldersArgument = Annotated[
@@ -49,14 +50,14 @@ def probe(
     model: ModelOption = None,
     data: DataListOption = None,
     protocol: Annotated[str, typer.Option(help=protocols_help())] = "default",
-    tap: Annotated[str | None, typer.Option(help="embedding or pre_projection.")] = None,
+    tap: Annotated[str | None, typer.Option(help=TAP_HELP)] = None,
     normalize: Annotated[bool | None, typer.Option(help="L2-normalise rows.")] = None,
     standardize: Annotated[bool | None, typer.Option(help="Standardise features.")] = None,
     c_value: Annotated[float | None, typer.Option("--C", help="One value of C, no sweep.")] = None,
     grid: Annotated[str | None, typer.Option(help="Values of C: 0.1,1,10.")] = None,
     coarse_rows: Annotated[
         int | None,
-        typer.Option(help="Choose C on so many rows; all are fitted once, at that C."),
+        typer.Option(help="Search so many rows first, all only where those leave C in doubt."),
     ] = None,
     metric: MetricOption = None,
     cv: Annotated[int, typer.Option(help="Take the best C over K folds; 0 for the rule.")] = 0,
@@ -138,15 +139,14 @@ def knn(
     as_json: JsonOption = False,
 ) -> None:
     """Classify test rows by their nearest training rows."""
-    from linprobe_store.handles.store import FeatureStore
-    from linprobe_train.protocol.splits import open_splits
+    from linprobe_train.protocol.splits import find_one
     from linprobe_train.show.text import answer_json, knn_text
     from linprobe_train.tasks.knn import knn as nearest_neighbours
 
     counts, threads = parse_wholes("--k", k), thread_count(threads)
     if not 0 < temperature < float("inf"):
         raise OptionError(f"T = {temperature}; expected more than 0", hint="--T 0.07")
-    splits = open_splits(FeatureStore(store).encoder(model, lines_only), data, tap, lines_only)
+    splits = find_one(store, model, data, tap, lines_only)
     with watching("k-NN") as watch:
         answer = nearest_neighbours(
             splits, counts, temperature, out, seed=seed, threads=threads, watch=watch
@@ -170,8 +170,7 @@ def fewshot(
     as_json: JsonOption = False,
 ) -> None:
     """Train probes on few rows of each class."""
-    from linprobe_store.handles.store import FeatureStore
-    from linprobe_train.protocol.splits import open_splits
+    from linprobe_train.protocol.splits import find_one
     from linprobe_train.show.plots import write_fewshot_plot
     from linprobe_train.show.text import answer_json, fewshot_text
     from linprobe_train.tasks.fewshot import fewshot as few_shots
@@ -179,7 +178,7 @@ def fewshot(
     counts, threads = parse_wholes("--shots", shots), thread_count(threads)
     if repeats < 1:
         raise OptionError(f"{repeats} draws; expected at least 1", hint="--repeats 5")
-    splits = open_splits(FeatureStore(store).encoder(model, lines_only), data, tap, lines_only)
+    splits = find_one(store, model, data, tap, lines_only)
     with watching("few-shot") as watch:
         answer = few_shots(
             splits, counts, repeats, out, seed=seed, metric=metric, threads=threads, watch=watch
