@@ -186,7 +186,7 @@ def test_arrays_on_disk_are_classified_without_a_store(tmp_path: Path) -> None:
 
 
 def test_what_the_command_cannot_do_is_told(tmp_path: Path) -> None:
-    one = probed(tmp_path, "one", some_splits())
+    probed(tmp_path, "one", some_splits())
     base = ["predict", *where(tmp_path)]
     with pytest.raises(OptionError, match="--top 0"):
         command(*base, "--top", "0")
@@ -194,10 +194,8 @@ def test_what_the_command_cannot_do_is_told(tmp_path: Path) -> None:
         command(*base, "--images", "a.jpg", "--features", "b.npy")
     with pytest.raises(LinprobeError, match="split 'val' is not sealed"):
         command(*base, "--split", "val")
-    probed(tmp_path, "two", some_splits())
-    with pytest.raises(ResultError, match="holds 2 probes") as caught:
-        command(*base)
-    assert str(one.folder) in caught.value.hint
+    with pytest.raises(OptionError, match="--images is empty"):
+        command(*base, "--images", "")
 
 
 def fake_images(request: ImageRequest) -> Iterator[ImageRows]:
@@ -275,3 +273,21 @@ def test_names_that_act_are_shown_in_tables_and_guarded_in_csv(tmp_path: Path) -
         assert exact["classes"][0]["class"] in classes
     assert (ours["encoder"], theirs["encoder"]) == ("'=one", "=one")
     assert float(ours["difference"]) == float(theirs["difference"])
+
+
+def test_a_probe_crosses_datasets_that_are_asserted_to_be_of_one_encoder(tmp_path: Path) -> None:
+    splits = some_splits()
+    for name in ("here", "there"):
+        words = ["store", "import", "--encoder-name", "theirs", "--encoder-id", "my-dinov2"]
+        for split, data in splits.items():
+            file, moved = tmp_path / f"{name}-{split}.npz", data.features + (name == "there") * 0.01
+            np.savez(file, x=moved, y=data.labels)
+            words += ["--split", f"{split}={file}"]
+        command(*words, "--dataset", name, "--store", tmp_path / "features")
+    command("probe", *where(tmp_path), "--data", "here", "--C", "1", "--threads", "1")
+
+    rows = command("predict", *where(tmp_path), "--data", "there", "--format", "csv").splitlines()
+
+    assert len(rows) == 1 + len(splits["test"].labels)
+    shown = command("store", "show", "--store", tmp_path / "features")
+    assert "weights        asserted: my-dinov2" in shown

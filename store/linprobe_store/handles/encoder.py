@@ -1,7 +1,7 @@
 """An encoder in the store: its identity, its parts and its sealed datasets."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from linprobe.disk import refuse_links, write_atomic
@@ -9,9 +9,10 @@ from linprobe.errors import MismatchError, NotFoundError
 from linprobe.names import check_class_names, short_id
 from linprobe.records import canonical_json, plain, read_bytes
 from linprobe.terminal import Watch, command, ignore
-from linprobe_store.arrays.part import PartWriter, find_part, part_path
+from linprobe_store.arrays.keys import Keys
+from linprobe_store.arrays.part import PartWriter, find_part, part_names, part_path
 from linprobe_store.arrays.seal import ReadLabels, SealTarget, seal_parts
-from linprobe_store.arrays.unit_maps import Keys, UnitArrays, map_unit
+from linprobe_store.arrays.unit_maps import UnitArrays, map_unit
 from linprobe_store.format import layout
 from linprobe_store.format.commit import PartCommit
 from linprobe_store.format.names import parse_names, sign_names
@@ -29,6 +30,7 @@ from linprobe_store.handles import lookup, witness
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.folders import check_full_id, make_folder, open_made
 from linprobe_store.handles.lookup import Listing
+from linprobe_store.handles.newest import newest
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.witness import Provenance
 
@@ -63,6 +65,17 @@ class StoredEncoder:
         MismatchError : it is of another encoder, source tar or version of the format.
         """
         return find_part(self.path, self.spec, shard)
+
+    def part_names(self) -> frozenset[str]:
+        """Names of the folders of its parts, as :func:`part_name` gives them, by one listing.
+
+        A part that is listed was committed whole; damage since then is found by who reads it.
+        """
+        return part_names(self.path)
+
+    def has_part(self, shard: ShardFingerprint) -> bool:
+        """Whether the part of a source tar is there by now; it is not looked into."""
+        return part_path(self.path, shard).exists()
 
     def part_labels(self, shard: ShardFingerprint) -> LabelArray:
         """Labels (n,) int64 or (n, k) uint8 of a tar's part; a NotFoundError where it has none."""
@@ -125,8 +138,9 @@ class StoredEncoder:
 
         Parameters
         ----------
-        query : None means the only dataset of the encoder.
-        watch : sees a line for every dataset that cannot be opened.
+        query : None means the only dataset of the encoder. Of several with one name, it means the
+            newest; the others are reached by their ids.
+        watch : sees a line for every dataset that cannot be opened, and for a name of several.
 
         Raises
         ------
@@ -135,8 +149,12 @@ class StoredEncoder:
         """
         listing = self.listing()
         listing.tell(watch)
+        named = [dataset for dataset in listing.sound if query in (None, dataset.name)]
+        older = {dataset.path for dataset in named}
+        older -= {dataset.path for dataset in newest(named, watch)}
+        sound = tuple(dataset for dataset in listing.sound if dataset.path not in older)
         return lookup.choose(
-            listing,
+            replace(listing, sound=sound),
             query,
             what="dataset",
             place=self.path,
@@ -167,10 +185,10 @@ class StoredEncoder:
         folder = make_folder(parent, layout.DATASET_PREFIX, names.name, spec.dataset_id, files)
         stored = open_made(folder, self.open_dataset)
         check_full_id(folder, spec.dataset_id, stored.dataset_id)
-        if stored.metric is None and names.metric is not None:
+        declared = stored.names.completed(names)
+        if declared != stored.names:
             refuse_links(self.path, parent, folder)
-            declared = sign_names(DatasetNames(stored.name, names.metric), spec.dataset_id)
-            write_atomic(folder / layout.NAMES_FILE, declared)
+            write_atomic(folder / layout.NAMES_FILE, sign_names(declared, spec.dataset_id))
             return open_made(folder, self.open_dataset)
         return stored
 
@@ -187,9 +205,13 @@ class StoredEncoder:
         """Append a run to ``provenance.jsonl``."""
         witness.append_provenance(self.path, entry)
 
+    def record_taken(self, shard: ShardFingerprint, rows: Mapping[str, str]) -> None:
+        """Append to ``provenance.jsonl`` which rows of a tar's part are from which units."""
+        witness.append_taken(self.path, part_path(self.path, shard).name, rows)
+
     def provenance(self) -> tuple[Provenance, ...]:
         """Runs that wrote features of this encoder, oldest first."""
-        return witness.read_provenance(self.path)
+        return witness.read_runs(self.path)
 
     def canary(self) -> Mapping[str, FeatureArray] | None:
         """Canary features (m, d) by tap; None before :meth:`check_canary` stored them."""

@@ -3,18 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, wraps
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from linprobe.errors import DataError, LinprobeError, OptionError
+from linprobe.errors import DataError, LinprobeError, NotFoundError, OptionError
 from linprobe.terminal import Progress, Watch, command, ignore
+from linprobe_store.format.taps import joined_taps
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.encoder import StoredEncoder
+from linprobe_store.handles.newest import newest
+from linprobe_store.handles.same_images import same_images
 from linprobe_store.handles.split import Split, Verification
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.scores.metrics import metric_of_labels, score_names
-from linprobe_train.solver.rows import BLOCK_ROWS, Rows, rows_of_views
+from linprobe_train.solver.rows import Rows, rows_of_split
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,8 +47,7 @@ class StoredSplits:
 
     def rows(self, split: Split) -> Rows:
         """View a split through the memory map; ``DataError``: empty, or labels out of range."""
-        views = list(split.blocks(self.tap, rows=BLOCK_ROWS))
-        return rows_of_views(views, split.labels, len(split.classes))
+        return rows_of_split(split, self.tap)
 
     def open_test(self) -> Rows:
         """Rows of the test split. Called once, after the final fit."""
@@ -104,6 +106,14 @@ class StoredSplits:
             count = sum(key in known for key in large.keys)
             if count:
                 lines.append(f"{count} keys of {second.name} are also in {first.name}")
+        for first, second in combinations_with_replacement(self.all, 2):
+            if len(rows := same_images(first, second)):
+                keys = first.keys[int(rows[0, 0])], second.keys[int(rows[0, 1])]
+                where = "come in it before" if first is second else f"are also in {first.name}"
+                lines.append(
+                    f"{len(rows)} images of {second.name} {where}, byte for byte: "
+                    f"{keys[1]!r} is {keys[0]!r}"
+                )
         return tuple(lines)
 
 
@@ -132,10 +142,13 @@ def open_splits(
     ``NotFoundError``: no such dataset; ``DataError``: it has no train or no test split;
     ``OptionError``: the encoder has no such tap.
     """
-    taps = [known.name for known in encoder.spec.taps]
-    if tap not in taps:
-        what = f"{encoder.names.model} has no tap {tap!r}; it has {', '.join(taps)}"
-        raise OptionError(what, hint=f"pass --tap {taps[0]}")
+    try:
+        joined_taps(tap, encoder.spec)
+    except NotFoundError as error:
+        what = f"{encoder.names.model}: {error.message}; {error.hint}"
+        hint = f"pass --tap {encoder.spec.taps[0].name}, or store more taps with "
+        hint += command("extract", model=encoder.names.model, taps="TAP,TAP")
+        raise OptionError(what, hint=hint) from None
     stored = encoder.dataset(dataset, watch)
     for name in ("train", "test"):
         if name not in stored.splits:
@@ -146,18 +159,29 @@ def open_splits(
     return StoredSplits(encoder, stored, tap, stored.split("train"), val, stored.split("test"))
 
 
+def find_one(
+    store: Path, model: str | None, data: str | None, tap: str, watch: Watch = ignore
+) -> StoredSplits:
+    """Open the splits of one dataset of an encoder, as :func:`open_splits`."""
+    wanted = () if data is None else (data,)
+    encoder = FeatureStore(store).encoder(model, watch, tap=tap, data=wanted)
+    return open_splits(encoder, data, tap, watch)
+
+
 def find_splits(
     store: Path, model: str | None, data: tuple[str, ...], tap: str, watch: Watch = ignore
 ) -> list[StoredSplits]:
     """Open the splits of some datasets of an encoder.
 
-    ``data`` are their names; () means every one that can be opened, of which it has some.
-    ``watch`` sees a line for every encoder and dataset that cannot.
+    ``data`` are their names; () means every one that can be opened, of which it has some, and of
+    each name the newest. ``watch`` sees a line for every encoder and dataset that cannot.
     """
-    encoder = FeatureStore(store).encoder(model, watch)
+    encoder = FeatureStore(store).encoder(model, watch, tap=tap, data=data)
     listing = encoder.listing()
     listing.tell(watch)
-    names = data or tuple(dataset.dataset_id for dataset in listing.sound)
+    named = [dataset for dataset in listing.sound if not data or dataset.name in data]
+    meant = newest(named, watch)
+    names = data or tuple(dataset.dataset_id for dataset in meant)
     if not names:
         hint = f"add one with {command('extract', model=encoder.names.model)}"
         raise DataError(f"{store} holds no dataset for {encoder.names.model}", hint=hint)

@@ -1,8 +1,9 @@
 """Labelled features, (n, d) of k classes, as views of arrays or memory maps in blocks (b, d)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -22,6 +23,22 @@ BLOCK_ROWS = 1024
 """Rows read at once: 2 MB of float32 at d = 512, which stays in a core's cache between the two
 products that use it; larger blocks were not faster."""
 
+MAX_LANES = 64
+"""Lanes of a read, at most: what is summed of each is summed up one fixed tree over them, so that
+no bit depends on who reads which; also the most threads or processes that help."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a block lies in a store."""
+
+    split: Split
+    """Whose rows."""
+    tap: str
+    """Of which point of the encoder."""
+    index: int
+    """Which of the split's blocks."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -31,19 +48,31 @@ class Block:
     """(b, d) view, never written."""
     take: NDArray[np.intp] | None = None
     """Positions to use, ascending; None for all."""
+    beside: tuple[AnyFeatures, ...] = ()
+    """More columns of the same rows: views (b, d) of the other taps that are joined."""
+    origin: Origin | None = None
+    """None for an array of this process alone."""
 
     @property
     def n(self) -> int:
         """Rows used."""
         return len(self.features) if self.take is None else len(self.take)
 
+    @property
+    def dim(self) -> int:
+        """Columns, of all taps."""
+        return sum(int(view.shape[1]) for view in (self.features, *self.beside))
+
     def read(self) -> AnyFeatures:
-        """Give the rows used, (n, d): a view where all are used, else a copy."""
-        return self.features if self.take is None else self.features[self.take]
+        """Give the rows used, (n, d): a view where all of one tap are used, else a copy."""
+        views = [self.features, *self.beside]
+        used = views if self.take is None else [view[self.take] for view in views]
+        return cast("AnyFeatures", used[0] if len(used) == 1 else np.concatenate(used, axis=1))
 
     def at(self, positions: NDArray[np.int64]) -> "Block":
         """Use only some of the rows used."""
-        return Block(self.features, positions if self.take is None else self.take[positions])
+        take = positions if self.take is None else self.take[positions]
+        return replace(self, take=take)
 
 
 @dataclass(frozen=True)
@@ -56,6 +85,10 @@ class Rows:
     """(n,) int64 class ids, or (n, k) uint8 multi-hot."""
     n_classes: int
     """k; labels lie in [0, k)."""
+    weights: NDArray[np.float64] | None = None
+    """(n,) of a fit, all >= 0 and not all 0; None for ones."""
+    fitted: NDArray[np.int64] | None = None
+    """Class ids of the dataset that the labels stand for, ascending; None where they are those."""
 
     @property
     def n(self) -> int:
@@ -65,7 +98,7 @@ class Rows:
     @property
     def dim(self) -> int:
         """Feature dimension d."""
-        return int(self.blocks[0].features.shape[1])
+        return self.blocks[0].dim
 
     @property
     def multi_label(self) -> bool:
@@ -81,6 +114,28 @@ class Rows:
         """Every block with its first row."""
         yield from zip(self.offsets.tolist(), self.blocks, strict=False)
 
+    @cached_property
+    def lanes(self) -> tuple[tuple[int, "Rows"], ...]:
+        """First row and rows of near-equal ranges of blocks, a function of the rows alone."""
+        count = min(MAX_LANES, len(self.blocks))
+        edges = np.linspace(0, len(self.blocks), count + 1).astype(int).tolist()
+        lanes = []
+        for start, stop in pairwise(edges):
+            span = slice(int(self.offsets[start]), int(self.offsets[stop]))
+            weights = None if self.weights is None else self.weights[span]
+            blocks, labels = self.blocks[start:stop], self.labels[span]
+            part = replace(self, blocks=blocks, labels=labels, weights=weights)
+            lanes.append((span.start, part))
+        return tuple(lanes)
+
+    def numbered(self, fitted: NDArray[np.int64]) -> "Rows":
+        """These rows with labels, or columns of them, for these classes alone, ascending."""
+        if self.multi_label:
+            labels: LabelArray = np.ascontiguousarray(self.labels[:, fitted], np.uint8)
+        else:
+            labels = np.searchsorted(fitted, self.labels)
+        return replace(self, labels=labels, n_classes=len(fitted), fitted=fitted)
+
     def select(self, keep: NDArray[np.bool_]) -> "Rows":
         """Keep the rows marked in ``keep``, (n,); their order stays."""
         blocks = []
@@ -88,7 +143,8 @@ class Rows:
             marked = keep[start : start + block.n]
             if marked.any():
                 blocks.append(block if marked.all() else block.at(np.flatnonzero(marked)))
-        return Rows(tuple(blocks), self.labels[keep], self.n_classes)
+        weights = None if self.weights is None else self.weights[keep]
+        return replace(self, blocks=tuple(blocks), labels=self.labels[keep], weights=weights)
 
     def join(self, other: "Rows") -> "Rows":
         """These rows, then the others; DataError where dimension, classes or kind differ."""
@@ -97,8 +153,11 @@ class Rows:
         if ours != theirs:
             what = f"cannot join rows of (dim, classes, multi-label) {ours} and {theirs}"
             raise DataError(what, hint="use splits of the same dataset and the same encoder")
-        labels = np.concatenate([self.labels, other.labels])
-        return Rows(self.blocks + other.blocks, labels, self.n_classes)
+        labels, weights = np.concatenate([self.labels, other.labels]), None
+        if self.weights is not None or other.weights is not None:
+            given = [np.ones(r.n) if r.weights is None else r.weights for r in (self, other)]
+            weights = np.concatenate(given)
+        return replace(self, blocks=self.blocks + other.blocks, labels=labels, weights=weights)
 
     def gather(self, indices: NDArray[np.int64]) -> AnyFeatures:
         """Copy the rows at ``indices``, ascending, as one array (len(indices), d)."""
@@ -114,13 +173,21 @@ class Rows:
         return np.result_type(*{block.features.dtype for block in self.blocks})
 
 
+def spans_of(n: int, rows: int = BLOCK_ROWS) -> list[slice]:
+    """0 to n in blocks."""
+    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
+
+
 def rows_of_views(views: Sequence[AnyFeatures], labels: LabelArray, n_classes: int) -> Rows:
     """Rows over arrays (b, d) that follow one another.
 
     ``DataError``: no rows, another number of labels than rows, a label outside [0, k), or a
     multi-hot matrix that is not (n, k) of 0 and 1.
     """
-    blocks = tuple(Block(view) for view in views if len(view))
+    return _checked(tuple(Block(view) for view in views if len(view)), labels, n_classes)
+
+
+def _checked(blocks: tuple[Block, ...], labels: LabelArray, n_classes: int) -> Rows:
     n = sum(block.n for block in blocks)
     if n == 0:
         raise DataError("there are no rows", hint="extract the split, or give it some rows")
@@ -137,6 +204,19 @@ def rows_of_views(views: Sequence[AnyFeatures], labels: LabelArray, n_classes: i
         what += f"the range of {n_classes} classes"
         raise DataError(what, hint="number the classes from 0 without gaps")
     return Rows(blocks, labels, n_classes)
+
+
+def rows_of_split(split: Split, tap: str) -> Rows:
+    """Rows of a stored split, through its maps; taps joined by ``+`` are read side by side.
+
+    ``DataError``: empty, or labels out of range. ``NotFoundError``: no such tap.
+    """
+    views = enumerate(split.views(tap, rows=BLOCK_ROWS))
+    blocks = [
+        Block(first, beside=tuple(beside), origin=Origin(split, tap, index))
+        for index, (first, *beside) in views
+    ]
+    return _checked(tuple(blocks), split.labels, len(split.classes))
 
 
 def rows_of_array(features: AnyFeatures, labels: LabelArray, n_classes: int) -> Rows:
