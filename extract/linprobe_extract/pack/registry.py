@@ -20,7 +20,7 @@ from linprobe.terminal import command, pack_hint
 from linprobe_extract.pack import sources as built_in
 from linprobe_extract.pack.listing import Listing, PackOptions, dataset_slug, parse_arguments
 from linprobe_extract.pack.sources import csv, folder, torchvision
-from linprobe_extract.pack.splits import choose, split_per_class
+from linprobe_extract.pack.splits import choose, limit_splits, split_per_class
 
 GROUP = "linprobe.sources"
 TABLE_NAME = "dataset.csv"
@@ -127,7 +127,22 @@ def list_source(source: NamedSource, out: Path, options: PackOptions) -> Listing
     name = dataset_slug(options.name or listing.name)
     if not options.name and listing.name in names_without_words():
         name = listing.name  # the slug of a known dataset, as its file writes it
-    return replace(listing, name=name, expected=expected)
+    listing = replace(listing, name=name, expected=expected)
+    return listing if options.limit is None else _limited(listing, options.limit, options.seed)
+
+
+def _limited(listing: Listing, limit: int, seed: int) -> Listing:
+    """A part of a listing, for a try, whose name says so."""
+    n = sum(map(len, listing.splits.values()))
+    if n <= limit:
+        return listing
+    return replace(
+        listing,
+        name=f"{listing.name}-limit-{limit}",
+        splits=limit_splits(listing.splits, limit, seed),
+        notes=(*listing.notes, f"for a try: at most {limit} of {n} images, chosen by seed {seed}"),
+        expected=None,
+    )
 
 
 def list_known(row: KnownDataset, arguments: str, options: PackOptions) -> Listing:
