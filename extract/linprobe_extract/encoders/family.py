@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 GROUP = "linprobe.encoders"
 """Entry points of this group are encoder families of other packages, called by their names."""
 BUILT_IN = {"demo": "demo", "timm": "timm", "open_clip": "open_clip_names"}
-"""Our families, with their modules in this package."""
+"""Our families, with their modules in the room ``families``."""
 _LIBRARIES = ("linprobe", "numpy", "torch", "torchvision", "pillow", "simplejpeg")
 """Distributions that the pixels and the forward pass of every family depend on."""
 WITH = "+"
@@ -70,6 +70,9 @@ class EncoderChoice:
     """How images become pixels; part of the identity."""
     storage_dtype: StorageDtype = "float16"
     """What features are stored in; part of the identity."""
+    taps: tuple[str, ...] = ()
+    """Points of the tower that features are taken from; part of the identity. () means what the
+    model gives: ``embedding``, and ``pre_projection`` where it has one."""
 
     def __post_init__(self) -> None:
         allowed = {
@@ -146,7 +149,8 @@ def families() -> Mapping[str, Family]:
     LinprobeError : a family of another package cannot be imported, or has no prefix.
     """
     package = __name__.rpartition(".")[0]
-    every = {n: cast("Family", import_module(f"{package}.{m}")) for n, m in BUILT_IN.items()}
+    modules = {name: f"{package}.families.{module}" for name, module in BUILT_IN.items()}
+    every = {name: cast("Family", import_module(module)) for name, module in modules.items()}
     for entry, family in installed(GROUP):
         prefix = getattr(family, "prefix", None)
         if entry.name in every:

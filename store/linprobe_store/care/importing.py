@@ -99,7 +99,7 @@ def import_files(
         encoder = store.register_encoder(made_by, called)
         stored = encoder.register_dataset(dataset, names)
         for source in sources:
-            path, rows = stored.path / source.name, PartRows(shards[source.name], 0, source.n, {})
+            path, rows = stored.path / source.name, PartRows(shards[source.name], 0, source.n, ())
             if not path.exists():
                 target = SealTarget(path, made_by, dataset, source.name)
                 write_split(target, _blocks(source, made_by), (rows,))

@@ -65,14 +65,14 @@ def resolve(name: str, weights: Path | None) -> ModelRef | None:
 
 def load(ref: ModelRef) -> "LoadedTower":
     """Build the vision tower of an open_clip model and load its weights."""
-    from linprobe_extract.encoders.open_clip import load_tower
+    from linprobe_extract.encoders.families.open_clip import load_tower
 
     return load_tower(ref)
 
 
 def untrained(ref: ModelRef) -> "tuple[nn.Module, int]":
     """Build the vision tower of an open_clip model with random weights."""
-    from linprobe_extract.encoders.open_clip import untrained_tower
+    from linprobe_extract.encoders.families.open_clip import untrained_tower
 
     return untrained_tower(ref)
 
