@@ -131,9 +131,10 @@ def command(verb: str, *words: str | Path, **options: Word) -> str:
     fits = fits and not any("$" in str(value) for values in given.values() for value in values)
     if installed and verb == "pack" and len(words) == 1 and given.keys() == {"out"}:
         source = str(words[0])  # the Makefile packs under its last part
-        if str(given["out"][0]) == f"data/{PurePath(source.rpartition(':')[2]).name}":
-            verb, words, given = "data", (), {"data": [source]}
-            fits = not any(char in source for char in " $")
+        name = PurePath(source.rpartition(":")[2]).name
+        if str(given["out"][0]) == f"data/{name}" and not re.search(r"[\s$]", source):
+            given = {"data": [*words]}
+            verb, words = "data", ()
     if not installed or verb not in _MAKE_TARGETS or words or not fits:
         parts = [*(installed or "linprobe").split(), *verb.split(), *map(str, words)]
         return shlex.join([*parts, *_flags(given)])
