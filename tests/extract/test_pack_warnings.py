@@ -197,3 +197,32 @@ def test_a_try_is_limited_to_a_part_of_every_class_and_its_name_and_id_say_so(
     assert not again.is_new
     assert plan_dataset(str(tmp_path / "part")).name == "photos-limit-20"
     assert whole.splits["test"].shards != part.splits["test"].shards
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("pack photos.zip --out x", "unpack it into folders of classes first"),
+        ("pack table.csv --out x", "linprobe pack csv:table.csv --out data/table"),
+        ("pack imagefolder:photo --out x", "did you mean photos?"),
+        ("pack imagefolder:photos/iris --out x", "where photos/iris is one class, pack the folder"),
+        ("pack imagefolder:data/photos --out x", "extract --model MODEL --data data/photos"),
+        ("extract --model demo --data table.csv", "linprobe pack csv:table.csv --out data/table"),
+        ("extract --model demo --data data/phots", "did you mean data/photos?"),
+        ("extract --model demo --data nothing", "'linprobe datasets' lists what is known"),
+        ("extract --model demo --data cifar11", "did you mean cifar10"),
+    ],
+)
+def test_what_a_newcomer_mistypes_gets_the_command_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, told: str
+) -> None:
+    flowers(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("photos.zip").write_bytes(b"PK")
+    Path("table.csv").write_text("path,label\n")
+    pack("imagefolder:photos", Path("data/photos"), PackOptions())
+
+    done = run_command(*words.split())
+
+    assert done.code == 1
+    assert told in done.err

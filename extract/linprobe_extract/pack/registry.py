@@ -24,6 +24,7 @@ from linprobe_extract.pack.splits import choose, limit_splits, split_per_class
 
 GROUP = "linprobe.sources"
 TABLE_NAME = "dataset.csv"
+FOLDER = "imagefolder:FOLDER"
 
 
 @runtime_checkable
@@ -95,11 +96,10 @@ def named_source(text: str) -> NamedSource:
         close = get_close_matches(text, names_without_words(), n=3)
         known = f"{forms()}, or a dataset that '{command('datasets')}' lists"
         hint = f"did you mean {' or '.join(close)}?" if close else known
-        if Path(text).is_dir():
+        if Path(text).exists():
             shards = f"a folder of shards needs no packing: {command('extract', data=text)}"
-            hint = pack_hint(Path(text)) or shards
-        elif Path(text).is_file():
-            hint = f"a table of images is {command('pack', f'csv:{text}', out='DIR')}"
+            unpacked = f"unpack it into folders of classes first, then {command('pack', FOLDER)}"
+            hint = pack_hint(Path(text)) or (shards if Path(text).is_dir() else unpacked)
         raise PackError(f"unknown source {text!r}", hint=hint)
     list_samples, never_changes = partial(source.list_samples, words), source.NEVER_CHANGES
     if source.IS_PATH:
