@@ -205,6 +205,10 @@ class StoredEncoder:
         """Append a run to ``provenance.jsonl``."""
         witness.append_provenance(self.path, entry)
 
+    def record_taken(self, shard: ShardFingerprint, rows: Mapping[str, str]) -> None:
+        """Append to ``provenance.jsonl`` which rows of a tar's part are from which units."""
+        witness.append_taken(self.path, part_path(self.path, shard).name, rows)
+
     def provenance(self) -> tuple[Provenance, ...]:
         """Runs that wrote features of this encoder, oldest first."""
         return witness.read_runs(self.path)
