@@ -35,7 +35,6 @@ from linprobe_store.format.spec import (
     Tap,
 )
 from linprobe_store.handles.encoder import StoredEncoder
-from linprobe_store.handles.same_images import same_images
 from linprobe_store.handles.store import FeatureStore
 
 D = 4
@@ -107,13 +106,6 @@ def reopen(encoder: StoredEncoder, n_parts: int) -> str:
     return f"{encoder.dataset().split('train').n:,} rows"
 
 
-def leaks(encoder: StoredEncoder, n_parts: int) -> str:
-    """Images that come twice."""
-    del n_parts
-    split = encoder.dataset().split("train")
-    return f"{len(same_images(split, split)):,} rows"
-
-
 def verify(encoder: StoredEncoder, n_parts: int) -> str:
     """Every byte of the store."""
     del n_parts
@@ -122,7 +114,7 @@ def verify(encoder: StoredEncoder, n_parts: int) -> str:
 
 
 STEPS: dict[str, Callable[[StoredEncoder, int], str]] = {
-    step.__name__: step for step in (state, seal, remove, reopen, leaks, verify)
+    step.__name__: step for step in (state, seal, remove, reopen, verify)
 }
 
 
