@@ -23,7 +23,8 @@ from linprobe_train.protocol.protocols import parse_grid, protocol_named, protoc
 CompareFormat = Literal["text", "markdown", "csv", "html"]
 ModelOption = Annotated[str | None, typer.Option(help="Encoder; default the only one.")]
 DataOption = Annotated[str | None, typer.Option(help="Dataset; default the only one.")]
-TapOption = Annotated[str, typer.Option(help="embedding or pre_projection.")]
+TAP_HELP = "embedding, pre_projection, cls, patch_mean, block-N, last4; several joined by +."
+TapOption = Annotated[str, typer.Option(help=TAP_HELP)]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default and -1: all cores.")]
 SeedOption = Annotated[int, typer.Option(help="Of the random numbers.")]
 FoldersArgument = Annotated[
@@ -33,6 +34,14 @@ MetricOption = Annotated[
     str | None,
     typer.Option(help="Take the best C by this metric; default the protocol's rule."),
 ]
+WorkersOption = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS|N", help="On Dask workers of a scheduler, or N started here."),
+]
+SlowerOption = Annotated[
+    bool,
+    typer.Option("--even-if-slower", help="With --workers: also where one machine is faster."),
+]
 DataListOption = Annotated[list[str] | None, typer.Option(help="Dataset, repeatable; default all.")]
 
 
@@ -41,14 +50,14 @@ def probe(
     model: ModelOption = None,
     data: DataListOption = None,
     protocol: Annotated[str, typer.Option(help=protocols_help())] = "default",
-    tap: Annotated[str | None, typer.Option(help="embedding or pre_projection.")] = None,
+    tap: Annotated[str | None, typer.Option(help=TAP_HELP)] = None,
     normalize: Annotated[bool | None, typer.Option(help="L2-normalise rows.")] = None,
     standardize: Annotated[bool | None, typer.Option(help="Standardise features.")] = None,
     c_value: Annotated[float | None, typer.Option("--C", help="One value of C, no sweep.")] = None,
     grid: Annotated[str | None, typer.Option(help="Values of C: 0.1,1,10.")] = None,
     coarse_rows: Annotated[
         int | None,
-        typer.Option(help="Choose C on so many rows; all are fitted once, at that C."),
+        typer.Option(help="Search so many rows first, all only where those leave C in doubt."),
     ] = None,
     metric: MetricOption = None,
     cv: Annotated[int, typer.Option(help="Take the best C over K folds; 0 for the rule.")] = 0,
@@ -67,6 +76,8 @@ def probe(
     backend: Annotated[
         str, typer.Option("--joblib-backend", help="With --all: loky, threading, dask, ...")
     ] = "loky",
+    workers: WorkersOption = None,
+    even_if_slower: SlowerOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Choose C on val, fit on train and val, score on test."""
@@ -77,6 +88,9 @@ def probe(
     from linprobe_train.tasks import probe as task
     from linprobe_train.tasks.probe_all import Pool, check_outcomes, list_tasks, probe_all
 
+    if every and workers:
+        hint = "--joblib-backend dask spreads probes; --workers, without --all, one fit"
+        raise OptionError("--workers with --all", hint=hint)
     named = protocol_named(protocol).changed(
         tap=tap,
         normalize=normalize,
@@ -91,6 +105,8 @@ def probe(
         solver=solver,
         threads=thread_count(threads),
         memory_bytes=None if memory is None else parse_bytes(memory),
+        workers=workers,
+        even_if_slower=even_if_slower,
     )
     recipe, datasets = task.Recipe(named, settings, metric, cv, seed), tuple(data or ())
     with watching("probing") as watch:
@@ -123,15 +139,14 @@ def knn(
     as_json: JsonOption = False,
 ) -> None:
     """Classify test rows by their nearest training rows."""
-    from linprobe_store.handles.store import FeatureStore
-    from linprobe_train.protocol.splits import open_splits
+    from linprobe_train.protocol.splits import find_one
     from linprobe_train.show.text import answer_json, knn_text
     from linprobe_train.tasks.knn import knn as nearest_neighbours
 
     counts, threads = parse_wholes("--k", k), thread_count(threads)
     if not 0 < temperature < float("inf"):
         raise OptionError(f"T = {temperature}; expected more than 0", hint="--T 0.07")
-    splits = open_splits(FeatureStore(store).encoder(model, lines_only), data, tap, lines_only)
+    splits = find_one(store, model, data, tap, lines_only)
     with watching("k-NN") as watch:
         answer = nearest_neighbours(
             splits, counts, temperature, out, seed=seed, threads=threads, watch=watch
@@ -155,8 +170,7 @@ def fewshot(
     as_json: JsonOption = False,
 ) -> None:
     """Train probes on few rows of each class."""
-    from linprobe_store.handles.store import FeatureStore
-    from linprobe_train.protocol.splits import open_splits
+    from linprobe_train.protocol.splits import find_one
     from linprobe_train.show.plots import write_fewshot_plot
     from linprobe_train.show.text import answer_json, fewshot_text
     from linprobe_train.tasks.fewshot import fewshot as few_shots
@@ -164,7 +178,7 @@ def fewshot(
     counts, threads = parse_wholes("--shots", shots), thread_count(threads)
     if repeats < 1:
         raise OptionError(f"{repeats} draws; expected at least 1", hint="--repeats 5")
-    splits = open_splits(FeatureStore(store).encoder(model, lines_only), data, tap, lines_only)
+    splits = find_one(store, model, data, tap, lines_only)
     with watching("few-shot") as watch:
         answer = few_shots(
             splits, counts, repeats, out, seed=seed, metric=metric, threads=threads, watch=watch

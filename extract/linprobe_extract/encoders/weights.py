@@ -2,25 +2,24 @@
 
 import hashlib
 import pickle
-import socket
-import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import torch
-from huggingface_hub import constants
 from safetensors.torch import load_file
 from torch import nn
 
 from linprobe.errors import LinprobeError
 from linprobe.names import first_few
 from linprobe_extract.encoders import torchscript
+from linprobe_extract.hub import cache_alone_if_unreachable
 
 _MOST_CODE = 64 << 20
 """Most bytes that the source in a TorchScript archive unpacks to beyond the archive's own."""
+_PICKLE = b"\x80"
+"""First byte of a pickle."""
 _MOST_SHARED = 16
 """How often the bytes of a checkpoint may stand in its tensors, which can share them."""
 
@@ -35,8 +34,11 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = _read_state(path)
     except Exception as error:  # what the readers raise for bytes that are no checkpoint: anything
+        why = first_line(error)
+        if "weights only" in why.lower():  # followed by how to run what is in it
+            why = "it holds more than tensors, and what it would run is not run"
         raise LinprobeError(
-            f"{path} is not a readable checkpoint: {first_line(error)}",
+            f"{path} is not a readable checkpoint: {why}",
             hint="save the state dict alone, best with safetensors.torch.save_file",
         ) from error
     if state and all(name.startswith("module.") for name in state):
@@ -64,6 +66,10 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
                 raise ValueError(f"it would unpack to {unpacked} bytes")
             if any(name.endswith(torchscript.MARKER) for name in archive.namelist()):
                 return torchscript.read_torchscript(archive)
+    else:
+        with path.open("rb") as file:
+            if file.read(1) != _PICKLE:
+                raise ValueError("neither a zip archive nor a pickle, as torch.save writes them")
     content: object = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
@@ -151,30 +157,3 @@ def first_line(error: Exception) -> str:
     """The first line of an error's message, or its kind if it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
-
-
-@contextmanager
-def cache_alone_if_unreachable() -> Iterator[None]:
-    """Inside, the hub is read from the local cache alone if its host does not answer.
-
-    Without a network, huggingface_hub retries for half a minute before it looks into its cache.
-    """
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not _reachable()
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _reachable() -> bool:
-    """Whether the hub can be connected to; taken for granted behind a proxy."""
-    if urllib.request.getproxies():
-        return True
-    endpoint = urlsplit(constants.ENDPOINT)
-    port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
-    try:  # a timeout that is long for a handshake, short for a person
-        socket.create_connection((endpoint.hostname or "", port), timeout=5.0).close()
-    except OSError:
-        return False
-    return True

@@ -84,6 +84,7 @@ class MappedFile:
                 bad = in_block and BadRow(start + in_block.row, in_block.problem)
         hasher.update(self.content[rows.nbytes :].view(np.ndarray))
         compare_digests(self.path, self.digest, hasher.digest())
+        let_go(self.content)
         return bad
 
     def check_unchanged(self) -> None:
@@ -135,12 +136,17 @@ class MappedArray:
                 return BadRow(i * self.geometry.file_rows + bad.row, bad.problem)
         return None
 
+    def between(self, start: int, stop: int) -> NDArray[np.generic]:
+        """Zero-copy view of the rows from ``start`` up to ``stop``, at least one, of one file."""
+        number, first = divmod(start, self.geometry.file_rows)
+        return self.files[number].rows.view(np.ndarray)[first : first + stop - start]
+
     def blocks(self, rows: int) -> Iterator[NDArray[np.generic]]:
         """Zero-copy views of consecutive rows, at most ``rows`` each; none spans two files."""
-        for mapped in self.maps:
-            array = mapped.view(np.ndarray)
-            for start in range(0, len(array), rows):
-                yield array[start : start + rows]
+        for first in range(0, self.geometry.shape[0], self.geometry.file_rows):
+            end = min(first + self.geometry.file_rows, self.geometry.shape[0])
+            for start in range(first, end, rows):
+                yield self.between(start, min(start + rows, end))
 
     def whole(self) -> NDArray[np.generic]:
         """All rows: a view of the map where there is one file, a copy where there are several."""
@@ -163,6 +169,23 @@ class MappedArray:
             rows = file.scattered() if is_scattered else file.rows.view(np.ndarray)
             out[in_file] = rows[local[in_file]]
         return out
+
+
+def let_go(rows: NDArray[np.generic]) -> None:
+    """Give the pages of a view of a map back to the system, which keeps their content while it can.
+
+    Dask stops and kills a worker by its resident memory, mapped pages included. Views of other
+    memory are left as they are.
+    """
+    whole = rows
+    while isinstance(whole.base, np.ndarray):
+        whole = whole.base
+    pages: object = whole.base
+    if isinstance(pages, mmap.mmap):
+        start = rows.ctypes.data - whole.ctypes.data
+        end = min(len(pages), start + rows.nbytes)
+        start -= start % mmap.PAGESIZE
+        pages.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
 def map_array(folder: Path, files: Mapping[str, FileDigest], copied_bytes: int = 0) -> MappedArray:

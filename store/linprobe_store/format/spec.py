@@ -38,7 +38,9 @@ class Tap:
     """A point of the encoder that features are taken from."""
 
     name: str
-    """``embedding`` (what ``encode_image`` returns) or ``pre_projection`` (the penultimate)."""
+    """``embedding`` (what the model returns), ``pre_projection`` (what enters its last linear map),
+    ``cls`` and ``patch_mean`` (the class token, and the mean of the patch tokens, after the final
+    norm), or ``block-N`` (the class token as it leaves block N, counted from 1)."""
     dim: NonNegative
     """Feature dimension d, at least 1."""
 
@@ -61,14 +63,17 @@ class PreprocessSpec:
     """Gray level 0..255 of the padding where ``resize_mode`` pads."""
     crop_pct: Number
     """Crop side over resized side: 1.0 for CLIP, often 0.875 for ImageNet models."""
-    path: Literal["fast", "exact", "nvjpeg"]
+    path: Literal["fast", "exact", "nvjpeg", "own"]
     """``fast``: uint8 JPEG decode and resize; ``exact``: the model's own transform; ``nvjpeg``:
-    JPEG decode and resize on a GPU."""
+    JPEG decode and resize on a GPU; ``own``: a function, whose pixels the canary tells alone."""
     canary: str
     """Sha256 of the uint8 pixels of the built-in canary images after this preprocessing."""
     rgb_first: bool = False
     """Whether palette, alpha and CMYK images become RGB before the resize (timm's loader) or
     after it (open_clip's transform); the two differ by up to 255 gray levels."""
+    crop_halves: Literal["down"] | UnsetType = UNSET
+    """``down``: half a pixel beside the crop is rounded down, as transformers does; absent from the
+    file where it is rounded to even, as torchvision does."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,8 @@ class EncoderSpec:
     """Arithmetic of the forward pass; ``unknown`` for imported features."""
     storage_dtype: StorageDtype
     """Dtype of the stored rows."""
+    n_blocks: int | UnsetType = UNSET
+    """Blocks of the tower, where taps of some are stored; absent from the file else."""
     key_version: NonNegative = KEY_VERSION
     """Version of this key."""
 

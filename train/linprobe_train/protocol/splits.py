@@ -7,8 +7,9 @@ from itertools import combinations, combinations_with_replacement
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from linprobe.errors import DataError, LinprobeError, OptionError
+from linprobe.errors import DataError, LinprobeError, NotFoundError, OptionError
 from linprobe.terminal import Progress, Watch, command, ignore
+from linprobe_store.format.taps import joined_taps
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.newest import newest
@@ -141,10 +142,13 @@ def open_splits(
     ``NotFoundError``: no such dataset; ``DataError``: it has no train or no test split;
     ``OptionError``: the encoder has no such tap.
     """
-    taps = [known.name for known in encoder.spec.taps]
-    if tap not in taps:
-        what = f"{encoder.names.model} has no tap {tap!r}; it has {', '.join(taps)}"
-        raise OptionError(what, hint=f"pass --tap {taps[0]}")
+    try:
+        joined_taps(tap, encoder.spec)
+    except NotFoundError as error:
+        what = f"{encoder.names.model}: {error.message}; {error.hint}"
+        hint = f"pass --tap {encoder.spec.taps[0].name}, or store more taps with "
+        hint += command("extract", model=encoder.names.model, taps="TAP,TAP")
+        raise OptionError(what, hint=hint) from None
     stored = encoder.dataset(dataset, watch)
     for name in ("train", "test"):
         if name not in stored.splits:
@@ -155,6 +159,15 @@ def open_splits(
     return StoredSplits(encoder, stored, tap, stored.split("train"), val, stored.split("test"))
 
 
+def find_one(
+    store: Path, model: str | None, data: str | None, tap: str, watch: Watch = ignore
+) -> StoredSplits:
+    """Open the splits of one dataset of an encoder, as :func:`open_splits`."""
+    wanted = () if data is None else (data,)
+    encoder = FeatureStore(store).encoder(model, watch, tap=tap, data=wanted)
+    return open_splits(encoder, data, tap, watch)
+
+
 def find_splits(
     store: Path, model: str | None, data: tuple[str, ...], tap: str, watch: Watch = ignore
 ) -> list[StoredSplits]:
@@ -163,7 +176,7 @@ def find_splits(
     ``data`` are their names; () means every one that can be opened, of which it has some, and of
     each name the newest. ``watch`` sees a line for every encoder and dataset that cannot.
     """
-    encoder = FeatureStore(store).encoder(model, watch)
+    encoder = FeatureStore(store).encoder(model, watch, tap=tap, data=data)
     listing = encoder.listing()
     listing.tell(watch)
     named = [dataset for dataset in listing.sound if not data or dataset.name in data]

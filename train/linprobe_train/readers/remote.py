@@ -4,10 +4,9 @@ Everything here runs in a worker's process, in threads of its own.
 """
 
 import hashlib
-import mmap
 import socket
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -19,17 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import LinprobeError, MismatchError
+from linprobe_store.arrays.mapping import let_go
 from linprobe_train.solver.passes import Read, joined
 from linprobe_train.solver.preparation import Float32, Float64, Preparation
 from linprobe_train.solver.reads.loss import LossAt
 from linprobe_train.solver.reads.reading import Reading
-from linprobe_train.solver.reads.stored import StoredRows
-from linprobe_train.solver.rows import AnyFeatures, Block, Rows, rows_of_array
+from linprobe_train.solver.reads.stored import Place, StoredRows, check_places
+from linprobe_train.solver.rows import AnyFeatures, Rows, rows_of_array
 
 R = TypeVar("R")
 
-KEPT = 8
-"""Sets of rows that a worker keeps open."""
+KEPT = 12
+"""Sets of rows that a worker keeps open: five folds with their held-out rows, all, and test."""
 _LOCK = Lock()
 _ROWS: "OrderedDict[str, Rows]" = OrderedDict()
 
@@ -112,6 +112,12 @@ def facts(expected: Identity) -> Facts:
         return Facts(worker.address, socket.gethostname(), *own)
 
 
+def check_unchanged(places: Collection[Place]) -> None:
+    """``Refused``: files of what this worker has read of splits changed since it verified them."""
+    with _refusing(), _LOCK:
+        check_places(_ROWS.values(), places)
+
+
 def read_lanes(
     expected: Identity,
     stored: StoredRows,
@@ -136,22 +142,10 @@ def empty_sums(columns: Float32) -> tuple[float, Float64]:
 
 def _read_one(read: Read[R], first: int, rows: Rows) -> R:
     part = read(rows, first)
-    # Pages of mapped files count against a worker's limit; the system keeps them all the same.
     for block in rows.blocks:
-        _let_go(block)
+        for view in (block.features, *block.beside):
+            let_go(view)
     return part
-
-
-def _let_go(block: Block) -> None:
-    whole: NDArray[np.generic] = block.features
-    while isinstance(whole.base, np.ndarray):
-        whole = whole.base
-    pages: object = whole.base
-    if isinstance(pages, mmap.mmap):
-        start = block.features.ctypes.data - whole.ctypes.data
-        end = min(len(pages), start + block.features.nbytes)
-        start -= start % mmap.PAGESIZE
-        pages.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
 def _opened(stored: StoredRows) -> Rows:
@@ -189,7 +183,7 @@ def _refusing() -> Iterator[None]:
 
     try:
         yield
-    except (LinprobeError, OSError) as error:
+    except (LinprobeError, OSError, MemoryError) as error:
         who = f"worker {get_worker().address} on {socket.gethostname()}"
         message = error.message if isinstance(error, LinprobeError) else str(error)
         hint = error.hint if isinstance(error, LinprobeError) else "see its log"
