@@ -151,15 +151,16 @@ def seal(work: Work, leases: Leases, is_over: IsOver, tell: Tell) -> tuple[tuple
     patience = _Patience(leases, is_over, tell)
     while True:
         seen = leases.look().get(name)
-        if seen is None or leases.is_stale(name):
+        if seen is None:
             work = work.again()
             if len(work.sealed) == len(work.splits):
-                return work.seal(), False
-            if leases.take(name):
-                try:
-                    return _sealed(work), True
-                finally:
-                    leases.release(name)
+                return tuple(work.sealed.values()), False
+        # Also after who died while it sealed, or cleared up after it.
+        if (seen is None or leases.is_stale(name)) and leases.take(name):
+            try:
+                return _sealed(work.again()), True
+            finally:
+                leases.release(name)
         if is_over():
             return tuple(work.again().sealed.values()), False
         patience.wait("the seal", [] if seen is None else [seen])

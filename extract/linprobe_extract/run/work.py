@@ -58,6 +58,8 @@ class Work:
     @cached_property
     def sealed(self) -> dict[str, Split]:
         """Splits that are complete, in order; of exactly this dataset, its classes included."""
+        if not self.seals:  # as of before anything is looked at
+            return {}
         wanted = [
             (split.name, tuple(self.fingerprints.known(shard) for shard in split.shards))
             for split in self.plan.splits
@@ -123,7 +125,8 @@ class Work:
     @cached_property
     def seals(self) -> frozenset[Path]:
         """Folders of the sealed splits of all datasets: what changes where parts may be gone."""
-        assert self.stored is not None
+        if self.stored is None:
+            return frozenset()
         return frozenset(self.stored.path.glob(f"{SETS_FOLDER}/{DATASET_PREFIX}*/*"))
 
     def again(self) -> "Work":

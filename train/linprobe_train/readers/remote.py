@@ -6,7 +6,7 @@ Everything here runs in a worker's process, in threads of its own.
 import hashlib
 import socket
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -23,13 +23,13 @@ from linprobe_train.solver.passes import Read, joined
 from linprobe_train.solver.preparation import Float32, Float64, Preparation
 from linprobe_train.solver.reads.loss import LossAt
 from linprobe_train.solver.reads.reading import Reading
-from linprobe_train.solver.reads.stored import StoredRows
+from linprobe_train.solver.reads.stored import Place, StoredRows, check_places
 from linprobe_train.solver.rows import AnyFeatures, Rows, rows_of_array
 
 R = TypeVar("R")
 
-KEPT = 8
-"""Sets of rows that a worker keeps open."""
+KEPT = 12
+"""Sets of rows that a worker keeps open: five folds with their held-out rows, all, and test."""
 _LOCK = Lock()
 _ROWS: "OrderedDict[str, Rows]" = OrderedDict()
 
@@ -112,6 +112,12 @@ def facts(expected: Identity) -> Facts:
         return Facts(worker.address, socket.gethostname(), *own)
 
 
+def check_unchanged(places: Collection[Place]) -> None:
+    """``Refused``: files of what this worker has read of splits changed since it verified them."""
+    with _refusing(), _LOCK:
+        check_places(_ROWS.values(), places)
+
+
 def read_lanes(
     expected: Identity,
     stored: StoredRows,
@@ -177,7 +183,7 @@ def _refusing() -> Iterator[None]:
 
     try:
         yield
-    except (LinprobeError, OSError) as error:
+    except (LinprobeError, OSError, MemoryError) as error:
         who = f"worker {get_worker().address} on {socket.gethostname()}"
         message = error.message if isinstance(error, LinprobeError) else str(error)
         hint = error.hint if isinstance(error, LinprobeError) else "see its log"
