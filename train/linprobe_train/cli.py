@@ -203,10 +203,12 @@ def compare(
 ) -> None:
     """Put results side by side, with paired tests."""
     from linprobe_train.results.collect import collect, of_datasets
+    from linprobe_train.results.preferred import current
     from linprobe_train.show.compare_text import FORMATS, compare_csv, compare_json
     from linprobe_train.tasks.compare import compare as compare_results
 
     results = of_datasets(collect(out, folders or (), lines_only), data or ())
+    results = results if folders else current(results, store, data or (), lines_only)
     comparisons = compare_results(results, store=store, seed=seed, strict=bool(folders))
     if as_json:
         emit_json(compare_json(comparisons))
@@ -230,10 +232,12 @@ def report(
 ) -> None:
     """Write an HTML page for each result."""
     from linprobe_train.results.collect import collect
+    from linprobe_train.results.preferred import current
     from linprobe_train.show.report import Places, shards_of, write_report
 
     paths = []
-    for collected in collect(out, folders or (), lines_only):
+    results = collect(out, folders or (), lines_only)
+    for collected in results if folders else current(results, store, watch=lines_only):
         beside = shards or shards_of(collected.result.dataset)
         paths.append(str(write_report(collected, Places(store, beside, template))))
         if not as_json:

@@ -155,7 +155,7 @@ def of_datasets(results: Sequence[Collected], names: Sequence[str]) -> tuple[Col
             collected.folder
             for collected in results
             if collected.dataset == dataset_key(name)
-            or is_meant(name, collected.result.question.dataset_id, _folder_of(collected.result))
+            or is_meant(name, collected.result.question.dataset_id, folder_of(collected.result))
         }
         if not ours:
             known = first_few(sorted({collected.result.dataset for collected in results}), 20)
@@ -164,7 +164,7 @@ def of_datasets(results: Sequence[Collected], names: Sequence[str]) -> tuple[Col
     return tuple(collected for collected in results if not names or collected.folder in kept)
 
 
-def _folder_of(result: ProbeResult) -> str:
+def folder_of(result: ProbeResult) -> str:
     """Name of the folder of a result's dataset, as extract prints it."""
     return folder_named(DATASET_PREFIX, result.dataset, result.question.dataset_id)
 
