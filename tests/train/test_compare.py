@@ -236,7 +236,7 @@ def test_a_metric_in_which_less_is_better_is_compared_as_such(tmp_path: Path) ->
         splits = some_splits(noise=noise)
         stored_dataset(tmp_path / "features", splits, classes=CLASSES, model=model, metric="nll")
     where: list[str | Path] = ["--out", tmp_path / "results", "--store", tmp_path / "features"]
-    command("probe", "--all", *where, "--C", "1", "--joblib-backend", "sequential")
+    command("probe", "--all", *where, "--C", "1", "--jobs", "1")
     best, worst = json.loads(command("compare", *where, "--json"))["comparisons"][0]["standings"]
 
     assert (best["encoder"], worst["encoder"]) == ("good", "bad")

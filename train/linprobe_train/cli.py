@@ -16,7 +16,6 @@ from linprobe.options import (
     OutOption,
     StoreOption,
 )
-from linprobe.records import plain
 from linprobe.terminal import emit, emit_json, lines_only, note, one_line, watching
 from linprobe_train.protocol.protocols import parse_grid, protocol_named, protocols_help
 
@@ -33,6 +32,10 @@ FoldersArgument = Annotated[
 MetricOption = Annotated[
     str | None,
     typer.Option(help="Take the best C by this metric; default the protocol's rule."),
+]
+WorkersOption = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS|N", help="On Dask workers of a scheduler, or N started here."),
 ]
 DataListOption = Annotated[list[str] | None, typer.Option(help="Dataset, repeatable; default all.")]
 
@@ -65,19 +68,20 @@ def probe(
         bool, typer.Option("--all", help="Every encoder and dataset of the store.")
     ] = False,
     jobs: Annotated[int | None, typer.Option(help="With --all: probes at once.")] = None,
-    backend: Annotated[
-        str, typer.Option("--joblib-backend", help="With --all: loky, threading, dask, ...")
-    ] = "loky",
+    workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Choose C on val, fit on train and val, score on test."""
     from linprobe_train.protocol.splits import find_splits
-    from linprobe_train.show.text import answer_text, answers_json, outcomes_text
+    from linprobe_train.show import text
     from linprobe_train.solver.fit import FitSettings
     from linprobe_train.solver.memory import parse_bytes
     from linprobe_train.tasks import probe as task
-    from linprobe_train.tasks.probe_all import Pool, check_outcomes, list_tasks, probe_all
+    from linprobe_train.tasks.grid import check_outcomes, list_tasks
+    from linprobe_train.tasks.probe_all import Pool, probe_all
 
+    if not every and (given := [f"--jobs {jobs}"] * bool(jobs) + ["--workers"] * bool(workers)):
+        raise OptionError(f"{given[0]} without --all", hint="add --all, or leave it out")
     named = protocol_named(protocol).changed(
         tap=tap,
         normalize=normalize,
@@ -96,19 +100,18 @@ def probe(
     recipe, datasets = task.Recipe(named, settings, metric, cv, seed), tuple(data or ())
     with watching("probing") as watch:
         if every:
-            pool = Pool(jobs, backend, threads, settings.memory_bytes)
-            tasks = list_tasks(store, model, datasets, watch)
-            outcomes = probe_all(store, tasks, recipe, out, pool, watch)
+            pool = Pool(jobs, workers, threads, settings.memory_bytes)
+            task_list = list_tasks(store, model, datasets, watch)
+            outcomes = probe_all(store, task_list.tasks, recipe, out, pool, watch)
+            json, lines = text.outcomes_json(outcomes, task_list), text.outcomes_text(outcomes)
         else:
             opened = find_splits(store, model, datasets, named.tap, watch)
             answers = [task.probe(splits, recipe, out, watch) for splits in opened]
+            lines = "\n".join(text.answer_text(answer, store) for answer in answers)
+            json = text.answers_json(answers)
+    emit_json(json) if as_json else emit(lines)
     if every:
-        emit_json({"probes": plain(outcomes)}) if as_json else emit(outcomes_text(outcomes))
-        check_outcomes(outcomes)
-    elif as_json:
-        emit_json(answers_json(answers))
-    else:
-        emit("\n".join(answer_text(answer, store) for answer in answers))
+        check_outcomes(outcomes, task_list.left_out)
 
 
 def knn(
@@ -124,15 +127,14 @@ def knn(
     as_json: JsonOption = False,
 ) -> None:
     """Classify test rows by their nearest training rows."""
-    from linprobe_store.handles.store import FeatureStore
-    from linprobe_train.protocol.splits import open_splits
+    from linprobe_train.protocol.splits import find_split_set
     from linprobe_train.show.text import answer_json, knn_text
     from linprobe_train.tasks.knn import knn as nearest_neighbours
 
     counts, threads = parse_wholes("--k", k), thread_count(threads)
     if not 0 < temperature < float("inf"):
         raise OptionError(f"T = {temperature}; expected more than 0", hint="--T 0.07")
-    splits = open_splits(FeatureStore(store).encoder(model, lines_only), data, tap, lines_only)
+    splits = find_split_set(store, model, data, tap, lines_only)
     with watching("k-NN") as watch:
         answer = nearest_neighbours(
             splits, counts, temperature, out, seed=seed, threads=threads, watch=watch
@@ -156,8 +158,7 @@ def fewshot(
     as_json: JsonOption = False,
 ) -> None:
     """Train probes on few rows of each class."""
-    from linprobe_store.handles.store import FeatureStore
-    from linprobe_train.protocol.splits import open_splits
+    from linprobe_train.protocol.splits import find_split_set
     from linprobe_train.show.plots import write_fewshot_plot
     from linprobe_train.show.text import answer_json, fewshot_text
     from linprobe_train.tasks.fewshot import fewshot as few_shots
@@ -165,7 +166,7 @@ def fewshot(
     counts, threads = parse_wholes("--shots", shots), thread_count(threads)
     if repeats < 1:
         raise OptionError(f"{repeats} draws; expected at least 1", hint="--repeats 5")
-    splits = open_splits(FeatureStore(store).encoder(model, lines_only), data, tap, lines_only)
+    splits = find_split_set(store, model, data, tap, lines_only)
     with watching("few-shot") as watch:
         answer = few_shots(
             splits, counts, repeats, out, seed=seed, metric=metric, threads=threads, watch=watch

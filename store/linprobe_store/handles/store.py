@@ -1,11 +1,13 @@
 """The feature store: a folder of encoders."""
 
 import re
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from linprobe.disk import make_folders, store_errors, write_atomic
-from linprobe.errors import MismatchError, StoreError
+from linprobe.errors import MismatchError, NotFoundError, StoreError
 from linprobe.records import canonical_json, plain, read_bytes
 from linprobe.terminal import Watch, ignore
 from linprobe_store.format import layout
@@ -53,13 +55,17 @@ class FeatureStore:
         """Its encoders, and what is among them that cannot be opened."""
         return open_folders(self.root, layout.ENCODER_PREFIX, "encoder", open_encoder)
 
-    def encoder(self, query: str | None = None, watch: Watch = ignore) -> StoredEncoder:
+    def encoder(
+        self, query: str | None = None, watch: Watch = ignore, *, dataset: str | None = None
+    ) -> StoredEncoder:
         """An encoder by its slug, its model name, the beginning of its id, or its folder name.
 
         Parameters
         ----------
         query : None means the only encoder of the store; one that an interrupted run left without
             a sealed split does not count beside others.
+        dataset : where several match, the one that has this dataset: features that were imported
+            for two datasets are of two encoders, which may have one name.
         watch : sees a line for every encoder that cannot be opened.
 
         Raises
@@ -76,7 +82,16 @@ class FeatureStore:
         if query is None and len(listing.sound) > 1:
             sealed = tuple(e for e in listing.sound if any(d.splits for d in e.datasets()))
             listing = replace(listing, sound=sealed or listing.sound)
-        return choose(listing, query, what="encoder", place=self.root, names=names)
+        choice = partial(choose, query=query, what="encoder", place=self.root, names=names)
+        try:
+            return choice(listing)
+        except StoreError as error:
+            if dataset is None or isinstance(error, NotFoundError):
+                raise
+            having = tuple(encoder for encoder in listing.sound if _has(encoder, dataset))
+            with suppress(NotFoundError):
+                return choice(Listing(having, ()))
+            raise
 
     def register_encoder(self, spec: EncoderSpec, names: EncoderNames) -> StoredEncoder:
         """The encoder of a spec, made if it is new; safe to repeat and to race.
@@ -123,7 +138,19 @@ class FeatureStore:
         NotFoundError : no such encoder, dataset or split.
         IntegrityError : the split is damaged.
         """
-        return self.encoder(encoder, watch).dataset(dataset, watch).split(split)
+        stored = self.encoder(encoder, watch, dataset=dataset)
+        return stored.dataset(dataset, watch).split(split)
+
+
+def _has(encoder: StoredEncoder, dataset: str) -> bool:
+    """Whether an encoder has a dataset, or several, that a query means."""
+    try:
+        encoder.dataset(dataset)
+    except NotFoundError:
+        return False
+    except StoreError:  # several, or a broken one: whoever opens it tells
+        return True
+    return True
 
 
 def _read_format_line(path: Path) -> str | None:

@@ -123,6 +123,14 @@ def telling_changes(
     return checked
 
 
+def check_tap(encoder: StoredEncoder, tap: str) -> None:
+    """Refuse, by an ``OptionError``, a tap that an encoder does not have."""
+    taps = [known.name for known in encoder.spec.taps]
+    if tap not in taps:
+        what = f"{encoder.names.model} has no tap {tap!r}; it has {', '.join(taps)}"
+        raise OptionError(what, hint=f"pass --tap {taps[0]}")
+
+
 def open_splits(
     encoder: StoredEncoder, dataset: str | None, tap: str, watch: Watch = ignore
 ) -> StoredSplits:
@@ -132,10 +140,7 @@ def open_splits(
     ``NotFoundError``: no such dataset; ``DataError``: it has no train or no test split;
     ``OptionError``: the encoder has no such tap.
     """
-    taps = [known.name for known in encoder.spec.taps]
-    if tap not in taps:
-        what = f"{encoder.names.model} has no tap {tap!r}; it has {', '.join(taps)}"
-        raise OptionError(what, hint=f"pass --tap {taps[0]}")
+    check_tap(encoder, tap)
     stored = encoder.dataset(dataset, watch)
     for name in ("train", "test"):
         if name not in stored.splits:
@@ -146,28 +151,42 @@ def open_splits(
     return StoredSplits(encoder, stored, tap, stored.split("train"), val, stored.split("test"))
 
 
+def find_split_set(
+    store: Path, model: str | None, data: str | None, tap: str, watch: Watch = ignore
+) -> StoredSplits:
+    """Find the splits of one dataset by one encoder, by name or id; None means the only one.
+
+    Of several encoders of a name it is the one that has the dataset. Raises as
+    :meth:`FeatureStore.encoder` and :func:`open_splits` do.
+    """
+    encoder = FeatureStore(store).encoder(model, watch, dataset=data)
+    return open_splits(encoder, data, tap, watch)
+
+
 def find_splits(
     store: Path, model: str | None, data: tuple[str, ...], tap: str, watch: Watch = ignore
 ) -> list[StoredSplits]:
     """Open the splits of some datasets of an encoder.
 
-    ``data`` are their names; () means every one that can be opened, of which it has some.
-    ``watch`` sees a line for every encoder and dataset that cannot.
+    ``data`` are their names, each of which finds its encoder; () means every one that can be
+    opened, of which it has some. ``watch`` sees a line for every encoder and dataset that cannot.
     """
+    if data:
+        first = find_split_set(store, model, data[0], tap, watch)  # tells what is broken, once
+        return [first, *(find_split_set(store, model, name, tap) for name in data[1:])]
     encoder = FeatureStore(store).encoder(model, watch)
     listing = encoder.listing()
     listing.tell(watch)
-    names = data or tuple(dataset.dataset_id for dataset in listing.sound)
-    if not names:
+    if not listing.sound:
         hint = f"add one with {command('extract', model=encoder.names.model)}"
         raise DataError(f"{store} holds no dataset for {encoder.names.model}", hint=hint)
     opened, failures = [], []
-    for name in names:
+    for dataset in listing.sound:
         try:
-            opened.append(open_splits(encoder, name, tap))
+            opened.append(open_splits(encoder, dataset.dataset_id, tap))
         except LinprobeError as error:
             failures.append(error)
-    if failures and (data or not opened):
+    if failures and not opened:
         raise failures[0]
     for failure in failures:
         line = f"left out: {failure.message}; {failure.hint}"
