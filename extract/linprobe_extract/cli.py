@@ -102,7 +102,7 @@ def extract(
     with watching(f"{model}: {plan.name}", visible=ranks.rank == 0) as watch:
         report = extraction.run(watch, until_signal=True)
     note(run_text(report.run))
-    if ranks.world_size == 1 or (report.sealed if report.run else ranks.rank == 0):
+    if ranks.world_size == 1 or (report.run.has_sealed if report.run else ranks.rank == 0):
         _show(report_text(report), report_json(report), as_json=as_json)
     report.check()
     raise typer.Exit(report.exit_code)

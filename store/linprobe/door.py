@@ -43,7 +43,7 @@ VERBS = (
     Verb("report", f"{_TRAIN}:report", "Write an HTML page for each result."),
     Verb(
         "predict",
-        f"{_TRAIN}:predict",
+        "linprobe_train.predict_cli:predict",
         "Classify images, arrays or stored features with a saved probe.",
     ),
     Verb("models", f"{_EXTRACT}:models", "List the models that can be named."),

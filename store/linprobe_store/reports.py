@@ -119,10 +119,11 @@ def listing_text(contents: Contents) -> str:
 
     What cannot be opened stands below it.
     """
-    header = ("encoder", "id", "dataset", "split", "rows", "dims", "dtype", "size", "age")
+    header = ("encoder", "id", "dataset", "id", "split", "rows", "dims", "dtype", "size", "age")
     rows = []
     for entry in contents.entries:
-        head = (entry.encoder_slug, short_id(entry.encoder_id), entry.dataset_name or "-")
+        encoder = (entry.encoder_slug, short_id(entry.encoder_id))
+        head = (*encoder, entry.dataset_name or "-", short_id(entry.dataset_id or "-"))
         kind = (_dims_text(entry.taps), entry.dtype)
         if not entry.splits:
             rows.append((*head, f"{entry.n_parts} parts, not sealed", "-", *kind, "-", "-"))
@@ -133,7 +134,7 @@ def listing_text(contents: Contents) -> str:
             else:
                 rows.append((*head, split.name, split.state, *kind, "-", "-"))
     lines = [item.line for item in contents.broken]
-    table = [text_table(header, rows, "<<<<><<>>")] if rows else []
+    table = [text_table(header, rows, "<<<<<><<>>")] if rows else []
     return "\n".join([*table, *([""] if table and lines else []), *lines])
 
 

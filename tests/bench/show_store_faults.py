@@ -56,9 +56,10 @@ ON_SPLIT: dict[str, Fault] = {
     "shard index, one bit": lambda unit: flip(unit / FEATURES, -20),
     "labels, one bit": lambda unit: flip(unit / "data.zarr/labels/c/0", 9),
     "keys, one bit": lambda unit: flip(unit / "data.zarr/keys_bytes/c/0", 9),
+    "image digests, one bit": lambda unit: flip(unit / "data.zarr/image_sha256/c/0/0", 9),
     "resized with zarr": resize_with_zarr,
     "recompressed with zarr": recompress_with_zarr,
-    "version 3": lambda unit: replace(unit / "COMMIT.json", '"version":2', '"version":3'),
+    "version 4": lambda unit: replace(unit / "COMMIT.json", '"version":3', '"version":4'),
 }
 
 

@@ -45,6 +45,10 @@ def test_class_names_are_the_lines_without_marks_and_line_ends(tmp_path: Path, d
         (b"cat\ndog\ncat\n", r"'cat' occurs 2 times in .* \(numbers 1, 3\)"),
         ("cat\nblåhaj\n".encode("latin-1"), "expected UTF-8, found .* at byte 6"),
         (b"cat\n\xef\xbb\xbfdog\n", "class name 2 of .* has an unprintable character"),
+        (
+            b"\n<!DOCTYPE html>\n<html><title>Sign in</title>",
+            "expected one name a line, found a web",
+        ),
     ],
 )
 def test_class_names_that_would_shift_or_confuse_are_refused(
@@ -127,7 +131,7 @@ def test_jpeg_xl_is_read_where_pillow_has_its_plugin(
     monkeypatch.delitem(sys.modules, "pillow_jxl")
     monkeypatch.syspath_prepend(str(tmp_path))
     image_formats.cache_clear()
-    assert image_formats()[-1] == "JXL"
+    assert "JXL" in image_formats()
 
     monkeypatch.undo()
     sys.modules.pop("pillow_jxl", None)

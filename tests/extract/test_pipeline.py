@@ -1,5 +1,6 @@
 """Batches in flight: several at once, collected in order, each from the pixels it was given."""
 
+import hashlib
 import math
 import time
 from collections.abc import Iterator
@@ -90,3 +91,23 @@ def test_what_has_landed_is_given_while_the_next_shard_is_long_in_coming(tmp_pat
     given.extend(run(SlowDevice(flight_s=0.05), slow()))
 
     assert [isinstance(item, UnitEnd) for item in given] == [False, False, True, False, True]
+
+
+def test_every_row_has_the_sha256_of_its_image_as_it_lies_in_the_tar(tmp_path: Path) -> None:
+    files = [*labelled({f"{k}": k % 2 for k in range(5)})]
+    path = tmp_path / "0.tar"
+    path.write_bytes(
+        tar_bytes([*files[:4], ("bad.jpg", b"no image"), ("bad.cls", b"0"), *files[4:]])
+    )
+    shard = Shard(str(path))
+    unit = Unit(shard, shard, fingerprint_shard(shard), SplitKeys(UNSET))
+
+    batches = [b for b in run(SlowDevice(), [unit]) if isinstance(b, EncodedBatch)]
+
+    digests = {}
+    for batch in batches:
+        assert batch.block.image_sha256 is not None
+        rows = (row.tobytes() for row in batch.block.image_sha256)
+        digests |= dict(zip(batch.block.keys, rows, strict=True))
+    images = {Path(name).stem: data for name, data in files if not name.endswith(".cls")}
+    assert digests == {key: hashlib.sha256(data).digest() for key, data in images.items()}

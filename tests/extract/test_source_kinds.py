@@ -103,6 +103,13 @@ def test_what_was_typed_is_what_it_says_brace_by_brace(tmp_path: Path) -> None:
     assert read_all(plan, tmp_path / "store") == 24
 
 
+def test_braces_that_mean_a_hundred_million_shards_are_refused_before_they_are_expanded() -> None:
+    with pytest.raises(
+        ExtractError, match="means 200,000,000 shards or more, expected 1,000,000 at most"
+    ):
+        plan_dataset(None, shards=("train={a,b}-{00000000..99999999}-{0..1}.tar",))
+
+
 def test_a_file_typed_with_characters_of_a_pattern_is_that_file(tmp_path: Path) -> None:
     for name in ("a[1].tar", "a1.tar"):
         (tmp_path / name).write_bytes(TAR)

@@ -112,6 +112,7 @@ def _of_store(root: Path) -> Iterator[Reader]:
             "features": np.array(stored.array("embedding")),
             "labels": np.array(stored.labels),
             "keys": list(stored.keys),
+            "digests": np.array(stored.image_sha256),
         }
 
     def as_committed(value: _Json, data: bytes, original: _Json) -> bool:
@@ -141,7 +142,7 @@ def _of_store(root: Path) -> Iterator[Reader]:
         return bool(FeatureStore(root).encoders())
 
     def is_our_line(value: object, data: bytes, original: object) -> bool:
-        return value == original and data.decode().split() == ["linprobe-store", "2"]
+        return value == original and data.decode().split() == ["linprobe-store", "3"]
 
     def signed_names(value: _Json, data: bytes, _: object) -> bool:
         own = dict(strict_json(data))
@@ -179,6 +180,7 @@ def _of_store(root: Path) -> Iterator[Reader]:
         "labels/c/0",
         "keys_bytes/c/0",
         "keys_offsets/c/0",
+        "image_sha256/c/0/0",
     ):
         for file in (split.path / "data.zarr").glob(name):
             mutate = mutated_json if name.endswith("json") else mutated_bytes

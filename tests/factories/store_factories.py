@@ -78,13 +78,15 @@ def block(
             for tap in spec.taps
         },
         labels=labels,
+        image_sha256=rng.integers(0, 256, (n, 32), np.uint8),
     )
 
 
 def slice_block(whole: FeatureBlock, start: int, stop: int) -> FeatureBlock:
     """Rows ``start`` to ``stop`` of a block."""
     features = {tap: x[start:stop] for tap, x in whole.features.items()}
-    return FeatureBlock(whole.keys[start:stop], features, whole.labels[start:stop])
+    images = None if whole.image_sha256 is None else whole.image_sha256[start:stop]
+    return FeatureBlock(whole.keys[start:stop], features, whole.labels[start:stop], images)
 
 
 def write_part(

@@ -51,6 +51,7 @@ OF_THIS_RUN = frozenset(
         "versions",
         "seconds",
         "cpu_seconds",
+        "time",
         "bound",
         "estimate",
         "iterations",
@@ -206,6 +207,7 @@ def made_block(
         tuple(f"{prefix}/é{row}" for row in range(n)),
         {tap: rows.astype(dtype) for tap, rows in features.items()},
         hot.astype(np.uint8) if multi_label else labels,
+        draws(n + 1, n * 32).reshape(n, 32).astype(np.uint8),
     )
 
 

@@ -63,7 +63,7 @@ def test_ls_shows_every_encoder_dataset_and_split(cli: Cli, store: Path) -> None
 
     assert (result.code, result.err) == (0, "")
     header, *lines = result.out.splitlines()
-    assert header.split()[:5] == ["encoder", "id", "dataset", "split", "rows"]
+    assert header.split()[:6] == ["encoder", "id", "dataset", "id", "split", "rows"]
     assert any("1 parts, not sealed" in line and "pre_projection 3" in line for line in lines)
     assert any("Pets" in line and "train" in line and "2,010" in line for line in lines)
 
@@ -132,7 +132,7 @@ def test_gc_damaged_removes_the_unit_that_fails_and_only_that(cli: Cli, store: P
 
 def test_gc_damaged_spares_what_another_version_wrote(cli: Cli, store: Path) -> None:
     path = next(store.rglob("parts/part-train-00001*/COMMIT.json"))
-    path.write_text(path.read_text().replace('"version":2', '"version":3'))
+    path.write_text(path.read_text().replace('"version":3', '"version":4'))
 
     result = as_json(cli("gc", "--store", store, "--damaged", "--json"))
 

@@ -42,7 +42,8 @@ def files_of(split: Split) -> list[str]:
 def use(root: Path) -> tuple[list[FeatureArray], Split]:
     """Open the split and read everything that training reads."""
     split = FeatureStore(root).split("train")
-    assert len(split.labels) == len(list(split.keys)) == split.n
+    assert split.image_sha256 is not None
+    assert len(split.labels) == len(list(split.keys)) == len(split.image_sha256) == split.n
     return [split.rows(range(split.n), tap.name) for tap in split.taps], split
 
 

@@ -44,6 +44,7 @@ FILES = {
     "labels": f"{DATA}/labels/c/0",
     "edges": f"{DATA}/keys_offsets/c/0",
     "keys": f"{DATA}/keys_bytes/c/0",
+    "digests": f"{DATA}/image_sha256/c/0/0",
 }
 SIGNED = ("COMMIT.json", "part")
 UNDER_COMMIT = ("group", "features zarr.json", "labels zarr.json", "features", "labels", "edges")
@@ -84,6 +85,7 @@ def read_all(root: Path) -> dict[str, Any]:
         "some": split.rows([1], "embedding").tobytes(),
         "labels": split.labels.tobytes(),
         "keys": list(split.keys),
+        "digests": None if split.image_sha256 is None else split.image_sha256.tobytes(),
         "classes": split.classes,
         "canary": (encoder.canary() or {"embedding": CANARY["embedding"]})["embedding"].tobytes(),
         "runs": len(encoder.provenance()) < 2,  # which no digest covers

@@ -36,7 +36,7 @@ def test_zarr_xarray_and_tensorstore_read_what_we_write(
 
     assert dict(group.attrs)["linprobe"] == {
         "format": "linprobe-store",
-        "version": 2,
+        "version": 3,
         "kind": "split",
         "split": "train",
         "encoder_id": split.encoder_id,
@@ -46,7 +46,13 @@ def test_zarr_xarray_and_tensorstore_read_what_we_write(
         "features_embedding": np.concatenate([np.empty((0, 5), "f2"), *split.maps("embedding")]),
         "features_pre_projection": np.asarray(split.rows(range(split.n), "pre_projection")),
         "labels": np.asarray(split.labels),
+        "image_sha256": np.empty((0, 32), np.uint8),
     }
+    if split.n:
+        assert split.image_sha256 is not None
+        ours["image_sha256"] = split.image_sha256
+    else:
+        del ours["image_sha256"]
     for name, expected in ours.items():
         theirs = tensorstore.open(
             {"driver": "zarr3", "kvstore": f"file://{data / name}/"}, read=True

@@ -42,8 +42,9 @@ def victim(whole: Split) -> Path:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("linprobe-store 1\n", "expected format linprobe-store 2, found linprobe-store 1"),
-        ("linprobe-store 3\n", "expected format linprobe-store 2, found linprobe-store 3"),
+        ("linprobe-store 2\n", "store 3, found linprobe-store 2, whose rows"),
+        ("linprobe-store 1\n", "store 3, found linprobe-store 1, whose rows"),
+        ("linprobe-store 4\n", "expected format linprobe-store 3, found linprobe-store 4$"),
         ("other 1\n", "found other 1"),
         ("", "found nothing"),
     ],
@@ -57,9 +58,9 @@ def test_another_version_of_the_store_is_refused(victim: Path, line: str, told: 
 
 def test_another_version_of_a_split_is_refused(whole: Split, victim: Path) -> None:
     path = victim / whole.path.relative_to(root_of(whole)) / "COMMIT.json"
-    path.write_text(path.read_text().replace('"version":2', '"version":1'))
+    path.write_text(path.read_text().replace('"version":3', '"version":2'))
 
-    with pytest.raises(MismatchError, match="store 2, found linprobe-store 1"):
+    with pytest.raises(MismatchError, match="store 3, found linprobe-store 2"):
         FeatureStore(victim).split("train")
 
 

@@ -38,7 +38,9 @@ def example(tmp_path: Path) -> Split:
     features = np.array([[1, 2], [3, 4], [-1, 0.5]], np.float16)
     keys = ("cat1", "dog1", "dog2")
     with encoder.part_writer(shard) as writer:
-        writer.append(FeatureBlock(keys, {"embedding": features}, np.array([0, 1, 1])))
+        images = b"".join(hashlib.sha256(key.encode()).digest() for key in keys)
+        digests = np.frombuffer(images, np.uint8).reshape(3, 32)
+        writer.append(FeatureBlock(keys, {"embedding": features}, np.array([0, 1, 1]), digests))
         skipped = [SkippedSample("dog3", "truncated")]
         writer.commit(skipped=skipped, batch_size=8, planned=4, labelling="cls")
     dataset = DatasetSpec((SplitSpec("train", (shard,)),), "cls", ("cat", "dog"))
@@ -74,7 +76,8 @@ def test_the_worked_example_is_what_is_written(example: Split, tmp_path: Path) -
         for line in section.splitlines()
         if line.startswith("    ")
     ).replace(" ", "")
-    for name in ("features_embedding/c/0/0", "keys_offsets/c/0", "keys_bytes/c/0"):
+    names = ("features_embedding/c/0/0", "image_sha256/c/0/0", "keys_offsets/c/0", "keys_bytes/c/0")
+    for name in names:
         assert (data / name).read_bytes().hex() in bare
     assert f"`{example.encoder_id}`" in section
     assert list((encoder_of(example).path / "parts").iterdir())[0].name in section  # noqa: RUF015
@@ -128,6 +131,9 @@ def test_a_reader_written_from_the_specification_agrees(
         assert b"".join(rows) == b"".join(m.tobytes() for m in split.maps(tap))
     labels = b"".join(read_by_the_specification(split.path, "labels"))
     assert labels == split.labels.tobytes()
+    images = b"".join(read_by_the_specification(split.path, "image_sha256"))
+    assert split.image_sha256 is not None
+    assert images == split.image_sha256.tobytes()
     edges = [
         int.from_bytes(e, "little") for e in read_by_the_specification(split.path, "keys_offsets")
     ]

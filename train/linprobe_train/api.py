@@ -11,18 +11,17 @@ from linprobe_store.format.spec import LabelArray
 from linprobe_store.handles.split import Split
 from linprobe_train.protocol.protocols import DEFAULT, Protocol
 from linprobe_train.protocol.search import Search, search
+from linprobe_train.readers.choose import readers
 from linprobe_train.scores.metrics import score_names
 from linprobe_train.solver.fit import FitSettings, fit_rows
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
-from linprobe_train.solver.passes import crew_of
 from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.rows import (
-    BLOCK_ROWS,
     Features,
     Rows,
     as_matrix,
     rows_of_array,
-    rows_of_views,
+    rows_of_split,
 )
 
 
@@ -76,7 +75,9 @@ def fit_probe(
     ((3, 3), True)
     """
     rows, settings = as_rows(features, labels, tap=tap), settings or FitSettings()
-    fitted = fit_rows(rows, C, settings, tolerance or Tolerance(), sample_weight=sample_weight)
+    tolerance = tolerance or Tolerance()
+    with readers(settings) as crew:
+        fitted = fit_rows(rows, C, settings, tolerance, sample_weight=sample_weight, crew=crew)
     _check_unchanged(features)
     return fitted
 
@@ -153,7 +154,7 @@ def sweep(
             # Arrays name no classes: val may have some that train lacks.
             train = replace(train, n_classes=held.n_classes)
     usual = score_names(train.n_classes, multi_label=train.multi_label)[0]
-    with crew_of(settings.threads) as crew:
+    with readers(settings) as crew:
         chosen = search(
             train,
             held,
@@ -183,8 +184,7 @@ def as_rows(
     if isinstance(features, Split):
         if labels is not None:
             raise DataError("a stored split brings its own labels", hint="leave labels out")
-        views = list(features.blocks(tap, rows=BLOCK_ROWS))
-        return rows_of_views(views, features.labels, len(features.classes))
+        return rows_of_split(features, tap)
     if labels is None:
         raise DataError("an array of features needs labels", hint="pass labels of shape (n,)")
     array = np.asarray(labels)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from linprobe.errors import OptionError, StoreError
-from linprobe.machine import Device, thread_count
+from linprobe.machine import thread_count
 from linprobe.names import parse_wholes
 from linprobe.options import (
     FEATURES,
@@ -16,11 +16,10 @@ from linprobe.options import (
     OutOption,
     StoreOption,
 )
-from linprobe.terminal import emit, emit_json, lines_only, note, one_line, watching
+from linprobe.terminal import command, emit, emit_json, lines_only, note, one_line, watching
 from linprobe_train.protocol.protocols import parse_grid, protocol_named, protocols_help
 
 CompareFormat = Literal["text", "markdown", "csv", "html"]
-PredictFormat = Literal["table", "csv", "jsonl"]
 ModelOption = Annotated[str | None, typer.Option(help="Encoder; default the only one.")]
 DataOption = Annotated[str | None, typer.Option(help="Dataset; default the only one.")]
 TapOption = Annotated[str, typer.Option(help="embedding or pre_projection.")]
@@ -127,14 +126,14 @@ def knn(
     as_json: JsonOption = False,
 ) -> None:
     """Classify test rows by their nearest training rows."""
-    from linprobe_train.protocol.splits import find_split_set
+    from linprobe_train.protocol.splits import find_one
     from linprobe_train.show.text import answer_json, knn_text
     from linprobe_train.tasks.knn import knn as nearest_neighbours
 
     counts, threads = parse_wholes("--k", k), thread_count(threads)
     if not 0 < temperature < float("inf"):
         raise OptionError(f"T = {temperature}; expected more than 0", hint="--T 0.07")
-    splits = find_split_set(store, model, data, tap, lines_only)
+    splits = find_one(store, model, data, tap, lines_only)
     with watching("k-NN") as watch:
         answer = nearest_neighbours(
             splits, counts, temperature, out, seed=seed, threads=threads, watch=watch
@@ -158,7 +157,7 @@ def fewshot(
     as_json: JsonOption = False,
 ) -> None:
     """Train probes on few rows of each class."""
-    from linprobe_train.protocol.splits import find_split_set
+    from linprobe_train.protocol.splits import find_one
     from linprobe_train.show.plots import write_fewshot_plot
     from linprobe_train.show.text import answer_json, fewshot_text
     from linprobe_train.tasks.fewshot import fewshot as few_shots
@@ -166,7 +165,7 @@ def fewshot(
     counts, threads = parse_wholes("--shots", shots), thread_count(threads)
     if repeats < 1:
         raise OptionError(f"{repeats} draws; expected at least 1", hint="--repeats 5")
-    splits = find_split_set(store, model, data, tap, lines_only)
+    splits = find_one(store, model, data, tap, lines_only)
     with watching("few-shot") as watch:
         answer = few_shots(
             splits, counts, repeats, out, seed=seed, metric=metric, threads=threads, watch=watch
@@ -228,62 +227,6 @@ def report(
             emit(one_line(paths[-1]))
     if as_json:
         emit_json({"reports": paths})
-
-
-def predict(
-    probe: Annotated[
-        Path | None, typer.Argument(help="Folder of a result; default the only one in --out.")
-    ] = None,
-    images: Annotated[
-        list[Path] | None,
-        typer.Option(help="Image file, folder or shard, repeatable; needs linprobe[extract]."),
-    ] = None,
-    features: Annotated[
-        Path | None, typer.Option(help=".npy or .npz of features, instead of the store.")
-    ] = None,
-    store: StoreOption = FEATURES,
-    model: Annotated[str | None, typer.Option(help="Encoder; default the probe's.")] = None,
-    data: Annotated[str | None, typer.Option(help="Dataset; default the probe's.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
-    top: Annotated[int, typer.Option(help="Classes to give, most probable first.")] = 5,
-    form: Annotated[PredictFormat, typer.Option("--format", help="Of the output.")] = "table",
-    no_csv_guard: NoCsvGuardOption = False,
-    weights: Annotated[
-        Path | None, typer.Option(help="Checkpoint of the encoder, where one was extracted with.")
-    ] = None,
-    device: Annotated[Device, typer.Option(help="Where images are encoded.")] = "auto",
-    out: OutOption = RESULTS,
-    as_json: JsonOption = False,
-) -> None:
-    """Classify images, arrays or stored features with a saved probe."""
-    from linprobe_store.format.spec import SkippedSample
-    from linprobe_store.image_encoder import ImageRequest
-    from linprobe_train.results.collect import only_folder
-    from linprobe_train.results.probe_file import load_probe
-    from linprobe_train.show.text import predicted_lines, predictions_json
-    from linprobe_train.tasks import predict as task
-
-    if images and features:
-        raise OptionError("--images and --features contradict each other", hint="pass one of them")
-    if top < 1:
-        raise OptionError(f"--top {top}; expected at least 1", hint="--top 5")
-    saved = load_probe(probe or only_folder(out, lines_only))
-    top = min(top, len(saved.classes))
-    skipped: list[SkippedSample] = []
-    if images:
-        encoder = task.encoder_of(saved, store)
-        request = ImageRequest(encoder, saved.card.encoder, weights, device, tuple(images))
-        blocks = task.predict_images(saved, request, top, skipped)
-    elif features is not None:
-        blocks = task.predict_file(saved, features, top)
     else:
-        stored = task.stored_encoder_of(saved, store, model, lines_only)
-        dataset = stored.dataset(data or saved.card.dataset, lines_only)
-        blocks = task.predict_rows(saved, dataset.split(split), top)
-    if as_json:
-        emit_json(predictions_json(blocks, saved.classes, skipped))
-    else:
-        for line in predicted_lines(form, blocks, saved.classes, top, guard=not no_csv_guard):
-            emit(line)
-    for sample in skipped:
-        note(f"skipped: {sample.key} ({sample.reason})")
+        beside = None if out == RESULTS else out
+        note(f"next: {command('predict', store=store, out=beside, images='FOLDER')}")

@@ -6,6 +6,7 @@ the ring. A batch never straddles a shard, and a sample that cannot be decoded k
 shard's features depend on the shard and the batch size alone.
 """
 
+import hashlib
 import queue
 import threading
 import time
@@ -18,6 +19,7 @@ from functools import partial
 from itertools import chain
 from typing import Literal, TypeVar
 
+import numpy as np
 import torch
 
 from linprobe.errors import ShardError
@@ -30,6 +32,7 @@ from linprobe_extract.shards.samples import cut_batches, read_samples
 from linprobe_extract.shards.tar import read_members
 from linprobe_extract.shards.types import Labelling, Sample, Shard
 from linprobe_store.format.spec import (
+    DigestArray,
     FeatureBlock,
     LabelArray,
     PreprocessSpec,
@@ -85,6 +88,10 @@ class UnitEnd:
     """Why it failed, or None."""
 
 
+_Decoded = tuple[Outcome, bytes]
+"""What became of an image, and the sha256 of its bytes."""
+
+
 @dataclass(frozen=True)
 class _HostBatch:
     """Samples on their way to pixels."""
@@ -92,7 +99,7 @@ class _HostBatch:
     unit: Unit
     samples: tuple[Sample, ...]
     buffer: torch.Tensor
-    tasks: list[Future[list[Outcome]]]
+    tasks: "list[Future[list[_Decoded]]]"
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,7 @@ class _Flying:
     keys: tuple[str, ...]
     """Of the images kept, as are the labels and the notes."""
     labels: LabelArray
+    image_sha256: DigestArray
     notes: Counter[str]
     skipped: tuple[SkippedSample, ...]
     """The other images."""
@@ -193,7 +201,7 @@ class Pipeline:
                 return attempt()
         raise _StoppedError
 
-    def _decode(self, samples: tuple[Sample, ...], slots: torch.Tensor) -> list[Outcome]:
+    def _decode(self, samples: tuple[Sample, ...], slots: torch.Tensor) -> list[_Decoded]:
         usable = [i for i, sample in enumerate(samples) if sample.reason is None]
         images, out = [samples[i].image for i in usable], [slots[i] for i in usable]
         outcomes = dict(zip(usable, preprocess_all(self.preprocess, images, out), strict=True))
@@ -201,7 +209,8 @@ class Pipeline:
             if i not in outcomes or outcomes[i].skip:
                 # Whatever was half-decoded must not reach the encoder: equal runs, equal batches.
                 slot.zero_()
-        return [outcomes.get(i, Outcome(None)) for i in range(len(samples))]
+        digests = [hashlib.sha256(sample.image).digest() for sample in samples]
+        return [(outcomes.get(i, Outcome(None)), digest) for i, digest in enumerate(digests)]
 
     def _encode(self) -> Iterator[EncodedBatch | UnitEnd]:
         """Start batches on the device before those before them are collected."""
@@ -224,10 +233,11 @@ class Pipeline:
     def _launched(self, batch: _HostBatch) -> _Flying:
         """Start a batch once it is decoded, and sort its samples while it flies."""
         with self._timed("decode_wait_s"):
-            outcomes = [outcome for task in batch.tasks for outcome in task.result()]
+            decoded = [pair for task in batch.tasks for pair in task.result()]
         with self._timed("device_s"):
             flight = self.launch(batch.buffer[: len(batch.samples)])
         samples = batch.samples
+        outcomes, digests = zip(*decoded, strict=True)
         reasons = [s.reason or o.skip for s, o in zip(samples, outcomes, strict=True)]
         kept = [i for i, reason in enumerate(reasons) if reason is None]
         return _Flying(
@@ -237,6 +247,7 @@ class Pipeline:
             kept,
             tuple(samples[i].key for i in kept),
             label_array([samples[i].label for i in kept], self.labelling.classes),
+            np.frombuffer(b"".join(digests[i] for i in kept), np.uint8).reshape(-1, 32),
             Counter(str(note) for i in kept for note in outcomes[i].notes),
             tuple(
                 SkippedSample(sample.key, str(reason))
@@ -262,7 +273,7 @@ class Pipeline:
                 self._ring.put(first.buffer)
                 if first.skipped:
                     features = {name: array[first.kept] for name, array in features.items()}
-                block = FeatureBlock(first.keys, features, first.labels)
+                block = FeatureBlock(first.keys, features, first.labels, first.image_sha256)
                 yield EncodedBatch(first.unit, block, first.skipped, first.notes)
             flying.popleft()
 

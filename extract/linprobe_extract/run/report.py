@@ -70,6 +70,8 @@ class RunReport:
     """Shards of the chosen splits that still have no part."""
     sealed: tuple[Split, ...] = ()
     """The chosen splits that are complete."""
+    has_sealed: bool = False
+    """Whether this process has sealed any of them."""
     stopped: bool = False
     """Stopped by a signal before all shards were done."""
 

@@ -17,14 +17,9 @@ from linprobe.terminal import Progress, Watch, ignore
 from linprobe_extract.encoders.family import EncoderChoice, Precision, PreprocessPath
 from linprobe_extract.pack.by_name import data_folder
 from linprobe_extract.run.arithmetic import other_precisions, precision_text
+from linprobe_extract.run.claims import seal_alone
 from linprobe_extract.run.memo import choice_key, encoder_memo
-from linprobe_extract.run.ranks import (
-    Ranks,
-    Stop,
-    open_turns,
-    ranks_from_environment,
-    stop_on_signals,
-)
+from linprobe_extract.run.ranks import Ranks, Stop, ranks_from_environment, stop_on_signals
 from linprobe_extract.run.report import ExtractReport
 from linprobe_extract.run.work import Forecast, Work, forecast
 from linprobe_extract.shards.caches import FingerprintCache
@@ -115,7 +110,7 @@ class Extraction:
         first = watch if ranks.rank == 0 else ignore
         work = self._work(ranks, read_only=False, watch=first)
         if work.stored is not None and not work.todo:
-            return ExtractReport(work.stored, self.plan.name, work.seal(), run=None)
+            return ExtractReport(work.stored, self.plan.name, seal_alone(work, first), run=None)
         from linprobe_extract.encoders.encoder import load_encoder
         from linprobe_extract.encoders.register import canary_rate, register
         from linprobe_extract.run.encode import Run
@@ -146,7 +141,7 @@ class Extraction:
                 if self.threads is None
                 else thread_count(self.threads),
                 max_skipped=self.max_skipped,
-                turns=open_turns(ranks),
+                ranks=ranks,
                 watch=watch,
                 stop=stop,
             ).extract()

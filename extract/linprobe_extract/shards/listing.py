@@ -1,5 +1,6 @@
 """Which files of a folder are shards of which split, by their names: here and on servers alike."""
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ _CHAIN = re.compile(
     r"[a-z][a-z0-9+-]*::[a-z]|(zip|tar|libarchive|reference)://[^:]*::", re.IGNORECASE
 )
 """What fsspec opens one over another: a bare protocol, or a file inside an archive."""
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MAX_SHARDS = 1_000_000
+"""Shards that one pattern may mean: a slip of the finger means more, and takes all memory."""
 _HUB = re.compile(
     r"https://(?:huggingface\.co|hf\.co)/datasets/(?P<repo>[^/]+/(?P<name>[^/]+))"
     r"(?:/(?:tree|resolve|blob)/(?P<revision>[^/]+)(?P<folder>/.*)?)?",
@@ -70,8 +74,13 @@ def expand(text: str) -> list[str]:
     Braces (``{000..099}``), ``::`` between lists, ``${NAME}`` for the environment's ``WDS_NAME``.
     But a chain of fsspec, such as ``simplecache::s3://bucket/0.tar``, stays one.
 
-    Raises ExtractError where braces do not close or there is no such variable.
+    Raises ExtractError where braces do not close or mean more than a million shards, or there is
+    no such variable.
     """
+    sizes = [abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(text)]
+    if (n_shards := math.prod(sizes)) > _MAX_SHARDS:
+        fault = f"'{text}' means {n_shards:,} shards or more, expected {_MAX_SHARDS:,} at most"
+        raise ExtractError(fault, hint="write braces as in train-{000..099}.tar")
     try:
         if ("::" in text and not _CHAIN.match(text)) or "${" in text:
             from webdataset.shardlists import expand_urls  # which imports torch

@@ -92,6 +92,8 @@ def _part_blocks(
         unit = part_path(encoder_path, part.shard)
         arrays = map_unit(unit, part)
         keys, labels = arrays.read_keys(), arrays.read_labels()
+        mapped = arrays.read_image_sha256()
+        images = None if mapped is None else mapped.whole()
         if read_labels is not None:
             labels = read_labels(part, keys, labels)
         taps = {tap: arrays.read_features(tap).whole() for tap in arrays.features}
@@ -99,7 +101,8 @@ def _part_blocks(
             stop = min(start + BLOCK_ROWS, part.rows)
             features = {tap: cast("spec.FeatureArray", x[start:stop]) for tap, x in taps.items()}
             named = spec.prefixed(target.dataset.key_prefix, part.shard, keys.between(start, stop))
-            yield FeatureBlock(tuple(named), features, labels[start:stop])
+            digests = None if images is None else cast("spec.DigestArray", images[start:stop])
+            yield FeatureBlock(tuple(named), features, labels[start:stop], digests)
         arrays.check_unchanged()
 
 

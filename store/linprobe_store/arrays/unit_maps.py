@@ -42,7 +42,8 @@ class Keys(Sequence[str]):
         return self._data[self._offsets[i] : self._offsets[i + 1]].tobytes().decode()
 
     def __iter__(self) -> Iterator[str]:
-        yield from self.between(0, len(self))
+        for start in range(0, len(self), 4096):
+            yield from self.between(start, start + 4096)
 
     def between(self, start: int, stop: int) -> tuple[str, ...]:
         """Keys of the rows from ``start`` to ``stop``, faster than one by one."""
@@ -73,6 +74,8 @@ class UnitArrays:
     """Edges (n + 1,) int64 of the keys in ``keys_bytes``."""
     keys_bytes: MappedArray
     """UTF-8 of all keys, back to back."""
+    image_sha256: MappedArray | None
+    """Sha256 of the bytes of each image, (n, 32) uint8; None where that is not known."""
     _verified: dict[Path, MappedArray] = field(default_factory=dict, init=False)
 
     @property
@@ -83,7 +86,8 @@ class UnitArrays:
     def all(self) -> tuple[MappedArray, ...]:
         """Every array of the unit, verified."""
         features = tuple(self.read_features(tap) for tap in self.features)
-        others = (self.labels, self.keys_offsets, self.keys_bytes)
+        images = () if self.image_sha256 is None else (self.image_sha256,)
+        others = (self.labels, self.keys_offsets, self.keys_bytes, *images)
         self._verify(*others)
         return (*features, *others)
 
@@ -107,6 +111,12 @@ class UnitArrays:
         if n_classes is not None and (problem := label_problem(labels, n_classes)):
             raise IntegrityError(f"{self.labels.folder}: {problem}", hint=REPAIR)
         return labels
+
+    def read_image_sha256(self) -> MappedArray | None:
+        """Sha256 of the bytes of each image, (n, 32) uint8; None where that is not known."""
+        if self.image_sha256 is not None:
+            self._verify(self.image_sha256)
+        return self.image_sha256
 
     def read_keys(self) -> Keys:
         """Keys, each UTF-8 of its own; their edges rise from 0 to the end."""
@@ -160,8 +170,9 @@ def map_unit(unit: Path, contents: UnitContents) -> UnitArrays:
                 hint=REPAIR,
             )
     features = {tap.name: arrays[layout.FEATURES_PREFIX + tap.name] for tap in contents.taps}
-    others = (layout.LABELS, layout.KEYS_OFFSETS, layout.KEYS_BYTES)
-    return UnitArrays(unit, features, *(arrays[name] for name in others))
+    labels, images = arrays[layout.LABELS], arrays.get(layout.IMAGE_SHA256)
+    keys = arrays[layout.KEYS_OFFSETS], arrays[layout.KEYS_BYTES]
+    return UnitArrays(unit, features, labels, *keys, images)
 
 
 def _shapes(contents: UnitContents) -> dict[str, tuple[tuple[int, ...] | None, str]]:
@@ -170,8 +181,10 @@ def _shapes(contents: UnitContents) -> dict[str, tuple[tuple[int, ...] | None, s
     features = {
         layout.FEATURES_PREFIX + tap.name: ((n, tap.dim), contents.dtype) for tap in contents.taps
     }
+    images = {layout.IMAGE_SHA256: ((n, 32), "uint8")} if contents.has_image_digests else {}
     return {
         **features,
+        **images,
         layout.LABELS: ((n,), "int64") if k is None else ((n, k), "uint8"),
         layout.KEYS_OFFSETS: ((n + 1,), "int64"),
         layout.KEYS_BYTES: (None, "uint8"),

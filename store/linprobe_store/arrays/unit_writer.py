@@ -17,7 +17,13 @@ from linprobe_store.format import layout
 from linprobe_store.format.checksums import FileDigest, digest_bytes
 from linprobe_store.format.commit import UnitContents
 from linprobe_store.format.layout import INNER_BYTES, INNER_ROWS, MAX_SHARD_FILE_BYTES
-from linprobe_store.format.spec import EncoderSpec, FeatureArray, FeatureBlock, LabelArray
+from linprobe_store.format.spec import (
+    DigestArray,
+    EncoderSpec,
+    FeatureArray,
+    FeatureBlock,
+    LabelArray,
+)
 from linprobe_store.format.zarr_v3 import group_json
 
 _HINTS: Mapping[str, str] = {
@@ -48,6 +54,7 @@ class UnitWriter:
         self._offsets = self._writer(layout.KEYS_OFFSETS, "int64", (), -1, "key_edge")
         self._bytes = self._writer(layout.KEYS_BYTES, "uint8", (), 0, "key_byte")
         self._labels: RowWriter | None = None
+        self._images: RowWriter | None = None
         self._offsets.append(np.zeros(1, np.int64))
 
     @property
@@ -70,6 +77,10 @@ class UnitWriter:
         for tap, features in block.features.items():
             self._features[tap].append(features)
         self._label_writer(block.labels).append(block.labels)
+        if block.image_sha256 is not None:
+            if self._images is None:
+                self._images = self._writer(layout.IMAGE_SHA256, "uint8", (32,), 0, "digest_byte")
+            self._images.append(block.image_sha256)
         self._offsets.append(self._bytes.rows + np.cumsum([len(key) for key in keys]))
         self._bytes.append(np.frombuffer(b"".join(keys), np.uint8))
 
@@ -79,22 +90,26 @@ class UnitWriter:
         Raises a StoreError where an earlier append failed half-way, and its error was ignored.
         """
         labels = self._labels or self._label_writer(np.empty(0, np.int64))
-        if any(writer.rows != self.rows for writer in (*self._features.values(), labels)):
+        images = () if self._images is None else (self._images,)
+        writers = (*self._features.values(), labels, *images)
+        if any(writer.rows != self.rows for writer in writers):
             message = f"{self._source}: a block was written in part"
             raise StoreError(message, hint="write this source again from its beginning")
         files: dict[str, FileDigest] = {}
-        for writer in (*self._features.values(), self._offsets, self._bytes, labels):
+        for writer in (*writers, self._offsets, self._bytes):
             folder = writer.folder.relative_to(self._folder).as_posix()
             files |= {f"{folder}/{name}": digest for name, digest in writer.close().items()}
         group = group_json({"linprobe": {**layout.FORMAT_FIELDS, **attributes}})
         (self._folder / layout.DATA_FOLDER / "zarr.json").write_bytes(group)
         files[f"{layout.DATA_FOLDER}/zarr.json"] = digest_bytes(group, strong=self._strong)
         spec, width = self._spec, next(iter(labels.layout.row_shape), None)
-        return UnitContents(files, spec.encoder_id, self.rows, spec.taps, spec.storage_dtype, width)
+        own = (spec.encoder_id, self.rows, spec.taps, spec.storage_dtype)
+        return UnitContents(files, *own, width, has_image_digests=bool(images))
 
     def abandon(self) -> None:
         """Close the open files of a unit that will not be published."""
-        for writer in (*self._features.values(), self._offsets, self._bytes, self._labels):
+        others = (self._offsets, self._bytes, self._labels, self._images)
+        for writer in (*self._features.values(), *others):
             if writer is not None:
                 writer.abandon()
 
@@ -135,6 +150,19 @@ class UnitWriter:
                 f"{self._source}: expected labels with columns {row_shape}, "
                 f"found {labels.shape[1:]}",
                 hint="do not mix class ids with multi-hot labels, nor their widths",
+            )
+        self._check_images(block.image_sha256, n)
+
+    def _check_images(self, images: DigestArray | None, n: int) -> None:
+        """Refuse digests of another shape, and rows with digests after rows without, or before."""
+        given = None if images is None else (images.shape, images.dtype.name)
+        is_expected = given in (None, ((n, 32), "uint8"))
+        has_digests = self._images is not None
+        if not is_expected or (self.rows and n and has_digests != (images is not None)):
+            expected = "None" if self.rows and not has_digests else f"({n}, 32) uint8"
+            raise MismatchError(
+                f"{self._source}: expected image_sha256 {expected}, found {given}",
+                hint="give the sha256 of every image of a unit, or of none",
             )
 
 

@@ -24,6 +24,7 @@ from linprobe_store.care.array_checks import check_labels, check_sources, class_
 from linprobe_store.care.array_files import ArrayFile, SplitArrays, open_split
 from linprobe_store.format import spec
 from linprobe_store.format.commit import PartRows
+from linprobe_store.handles.newest import name_newest
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore, write_format
 
@@ -90,6 +91,7 @@ def import_files(
             if not path.exists():
                 target = SealTarget(path, made_by, dataset, source.name)
                 write_split(target, _blocks(source, made_by), (rows,))
+        name_newest(stored, encoder.datasets())
     return tuple(stored.split(source.name) for source in sources)
 
 

@@ -130,7 +130,8 @@ def parse_packed(data: bytes, place: str) -> PackedCommit:
     packed = commits.parse_signed(PackedCommit, data, place)
     commits.check_digest(plain(packed.commit), f"{place}: commit")
     taps = [layout.FEATURES_PREFIX + tap.name for tap in packed.commit.taps]
-    arrays = [*taps, layout.LABELS, layout.KEYS_OFFSETS, layout.KEYS_BYTES]
+    images = [layout.IMAGE_SHA256] if packed.commit.has_image_digests else []
+    arrays = [*taps, layout.LABELS, layout.KEYS_OFFSETS, layout.KEYS_BYTES, *images]
     metadata = {_GROUP, *(f"{DATA_FOLDER}/{array}/{_METADATA}" for array in arrays)}
     _check_names(metadata, packed.metadata, f"{place}: metadata")
     for name, text in packed.metadata.items():

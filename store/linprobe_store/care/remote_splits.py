@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from posixpath import join
+from posixpath import basename, join
 from typing import Generic
 
 from linprobe.disk import STAGING_PREFIX
@@ -24,6 +24,7 @@ from linprobe_store.handles.lookup import (
     Listing,
     choose,
     folder_digits,
+    is_meant,
     reading,
 )
 from linprobe_store.handles.store import MAX_FORMAT_BYTES, check_format_line
@@ -82,7 +83,8 @@ def list_splits(place: Place, encoder: str | None, dataset: str | None) -> Listi
     if encoder is not None:
 
         def names(entry: SourceFolder[spec.EncoderSpec, spec.EncoderNames]) -> tuple[str, ...]:
-            return entry.spec.encoder_id, entry.names.slug, entry.names.model
+            called = entry.names
+            return entry.spec.encoder_id, called.slug, called.model, basename(entry.path)
 
         wanted = choose(encoders, encoder, what="encoder", place=place.label, names=names)
         encoders = Listing((wanted,), ())
@@ -93,8 +95,8 @@ def list_splits(place: Place, encoder: str | None, dataset: str | None) -> Listi
         datasets = _folders(place, sets, spec.DatasetSpec, spec.DatasetNames)
         broken += datasets.broken
         for stored in datasets.sound:
-            is_named = dataset in (None, stored.names.name)
-            is_wanted = is_named or stored.spec.dataset_id.startswith(str(dataset))
+            own = stored.spec.dataset_id, stored.names.name, basename(stored.path)
+            is_wanted = dataset is None or is_meant(dataset, *own)
             for name in place.folders(stored.path) if is_wanted else ():
                 if name.startswith((STAGING_PREFIX, ".")):
                     continue

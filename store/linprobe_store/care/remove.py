@@ -13,6 +13,8 @@ from pathlib import Path
 
 from linprobe.disk import STAGING_PREFIX, is_abandoned, refuse_links, remove_unit, store_errors
 from linprobe.errors import StoreError
+from linprobe.leases import LEASES_FOLDER, is_left
+from linprobe.names import short_id
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_store.care.verify import verify_store
 from linprobe_store.format.layout import DATASET_PREFIX, ENCODER_PREFIX, PARTS_FOLDER, SETS_FOLDER
@@ -52,6 +54,10 @@ def find_leftovers(
         if path.is_symlink():
             if _CLAIM.match(path.name) and not path.exists():
                 leftovers.append(Leftover(path, 0, "names a folder that is gone"))
+        elif path.parent.name == LEASES_FOLDER:
+            ages = {"min_age_s": min_age_s, "foreign_age_s": foreign_age_s}
+            if is_left(path) or is_abandoned(path, **ages):
+                leftovers.append(Leftover(path, folder_bytes(path), "its holder is gone"))
         elif _OURS.match(path.name):
             with suppress(OSError):  # gone meanwhile: its writer is not
                 if is_abandoned(path, min_age_s=min_age_s, foreign_age_s=foreign_age_s):
@@ -81,6 +87,7 @@ def _entries(root: Path, watch: Watch) -> Iterator[Path]:
     for encoder in named(in_root, ENCODER_PREFIX):
         yield from below(encoder)
         yield from below(encoder / PARTS_FOLDER)
+        yield from below(encoder / LEASES_FOLDER)
         in_sets = below(encoder / SETS_FOLDER)
         yield from in_sets
         for dataset in named(in_sets, DATASET_PREFIX):
@@ -145,6 +152,12 @@ def _find_below(
 ) -> Path:
     if dataset is not None and split is None and (path := _broken(encoder, dataset)):
         return path
+    same = [short_id(each.dataset_id) for each in encoder.datasets() if each.name == dataset]
+    if len(same) > 1:  # what is removed is named by nothing less than an id
+        raise StoreError(
+            f"{encoder.path}: {len(same)} datasets are called {dataset!r}: {', '.join(same)}",
+            hint=f"name one by the beginning of its id, such as --dataset {same[0]}",
+        )
     stored = encoder.dataset(dataset, watch)
     return stored.path if split is None else stored.split_path(split)
 

@@ -40,7 +40,7 @@ class Signed:
 
     format: Literal["linprobe-store"]
     """Name of the format."""
-    version: Literal[2]
+    version: Literal[3]
     """Version of the format."""
     digest: str
     """Sha256 of the canonical JSON of all other fields, 64 hex digits."""
@@ -60,6 +60,8 @@ class UnitContents(FileTable):
     """Dtype of the features."""
     n_label_columns: NonNegative | None
     """None for class ids (n,) int64; k for multi-hot labels (n, k) uint8."""
+    has_image_digests: bool
+    """Whether the array ``image_sha256`` is there: not for imported features, nor without rows."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,11 @@ def read_commit(kind: type[Record], unit: Path) -> Record:
 def check_version(name: str, version: object, place: str) -> None:
     """Refuse, by a MismatchError, another format or another version of ours."""
     if (name, version) != (FORMAT_NAME, FORMAT_VERSION):
+        is_older = name == FORMAT_NAME and version in range(1, FORMAT_VERSION)
+        reason = ", whose rows do not say of which image they are" if is_older else ""
         raise MismatchError(
-            f"{place}: expected format {FORMAT_NAME} {FORMAT_VERSION}, found {name} {version}",
+            f"{place}: expected format {FORMAT_NAME} {FORMAT_VERSION}, found {name} {version}"
+            f"{reason}",
             hint="use the release of linprobe that wrote this store; or fill a new --store by "
             f"{command('extract')} or {command('store import')}",
         )

@@ -17,7 +17,7 @@ from linprobe.names import short_id, slugify
 from linprobe.records import JsonValue
 
 FORMAT_NAME = "linprobe-store"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FORMAT_FIELDS: dict[str, JsonValue] = {"format": FORMAT_NAME, "version": FORMAT_VERSION}
 
 FORMAT_FILE = "FORMAT"
@@ -55,6 +55,8 @@ MAX_NAMES_BYTES = 1 << 16
 LABELS = "labels"
 KEYS_BYTES = "keys_bytes"
 KEYS_OFFSETS = "keys_offsets"
+IMAGE_SHA256 = "image_sha256"
+"""Of the array that says of which image each row is; a unit of imported features has none."""
 FEATURES_PREFIX = "features_"
 """Of the name of the array that holds the features of a tap."""
 

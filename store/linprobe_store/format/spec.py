@@ -5,7 +5,7 @@ A spec is hashed whole into its id; names, versions, devices and batch sizes nev
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -29,6 +29,8 @@ FeatureArray: TypeAlias = NDArray[np.float16] | NDArray[np.float32]
 """Features, C-contiguous (n, d)."""
 LabelArray: TypeAlias = NDArray[np.int64] | NDArray[np.uint8]
 """Labels: class ids (n,) int64; or, for multi-label data, a multi-hot matrix (n, k) uint8."""
+DigestArray: TypeAlias = NDArray[np.uint8]
+"""Sha256 of the bytes of images, (n, 32)."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,13 @@ class DatasetNames:
     """As given on the command line, such as ``cifar10``."""
     metric: str | None = None
     """Its headline metric, such as ``mean_per_class``; None where nobody declared one."""
+    upright: Literal[True] | UnsetType = UNSET
+    """Set where images were turned as their EXIF says, before anything was encoded."""
+
+    def completed(self, other: "DatasetNames") -> "DatasetNames":
+        """These names, with what the other declares and they do not."""
+        metric = other.metric if self.metric is None else self.metric
+        return replace(self, metric=metric, upright=self.upright or other.upright)
 
 
 @dataclass(frozen=True)
@@ -171,6 +180,8 @@ class FeatureBlock:
     and no row all zero."""
     labels: LabelArray
     """(n,) int64 class ids, or (n, k) uint8 multi-hot."""
+    image_sha256: DigestArray | None = None
+    """Sha256 of the bytes of each image, (n, 32); None for features imported from elsewhere."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from linprobe_store.format.layout import COMMIT_FILE, PACKED_FILE
 from linprobe_store.format.spec import DatasetNames, DatasetSpec, EncoderNames, EncoderSpec
 from linprobe_store.handles.lookup import list_folders, reading
 from linprobe_store.handles.split import Split
-from linprobe_store.handles.witness import Provenance, read_provenance
+from linprobe_store.handles.witness import Provenance, read_runs
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class StoredDataset:
 
     def provenance(self) -> tuple[Provenance, ...]:
         """Runs that wrote features of its encoder, oldest first."""
-        return read_provenance(self.path.parents[1])
+        return read_runs(self.path.parents[1])
 
 
 def is_packed_split(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """An encoder in the store: its identity, its parts and its sealed datasets."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from linprobe.disk import refuse_links, write_atomic
@@ -29,6 +29,7 @@ from linprobe_store.handles import lookup, witness
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.folders import check_full_id, make_folder, open_made
 from linprobe_store.handles.lookup import Listing
+from linprobe_store.handles.newest import newest
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.witness import Provenance
 
@@ -125,8 +126,9 @@ class StoredEncoder:
 
         Parameters
         ----------
-        query : None means the only dataset of the encoder.
-        watch : sees a line for every dataset that cannot be opened.
+        query : None means the only dataset of the encoder. Of several with one name, it means the
+            newest; the others are reached by their ids.
+        watch : sees a line for every dataset that cannot be opened, and for a name of several.
 
         Raises
         ------
@@ -135,8 +137,12 @@ class StoredEncoder:
         """
         listing = self.listing()
         listing.tell(watch)
+        named = [dataset for dataset in listing.sound if query in (None, dataset.name)]
+        older = {dataset.path for dataset in named}
+        older -= {dataset.path for dataset in newest(named, watch)}
+        sound = tuple(dataset for dataset in listing.sound if dataset.path not in older)
         return lookup.choose(
-            listing,
+            replace(listing, sound=sound),
             query,
             what="dataset",
             place=self.path,
@@ -167,10 +173,10 @@ class StoredEncoder:
         folder = make_folder(parent, layout.DATASET_PREFIX, names.name, spec.dataset_id, files)
         stored = open_made(folder, self.open_dataset)
         check_full_id(folder, spec.dataset_id, stored.dataset_id)
-        if stored.metric is None and names.metric is not None:
+        declared = stored.names.completed(names)
+        if declared != stored.names:
             refuse_links(self.path, parent, folder)
-            declared = sign_names(DatasetNames(stored.name, names.metric), spec.dataset_id)
-            write_atomic(folder / layout.NAMES_FILE, declared)
+            write_atomic(folder / layout.NAMES_FILE, sign_names(declared, spec.dataset_id))
             return open_made(folder, self.open_dataset)
         return stored
 
@@ -189,7 +195,7 @@ class StoredEncoder:
 
     def provenance(self) -> tuple[Provenance, ...]:
         """Runs that wrote features of this encoder, oldest first."""
-        return witness.read_provenance(self.path)
+        return witness.read_runs(self.path)
 
     def canary(self) -> Mapping[str, FeatureArray] | None:
         """Canary features (m, d) by tap; None before :meth:`check_canary` stored them."""

@@ -134,6 +134,11 @@ def folder_digits(folder: PurePath) -> str:
     return folder.name[-SHORT_ID_DIGITS:]
 
 
+def is_meant(query: str, full_id: str, *names: str) -> bool:
+    """Whether a query means what has this id: by a name in full, or the beginning of its id."""
+    return query in names or (len(query) >= MIN_PREFIX and full_id.startswith(query.lower()))
+
+
 def choose(
     listing: Listing[Entry],
     query: str | None,

@@ -19,6 +19,7 @@ from linprobe_store.format.layout import DATA_FOLDER
 from linprobe_store.format.spec import (
     DatasetNames,
     DatasetSpec,
+    DigestArray,
     EncoderNames,
     EncoderSpec,
     FeatureArray,
@@ -142,6 +143,19 @@ class Split:
     def keys(self) -> Keys:
         """Sample keys, a sequence of n strings that is decoded when asked for."""
         return self.arrays.read_keys()
+
+    @cached_property
+    def image_sha256(self) -> DigestArray | None:
+        """Sha256 of the bytes of each row's image, (n, 32) read-only; None for imported features.
+
+        Mapped, or copied where it lies in several shard files: above 8 million rows.
+        """
+        mapped = self.arrays.read_image_sha256()
+        if mapped is None:
+            return None
+        digests = cast("DigestArray", mapped.whole())
+        digests.flags.writeable = False
+        return digests
 
     def dim(self, tap: str) -> int:
         """Feature dimension d of a tap."""

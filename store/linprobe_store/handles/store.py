@@ -1,6 +1,7 @@
 """The feature store: a folder of encoders."""
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -56,7 +57,7 @@ class FeatureStore:
         return open_folders(self.root, layout.ENCODER_PREFIX, "encoder", open_encoder)
 
     def encoder(
-        self, query: str | None = None, watch: Watch = ignore, *, dataset: str | None = None
+        self, query: str | None = None, watch: Watch = ignore, *, data: Sequence[str] = ()
     ) -> StoredEncoder:
         """An encoder by its slug, its model name, the beginning of its id, or its folder name.
 
@@ -64,7 +65,7 @@ class FeatureStore:
         ----------
         query : None means the only encoder of the store; one that an interrupted run left without
             a sealed split does not count beside others.
-        dataset : where several match, the one that has this dataset: features that were imported
+        data : where several match, the one that has these datasets: features that were imported
             for two datasets are of two encoders, which may have one name.
         watch : sees a line for every encoder that cannot be opened.
 
@@ -86,9 +87,9 @@ class FeatureStore:
         try:
             return choice(listing)
         except StoreError as error:
-            if dataset is None or isinstance(error, NotFoundError):
+            if not data or isinstance(error, NotFoundError):
                 raise
-            having = tuple(encoder for encoder in listing.sound if _has(encoder, dataset))
+            having = tuple(e for e in listing.sound if all(_has(e, name) for name in data))
             with suppress(NotFoundError):
                 return choice(Listing(having, ()))
             raise
@@ -138,7 +139,7 @@ class FeatureStore:
         NotFoundError : no such encoder, dataset or split.
         IntegrityError : the split is damaged.
         """
-        stored = self.encoder(encoder, watch, dataset=dataset)
+        stored = self.encoder(encoder, watch, data=() if dataset is None else (dataset,))
         return stored.dataset(dataset, watch).split(split)
 
 

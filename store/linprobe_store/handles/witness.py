@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from linprobe.disk import Staging, append_line, refuse_links, store_errors
 from linprobe.errors import REPAIR, IntegrityError, MismatchError
@@ -74,7 +75,7 @@ def check_canary(encoder_path: Path, features: Mapping[str, FeatureArray], preci
 
 @dataclass(frozen=True)
 class Provenance:
-    """One run that wrote features of an encoder."""
+    """One run that wrote features of an encoder, or gave the name of a dataset to another."""
 
     time: str
     """Start of the run, ISO 8601 with its offset from UTC."""
@@ -88,6 +89,9 @@ class Provenance:
     """Versions of Python and of the libraries that features depend on."""
     batch_size: NonNegative
     """Images per forward pass; 0 for imported features."""
+    dataset_id: str | UnsetType = UNSET
+    """The dataset that its name means from then on, 64 hex digits; absent from the entry of a run
+    that wrote features."""
 
 
 def append_provenance(encoder_path: Path, entry: Provenance) -> None:
@@ -112,6 +116,11 @@ def read_provenance(encoder_path: Path) -> tuple[Provenance, ...]:
     """All entries, oldest first, but for a line that a crash cut short; damage is an error."""
     path = encoder_path / PROVENANCE_FILE
     return tuple(_entries(read_bytes(path) if path.exists() else b"", str(path)))
+
+
+def read_runs(encoder_path: Path) -> tuple[Provenance, ...]:
+    """The entries of runs that wrote features, oldest first."""
+    return tuple(entry for entry in read_provenance(encoder_path) if entry.dataset_id is UNSET)
 
 
 def _entries(data: bytes, place: str) -> Iterator[Provenance]:

@@ -91,7 +91,7 @@ class Scorer:
             if not can_judge(trainer, self._metric):
                 fits.append(trainer.fit(C, Tolerance()))
                 count = metric_named(self._metric).top
-                rows = predict(trainer.probe(C), held_out, count=count)
+                rows = predict(trainer.probe(C), held_out, count=count, crew=trainer.crew)
                 values.append(score_of(self._metric, rows, held_out.n_classes))
                 continue
             judge = Judge(trainer, held_out, self._metric, self._to_beat(lead, judges))

@@ -20,7 +20,7 @@ from linprobe_train.protocol.scoring import (
 )
 from linprobe_train.protocol.temperature import Temperature, fit_temperature
 from linprobe_train.scores.metrics import metric_named
-from linprobe_train.solver.fit import FitSettings, make_trainer
+from linprobe_train.solver.fit import FitSettings, make_trainer, sizes_of
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.passes import Crew
 from linprobe_train.solver.probe import Probe
@@ -248,6 +248,11 @@ def search(
         metric_named(metric).check_choice()
         cuts, held_out = cut_rows(train, val, everything, rule, folds=folds, seed=seed)
     plan = plan_search(cuts, everything, grid, settings, after_bytes)
+    crew = crew.at_most(plan.threads)
+    if cost := crew.weigh(
+        everything, sizes_of(everything, settings).m, normalize=settings.normalize
+    ):
+        watch(Progress(0, None, "values of C", line=cost))
     watch(Progress(0, None, "values of C", line=plan.text()))
     if cuts:
         each = replace(settings, memory_bytes=plan.cut_bytes)
@@ -257,7 +262,7 @@ def search(
         lent = [(trials[0][0].probe(c), c) for c in nearest(sweep.points, C)]
         scored = choice.out_of_fold(trials, sweep) if rule == BAND or held_out.folds else []
         del trials, choice
-        temperature = fit_temperature(scored, held_out.source) if scored else None
+        temperature = fit_temperature(scored, held_out.source, crew) if scored else None
     trainer = make_trainer(everything, replace(settings, memory_bytes=plan.final_bytes), crew)
     for probe, c in lent:
         trainer.borrow(probe, c)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, wraps
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -11,10 +11,12 @@ from linprobe.errors import DataError, LinprobeError, OptionError
 from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.encoder import StoredEncoder
+from linprobe_store.handles.newest import newest
+from linprobe_store.handles.same_images import same_images
 from linprobe_store.handles.split import Split, Verification
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.scores.metrics import metric_of_labels, score_names
-from linprobe_train.solver.rows import BLOCK_ROWS, Rows, rows_of_views
+from linprobe_train.solver.rows import Rows, rows_of_split
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,8 +46,7 @@ class StoredSplits:
 
     def rows(self, split: Split) -> Rows:
         """View a split through the memory map; ``DataError``: empty, or labels out of range."""
-        views = list(split.blocks(self.tap, rows=BLOCK_ROWS))
-        return rows_of_views(views, split.labels, len(split.classes))
+        return rows_of_split(split, self.tap)
 
     def open_test(self) -> Rows:
         """Rows of the test split. Called once, after the final fit."""
@@ -104,6 +105,14 @@ class StoredSplits:
             count = sum(key in known for key in large.keys)
             if count:
                 lines.append(f"{count} keys of {second.name} are also in {first.name}")
+        for first, second in combinations_with_replacement(self.all, 2):
+            if len(rows := same_images(first, second)):
+                keys = first.keys[int(rows[0, 0])], second.keys[int(rows[0, 1])]
+                where = "come in it before" if first is second else f"are also in {first.name}"
+                lines.append(
+                    f"{len(rows)} images of {second.name} {where}, byte for byte: "
+                    f"{keys[1]!r} is {keys[0]!r}"
+                )
         return tuple(lines)
 
 
@@ -151,7 +160,7 @@ def open_splits(
     return StoredSplits(encoder, stored, tap, stored.split("train"), val, stored.split("test"))
 
 
-def find_split_set(
+def find_one(
     store: Path, model: str | None, data: str | None, tap: str, watch: Watch = ignore
 ) -> StoredSplits:
     """Find the splits of one dataset by one encoder, by name or id; None means the only one.
@@ -159,7 +168,8 @@ def find_split_set(
     Of several encoders of a name it is the one that has the dataset. Raises as
     :meth:`FeatureStore.encoder` and :func:`open_splits` do.
     """
-    encoder = FeatureStore(store).encoder(model, watch, dataset=data)
+    wanted = () if data is None else (data,)
+    encoder = FeatureStore(store).encoder(model, watch, data=wanted)
     return open_splits(encoder, data, tap, watch)
 
 
@@ -169,19 +179,21 @@ def find_splits(
     """Open the splits of some datasets of an encoder.
 
     ``data`` are their names, each of which finds its encoder; () means every one that can be
-    opened, of which it has some. ``watch`` sees a line for every encoder and dataset that cannot.
+    opened, of which it has some, and of each name the newest. ``watch`` sees a line for every
+    encoder and dataset that cannot.
     """
     if data:
-        first = find_split_set(store, model, data[0], tap, watch)  # tells what is broken, once
-        return [first, *(find_split_set(store, model, name, tap) for name in data[1:])]
+        first = find_one(store, model, data[0], tap, watch)  # tells what is broken, once
+        return [first, *(find_one(store, model, name, tap) for name in data[1:])]
     encoder = FeatureStore(store).encoder(model, watch)
     listing = encoder.listing()
     listing.tell(watch)
-    if not listing.sound:
+    meant = newest(listing.sound, watch)
+    if not meant:
         hint = f"add one with {command('extract', model=encoder.names.model)}"
         raise DataError(f"{store} holds no dataset for {encoder.names.model}", hint=hint)
     opened, failures = [], []
-    for dataset in listing.sound:
+    for dataset in meant:
         try:
             opened.append(open_splits(encoder, dataset.dataset_id, tap))
         except LinprobeError as error:

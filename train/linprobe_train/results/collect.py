@@ -16,8 +16,9 @@ from linprobe.disk import STAGING_PREFIX
 from linprobe.errors import LinprobeError, ResultError, unreadable
 from linprobe.names import first_few, short_id
 from linprobe.terminal import Progress, Watch, command, ignore
+from linprobe_store.format.layout import DATASET_PREFIX, folder_named
 from linprobe_store.handles.dataset import StoredDataset
-from linprobe_store.handles.lookup import MIN_PREFIX
+from linprobe_store.handles.lookup import is_meant
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.protocol.protocols import all_protocols
 from linprobe_train.results.answers import read_result
@@ -122,20 +123,6 @@ def _listed(out: Path) -> list[Path]:
     ]
 
 
-def only_folder(out: Path, watch: Watch = ignore) -> Path:
-    """The folder of the only result in ``out``; ``ResultError``: there is none, or several.
-
-    ``watch`` sees what :func:`collect` tells it.
-    """
-    folders = [collected.folder for collected in collect(out, watch=watch)]
-    if len(folders) > 1:
-        raise ResultError(
-            f"'{out}' holds {len(folders)} probes; name one of them",
-            hint=command("predict", folders[0]),
-        )
-    return folders[0]
-
-
 def _label(result: ProbeResult) -> str:
     """Encoder, tap, protocol, and what was not left at its default."""
     question, protocol = result.question, result.question.protocol
@@ -168,13 +155,18 @@ def of_datasets(results: Sequence[Collected], names: Sequence[str]) -> tuple[Col
             collected.folder
             for collected in results
             if collected.dataset == dataset_key(name)
-            or (len(name) >= MIN_PREFIX and collected.result.question.dataset_id.startswith(name))
+            or is_meant(name, collected.result.question.dataset_id, _folder_of(collected.result))
         }
         if not ours:
             known = first_few(sorted({collected.result.dataset for collected in results}), 20)
             raise ResultError(f"no result of the dataset {name!r}", hint=f"there are: {known}")
         kept |= ours
     return tuple(collected for collected in results if not names or collected.folder in kept)
+
+
+def _folder_of(result: ProbeResult) -> str:
+    """Name of the folder of a result's dataset, as extract prints it."""
+    return folder_named(DATASET_PREFIX, result.dataset, result.question.dataset_id)
 
 
 @dataclass(frozen=True)

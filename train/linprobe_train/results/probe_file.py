@@ -53,6 +53,8 @@ class ProbeCard:
     """Inverse L2 strength of the fit."""
     temperature: float
     """What logits are divided by before they become probabilities; 1 for nothing."""
+    upright: bool = False
+    """Whether images were turned as their EXIF says; new ones are then, too."""
     format: Literal[3] = 3
     """Version of the files."""
 

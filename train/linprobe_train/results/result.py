@@ -57,6 +57,8 @@ class Environment:
     """Wall time of the whole run."""
     cpu_seconds: float
     """Processor time of the whole run."""
+    time: str = ""
+    """When it was made, ISO 8601 in UTC; "" where the result does not say."""
 
 
 @dataclass(frozen=True)

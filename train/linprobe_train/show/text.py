@@ -96,7 +96,8 @@ def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
             *(("warning", line) for line in result.warnings),
             ("result", answer.folder),
             ("store", store),
-            ("next", again),
+            ("next", command("report", store=store, out=out)),
+            ("or", again),
         )
     )
 

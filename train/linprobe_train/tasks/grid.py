@@ -9,7 +9,8 @@ from linprobe.names import first_few
 from linprobe.terminal import Watch, command, ignore
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.encoder import StoredEncoder
-from linprobe_store.handles.lookup import MIN_PREFIX, Broken, Listing, is_called
+from linprobe_store.handles.lookup import Broken, Listing, is_called, is_meant
+from linprobe_store.handles.newest import newest
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.protocol.splits import check_tap, open_splits
 from linprobe_train.tasks.probe import Recipe, probe
@@ -84,16 +85,10 @@ def list_tasks(
 ) -> TaskList:
     """All encoders and datasets of a store, or those that are named; none is a ``ProbeError``.
 
-    ``watch`` sees a line for every one that cannot be opened.
+    Of datasets of one name it is the newest, and others where their ids are given. ``watch`` sees a
+    line for every such name, and for all that cannot be opened.
     """
     models = () if model is None else (model,)
-
-    def is_named(queries: tuple[str, ...], digits: str, name: str) -> bool:
-        return not queries or any(
-            query == name or (len(query) >= MIN_PREFIX and digits.startswith(query))
-            for query in queries
-        )
-
     tasks: list[Task] = []
     left_out: list[Broken] = []
 
@@ -110,15 +105,17 @@ def list_tasks(
     encoders = FeatureStore(store).listing()
     leave_out(encoders, models)
     for encoder in encoders.sound:
-        name = encoder.names.model
-        if not is_named(models, encoder.encoder_id, name):
+        name, of_encoder = encoder.names.model, (encoder.names.slug, encoder.path.name)
+        if model is not None and not is_meant(model, encoder.encoder_id, name, *of_encoder):
             continue
         datasets = encoder.listing()
         leave_out(datasets, data)
+        named = [d for d in datasets.sound if not data or d.name in data]
+        meant = [dataset.path for dataset in newest(named, watch)]
         tasks += (
-            Task(encoder.encoder_id, name, dataset.dataset_id, dataset.name)
-            for dataset in datasets.sound
-            if is_named(data, dataset.dataset_id, dataset.name)
+            Task(encoder.encoder_id, name, d.dataset_id, d.name)
+            for d in datasets.sound
+            if d.path in meant or any(is_meant(q, d.dataset_id, d.path.name) for q in data)
         )
     if not tasks:
         raise ProbeError(f"{store} has nothing to probe", hint=f"fill it: {command('extract')}")

@@ -1,6 +1,7 @@
 """A saved probe on new rows, of the store, an array or images: the most probable classes."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -20,6 +21,7 @@ from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 from linprobe_store.image_encoder import ImageRequest, find_image_features
+from linprobe_train.results.answers import read_result
 from linprobe_train.results.probe_file import SavedProbe
 from linprobe_train.results.signed import read_beside
 from linprobe_train.scores.predictions import REMAKE, best_classes
@@ -60,15 +62,22 @@ def predict_file(saved: SavedProbe, path: Path, top: int) -> Iterator[Predicted]
 
 
 def predict_images(
-    saved: SavedProbe, request: ImageRequest, top: int, skipped: list[SkippedSample]
+    saved: SavedProbe,
+    request: ImageRequest,
+    top: int,
+    skipped: list[SkippedSample],
+    notes: Counter[str],
 ) -> Iterator[Predicted]:
-    """Classify image files, folders and shards; what does not decode is added to ``skipped``.
+    """Classify image files, folders and shards.
+
+    What does not decode is added to ``skipped``, remarks on the others to ``notes``.
 
     ``LinprobeError``: no encoder of images is installed, or it is not the probe's; nothing decodes.
     """
     has_rows = False
     for rows in find_image_features()(request):
         skipped += rows.skipped
+        notes.update(rows.notes)
         if rows.keys:
             has_rows = True
             yield _predicted(saved.predict_proba(rows.features[saved.card.tap]), rows.keys, top)
@@ -111,6 +120,12 @@ def stored_encoder_of(
     encoder = FeatureStore(store).encoder(query or saved.card.encoder_id or None, watch)
     saved.check_encoder(encoder.encoder_id, encoder.names.model)
     return encoder
+
+
+def dataset_of(saved: SavedProbe) -> str:
+    """What a probe was trained on: the id that its result has, or the name where it has none."""
+    result = read_result(saved.folder)
+    return saved.card.dataset if result is None else short_id(result.question.dataset_id)
 
 
 def load_array(path: Path) -> NDArray[np.generic]:

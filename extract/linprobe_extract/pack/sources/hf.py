@@ -12,13 +12,12 @@ from typing import Any
 
 from linprobe.benchmarks import Argument
 from linprobe.errors import PackError
-from linprobe.names import split_named
+from linprobe.names import is_image, split_named
 from linprobe_extract.pack.listing import (
     Listing,
     PackOptions,
     SourceSample,
     extension_of,
-    is_image,
     parse_arguments,
     read_file,
 )
