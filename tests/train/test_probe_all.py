@@ -224,10 +224,11 @@ def test_an_encoder_imported_for_two_datasets_is_resolved_by_the_dataset(tmp_pat
         command("knn", "--model", "mine", *where)
 
 
-def test_jobs_and_workers_without_all_are_refused(tmp_path: Path) -> None:
-    for option in ("--jobs", "--workers"):
-        with pytest.raises(OptionError, match=f"{option}.* without --all"):
-            command("probe", "--store", tmp_path, option, "2")
+def test_options_of_one_fit_and_of_all_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="--jobs 2 without --all"):
+        command("probe", "--store", tmp_path, "--jobs", "2")
+    with pytest.raises(OptionError, match="--even-if-slower with --all"):
+        command("probe", "--store", tmp_path, "--all", "--even-if-slower")
 
 
 @pytest.mark.parametrize("options", [["--jobs", "0"], ["--workers", "abacus"]])

@@ -91,6 +91,13 @@ class Run:
         self.left_out = [line for line in self.lines if line.startswith("left out")]
 
 
+def pair_of(client: Client) -> tuple[str, str]:
+    """Both workers, once those that a test has killed are replaced."""
+    client.wait_for_workers(2, timeout=60)
+    first, second = client.nthreads()
+    return first, second
+
+
 def address_of(client: Client) -> str:
     return str(client.scheduler.address)
 
@@ -139,7 +146,7 @@ FAULTY = {
 def test_a_worker_without_the_store_or_the_results_is_left_out_by_name(
     root: Path, client: Client, folder: str, why: str
 ) -> None:
-    blind, sound = client.nthreads()
+    blind, sound = pair_of(client)
     hide(client, blind, root / folder)
     run = Run(root, address_of(client))
     assert [outcome.state for outcome in run.outcomes.values()] == ["done"] * 2
@@ -176,7 +183,7 @@ def test_a_note_that_is_not_seen_here_makes_a_worker_unfit(
 def test_a_worker_that_loses_its_disk_meanwhile_swallows_no_task(
     root: Path, client: Client
 ) -> None:
-    victim, other = client.nthreads()
+    victim, other = pair_of(client)
 
     def work(job: int, address: str, folder: str) -> bool:
         import sys
@@ -215,6 +222,7 @@ def test_so_many_jobs_run_at_once(
         time.sleep(0.2)
         return start, time.monotonic()
 
+    pair_of(client)
     with site_of(root / "features", root / "results") as site:
         jobs: Work[int, tuple[float, float]] = Work(
             work, lambda job, worker: (job,), lambda worker: 1, bool
@@ -227,7 +235,7 @@ def test_so_many_jobs_run_at_once(
 
 def test_memory_of_a_task_is_its_share_of_the_workers(root: Path, client: Client) -> None:
     with site_of(root / "features", root / "results") as site:
-        for address in client.nthreads():
+        for address in pair_of(client):
             where = {"workers": [address], "pure": False}
             worker = client.submit(look_around, site, "note", "host", **where).result()
             assert worker == Member(address, "host", 1, 500_000_000)

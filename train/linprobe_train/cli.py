@@ -34,7 +34,13 @@ MetricOption = Annotated[
 ]
 WorkersOption = Annotated[
     str | None,
-    typer.Option(metavar="ADDRESS|N", help="On Dask workers of a scheduler, or N started here."),
+    typer.Option(
+        metavar="ADDRESS|N", help="On the workers of a Dask scheduler, or N started here."
+    ),
+]
+SlowerOption = Annotated[
+    bool,
+    typer.Option("--even-if-slower", help="With --workers: also where one machine is faster."),
 ]
 DataListOption = Annotated[list[str] | None, typer.Option(help="Dataset, repeatable; default all.")]
 
@@ -68,6 +74,7 @@ def probe(
     ] = False,
     jobs: Annotated[int | None, typer.Option(help="With --all: probes at once.")] = None,
     workers: WorkersOption = None,
+    even_if_slower: SlowerOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Choose C on val, fit on train and val, score on test."""
@@ -79,8 +86,10 @@ def probe(
     from linprobe_train.tasks.grid import check_outcomes, list_tasks
     from linprobe_train.tasks.probe_all import Pool, probe_all
 
-    if not every and (given := [f"--jobs {jobs}"] * bool(jobs) + ["--workers"] * bool(workers)):
-        raise OptionError(f"{given[0]} without --all", hint="add --all, or leave it out")
+    if not every and jobs is not None:
+        raise OptionError(f"--jobs {jobs} without --all", hint="add --all, or leave it out")
+    if every and even_if_slower:
+        raise OptionError("--even-if-slower with --all, which spreads probes", hint="leave it out")
     named = protocol_named(protocol).changed(
         tap=tap,
         normalize=normalize,
@@ -95,6 +104,8 @@ def probe(
         solver=solver,
         threads=thread_count(threads),
         memory_bytes=None if memory is None else parse_bytes(memory),
+        workers=None if every else workers,
+        even_if_slower=even_if_slower,
     )
     recipe, datasets = task.Recipe(named, settings, metric, cv, seed), tuple(data or ())
     with watching("probing") as watch:

@@ -78,6 +78,7 @@ class MappedFile:
                 bad = in_block and BadRow(start + in_block.row, in_block.problem)
         hasher.update(self.content[rows.nbytes :].view(np.ndarray))
         compare_digests(self.path, self.digest, hasher.digest())
+        let_go(self.content)
         return bad
 
     def check_unchanged(self) -> None:
@@ -156,6 +157,23 @@ class MappedArray:
             rows = file.scattered() if is_scattered else file.rows.view(np.ndarray)
             out[in_file] = rows[local[in_file]]
         return out
+
+
+def let_go(rows: NDArray[np.generic]) -> None:
+    """Give the pages of a view of a map back to the system, which keeps their content while it can.
+
+    Dask stops and kills a worker by its resident memory, mapped pages included. Views of other
+    memory are left as they are.
+    """
+    whole = rows
+    while isinstance(whole.base, np.ndarray):
+        whole = whole.base
+    pages: object = whole.base
+    if isinstance(pages, mmap.mmap):
+        start = rows.ctypes.data - whole.ctypes.data
+        end = min(len(pages), start + rows.nbytes)
+        start -= start % mmap.PAGESIZE
+        pages.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
 def map_array(folder: Path, files: Mapping[str, FileDigest]) -> MappedArray:

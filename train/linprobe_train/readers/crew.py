@@ -169,12 +169,13 @@ class ClusterCrew(Crew):
         from distributed.comm import CommClosedError
 
         for _ in range(TRIES):
+            self._threads()
             try:
                 return self._result(tree())
             except Refused as error:
                 message, hint = error.args
                 raise OptionError(message, hint=hint) from None
-            except (CancelledError, Cancelled, KilledWorker, CommClosedError):
+            except (CancelledError, Cancelled, KilledWorker, CommClosedError, TimeoutError):
                 self._shared.clear()
         raise ProbeError(
             f"{self.place}: a pass over the rows was lost {TRIES} times with its workers",

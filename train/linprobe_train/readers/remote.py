@@ -4,7 +4,6 @@ Everything here runs in a worker's process, in threads of its own.
 """
 
 import hashlib
-import mmap
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -19,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import LinprobeError, MismatchError
+from linprobe_store.arrays.mapping import let_go
 from linprobe_train.solver.passes import Read, joined
 from linprobe_train.solver.preparation import Float32, Float64, Preparation
 from linprobe_train.solver.reads.loss import LossAt
 from linprobe_train.solver.reads.reading import Reading
 from linprobe_train.solver.reads.stored import StoredRows
-from linprobe_train.solver.rows import AnyFeatures, Block, Rows, rows_of_array
+from linprobe_train.solver.rows import AnyFeatures, Rows, rows_of_array
 
 R = TypeVar("R")
 
@@ -136,22 +136,9 @@ def empty_sums(columns: Float32) -> tuple[float, Float64]:
 
 def _read_one(read: Read[R], first: int, rows: Rows) -> R:
     part = read(rows, first)
-    # Pages of mapped files count against a worker's limit; the system keeps them all the same.
     for block in rows.blocks:
-        _let_go(block)
+        let_go(block.features)
     return part
-
-
-def _let_go(block: Block) -> None:
-    whole: NDArray[np.generic] = block.features
-    while isinstance(whole.base, np.ndarray):
-        whole = whole.base
-    pages: object = whole.base
-    if isinstance(pages, mmap.mmap):
-        start = block.features.ctypes.data - whole.ctypes.data
-        end = min(len(pages), start + block.features.nbytes)
-        start -= start % mmap.PAGESIZE
-        pages.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
 def _opened(stored: StoredRows) -> Rows:
