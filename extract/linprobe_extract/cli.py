@@ -60,6 +60,13 @@ def extract(
     storage_dtype: Annotated[
         StorageDtype, typer.Option(help="float32 where features exceed float16.")
     ] = "float16",
+    taps: Annotated[
+        str | None,
+        typer.Option(
+            help="What to store: embedding, pre_projection, cls, patch_mean, block-N, last4; "
+            "several with commas. Default: what the model gives."
+        ),
+    ] = None,
     max_skipped: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of a shard that may be skipped.")
     ] = 0.01,
@@ -92,7 +99,8 @@ def extract(
         classes_file=classes,
         key_prefix=key_prefix,
     )
-    choice = EncoderChoice(model, weights, device, precision, preprocess, storage_dtype)
+    points = () if taps is None else tuple(name.strip() for name in taps.split(","))
+    choice = EncoderChoice(model, weights, device, precision, preprocess, storage_dtype, points)
     settings = store, tuple(split or ()), batch_size, threads, max_skipped
     extraction = Extraction(choice, plan, *settings)
     if dry_run:
@@ -135,8 +143,11 @@ def doctor(
             emit(f"missing  {advice}")
 
 
-def models() -> None:
+def models(as_json: JsonOption = False) -> None:
     """List the models that can be named."""
     from linprobe_extract.encoders.family import known_models
 
+    if as_json:
+        emit_json({"models": plain(known_models())})
+        return
     emit("\n".join(f"{name:<50} {origin}" for name, origin in known_models().items()))

@@ -17,6 +17,7 @@ from linprobe.records import read_bytes
 from linprobe.tars import MAX_MEMBER_BYTES
 from linprobe_extract.encoders.device import encode_images, pixel_room
 from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.family import typed
 from linprobe_extract.pixels.preprocess import Outcome, limit_thread, preprocess
 from linprobe_extract.pixels.upright import turned
 from linprobe_extract.shards.samples import cut_batches, is_image
@@ -100,13 +101,18 @@ def _load_the_same(request: ImageRequest) -> Encoder:
         hint = "predict on stored or imported features of that encoder instead"
         problem = f"the features of {request.model} were imported"
         raise ExtractError(f"{problem}: how images become them is not known", hint=hint)
+    model, checkpoint = typed(request.model)
+    if checkpoint and request.weights is None:
+        problem = f"the probe takes features of {model} with the weights of {checkpoint}"
+        raise ExtractError(problem, hint=f"--weights FILE, with that {checkpoint}")
     encoder = Encoder.load(
-        request.model,
+        model,
         weights=request.weights,
         device=request.device,
         precision=wanted.precision,
         preprocess=wanted.preprocess.path,
         storage_dtype=wanted.storage_dtype,
+        taps=[tap.name for tap in wanted.taps],
     )
     if encoder.spec.encoder_id != wanted.encoder_id:
         theirs, ours = asdict(wanted), asdict(encoder.spec)

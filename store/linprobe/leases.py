@@ -10,6 +10,7 @@ time, and of two units the second is not committed (:mod:`linprobe.disk`).
 """
 
 import fcntl
+import math
 import os
 import socket
 import threading
@@ -75,13 +76,8 @@ class Sighting:
     """When this content was first seen, on the observer's monotonic clock, in seconds."""
     is_free: bool
     """Whether the holder's lock is free on its own machine: it is gone."""
-
-    @property
-    def holder(self) -> Holder | None:
-        """Who holds it; None where the file is just being made, or no lease."""
-        with suppress(IntegrityError):
-            return parse(Holder, self.content, "a lease")
-        return None
+    holder: Holder | None = None
+    """Who holds it; None where the file is just being made, or no lease."""
 
 
 def seen_again(before: Sighting | None, after: Sighting) -> Sighting:
@@ -121,6 +117,7 @@ class Leases:
         self._held: dict[str, _Held] = {}
         self.seen: Mapping[str, Sighting] = {}
         """The leases of others as of the last look, by name."""
+        self._looked = -math.inf
         self._lock = threading.RLock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="leases", daemon=True)
@@ -137,9 +134,16 @@ class Leases:
         with suppress(OSError):
             self._folder.rmdir()  # the last one out
 
-    def look(self) -> Mapping[str, Sighting]:
-        """See the leases of others, by name; a StoreError where the operating system refuses."""
+    def look(self, max_age_s: float = 0.0) -> Mapping[str, Sighting]:
+        """See the leases of others, by name; a StoreError where the operating system refuses.
+
+        A look that is at most ``max_age_s`` old serves too.
+        """
         with self._lock:
+            now = time.monotonic()
+            if now - self._looked <= max_age_s:
+                return self.seen
+            self._looked = now
             seen = {}
             for name, number in self._numbers().items():
                 if name not in self._held:
@@ -264,10 +268,11 @@ def _sight(path: Path, number: int) -> Sighting | None:
         if not os.path.lexists(path):
             return None
         content = b""
-    sighting = Sighting(number, content, time.monotonic(), is_free=False)
-    holder = sighting.holder
+    holder = None
+    with suppress(IntegrityError):
+        holder = parse(Holder, content, str(path))
     is_here = holder is not None and holder.has_lock and holder.machine == machine_id()
-    return replace(sighting, is_free=is_here and _is_free(path))
+    return Sighting(number, content, time.monotonic(), is_here and _is_free(path), holder)
 
 
 def _is_free(path: Path) -> bool:

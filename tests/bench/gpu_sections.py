@@ -27,8 +27,9 @@ from linprobe_extract.encoders.device import Flight, Launch, encode_images, laun
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.family import Precision, PreprocessPath
 from linprobe_extract.pixels.preprocess import preprocess_all
+from linprobe_extract.run.batches import EncodedBatch, Unit
 from linprobe_extract.run.keys import SplitKeys
-from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
+from linprobe_extract.run.pipeline import Pipeline
 from linprobe_extract.shards.samples import read_samples
 from linprobe_extract.shards.tar import fingerprint_shard, read_members
 from linprobe_extract.shards.types import Labelling, Shard

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from linprobe.errors import LinprobeError
-from linprobe_extract.encoders import weights as hub
+from linprobe_extract import hub
 from linprobe_extract.encoders.encoder import Encoder
 
 
@@ -31,7 +31,7 @@ def no_network(*_args: object, **_options: object) -> None:
         ("ViT-B/16", "open_clip.download_pretrained", "--weights FILE"),
         (
             "hf-hub:org/repo",
-            "linprobe_extract.encoders.open_clip.download_pretrained_from_hf",
+            "linprobe_extract.encoders.families.open_clip.download_pretrained_from_hf",
             "--model local-dir:FOLDER",
         ),
         ("timm:test_vit", "timm.create_model", "--weights FILE"),

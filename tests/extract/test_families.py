@@ -15,9 +15,10 @@ from tar_factories import write_dataset
 
 from linprobe import plugins
 from linprobe.errors import LinprobeError
-from linprobe_extract.encoders import demo, family, open_clip_names
-from linprobe_extract.encoders import timm as timm_family
+from linprobe_extract.encoders import family
 from linprobe_extract.encoders.encoder import Encoder, load_untrained
+from linprobe_extract.encoders.families import demo, open_clip_names
+from linprobe_extract.encoders.families import timm as timm_family
 from linprobe_extract.encoders.family import EncoderChoice, Family, families, resolve_model
 from linprobe_extract.encoders.weights import digest_weights
 
@@ -245,7 +246,9 @@ def test_a_family_that_cannot_be_used_is_named_with_its_package(
 
 
 def test_a_family_may_not_be_called_as_ours(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    point = importlib.metadata.EntryPoint("timm", "linprobe_extract.encoders.timm", family.GROUP)
+    point = importlib.metadata.EntryPoint(
+        "timm", "linprobe_extract.encoders.families.timm", family.GROUP
+    )
     monkeypatch.setattr(plugins, "entry_points", lambda group: [point])
     families.cache_clear()
     with pytest.raises(LinprobeError, match="linprobe has a family of this name"):

@@ -13,8 +13,9 @@ from pixel_oracles import CLIP
 from tar_factories import labelled, tar_bytes
 
 from linprobe_extract.encoders.device import Flight
+from linprobe_extract.run.batches import EncodedBatch, Unit, UnitEnd
 from linprobe_extract.run.keys import SplitKeys
-from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit, UnitEnd
+from linprobe_extract.run.pipeline import Pipeline
 from linprobe_extract.shards.tar import fingerprint_shard
 from linprobe_extract.shards.types import Labelling, Shard
 
@@ -104,7 +105,7 @@ def test_every_row_has_the_sha256_of_its_image_as_it_lies_in_the_tar(tmp_path: P
 
     batches = [b for b in run(SlowDevice(), [unit]) if isinstance(b, EncodedBatch)]
 
-    digests = {}
+    digests: dict[str, bytes] = {}
     for batch in batches:
         assert batch.block.image_sha256 is not None
         rows = (row.tobytes() for row in batch.block.image_sha256)

@@ -176,13 +176,15 @@ def test_what_cannot_be_opened_is_listed_and_a_failure_where_it_is_meant(tmp_pat
 def test_an_encoder_without_the_tap_of_the_protocol_is_not_applicable(tmp_path: Path) -> None:
     fill(tmp_path)
     words = [*base(tmp_path), "--jobs", "1"]
-    with pytest.raises(ProbeError, match="the protocol applies to none: one has no tap 'other'"):
+    with pytest.raises(ProbeError, match="the protocol applies to none: one: no tap 'other'"):
         command(*words, "--tap", "other")
     where, splits = tmp_path / "features", some_splits(60)
     stored_dataset(where, splits, classes=CLASSES, model="three", tap="other")
     text = command(*words)
     assert "4 probed, 0 were there, 0 failed, 1 not applicable" in text
-    assert "not applicable: three on toys: three has no tap 'embedding'; it has other" in text
+    assert (
+        "not applicable: three on toys: three: no tap 'embedding'; this encoder has: other" in text
+    )
 
 
 def test_a_process_that_is_killed_is_told_with_what_to_try(

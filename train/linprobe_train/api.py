@@ -47,7 +47,7 @@ def fit_probe(
     labels : (n,) class ids 0 to k - 1, or (n, k) multi-hot of 0 and 1; a stored split brings its
         own.
     C : inverse L2 strength, > 0, scikit-learn's meaning.
-    tap : which features of a stored split, ``embedding`` or ``pre_projection``.
+    tap : which features of a stored split: ``embedding``, ``cls+patch_mean``, ``last4``, ...
     settings : preparation, class weights, solver, threads, memory; the default L2-normalises rows.
     tolerance : when to stop; the default asks for a rigorous relative gap of 1e-6.
     sample_weight : (n,) weights >= 0, not all 0.
@@ -107,8 +107,8 @@ def sweep(
     metric : held-out score that C is chosen by, a name of :mod:`linprobe_train.scores.metrics`;
         losses are minimised. None for the protocol's rule: ``default`` chooses by likelihood.
     folds : folds of cross-validation over all rows, C by the best score; 0 for the protocol's rule.
-    coarse_rows : where there are more rows to fit, C is chosen on about so many of them, a
-        stratified part, and all rows are fitted once, at that C. 0 for all rows.
+    coarse_rows : where there are more rows to fit, about so many of them, a stratified part, are
+        searched first, and all rows only around what the part leaves in doubt. 0 for all rows.
     seed : of the cut, the folds or the part.
     settings : class weights, solver, threads, memory; its preparation is the protocol's.
 

@@ -22,7 +22,8 @@ from linprobe_train.protocol.protocols import parse_grid, protocol_named, protoc
 CompareFormat = Literal["text", "markdown", "csv", "html"]
 ModelOption = Annotated[str | None, typer.Option(help="Encoder; default the only one.")]
 DataOption = Annotated[str | None, typer.Option(help="Dataset; default the only one.")]
-TapOption = Annotated[str, typer.Option(help="embedding or pre_projection.")]
+TAP_HELP = "embedding, pre_projection, cls, patch_mean, block-N, last4; several joined by +."
+TapOption = Annotated[str, typer.Option(help=TAP_HELP)]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default and -1: all cores.")]
 SeedOption = Annotated[int, typer.Option(help="Of the random numbers.")]
 FoldersArgument = Annotated[
@@ -50,14 +51,14 @@ def probe(
     model: ModelOption = None,
     data: DataListOption = None,
     protocol: Annotated[str, typer.Option(help=protocols_help())] = "default",
-    tap: Annotated[str | None, typer.Option(help="embedding or pre_projection.")] = None,
+    tap: Annotated[str | None, typer.Option(help=TAP_HELP)] = None,
     normalize: Annotated[bool | None, typer.Option(help="L2-normalise rows.")] = None,
     standardize: Annotated[bool | None, typer.Option(help="Standardise features.")] = None,
     c_value: Annotated[float | None, typer.Option("--C", help="One value of C, no sweep.")] = None,
     grid: Annotated[str | None, typer.Option(help="Values of C: 0.1,1,10.")] = None,
     coarse_rows: Annotated[
         int | None,
-        typer.Option(help="Choose C on so many rows; all are fitted once, at that C."),
+        typer.Option(help="Search so many rows first, all only where those leave C in doubt."),
     ] = None,
     metric: MetricOption = None,
     cv: Annotated[int, typer.Option(help="Take the best C over K folds; 0 for the rule.")] = 0,

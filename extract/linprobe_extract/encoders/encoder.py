@@ -1,11 +1,12 @@
 """The encoder: a frozen tower with its preprocessing, on a device, whatever library it is of."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from msgspec import UNSET
 from torch import nn
 
 from linprobe.errors import LinprobeError
@@ -21,10 +22,12 @@ from linprobe_extract.encoders.precision import (
     place_tower,
     plan_precision,
 )
+from linprobe_extract.encoders.tower import choose_taps
 from linprobe_extract.encoders.weights import first_line
 from linprobe_extract.pixels.canary import canary_pixels, check_preprocess, with_canary
 from linprobe_extract.pixels.preprocess import FAST_INTERPOLATIONS
 from linprobe_store.format.spec import EncoderNames, EncoderSpec, PreprocessSpec, StorageDtype, Tap
+from linprobe_store.format.taps import expand_taps, is_block
 
 BATCH_SIZE = {"cuda": 256, "cpu": 16}
 """Images a batch by kind of device: enough to fill it, small enough for its memory."""
@@ -86,6 +89,7 @@ class Encoder:
         precision: Precision = "auto",
         preprocess: PreprocessPath = "fast",
         storage_dtype: StorageDtype = "float16",
+        taps: Sequence[str] = (),
     ) -> "Encoder":
         """Load an encoder as ``linprobe extract`` does.
 
@@ -103,6 +107,8 @@ class Encoder:
             levels of it, at a third of its cost; ``nvjpeg`` decodes JPEGs on the GPU, if there is
             one.
         storage_dtype : what features are stored in.
+        taps : points of the tower to take features from, such as ``("embedding", "last4")``; see
+            :class:`~linprobe_extract.encoders.tower.TokenTaps`. () for what the model itself gives.
 
         Returns
         -------
@@ -115,7 +121,9 @@ class Encoder:
             differs from the model's own, or the tower gives no finite feature vectors.
         """
         own = None if weights is None else Path(weights)
-        choice = EncoderChoice(model, own, device, precision, preprocess, storage_dtype)
+        choice = EncoderChoice(
+            model, own, device, precision, preprocess, storage_dtype, tuple(taps)
+        )
         return load_encoder(choice)
 
     @torch.inference_mode()
@@ -158,6 +166,7 @@ def load_encoder(choice: EncoderChoice, *, local_rank: int = 0) -> Encoder:
         raise LinprobeError(problem, hint="--preprocess fast, or a machine with a GPU")
     load = family.families()[ref.family].load
     tower = load(ref)
+    asked = expand_taps(choice.taps, tower.n_blocks)
     pixels = replace(tower.preprocess, path=choice.preprocess)
     if pixels.path != "exact" and pixels.interpolation not in FAST_INTERPOLATIONS:
         problem = f"the {pixels.path} path cannot resize with {pixels.interpolation}"
@@ -173,13 +182,14 @@ def load_encoder(choice: EncoderChoice, *, local_rank: int = 0) -> Encoder:
             preprocess=with_canary(pixels),
             precision="fp32",
             storage_dtype=choice.storage_dtype,
+            n_blocks=tower.n_blocks if any(map(is_block, asked)) else UNSET,
         )
         *plans, last = plan_precision(choice.precision, device_facts(device), pixels.path)
         for plan in plans:
             with suppress(_UnfitError):
-                return _place(tower.taps, spec, ref.names, plan, device)
+                return _place(choose_taps(tower, choice.taps), spec, ref.names, plan, device)
             tower = load(ref)  # a cast cannot be undone
-        return _place(tower.taps, spec, ref.names, last, device)
+        return _place(choose_taps(tower, choice.taps), spec, ref.names, last, device)
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,11 @@ if TYPE_CHECKING:
 GROUP = "linprobe.encoders"
 """Entry points of this group are encoder families of other packages, called by their names."""
 BUILT_IN = {"demo": "demo", "timm": "timm", "open_clip": "open_clip_names"}
-"""Our families, with their modules in this package."""
+"""Our families, with their modules in the room ``families``."""
 _LIBRARIES = ("linprobe", "numpy", "torch", "torchvision", "pillow", "simplejpeg")
 """Distributions that the pixels and the forward pass of every family depend on."""
+WITH = "+"
+"""Between the name of a model and that of one's own checkpoint: ``ViT-B/32+mine.pt``."""
 Arithmetic = Literal["fp32", "bf16", "fp16"]
 """What a forward pass computes in; part of an encoder's identity."""
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
@@ -68,6 +70,9 @@ class EncoderChoice:
     """How images become pixels; part of the identity."""
     storage_dtype: StorageDtype = "float16"
     """What features are stored in; part of the identity."""
+    taps: tuple[str, ...] = ()
+    """Points of the tower that features are taken from; part of the identity. () means what the
+    model gives: ``embedding``, and ``pre_projection`` where it has one."""
 
     def __post_init__(self) -> None:
         allowed = {
@@ -144,7 +149,8 @@ def families() -> Mapping[str, Family]:
     LinprobeError : a family of another package cannot be imported, or has no prefix.
     """
     package = __name__.rpartition(".")[0]
-    every = {n: cast("Family", import_module(f"{package}.{m}")) for n, m in BUILT_IN.items()}
+    modules = {name: f"{package}.families.{module}" for name, module in BUILT_IN.items()}
+    every = {name: cast("Family", import_module(module)) for name, module in modules.items()}
     for entry, family in installed(GROUP):
         prefix = getattr(family, "prefix", None)
         if entry.name in every:
@@ -199,7 +205,18 @@ def closest(name: str, candidates: Iterable[str], *, otherwise: str = "") -> str
     return f"did you mean {', '.join(by_lower_case[match] for match in matches)}?"
 
 
+def typed(model: str) -> tuple[str, str]:
+    """The name as it was typed, and the checkpoint that :func:`names_of` named; "" for none."""
+    name, _, checkpoint = model.rpartition(WITH)
+    return (name, checkpoint) if name else (model, "")
+
+
 def names_of(name: str, text: str, weights: Path | None = None) -> EncoderNames:
-    """Name an encoder as it was typed; its slug is made of ``text`` and of one's own checkpoint."""
-    text = f"{text}-{weights.stem}" if weights else text
+    """Name an encoder as it was typed; with one's own checkpoint, both name and slug say which.
+
+    ``text`` is what the slug is made of.
+    """
+    if weights is not None:
+        name = f"{name}{WITH}{weights.name.replace(WITH, '-')}"
+        text = f"{text}-{weights.stem}"
     return EncoderNames(name, re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-"))

@@ -1,10 +1,11 @@
 """Vision towers: pixels (b, 3, s, s) to features (b, d) by tap, and all that identifies them.
 
 ``embedding`` is what ``encode_image`` returns, bit for bit; ``pre_projection``, if any, is what
-enters the last linear map (the CLIP paper's appendix A.3 probes it).
+enters the last linear map (the CLIP paper's appendix A.3 probes it). A transformer may have more,
+see :mod:`.tokens`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,9 +13,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from linprobe.errors import LinprobeError
 from linprobe.records import JsonValue
+from linprobe_extract.encoders.tokens import Tokens, TokenTaps, open_clip_tokens
 from linprobe_extract.pixels.canary import ReferenceTransform
 from linprobe_store.format.spec import PreprocessSpec
+from linprobe_store.format.taps import expand_taps, is_block
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class LoadedTower:
     """As the model's configuration says; its path is ``exact`` and its canary empty."""
     reference: ReferenceTransform
     """The library's own transform, against which ours is checked."""
+    more: tuple[str, ...] = ()
+    """Taps that ``taps``, a ``TokenTower``, can give beside its own."""
+    n_blocks: int = 0
+    """Blocks of a transformer, whose class tokens are taps; 0 for another tower."""
 
 
 def effective_activation(module: nn.Module) -> str:
@@ -57,6 +65,43 @@ def effective_activation(module: nn.Module) -> str:
     return "+".join(sorted(names)) or "none"
 
 
+class ChosenTaps(nn.Module):
+    """Some of the taps of a tower."""
+
+    def __init__(self, base: nn.Module, names: Collection[str]) -> None:
+        super().__init__()
+        self.base = base
+        self._names = frozenset(names)
+
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run the tower, and keep its order; a LinprobeError for a tap that it does not give."""
+        taps = self.base(pixels)
+        if missing := sorted(self._names - taps.keys()):
+            raise LinprobeError(
+                f"this model gives no tap {missing[0]!r}", hint=f"it gives {', '.join(taps)}"
+            )
+        return {name: features for name, features in taps.items() if name in self._names}
+
+
+def choose_taps(tower: LoadedTower, asked: Sequence[str]) -> nn.Module:
+    """Give the module of the taps that are asked for, or of the tower's own where none is.
+
+    A LinprobeError names the one that the tower does not have, and those that it has.
+    """
+    if not asked:
+        return tower.taps
+    names = set(expand_taps(asked, tower.n_blocks))
+    own = {"embedding", "pre_projection"}  # whether there is the second is seen when it runs
+    if unknown := sorted(names - own - {*tower.more}):
+        has = ", ".join(name for name in tower.more if not is_block(name))
+        last = f", block-1 to block-{tower.n_blocks}" if tower.n_blocks else ""
+        hint = f"it has embedding{has and f', {has}'}{last}"
+        raise LinprobeError(f"{tower.architecture} has no tap {unknown[0]!r}", hint=hint)
+    more = [name for name in tower.more if name in names]
+    taps = TokenTaps(tower.taps, more, tower.n_blocks) if more else tower.taps
+    return ChosenTaps(taps, names)
+
+
 class PooledTaps(nn.Module):
     """A timm model, whose feature is the pooled output before its classifier."""
 
@@ -69,11 +114,24 @@ class PooledTaps(nn.Module):
         grid = self.model.forward_features(pixels)
         return {"embedding": self.model.forward_head(grid, pre_logits=True)}
 
+    def tokens(self, pixels: torch.Tensor, blocks: Sequence[int]) -> Tokens:
+        """Run the model by timm's API for it; a class token is the first of the prefix."""
+        n_prefix = self.model.num_prefix_tokens
+        normed, inside = self.model.forward_intermediates(
+            pixels, indices=[*blocks], return_prefix_tokens=n_prefix > 0, output_fmt="NLC"
+        )
+        return Tokens(
+            {"embedding": self.model.forward_head(normed, pre_logits=True)},
+            normed[:, 0] if n_prefix else None,
+            normed[:, n_prefix:],
+            [prefix[:, 0] for _, prefix in inside] if n_prefix else (),
+        )
+
 
 class ParameterTaps(nn.Module):
     """A tower that ends in ``pooled @ proj``, as open_clip's VisionTransformer does."""
 
-    def __init__(self, visual: nn.Module, proj: nn.Parameter) -> None:
+    def __init__(self, visual: Any, proj: nn.Parameter) -> None:  # noqa: ANN401 - untyped
         super().__init__()
         self.visual = visual  # without its proj: it then returns the pooled features
         self.proj = proj
@@ -83,11 +141,26 @@ class ParameterTaps(nn.Module):
         pooled = self.visual(pixels)
         return {"embedding": pooled @ self.proj, "pre_projection": pooled}
 
+    def tokens(self, pixels: torch.Tensor, blocks: Sequence[int]) -> Tokens:
+        """Run the tower by open_clip's API for it."""
+        last = self.visual.transformer.layers - 1
+        inside = open_clip_tokens(self.visual, pixels, [*blocks, last])
+        pooled, norm = inside["image_features"], self.visual.ln_post
+        prefixes = [prefix[:, 0] for prefix in inside["image_intermediates_prefix"]]
+        # Attention pools before the norm, to other dimensions: those are no tokens of images.
+        has_norm = self.visual.attn_pool is None
+        return Tokens(
+            {"embedding": pooled @ self.proj, "pre_projection": pooled},
+            norm(prefixes[-1]) if has_norm else None,
+            norm(inside["image_intermediates"][-1]) if has_norm else None,
+            prefixes,
+        )
+
 
 class LinearTaps(nn.Module):
     """A tower whose last module may be a linear layer: its input is kept as it passes."""
 
-    def __init__(self, visual: nn.Module, projection: nn.Linear | None) -> None:
+    def __init__(self, visual: Any, projection: nn.Linear | None) -> None:  # noqa: ANN401 - untyped
         super().__init__()
         self.visual = visual
         self._entering: torch.Tensor | None = None
@@ -99,7 +172,22 @@ class LinearTaps(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Run the tower as it is."""
-        taps = {"embedding": self.visual(pixels)}
+        return self._with_entering(self.visual(pixels))
+
+    def tokens(self, pixels: torch.Tensor, blocks: Sequence[int]) -> Tokens:
+        """Run a tower with a trunk of timm by open_clip's API for it."""
+        trunk = self.visual.trunk
+        inside = open_clip_tokens(self.visual, pixels, [*blocks, len(trunk.blocks) - 1])
+        prefixes = [prefix[:, 0] for prefix in inside.get("image_intermediates_prefix", ())]
+        return Tokens(
+            self._with_entering(inside["image_features"]),
+            trunk.norm(prefixes[-1]) if prefixes else None,
+            trunk.norm(inside["image_intermediates"][-1]),
+            prefixes,
+        )
+
+    def _with_entering(self, embedding: torch.Tensor) -> dict[str, torch.Tensor]:
+        taps = {"embedding": embedding}
         if self._entering is not None:
             taps["pre_projection"] = self._entering
         self._entering = None

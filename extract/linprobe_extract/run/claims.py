@@ -107,25 +107,26 @@ class Claims:
 
     def _next(self) -> Shard | None:
         """Take the first shard that has no part and no living holder."""
-        seen = self._leases.look()
-        for name, shard in tuple(self._open.items()):
-            sighting, is_gone = seen.get(name), self._leases.is_stale(name)
-            if sighting is not None and not is_gone:
-                holder = sighting.holder
-                if holder is not None and holder.has_failed:
-                    del self._open[name]
+        seen = self._leases.look(self._leases.pace.poll_s)
+        closed, taken = [], None
+        for name, shard in self._open.items():
+            sighting = seen.get(name)
+            if sighting is not None and not self._leases.is_stale(name):
+                if sighting.holder is not None and sighting.holder.has_failed:
+                    closed.append(name)
                     self.failed_elsewhere.append(shard)
-                continue
-            if self._work.is_done_by_now(shard):
-                del self._open[name]
+            elif self._work.is_done_by_now(shard):
+                closed.append(name)
             elif self._leases.take(name):
-                del self._open[name]
+                closed.append(name)
                 # The one before may have committed it between the two looks.
                 if not self._work.is_done_by_now(shard):
-                    self._held[name] = shard
-                    return shard
+                    self._held[name] = taken = shard
+                    break
                 self._leases.release(name)
-        return None
+        for name in closed:
+            del self._open[name]
+        return taken
 
 
 def seal(work: Work, leases: Leases, is_over: IsOver, tell: Tell) -> tuple[tuple[Split, ...], bool]:

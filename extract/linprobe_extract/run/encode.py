@@ -17,11 +17,13 @@ from linprobe.terminal import Progress, Watch, human_bytes
 from linprobe_extract.device_memory import DeviceMemoryError, free_memory, memory_of
 from linprobe_extract.encoders.device import launcher, pixel_room
 from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.run.batches import EncodedBatch, Unit
 from linprobe_extract.run.claims import Claims, seal
-from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
+from linprobe_extract.run.pipeline import Pipeline
 from linprobe_extract.run.ranks import Ranks
 from linprobe_extract.run.report import RunReport
 from linprobe_extract.run.sink import PartSink
+from linprobe_extract.run.taking import StoredRows, stored_rows
 from linprobe_extract.run.work import Work
 from linprobe_extract.shards.fetch import Fetcher
 from linprobe_extract.shards.tar import check_names
@@ -91,7 +93,7 @@ class Run:
             self._clear_leftovers(gauge)
         with Leases(self.work.stored.path) as leases:
             claims = Claims(self.work, leases, self.ranks.world_size - 1, gauge.tell)
-            self._encode(report, gauge, claims)
+            self._encode(report, gauge, claims, stored_rows(self.work, gauge.tell))
             report.seconds = time.perf_counter() - started
             report.stopped = self.stop.is_set()
             after = self.work.again()
@@ -103,13 +105,15 @@ class Run:
                 report.sealed, report.has_sealed = sealed
         return report
 
-    def _encode(self, report: RunReport, gauge: Gauge, claims: Claims) -> None:
+    def _encode(
+        self, report: RunReport, gauge: Gauge, claims: Claims, stored: StoredRows | None
+    ) -> None:
         """Encode what falls to this process, in smaller batches where memory is too small."""
         while self.work.todo:
             try:
                 model = self.encoder.names.model
                 with memory_of(self.encoder.device, model, report.batch_size):
-                    self._stream(report, gauge, claims)
+                    self._stream(report, gauge, claims, stored)
                 return
             except DeviceMemoryError:
                 if report.batch_size == 1:
@@ -128,7 +132,9 @@ class Run:
             size = human_bytes(sum(leftover.bytes for leftover in leftovers))
             gauge.tell(f"removed what killed runs left ({size})")
 
-    def _stream(self, report: RunReport, gauge: Gauge, claims: Claims) -> None:
+    def _stream(
+        self, report: RunReport, gauge: Gauge, claims: Claims, stored: StoredRows | None
+    ) -> None:
         assert self.work.stored is not None
         labelling = self.work.plan.labelling
         pipeline = Pipeline(
@@ -138,6 +144,7 @@ class Run:
             report.batch_size,
             self.decode_threads,
             partial(pixel_room, self.encoder),
+            find=None if stored is None else stored.find,
             timings=report.timings,
         )
         on_cpu = self.encoder.device.type == "cpu"

@@ -12,8 +12,9 @@ from typing import Protocol, Self
 
 from linprobe.errors import LinprobeError, ShardError
 from linprobe.names import first_few
-from linprobe_extract.run.pipeline import EncodedBatch, Unit, UnitEnd
+from linprobe_extract.run.batches import EncodedBatch, Unit, UnitEnd
 from linprobe_extract.run.report import RunReport
+from linprobe_extract.run.taking import row_ranges
 from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import SkippedSample
 from linprobe_store.handles.encoder import StoredEncoder
@@ -36,6 +37,8 @@ class _Part:
         self.shard = unit.shard
         self.batch_size = batch_size
         self.n_rows = 0
+        self.taken: dict[str, list[int]] = {}
+        """Rows that were stored before, by the unit that they are from."""
         self.skipped: list[SkippedSample] = []
         self.notes = Counter[str]()
         self.error: LinprobeError | None = None
@@ -101,6 +104,8 @@ class PartSink:
             elif isinstance(item, UnitEnd):
                 self._commit(part, item)
             else:
+                for row, unit in item.taken.items():
+                    part.taken.setdefault(unit, []).append(part.n_rows + row)
                 part.n_rows += len(item.block.keys)
                 part.skipped.extend(item.skipped)
                 part.notes.update(item.notes)
@@ -125,6 +130,10 @@ class PartSink:
                 f"be used, more than --max-skipped {self._max_skipped:g}: {worst}",
                 hint="mend the shard, or allow more with --max-skipped",
             )
+        if part.taken:
+            self._encoder.record_taken(
+                part.writer.shard, {unit: row_ranges(rows) for unit, rows in part.taken.items()}
+            )
         part.writer.commit(
             skipped=part.skipped,
             batch_size=part.batch_size,
@@ -133,6 +142,7 @@ class PartSink:
         )
         self._report.n_shards += 1
         self._report.n_images += part.n_rows
+        self._report.n_taken += sum(map(len, part.taken.values()))
         self._report.skipped.update(sample.reason for sample in part.skipped)
         self._report.notes.update(part.notes)
 

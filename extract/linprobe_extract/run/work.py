@@ -19,8 +19,8 @@ from linprobe_extract.shards.labels import label_array
 from linprobe_extract.shards.samples import read_samples, split_member
 from linprobe_extract.shards.tar import member_names, read_members
 from linprobe_extract.shards.types import DatasetPlan, Shard
+from linprobe_store.arrays.keys import Keys
 from linprobe_store.arrays.seal import ReadLabels
-from linprobe_store.arrays.unit_maps import Keys
 from linprobe_store.format.commit import PartCommit
 from linprobe_store.format.layout import DATASET_PREFIX, SETS_FOLDER
 from linprobe_store.format.spec import (

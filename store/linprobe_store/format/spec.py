@@ -38,7 +38,9 @@ class Tap:
     """A point of the encoder that features are taken from."""
 
     name: str
-    """``embedding`` (what ``encode_image`` returns) or ``pre_projection`` (the penultimate)."""
+    """``embedding`` (what the model returns), ``pre_projection`` (what enters its last linear map),
+    ``cls`` and ``patch_mean`` (the class token, and the mean of the patch tokens, after the final
+    norm), or ``block-N`` (the class token as it leaves block N, counted from 1)."""
     dim: NonNegative
     """Feature dimension d, at least 1."""
 
@@ -61,14 +63,17 @@ class PreprocessSpec:
     """Gray level 0..255 of the padding where ``resize_mode`` pads."""
     crop_pct: Number
     """Crop side over resized side: 1.0 for CLIP, often 0.875 for ImageNet models."""
-    path: Literal["fast", "exact", "nvjpeg"]
+    path: Literal["fast", "exact", "nvjpeg", "own"]
     """``fast``: uint8 JPEG decode and resize; ``exact``: the model's own transform; ``nvjpeg``:
-    JPEG decode and resize on a GPU."""
+    JPEG decode and resize on a GPU; ``own``: a function, whose pixels the canary tells alone."""
     canary: str
     """Sha256 of the uint8 pixels of the built-in canary images after this preprocessing."""
     rgb_first: bool = False
     """Whether palette, alpha and CMYK images become RGB before the resize (timm's loader) or
     after it (open_clip's transform); the two differ by up to 255 gray levels."""
+    crop_halves: Literal["down"] | UnsetType = UNSET
+    """``down``: half a pixel beside the crop is rounded down, as transformers does; absent from the
+    file where it is rounded to even, as torchvision does."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,8 @@ class EncoderSpec:
     """Arithmetic of the forward pass; ``unknown`` for imported features."""
     storage_dtype: StorageDtype
     """Dtype of the stored rows."""
+    n_blocks: int | UnsetType = UNSET
+    """Blocks of the tower, where taps of some are stored; absent from the file else."""
     key_version: NonNegative = KEY_VERSION
     """Version of this key."""
 
@@ -173,7 +180,7 @@ class DatasetNames:
 class FeatureBlock:
     """Consecutive rows of one source tar, as the encoder gives them."""
 
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     """Sample keys, n entries, in tar order; unique within the tar, valid UTF-8."""
     features: Mapping[str, FeatureArray]
     """One array (n, d_tap) per tap of the encoder, un-normalised, in the storage dtype; finite,
@@ -194,9 +201,15 @@ class SkippedSample:
     """A short reason such as ``truncated``; equal reasons are counted together."""
 
 
+def prefix_of(prefix: KeyPrefix, shard: ShardFingerprint) -> str:
+    """What a dataset with this prefix puts before the keys of a shard."""
+    return "" if prefix is UNSET else f"{shard.name}/"
+
+
 def prefixed(prefix: KeyPrefix, shard: ShardFingerprint, keys: Sequence[str]) -> Sequence[str]:
     """Keys of samples of a shard, as a dataset with this prefix has them."""
-    return keys if prefix is UNSET else tuple(f"{shard.name}/{key}" for key in keys)
+    start = prefix_of(prefix, shard)
+    return tuple(start + key for key in keys) if start else keys
 
 
 Spec = TypeVar("Spec", EncoderSpec, DatasetSpec)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from linprobe.errors import NotFoundError, StoreError
 from linprobe.records import NonNegative
+from linprobe_store.arrays.keys import Keys
 from linprobe_store.arrays.mapping import MappedArray
-from linprobe_store.arrays.unit_maps import Keys, UnitArrays
+from linprobe_store.arrays.unit_maps import UnitArrays
 from linprobe_store.format.commit import SplitCommit
 from linprobe_store.format.layout import DATA_FOLDER
 from linprobe_store.format.spec import (
@@ -27,6 +29,7 @@ from linprobe_store.format.spec import (
     StorageDtype,
     Tap,
 )
+from linprobe_store.format.taps import joined_taps
 
 if TYPE_CHECKING:
     import zarr
@@ -129,10 +132,8 @@ class Split:
     @property
     def skipped_by_reason(self) -> Mapping[str, int]:
         """Samples of the source tars that have no row, counted by reason."""
-        total = Counter[str]()
-        for part in self.commit.parts:
-            total.update(part.skipped_by_reason)
-        return dict(total)
+        skipped = (sample for part in self.commit.parts for sample in part.skipped)
+        return dict(Counter(sample.reason for sample in skipped))
 
     @cached_property
     def labels(self) -> LabelArray:
@@ -158,27 +159,42 @@ class Split:
         return digests
 
     def dim(self, tap: str) -> int:
-        """Feature dimension d of a tap."""
-        self._check_tap(tap)
-        return self.arrays.features[tap].geometry.shape[1]
+        """Feature dimension d of a tap, or of several joined by ``+``."""
+        return sum(self.arrays.features[name].geometry.shape[1] for name in self._names(tap))
 
     def blocks(self, tap: str, rows: int = 8192) -> Iterator[FeatureArray]:
         """All rows in order, as views of the maps: the way to scan.
 
         Parameters
         ----------
-        tap : such as ``embedding``.
+        tap : such as ``embedding``; several are joined by ``+``, such as ``last4+patch_mean``.
         rows : rows of a block at most; the last one of each shard file may be shorter.
 
         Returns
         -------
-        Read-only views (m, d) in the storage dtype, m <= ``rows``; nothing is copied.
+        Read-only views (m, d) in the storage dtype, m <= ``rows``; nothing is copied, unless
+        several taps are joined: then block by block.
         """
-        for block in self._mapped(tap).blocks(rows):
-            yield cast("FeatureArray", block)
+        for views in self.views(tap, rows):
+            columns = views[0] if len(views) == 1 else np.concatenate(views, axis=1)
+            yield cast("FeatureArray", columns)
+
+    def views(self, tap: str, rows: int = 8192) -> Iterator[tuple[FeatureArray, ...]]:
+        """The views of :meth:`blocks` of every tap that is joined, side by side, without a copy."""
+        arrays = [self._mapped(name) for name in self._names(tap)]
+        # A row may lie in the third file of one tap and in the first of another.
+        starts = {start for a in arrays for start in range(0, self.n, a.geometry.file_rows)}
+        edges = [*sorted(starts), self.n]
+        for first, end in pairwise(edges):
+            for start in range(first, end, rows):
+                stop = min(start + rows, end)
+                yield tuple(cast("FeatureArray", a.between(start, stop)) for a in arrays)
 
     def maps(self, tap: str) -> tuple[FeatureArray, ...]:
-        """One read-only ``np.memmap`` (m, d) per shard file, in row order; none when n is 0."""
+        """One read-only ``np.memmap`` (m, d) per shard file, in row order; none when n is 0.
+
+        ``tap`` is a single one: joined ones have no map.
+        """
         return tuple(cast("FeatureArray", mapped) for mapped in self._mapped(tap).maps)
 
     def array(self, tap: str) -> FeatureArray:
@@ -186,7 +202,7 @@ class Split:
 
         Parameters
         ----------
-        tap : such as ``embedding``.
+        tap : a single one, such as ``embedding``.
 
         Returns
         -------
@@ -211,7 +227,7 @@ class Split:
         Parameters
         ----------
         indices : (m,) integers in [0, n).
-        tap : such as ``embedding``.
+        tap : such as ``embedding``; several are joined by ``+``.
 
         Returns
         -------
@@ -224,7 +240,8 @@ class Split:
         wanted = np.asarray(indices, np.int64).reshape(-1)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= self.n):
             raise IndexError(f"rows {wanted.min()}..{wanted.max()} of a split of {self.n}")
-        return cast("FeatureArray", self._mapped(tap).take(wanted))
+        taken = [self._mapped(name).take(wanted) for name in self._names(tap)]
+        return cast("FeatureArray", taken[0] if len(taken) == 1 else np.concatenate(taken, axis=1))
 
     def zarr(self) -> "zarr.Group":
         """The split as a read-only Zarr group for xarray, dask, ...; reading through it copies.
@@ -243,7 +260,8 @@ class Split:
         ------
         IntegrityError : a file, a row, a label or a key is not what was committed.
         """
-        self._mapped(tap)
+        for name in self._names(tap):
+            self._mapped(name)
         _ = self.labels, self.keys
 
     def verification(self) -> Verification:
@@ -258,11 +276,17 @@ class Split:
         """
         self.arrays.check_unchanged()
 
-    def _mapped(self, tap: str) -> MappedArray:
-        self._check_tap(tap)
-        return self.arrays.read_features(tap)
+    def _names(self, tap: str) -> tuple[str, ...]:
+        try:
+            return joined_taps(tap, self.encoder_spec)
+        except NotFoundError as error:
+            raise NotFoundError(f"{self.path}: {error.message}", hint=error.hint) from None
 
-    def _check_tap(self, tap: str) -> None:
-        if tap not in self.arrays.features:
-            names = ", ".join(t.name for t in self.taps)
-            raise NotFoundError(f"{self.path}: no tap {tap!r}", hint=f"this encoder has: {names}")
+    def _mapped(self, tap: str) -> MappedArray:
+        names = self._names(tap)
+        if len(names) > 1:
+            raise StoreError(
+                f"{self.path}: {tap} are {len(names)} taps, which one map cannot cover",
+                hint="use split.blocks(tap), or the maps of one tap after the other",
+            )
+        return self.arrays.read_features(names[0])

@@ -18,6 +18,7 @@ from linprobe_store.format.spec import EncoderNames, EncoderSpec, Tap
 from linprobe_store.handles.encoder import StoredEncoder, open_encoder
 from linprobe_store.handles.folders import check_full_id, make_folder, open_made
 from linprobe_store.handles.lookup import Listing, choose, open_folders
+from linprobe_store.handles.siblings import lacks, without_siblings
 from linprobe_store.handles.split import Split
 
 MAX_FORMAT_BYTES = 1 << 10
@@ -57,7 +58,12 @@ class FeatureStore:
         return open_folders(self.root, layout.ENCODER_PREFIX, "encoder", open_encoder)
 
     def encoder(
-        self, query: str | None = None, watch: Watch = ignore, *, data: Sequence[str] = ()
+        self,
+        query: str | None = None,
+        watch: Watch = ignore,
+        *,
+        tap: str | None = None,
+        data: Sequence[str] = (),
     ) -> StoredEncoder:
         """An encoder by its slug, its model name, the beginning of its id, or its folder name.
 
@@ -65,9 +71,10 @@ class FeatureStore:
         ----------
         query : None means the only encoder of the store; one that an interrupted run left without
             a sealed split does not count beside others.
+        watch : sees a line for every encoder that cannot be opened.
+        tap : chooses among encoders of one name that differ in their taps alone: one that has it.
         data : where several match, the one that has these datasets: features that were imported
             for two datasets are of two encoders, which may have one name.
-        watch : sees a line for every encoder that cannot be opened.
 
         Raises
         ------
@@ -80,6 +87,8 @@ class FeatureStore:
 
         listing = self.listing()
         listing.tell(watch)
+        if tap is not None and len(listing.sound) > 1:
+            listing = replace(listing, sound=without_siblings(listing.sound, query, tap, data))
         if query is None and len(listing.sound) > 1:
             sealed = tuple(e for e in listing.sound if any(d.splits for d in e.datasets()))
             listing = replace(listing, sound=sealed or listing.sound)
@@ -89,7 +98,7 @@ class FeatureStore:
         except StoreError as error:
             if not data or isinstance(error, NotFoundError):
                 raise
-            having = tuple(e for e in listing.sound if all(_has(e, name) for name in data))
+            having = tuple(e for e in listing.sound if not lacks(e, data))
             with suppress(NotFoundError):
                 return choice(Listing(having, ()))
             raise
@@ -125,6 +134,7 @@ class FeatureStore:
         *,
         encoder: str | None = None,
         dataset: str | None = None,
+        tap: str | None = None,
         watch: Watch = ignore,
     ) -> Split:
         """Open and verify a sealed split; its features are mapped and not read.
@@ -132,26 +142,16 @@ class FeatureStore:
         Parameters
         ----------
         split : ``train``, ``val`` or ``test``.
-        encoder, dataset, watch : as in :meth:`encoder` and ``StoredEncoder.dataset``.
+        encoder, dataset, tap, watch : as in :meth:`encoder` and ``StoredEncoder.dataset``.
 
         Raises
         ------
         NotFoundError : no such encoder, dataset or split.
         IntegrityError : the split is damaged.
         """
-        stored = self.encoder(encoder, watch, data=() if dataset is None else (dataset,))
-        return stored.dataset(dataset, watch).split(split)
-
-
-def _has(encoder: StoredEncoder, dataset: str) -> bool:
-    """Whether an encoder has a dataset, or several, that a query means."""
-    try:
-        encoder.dataset(dataset)
-    except NotFoundError:
-        return False
-    except StoreError:  # several, or a broken one: whoever opens it tells
-        return True
-    return True
+        data = () if dataset is None else (dataset,)
+        chosen = self.encoder(encoder, watch, tap=tap, data=data)
+        return chosen.dataset(dataset, watch).split(split)
 
 
 def _read_format_line(path: Path) -> str | None:
@@ -188,10 +188,10 @@ def write_format(root: Path) -> None:
 
 def _check_taps(taps: tuple[Tap, ...]) -> None:
     for tap in taps:
-        if not re.fullmatch("[a-z][a-z0-9_]*", tap.name):
+        if not re.fullmatch("[a-z][a-z0-9_-]*", tap.name):
             raise MismatchError(
                 f"a tap cannot be called {tap.name!r}",
-                hint="use a-z, 0-9 and '_', such as embedding or pre_projection",
+                hint="use a-z, 0-9, '_' and '-', such as embedding or block-12",
             )
     if not taps or len({tap.name for tap in taps}) != len(taps) or min(t.dim for t in taps) < 1:
         raise MismatchError(

@@ -14,7 +14,7 @@ import numpy as np
 
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_store.format.spec import LabelArray
-from linprobe_train.protocol.protocols import Grid
+from linprobe_train.protocol.protocols import Values
 from linprobe_train.protocol.scoring import Likelihood, SweepPoint, Trial
 from linprobe_train.scores.metrics import metric_named, score_of
 from linprobe_train.scores.predictions import Probabilities, join_predictions, predict
@@ -26,21 +26,27 @@ BLIND_C = 1e4
 """C where no row can be held out: the middle of the prior."""
 WIDTH = 0.02
 """Nats a row above the least loss that the headline metric may take."""
+FINAL = Tolerance()
+"""How far its fits go on."""
 DECADES = 2.0
 """Standard deviation of the prior in decades of C times the mean squared norm of the rows."""
 
 
 def run_band(
-    trials: Sequence[Trial], grid: Grid, metric: str, watch: Watch = ignore
+    trials: Sequence[Trial],
+    grid: Values,
+    metric: str,
+    watch: Watch = ignore,
+    tolerance: Tolerance = FINAL,
 ) -> tuple[float, tuple[SweepPoint, ...]]:
-    """The chosen C and every point, ascending in C; every fit goes on to the final tolerance."""
+    """The chosen C and every point, ascending in C; every fit goes on to the tolerance."""
     n = sum(held_out.n for _, held_out in trials)
     square = mean_square(trials)
     points: dict[float, SweepPoint] = {}
     scores: dict[float, float] = {}
     while wanted := grid.next_values(scores):
         for C in wanted:
-            point = points[C] = _score(trials, C, metric, square)
+            point = points[C] = _score(trials, C, metric, square, tolerance)
             scores[C] = -_loss(point, n)
             passes = sum(fit.passes for fit in point.fits)
             nll = point.likelihood.nll if point.likelihood else math.nan
@@ -103,9 +109,11 @@ class SquareAt:
         return sum(float(np.square(x, dtype=float).sum()) for x in prepared)
 
 
-def _score(trials: Sequence[Trial], C: float, metric: str, square: float) -> SweepPoint:
+def _score(
+    trials: Sequence[Trial], C: float, metric: str, square: float, tolerance: Tolerance
+) -> SweepPoint:
     """Fit at C on every cut; the loss and the metric of all held-out rows together."""
-    fits = tuple(trainer.fit(C, Tolerance()) for trainer, _ in trials)
+    fits = tuple(trainer.fit(C, tolerance) for trainer, _ in trials)
     count = metric_named(metric).top
     said = [predict(t.probe(C), held, count=count, crew=t.crew) for t, held in trials]
     rows = join_predictions(said)

@@ -11,6 +11,7 @@ delta_p - delta_c over the rows, with c the second class or the label. The score
 are right and decided is the lower end, with all that could come right the upper.
 """
 
+import math
 from dataclasses import dataclass, replace
 from operator import add
 from typing import TypeAlias
@@ -72,6 +73,11 @@ class Evidence:
     """How many those are."""
 
 
+def standard_error(score: float, n: int) -> float:
+    """Of a share of n rows that are right."""
+    return math.sqrt(score * (1 - score) / n)
+
+
 def can_judge(trainer: Trainer, metric: str) -> bool:
     """Whether a score by this metric has an interval while the trainer fits."""
     return metric in INTERVALS and isinstance(trainer.solver, PathSolver)
@@ -84,14 +90,19 @@ def look_bytes(sizes: Sizes) -> int:
 
 
 class Judge:
-    """Reads the held-out rows as one fit goes on, until their score is known, or cannot win."""
+    """Reads the held-out rows as one fit goes on, until their score is known, or cannot win.
 
-    def __init__(self, trainer: Trainer, held_out: Rows, metric: str, to_beat: float) -> None:
+    Known is, with ``noise``, what is undecided by no more than so many of its standard errors.
+    """
+
+    def __init__(
+        self, trainer: Trainer, held_out: Rows, metric: str, to_beat: float, noise: float = 0.0
+    ) -> None:
         self.evidence = Evidence(0.0, 0.0, 1.0, held_out.n)
         """What the last look gave."""
         self._problem, self._fitted, self._held_out = trainer.problem, trainer.fitted, held_out
         self._crew = trainer.crew
-        self._metric, self._to_beat = metric_named(metric), to_beat
+        self._metric, self._to_beat, self._noise = metric_named(metric), to_beat, noise
         self._arithmetic: Arithmetic = trainer.problem.preparation.arithmetic
         place = np.searchsorted(self._fitted, held_out.labels).clip(max=len(self._fitted) - 1)
         self._own = np.where(self._fitted[place] == held_out.labels, place, -1)
@@ -115,7 +126,9 @@ class Judge:
             self._near[near] = rests[1] <= NEAR**2 * square
             self._near[self._sample] = True
         self.evidence = self._score(undecided)
-        return self.evidence.low == self.evidence.high or self.evidence.high < self._to_beat
+        low, high = self.evidence.low, self.evidence.high
+        open_share = self._noise * standard_error(self.evidence.value, self._held_out.n)
+        return high - low <= open_share or high < self._to_beat
 
     def _look(self, V: Float64, step: Float64) -> Verdicts:
         problem = self._problem

@@ -7,8 +7,9 @@ from itertools import combinations, combinations_with_replacement
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from linprobe.errors import DataError, LinprobeError, OptionError
+from linprobe.errors import DataError, LinprobeError, NotFoundError, OptionError
 from linprobe.terminal import Progress, Watch, command, ignore
+from linprobe_store.format.taps import joined_taps
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.newest import newest
@@ -134,10 +135,13 @@ def telling_changes(
 
 def check_tap(encoder: StoredEncoder, tap: str) -> None:
     """Refuse, by an ``OptionError``, a tap that an encoder does not have."""
-    taps = [known.name for known in encoder.spec.taps]
-    if tap not in taps:
-        what = f"{encoder.names.model} has no tap {tap!r}; it has {', '.join(taps)}"
-        raise OptionError(what, hint=f"pass --tap {taps[0]}")
+    try:
+        joined_taps(tap, encoder.spec)
+    except NotFoundError as error:
+        what = f"{encoder.names.model}: {error.message}; {error.hint}"
+        hint = f"pass --tap {encoder.spec.taps[0].name}, or store more taps with "
+        hint += command("extract", model=encoder.names.model, taps="TAP,TAP")
+        raise OptionError(what, hint=hint) from None
 
 
 def open_splits(
@@ -169,7 +173,7 @@ def find_one(
     :meth:`FeatureStore.encoder` and :func:`open_splits` do.
     """
     wanted = () if data is None else (data,)
-    encoder = FeatureStore(store).encoder(model, watch, data=wanted)
+    encoder = FeatureStore(store).encoder(model, watch, tap=tap, data=wanted)
     return open_splits(encoder, data, tap, watch)
 
 
@@ -185,7 +189,7 @@ def find_splits(
     if data:
         first = find_one(store, model, data[0], tap, watch)  # tells what is broken, once
         return [first, *(find_one(store, model, name, tap) for name in data[1:])]
-    encoder = FeatureStore(store).encoder(model, watch)
+    encoder = FeatureStore(store).encoder(model, watch, tap=tap)
     listing = encoder.listing()
     listing.tell(watch)
     meant = newest(listing.sound, watch)

@@ -137,7 +137,8 @@ def empty_sums(columns: Float32) -> tuple[float, Float64]:
 def _read_one(read: Read[R], first: int, rows: Rows) -> R:
     part = read(rows, first)
     for block in rows.blocks:
-        let_go(block.features)
+        for view in (block.features, *block.beside):
+            let_go(view)
     return part
 
 

@@ -127,7 +127,8 @@ class SavedProbe:
                 f"the probe in '{self.folder}' takes features of {self.card.encoder} "
                 f"({short_id(self.card.encoder_id)}); these are of {model} "
                 f"({short_id(encoder_id)})",
-                hint=f"use features of {self.card.encoder}, or train a probe on {model}",
+                hint=f"use features of {self.card.encoder}, or train a probe on {model}; "
+                "imports of one encoder have to have the same --encoder-id",
             )
 
     def to_sklearn(self) -> "Pipeline":

@@ -48,6 +48,8 @@ class Block:
     """(b, d) view, never written."""
     take: NDArray[np.intp] | None = None
     """Positions to use, ascending; None for all."""
+    beside: tuple[AnyFeatures, ...] = ()
+    """More columns of the same rows: views (b, d) of the other taps that are joined."""
     origin: Origin | None = None
     """None for an array of this process alone."""
 
@@ -56,9 +58,16 @@ class Block:
         """Rows used."""
         return len(self.features) if self.take is None else len(self.take)
 
+    @property
+    def dim(self) -> int:
+        """Columns, of all taps."""
+        return sum(int(view.shape[1]) for view in (self.features, *self.beside))
+
     def read(self) -> AnyFeatures:
-        """Give the rows used, (n, d): a view where all are used, else a copy."""
-        return self.features if self.take is None else self.features[self.take]
+        """Give the rows used, (n, d): a view where all of one tap are used, else a copy."""
+        views = [self.features, *self.beside]
+        used = views if self.take is None else [view[self.take] for view in views]
+        return cast("AnyFeatures", used[0] if len(used) == 1 else np.concatenate(used, axis=1))
 
     def at(self, positions: NDArray[np.int64]) -> "Block":
         """Use only some of the rows used."""
@@ -89,7 +98,7 @@ class Rows:
     @property
     def dim(self) -> int:
         """Feature dimension d."""
-        return int(self.blocks[0].features.shape[1])
+        return self.blocks[0].dim
 
     @property
     def multi_label(self) -> bool:
@@ -175,7 +184,10 @@ def rows_of_views(views: Sequence[AnyFeatures], labels: LabelArray, n_classes: i
     ``DataError``: no rows, another number of labels than rows, a label outside [0, k), or a
     multi-hot matrix that is not (n, k) of 0 and 1.
     """
-    blocks = tuple(Block(view) for view in views if len(view))
+    return _checked(tuple(Block(view) for view in views if len(view)), labels, n_classes)
+
+
+def _checked(blocks: tuple[Block, ...], labels: LabelArray, n_classes: int) -> Rows:
     n = sum(block.n for block in blocks)
     if n == 0:
         raise DataError("there are no rows", hint="extract the split, or give it some rows")
@@ -195,12 +207,16 @@ def rows_of_views(views: Sequence[AnyFeatures], labels: LabelArray, n_classes: i
 
 
 def rows_of_split(split: Split, tap: str) -> Rows:
-    """Rows of a stored split, mapped; see :func:`rows_of_views`."""
-    views = list(split.blocks(tap, rows=BLOCK_ROWS))
-    rows = rows_of_views(views, split.labels, len(split.classes))
-    origins = (Origin(split, tap, index) for index in range(len(rows.blocks)))
-    blocks = (replace(b, origin=o) for b, o in zip(rows.blocks, origins, strict=True))
-    return replace(rows, blocks=tuple(blocks))
+    """Rows of a stored split, through its maps; taps joined by ``+`` are read side by side.
+
+    ``DataError``: empty, or labels out of range. ``NotFoundError``: no such tap.
+    """
+    views = enumerate(split.views(tap, rows=BLOCK_ROWS))
+    blocks = [
+        Block(first, beside=tuple(beside), origin=Origin(split, tap, index))
+        for index, (first, *beside) in views
+    ]
+    return _checked(tuple(blocks), split.labels, len(split.classes))
 
 
 def rows_of_array(features: AnyFeatures, labels: LabelArray, n_classes: int) -> Rows:

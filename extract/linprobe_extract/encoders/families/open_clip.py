@@ -23,7 +23,7 @@ from torchvision.transforms import Normalize, ToTensor
 
 from linprobe.errors import LinprobeError
 from linprobe.records import JsonValue, read
-from linprobe_extract.encoders import tower, weights
+from linprobe_extract.encoders import tokens, tower, weights
 from linprobe_extract.encoders.family import ModelRef
 from linprobe_extract.pixels.canary import ReferenceTransform
 from linprobe_store.format.spec import PreprocessSpec
@@ -63,6 +63,7 @@ def load_tower(ref: ModelRef) -> tower.LoadedTower:
     with _building():
         transform = PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), overlay))
         pixels, reference = _preprocess_spec(transform), _reference(transform)
+    more, n_blocks = _more_taps(visual)
     return tower.LoadedTower(
         taps=_with_taps(visual),
         architecture=f"open_clip:{type(visual).__name__}",
@@ -71,6 +72,8 @@ def load_tower(ref: ModelRef) -> tower.LoadedTower:
         weights_sha256=weights.digest_weights(visual),
         preprocess=pixels,
         reference=reference,
+        more=more,
+        n_blocks=n_blocks,
     )
 
 
@@ -197,6 +200,15 @@ def _with_taps(visual: Any) -> nn.Module:
     if isinstance(visual, TimmModel):  # in open_clip's head, or the trunk's own classifier
         last = visual.head[-1] if len(visual.head) else visual.trunk.get_classifier()
     return tower.LinearTaps(visual, last if isinstance(last, nn.Linear) else None)
+
+
+def _more_taps(visual: Any) -> tuple[tuple[str, ...], int]:
+    if isinstance(visual, TimmModel):
+        return tokens.taps_of_timm(visual.trunk)
+    if not isinstance(visual, VisionTransformer):
+        return (), 0
+    n_blocks, has_norm = visual.transformer.layers, visual.attn_pool is None
+    return tokens.token_taps(n_blocks, has_class=True, has_norm=has_norm), n_blocks
 
 
 def _stated(config: _Config) -> dict[str, JsonValue]:

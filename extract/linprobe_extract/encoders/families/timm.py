@@ -41,7 +41,7 @@ def load(ref: ModelRef) -> "LoadedTower":
     A LinprobeError is raised if timm does not know the name (the hint has the closest), the
     download failed, the checkpoint does not fit, or linprobe does not know the preprocessing.
     """
-    from linprobe_extract.encoders import tower, weights
+    from linprobe_extract.encoders import tokens, tower, weights
 
     if ref.weights is None:
         with weights.downloading(f"the weights of timm:{ref.architecture}"):
@@ -58,6 +58,7 @@ def load(ref: ModelRef) -> "LoadedTower":
         weights.load_weights(model, kept, str(ref.weights))
     model = model.float().eval()
     data = _data_config(model)
+    more, n_blocks = tokens.taps_of_timm(model)
     return tower.LoadedTower(
         taps=tower.PooledTaps(model),
         architecture=f"timm:{ref.architecture.partition('.')[0]}",
@@ -66,6 +67,8 @@ def load(ref: ModelRef) -> "LoadedTower":
         weights_sha256=weights.digest_weights(model),
         preprocess=_preprocess_spec(data),
         reference=_reference(data),
+        more=more,
+        n_blocks=n_blocks,
     )
 
 

@@ -1,0 +1,1 @@
+"""Libraries of encoders: one adapter each, which do not know each other."""
