@@ -1,5 +1,6 @@
 """Which workers of a scheduler are fit for work, asked again and again."""
 
+import os
 import socket
 import time
 from contextlib import suppress
@@ -78,6 +79,8 @@ class Members:
         ProbeError : the scheduler is gone, or no worker is fit for work.
         """
         present = self._present()
+        with suppress(OSError):
+            os.utime(self._site.meeting)  # else it looks left behind after a day
         for address in present - {*self.fit, *self._unfit, *self._looks}:
             self.doubt(address)
         for address in self.fit.keys() - present:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from linprobe.errors import LinprobeError, OptionError, ProbeError
 from linprobe.machine import available_cores, thread_count
+from linprobe.names import short_id
 from linprobe.terminal import Progress, Watch, command, ignore
 from linprobe_train.cluster.connect import connected
 from linprobe_train.cluster.dispatch import Dispatch, Ended, Work
@@ -121,14 +122,15 @@ def _on_workers(
         watch(Progress(0, len(tasks), "probes", line=line))
         members = Members(client, site, watch)
         for ended in Dispatch(client, members, work, pool.jobs).run(tasks):
-            yield _outcome_of(ended)
+            yield _outcome_of(ended, store, out)
 
 
-def _outcome_of(ended: Ended[Task, Outcome]) -> Outcome:
+def _outcome_of(ended: Ended[Task, Outcome], store: Path, out: Path) -> Outcome:
     """What a worker says of a task, once it is seen here too."""
     task, outcome, hosts = ended.job, ended.result, ", ".join(ended.hosts)
     if outcome is None:
-        alone = command("probe", model=task.encoder_id[:12], data=task.dataset)
+        which = {"model": short_id(task.encoder_id), "data": short_id(task.dataset_id)}
+        alone = command("probe", store=store, **which, out=out)
         hint = f"the log of the worker says why, such as its memory limit; alone here: {alone}"
         return failed(task, f"{ended.problem} ({hint})", hosts)
     if missing := _missing(outcome):
