@@ -78,13 +78,15 @@ def _complete_names(
     except IntegrityError:
         _mend(target, file, sign_names(names, full_id), is_told, watch)
         return
-    if isinstance(stored, DatasetNames) and isinstance(names, DatasetNames):
-        both = stored.completed(names)
-        if both != stored:
-            _write(target, file, sign_names(both, full_id))
-        if both.metric != stored.metric:
-            text = f"{both.name}: its metric at the target is now {both.metric}, as in the source"
-            watch(Progress(0, None, "splits", line=text))
+    pair: tuple[object, object] = stored, names
+    match pair:
+        case DatasetNames() as ours, DatasetNames() as theirs:
+            both = ours.completed(theirs)
+            if both != ours:
+                _write(target, file, sign_names(both, full_id))
+            if both.metric != ours.metric:
+                text = f"its metric at the target is now {both.metric}, as in the source"
+                watch(Progress(0, None, "splits", line=f"{both.name}: {text}"))
 
 
 def complete_witness(target: Place, folder: str, split: SourceSplit, watch: Watch) -> None:
