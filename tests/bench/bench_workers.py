@@ -139,7 +139,7 @@ def bits(folder: Path) -> None:
 
 def overhead(folder: Path) -> None:
     """What a pass over 64 lanes costs beside its rows."""
-    print("\n| m x d | W, MB | gradient, MB | workers | s a pass | MB between workers |")
+    print("\n| m x d | W, MB | gradient, MB | workers | s a pass | MB sent by workers |")
     print("|---|---|---|---|---|---|", flush=True)
     for count in (1, 2, 3):
         with workers(count) as cluster, readers(over(cluster)) as crew:
@@ -147,20 +147,20 @@ def overhead(folder: Path) -> None:
             for m, d in ((100, 512), (1000, 768), (5000, 1024)):
                 W, seconds = np.zeros((d, m), np.float32), []
                 crew.empty_pass(64, W)
-                before = sum(crew.client.run(_incoming).values())
+                before = sum(crew.client.run(_sent).values())
                 for _ in range(5):
                     began = time.perf_counter()
                     crew.empty_pass(64, W)
                     seconds.append(time.perf_counter() - began)
-                moved = (sum(crew.client.run(_incoming).values()) - before) / 5e6
+                moved = (sum(crew.client.run(_sent).values()) - before) / 5e6
                 sizes = f"{W.nbytes / 1e6:.1f} | {8 * m * (d + 1) / 1e6:.1f}"
                 line = f"| {m} x {d} | {sizes} | {count} | {median(seconds):.3f} | {moved:.1f} |"
                 print(line, flush=True)
 
 
-def _incoming(dask_worker: Any) -> int:  # noqa: ANN401
-    """Bytes that other workers have sent to this one."""
-    return int(dask_worker.transfer_incoming_bytes_total)
+def _sent(dask_worker: Any) -> int:  # noqa: ANN401
+    """Bytes that this worker has sent to others, and to the scheduler."""
+    return int(dask_worker.transfer_outgoing_bytes_total)
 
 
 def memory(folder: Path) -> None:

@@ -115,7 +115,7 @@ def test_probing_takes_the_newest_of_each_name_and_an_older_one_by_its_id(tmp_pa
     for query in (first[:12], dataset_with(encoder, first).path.name):
         (answer,) = json.loads(command(*base, "--data", query))["results"]
         assert answer["question"]["dataset_id"] == first
-    every = ["--all", "--jobs", "1", "--joblib-backend", "threading"]
+    every = ["--all", "--jobs", "1"]
     (task,) = json.loads(command(*base, *every))["probes"]
     assert task["task"]["dataset_id"] == second
     (task,) = json.loads(command(*base, *every, "--data", first[:12]))["probes"]

@@ -74,10 +74,9 @@ class Claims:
             if shard is not None:
                 yield shard
                 continue
-            others = self._others()
-            if not others:
+            if not self._open:
                 return
-            patience.wait(f"{len(others)} shards", others.values())
+            patience.wait(f"{len(self._open)} shards", self._others().values())
 
     def may_take_ahead(self) -> bool:
         """Take a shard before it is due; whether :meth:`take` has one without waiting.

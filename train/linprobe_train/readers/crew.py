@@ -155,11 +155,8 @@ class ClusterCrew(Crew):
             weakref.finalize(rows, self._shared.pop, key, None)
         return self._shared[key]
 
-    def _submit(
-        self, work: Callable[..., object], *job: object, home: str | None = None
-    ) -> "Future":
-        place = {} if home is None else {"workers": [home], "allow_other_workers": True}
-        return self.client.submit(work, *job, pure=False, **place)
+    def _submit(self, work: Callable[..., object], *job: object, home: str) -> "Future":
+        return self.client.submit(work, *job, pure=False, workers=[home], allow_other_workers=True)
 
     def _threads(self) -> list[str]:
         """Address of the worker of every thread; ``ProbeError``: there is none for a while."""
@@ -187,11 +184,16 @@ class ClusterCrew(Crew):
         homes = self._threads()
         each = 1 << (max(1, lanes // (LEAVES * len(homes))).bit_length() - 1)
         starts = range(0, lanes, each)
-        leaves = [
-            leaf(start, min(start + each, lanes), homes[i * len(homes) // len(starts)])
-            for i, start in enumerate(starts)
-        ]
-        return joined(leaves, lambda one, other: self._submit(_join, join, one, other))
+        leaves = []
+        for i, start in enumerate(starts):
+            home = homes[i * len(homes) // len(starts)]
+            leaves.append((leaf(start, min(start + each, lanes), home), home))
+
+        def grown(one: "tuple[Future, str]", other: "tuple[Future, str]") -> "tuple[Future, str]":
+            # Where the first is: neighbours are mostly of one worker, and nothing moves.
+            return self._submit(_join, join, one[0], other[0], home=one[1]), one[1]
+
+        return joined(leaves, grown)[0]
 
     def _done(self, tree: Callable[[], "Future"]) -> Any:  # noqa: ANN401  # what the tasks give
         """The result of a tree of tasks, planted again where the data of one was lost."""

@@ -81,12 +81,7 @@ class GatherAt:
 
 @cache
 def identity() -> Identity:
-    """Of this process; its BLAS keeps to one thread from now on."""
-    import scipy.linalg  # noqa: F401  # its BLAS is another library, which the limit must find
-    from threadpoolctl import threadpool_limits
-
-    # For good: limits for a time, of tasks that overlap, would end one another.
-    threadpool_limits(1, user_api="blas")
+    """Of this process, whose BLAS has one thread."""
     digest = hashlib.sha256()
     values = (np.arange(70 * 45) * 7919 % 1009 / 1009 - 0.5).reshape(70, 45)
     rows = rows_of_array(values.astype(np.float16), np.arange(70) % 9, 9)
@@ -158,8 +153,19 @@ def _opened(stored: StoredRows) -> Rows:
         return _ROWS[stored.uid]
 
 
+@cache
+def _own_identity() -> Identity:
+    """Of this worker, whose BLAS keeps to one thread from now on."""
+    import scipy.linalg  # noqa: F401  # its BLAS is another library, which the limit must find
+    from threadpoolctl import threadpool_limits
+
+    # For good: limits for a time, of tasks that overlap, would end one another.
+    threadpool_limits(1, user_api="blas")
+    return identity()
+
+
 def _check(expected: Identity) -> None:
-    own = identity()
+    own = _own_identity()
     for name, what in (("linprobe", "linprobe"), ("numpy", "numpy")):
         wanted, version_here = getattr(expected, name), getattr(own, name)
         if version_here != wanted:

@@ -132,6 +132,13 @@ def _label(result: ProbeResult) -> str:
         words.append("normalised" if protocol.normalize else "not normalised")
     if named is not None and protocol.standardize != named.protocol.standardize:
         words.append("standardised" if protocol.standardize else "not standardised")
+    if named is not None and (grid := protocol.grid) != named.protocol.grid:
+        if grid.values:
+            words.append(f"C of {first_few((f'{C:g}' for C in grid.values), 3)}")
+        if grid.coarse_rows:
+            words.append(f"searched on {grid.coarse_rows} rows")
+    if result.facts.declared_metric not in (None, question.metric):
+        words.append(f"by {question.metric}")
     if question.folds:
         words.append(f"{question.folds} folds")
     if question.balanced:
