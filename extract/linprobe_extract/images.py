@@ -1,11 +1,12 @@
 """Features of loose images for the train stage: the entry point of ``linprobe.image_features``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from linprobe.errors import ExtractError, LinprobeError, MismatchError
 from linprobe.machine import available_cores, decode_threads
@@ -14,6 +15,8 @@ from linprobe.records import read_bytes
 from linprobe.tars import MAX_MEMBER_BYTES
 from linprobe_extract.encoders.device import encode_images, pixel_room
 from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.family import EncoderChoice
+from linprobe_extract.encoders.loading import load_encoder
 from linprobe_extract.pixels.preprocess import limit_thread, preprocess
 from linprobe_extract.shards.samples import cut_batches, is_image
 from linprobe_extract.shards.tar import read_members
@@ -21,19 +24,30 @@ from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import SkippedSample
 from linprobe_store.image_encoder import ImageRequest, ImageRows
 
-_Image = tuple[str, bytes | None]
-"""Name and bytes; None for what cannot be read, or is too large to be."""
+_Image = tuple[str, bytes | Image.Image | None]
+"""Name and content; None for what cannot be read, or is too large to be."""
 
 
 def image_rows(request: ImageRequest) -> Iterator[ImageRows]:
     """Encode images; see :data:`linprobe_store.image_encoder.ImageFeatures`."""
     sources = [source for path in request.paths for source in _find_sources(path)]
     encoder = _load_the_same(request)
+    yield from encode_all(encoder, (image for source in sources for image in _read(source)))
+
+
+def encode_all(encoder: Encoder, images: Iterable[_Image]) -> Iterator[ImageRows]:
+    """Encode named images in batches, decoded as a run decodes them."""
     threads = decode_threads(available_cores(), 1, on_cpu=encoder.device.type == "cpu")
     with ThreadPoolExecutor(threads, "decode", initializer=limit_thread) as pool:
-        images = (image for source in sources for image in _read(source))
-        for batch in cut_batches(images, encoder.batch_size, lambda image: len(image[1] or b"")):
+        for batch in cut_batches(images, encoder.batch_size, _size):
             yield _encode(encoder, batch, pool)
+
+
+def _size(image: _Image) -> int:
+    content = image[1]
+    if isinstance(content, Image.Image):
+        return content.width * content.height * len(content.getbands())
+    return len(content or b"")
 
 
 def _find_sources(path: Path) -> list[Path]:
@@ -70,7 +84,7 @@ def _read(source: Path) -> Iterator[_Image]:
 def _encode(encoder: Encoder, batch: Sequence[_Image], pool: ThreadPoolExecutor) -> ImageRows:
     pixels = pixel_room(encoder, len(batch))
 
-    def skip_reason(data: bytes | None, slot: torch.Tensor) -> str | None:
+    def skip_reason(data: bytes | Image.Image | None, slot: torch.Tensor) -> str | None:
         return "unreadable" if data is None else preprocess(encoder.preprocess, data, slot).skip
 
     names, contents = zip(*batch, strict=True)
@@ -87,14 +101,17 @@ def _load_the_same(request: ImageRequest) -> Encoder:
         hint = "predict on stored or imported features of that encoder instead"
         problem = f"the features of {request.model} were imported"
         raise ExtractError(f"{problem}: how images become them is not known", hint=hint)
-    encoder = Encoder.load(
-        request.model,
-        weights=request.weights,
-        device=request.device,
-        precision=wanted.precision,
-        preprocess=wanted.preprocess.path,
-        storage_dtype=wanted.storage_dtype,
-        taps=[tap.name for tap in wanted.taps],
+    path = wanted.preprocess.path
+    encoder = load_encoder(
+        EncoderChoice(
+            request.model,
+            request.weights,
+            request.device,
+            wanted.precision,
+            "fast" if path == "own" else path,
+            wanted.storage_dtype,
+            tuple(tap.name for tap in wanted.taps),
+        )
     )
     if encoder.spec.encoder_id != wanted.encoder_id:
         theirs, ours = asdict(wanted), asdict(encoder.spec)

@@ -2,7 +2,7 @@
 
 from linprobe.errors import LinprobeError as LinprobeError
 from linprobe_extract.api import extract_features as extract_features
-from linprobe_extract.encoders.encoder import Encoder as Encoder
+from linprobe_extract.encoder import Encoder as Encoder
 from linprobe_store.format.spec import DatasetSpec as DatasetSpec
 from linprobe_store.format.spec import EncoderSpec as EncoderSpec
 from linprobe_store.format.spec import FeatureBlock as FeatureBlock
