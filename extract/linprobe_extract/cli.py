@@ -120,7 +120,7 @@ def extract(
     with watching(f"{model}: {plan.name}", visible=ranks.rank == 0) as watch:
         report = extraction.run(watch, until_signal=True)
     note(run_text(report.run))
-    if ranks.world_size == 1 or (report.sealed if report.run else ranks.rank == 0):
+    if ranks.world_size == 1 or (report.run.has_sealed if report.run else ranks.rank == 0):
         _show(report_text(report), report_json(report), as_json=as_json)
     report.check()
     raise typer.Exit(report.exit_code)
@@ -153,8 +153,11 @@ def doctor(
             emit(f"missing  {advice}")
 
 
-def models() -> None:
+def models(as_json: JsonOption = False) -> None:
     """List the models that can be named."""
     from linprobe_extract.encoders.family import known_models
 
+    if as_json:
+        emit_json({"models": plain(known_models())})
+        return
     emit("\n".join(f"{name:<50} {origin}" for name, origin in known_models().items()))

@@ -106,7 +106,9 @@ class Encoder(encoders.Encoder):
             loaded = place_encoder(tower, names_of(name, name), choice)
         vars(self).update(vars(loaded))
 
-    def encode(self, images: Images) -> tuple[dict[str, FeatureArray], tuple[str, ...]]:
+    def encode(
+        self, images: Images, *, upright: bool = False
+    ) -> tuple[dict[str, FeatureArray], tuple[str, ...]]:
         """Encode images, decoded as the command decodes them.
 
         Parameters
@@ -115,6 +117,7 @@ class Encoder(encoders.Encoder):
             image files; in a list, a torch or Hugging Face dataset without a transform, or a
             webdataset pipeline that does not decode, whose samples may hold labels and more. What
             is decoded already is resized as ``exact`` does.
+        upright : turn image files as their EXIF says, as ``linprobe pack`` does.
 
         Returns
         -------
@@ -138,7 +141,7 @@ class Encoder(encoders.Encoder):
         """
         keys: list[str] = []
         blocks: dict[str, list[FeatureArray]] = {tap.name: [] for tap in self.spec.taps}
-        for rows in encode_all(self, loose_images(images)):
+        for rows in encode_all(self, loose_images(images), is_upright=upright):
             if rows.skipped:
                 what = f"image {rows.skipped[0].key!r} gives no features: {rows.skipped[0].reason}"
                 raise LinprobeError(what, hint="leave it out, or mend it")

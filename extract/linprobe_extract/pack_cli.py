@@ -58,6 +58,13 @@ def pack(
     overwrite: Annotated[
         bool, Option("--overwrite", help="Replace the dataset that --out holds.")
     ] = False,
+    upright: Annotated[
+        bool | None,
+        Option(
+            "--upright/--keep-bytes",
+            help="Turn images as their EXIF says. [default: those of a folder or table]",
+        ),
+    ] = None,
     no_csv_guard: NoCsvGuardOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -79,6 +86,7 @@ def pack(
         jobs=jobs,
         overwrite=overwrite,
         csv_guard=not no_csv_guard,
+        upright=upright,
     )
     with watching("packing") as watch:
         report = pack_source(source, out, options, watch)
@@ -98,6 +106,9 @@ def _report_json(report: "PackReport") -> JsonValue:
         "splits": {name: split.samples for name, split in card.splits.items()},
         "shards": {name: len(split.shards) for name, split in card.splits.items()},
         "bytes": _total_bytes(card),
+        "warnings": _trouble(card),
+        "upright": card.upright,
+        "rotated": card.rotated,
         "unreadable": len(card.unreadable),
         "duplicates": len(card.duplicates),
         "leaks": len(card.leaks),
@@ -126,7 +137,11 @@ def _report_text(report: "PackReport") -> str:
 
 
 def _trouble(card: DatasetCard) -> list[str]:
-    lines = []
+    """What will hurt, one list: all of it is told before an extraction is spent."""
+    lines = [f"warning: {line}" for line in card.warnings]
+    if card.rotated:
+        how = "turned" if card.upright else "not turned"
+        lines.append(f"note: {card.rotated:,} images {how} as their EXIF says")
     if card.unreadable:
         names = first_few(f"{image.name} ({image.reason})" for image in card.unreadable)
         lines.append(f"warning: {_counted(card.unreadable, 'unreadable image')} kept out: {names}")

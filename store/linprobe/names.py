@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from linprobe.errors import LinprobeError, OptionError
@@ -16,10 +16,10 @@ from linprobe.records import read_bytes
 SHORT_ID_DIGITS = 12
 """Hex digits of an id in a folder name: 48 bits; the full id is checked inside the folder."""
 IMAGE_EXTENSIONS = frozenset(
-    "jpg jpeg jfif png ppm pgm bmp gif webp tif tiff jp2 avif jxl".split()  # noqa: SIM905
+    "jpg jpeg jfif png ppm pgm bmp gif webp tif tiff jp2 avif jxl heic heif".split()  # noqa: SIM905
 )
 """File extensions that are taken for images, lower case, without the dot."""
-IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "WEBP", "TIFF", "JPEG2000", "AVIF", "JXL")
+IMAGE_FORMATS = tuple("JPEG PNG PPM BMP GIF WEBP TIFF JPEG2000 AVIF JXL HEIF".split())  # noqa: SIM905
 """What Pillow calls them. It knows others: for PostScript it runs a program."""
 SPLITS = ("train", "val", "test")
 SPLIT_ALIASES: Mapping[str, str] = MappingProxyType(
@@ -38,13 +38,21 @@ _RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
 
 @cache
 def image_formats() -> tuple[str, ...]:
-    """The formats to open images as, of those that Pillow and its plugin for JPEG XL read."""
+    """The formats to open images as, of those that Pillow and its plugins for two more read."""
     from PIL import Image  # which not every stage needs
 
     with suppress(ImportError):
         importlib.import_module("pillow_jxl")
+    with suppress(ImportError):  # the extra heif
+        importlib.import_module("pillow_heif").register_heif_opener()
     Image.init()
     return tuple(name for name in IMAGE_FORMATS if name in Image.OPEN)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is taken for an image; hidden files are not."""
+    path = PurePosixPath(name)
+    return path.suffix.lower()[1:] in IMAGE_EXTENSIONS and path.name[0] != "."
 
 
 def slugify(name: str) -> str:

@@ -14,8 +14,9 @@ import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path, PurePath
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -35,6 +36,9 @@ MAX_VALUES = 1 << 22
 """Commas and brackets of a file: a value takes some 100 bytes, however short it is written."""
 T = TypeVar("T")
 
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a FIFO",
@@ -54,9 +58,7 @@ def canonical_json(value: JsonValue) -> bytes:
     ------
     ValueError : a float is not finite.
     """
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def digest_json(value: JsonValue) -> str:
@@ -69,9 +71,11 @@ def plain(value: object) -> JsonValue:
 
     Numbers of numpy become Python's, paths become text; a field that is UNSET is left out.
     """
+    if value is None or type(value) in (str, int, float, bool):
+        return cast("JsonValue", value)
     if is_dataclass(value) and not isinstance(value, type):
         # Not by msgspec, which leaves out what reading left at its default.
-        items = ((field.name, getattr(value, field.name)) for field in fields(value))
+        items = ((name, getattr(value, name)) for name in _field_names(type(value)))
         return {name: plain(item) for name, item in items if item is not msgspec.UNSET}
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
@@ -79,6 +83,11 @@ def plain(value: object) -> JsonValue:
         return [plain(item) for item in value]
     built: JsonValue = msgspec.to_builtins(value, enc_hook=_built)
     return built
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
 
 
 def _built(value: object) -> object:
@@ -102,7 +111,7 @@ def encode(value: object) -> bytes:
 
 def parse(
     kind: type[T],
-    data: bytes,
+    data: bytes | Mapping[str, object],
     place: str,
     *,
     error: type[LinprobeError] = IntegrityError,
@@ -114,7 +123,7 @@ def parse(
     ----------
     kind : the dataclass; nested ones, tuples, unions with None, ``Literal`` and ``Annotated``
         bounds are understood.
-    data : UTF-8 JSON.
+    data : UTF-8 JSON, or the fields that were read of it.
     place : the file, as the message shall name it.
     error : what to raise.
     hint : its hint.
@@ -126,17 +135,22 @@ def parse(
         missing, unknown or of another type.
     """
     try:
-        if (n := sum(map(data.count, (b",", b"[", b"{")))) > MAX_VALUES:
-            raise ValueError(f"expected at most {MAX_VALUES:,} values, found some {n:,}")  # noqa: TRY301
-        msgspec.json.decode(data)  # refuses NaN, lone surrogates and 1e999, which json takes
-        value = _JSON.decode(data.decode())
-        _check_depth(value, data)
+        value = _decoded(data) if isinstance(data, bytes) else data
         record = msgspec.convert(value, kind)
     except (ValueError, RecursionError) as failure:  # msgspec's own are ValueErrors
         raise error(f"{place}: {failure}", hint=hint) from None
     if unknown := _unknown_field(value, msgspec.to_builtins(record)):
         raise error(f"{place}: unknown field - at `${unknown}`", hint=hint)
     return record
+
+
+def _decoded(data: bytes) -> object:
+    if (n := sum(map(data.count, (b",", b"[", b"{")))) > MAX_VALUES:
+        raise ValueError(f"expected at most {MAX_VALUES:,} values, found some {n:,}")
+    msgspec.json.decode(data)  # refuses NaN, lone surrogates and 1e999, which json takes
+    value: object = _JSON.decode(data.decode())
+    _check_depth(value, data)
+    return value
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -207,19 +221,19 @@ def read_bytes(
     LinprobeError : of class ``error``: the file is missing, is no regular file, or too large.
     StoreError : the file cannot be read.
     """
-    with open_regular(path, error=error, hint=hint) as stream:
-        n_bytes = os.fstat(stream.fileno()).st_size
-        content = bytearray()
-        step = min(max(n_bytes, 1 << 12), limit) + 1
-        try:
-            while n_bytes <= limit and (piece := stream.read(step)):
-                content += piece
-                n_bytes = max(n_bytes, len(content))  # of one that grows meanwhile
-        except OSError as failure:
-            raise unreadable(path, failure) from failure
+    fd, n_bytes = _open_fd(path, error, hint)
+    content = b""
+    try:
+        while n_bytes <= limit and (piece := os.read(fd, min(max(n_bytes, 1 << 12), limit) + 1)):
+            content = content + piece if content else piece
+            n_bytes = max(n_bytes, len(content))  # of one that grows meanwhile
+    except OSError as failure:
+        raise unreadable(path, failure) from failure
+    finally:
+        os.close(fd)
     if n_bytes > limit:
         raise error(f"{path}: expected at most {limit:,} bytes, found {n_bytes:,}", hint=hint)
-    return bytes(content)
+    return content
 
 
 def open_regular(
@@ -232,6 +246,12 @@ def open_regular(
     LinprobeError : of class ``error``: the file is missing, or no regular file.
     StoreError : the file cannot be opened.
     """
+    fd, _ = _open_fd(path, error, hint)
+    return os.fdopen(fd, "rb", buffering=0)
+
+
+def _open_fd(path: Path, error: type[LinprobeError], hint: str) -> tuple[int, int]:
+    """A descriptor of a regular file, and the file's size."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -242,12 +262,12 @@ def open_regular(
         if failure.errno != errno.ENXIO:
             raise unreadable(path, failure) from failure
         raise error(f"{path}: expected a regular file, found a socket", hint=hint) from None
-    mode = os.fstat(fd).st_mode
-    if not stat.S_ISREG(mode):
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
         os.close(fd)
-        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise error(f"{path}: expected a regular file, found {kind}", hint=hint)
-    return os.fdopen(fd, "rb", buffering=0)
+    return fd, status.st_size
 
 
 def _unknown_field(given: object, taken: object) -> str | None:

@@ -12,9 +12,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain, islice
+from pathlib import Path, PurePath
 from typing import TextIO, TypeAlias
 
+from linprobe.names import is_image
 from linprobe.records import JsonValue
 
 Word: TypeAlias = "str | Path | int | float | bool | Sequence[str | Path] | None"
@@ -34,6 +36,8 @@ _PLACEHOLDERS: Mapping[str, Mapping[str, str]] = {
 """What a person has to fill in where the command does not know it."""
 _MAX_CELL = 1000
 """Characters of a cell of a table."""
+MANY = 100_000
+"""Files that are looked at to tell what a folder holds."""
 _AGES = (("s", 60.0), ("min", 60.0), ("h", 24.0), ("d", 365.0))
 
 
@@ -125,6 +129,11 @@ def command(verb: str, *words: str | Path, **options: Word) -> str:
     data = "".join(map(str, given.get("data", ())))
     fits = " " not in data and not ("/" in data and verb in ("probe", "compare"))
     fits = fits and not any("$" in str(value) for values in given.values() for value in values)
+    if installed and verb == "pack" and len(words) == 1 and given.keys() == {"out"}:
+        source = str(words[0])  # the Makefile packs under its last part
+        if str(given["out"][0]) == f"data/{PurePath(source.rpartition(':')[2]).name}":
+            verb, words, given = "data", (), {"data": [source]}
+            fits = not any(char in source for char in " $")
     if not installed or verb not in _MAKE_TARGETS or words or not fits:
         parts = [*(installed or "linprobe").split(), *verb.split(), *map(str, words)]
         return shlex.join([*parts, *_flags(given)])
@@ -135,6 +144,19 @@ def command(verb: str, *words: str | Path, **options: Word) -> str:
             line += f" {variable}={shlex.quote(text)}"
     flags = shlex.join(_flags(given))
     return f"{line} ARGS={shlex.quote(flags)}" if flags else line
+
+
+def pack_hint(folder: Path) -> str:
+    """What to do with a folder of images where shards were expected; "" where it is none."""
+    paths = chain.from_iterable(folder.glob(pattern) for pattern in ("*/*", "*/*/*"))
+    own = (path.relative_to(folder) for path in islice(paths, MANY))
+    if not any(is_image(path.name) and path.parts[0][0] != "." for path in own):
+        return ""
+    out = Path("data", folder.resolve().name)
+    if out.resolve() == folder.resolve():
+        out = out.with_name(f"{out.name}-packed")
+    made = command("pack", f"imagefolder:{folder}", out=out)
+    return f"it holds images and no shards; this makes {out} of it: {made}"
 
 
 def install(extra: str) -> str:

@@ -167,6 +167,13 @@ def import_(
     storage_dtype: Annotated[
         StorageDtype | None, typer.Option(help="Default: as the files.")
     ] = None,
+    encoder_id: Annotated[
+        str | None,
+        typer.Option(
+            help="Your word that features imported with the same one are of one encoder: probes of "
+            "one dataset then take those of another."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Import features made elsewhere: .npy or .npz arrays."""
@@ -176,15 +183,23 @@ def import_(
     before = listing.sound
     names = DatasetNames(dataset, metric)
     splits = import_files(
-        opened, split, encoder_name, names, tap=tap, classes=classes, storage_dtype=storage_dtype
+        opened,
+        split,
+        encoder_name,
+        names,
+        tap=tap,
+        classes=classes,
+        storage_dtype=storage_dtype,
+        asserted_id=encoder_id,
     )
-    own, kept, encoder_id = splits[0].encoder_names, splits[0].dataset_names, splits[0].encoder_id
-    is_new = all(encoder.encoder_id != encoder_id for encoder in before)
+    own, kept, ours = splits[0].encoder_names, splits[0].dataset_names, splits[0].encoder_id
+    is_new = all(encoder.encoder_id != ours for encoder in before)
     others = [encoder.short_id for encoder in before if is_new and encoder.names == own]
     if others:
         note(
             f"{own.model!r} is already the name of other features ({', '.join(others)}); "
-            f"these are {short_id(encoder_id)}"
+            f"these are {short_id(ours)}; where they are of one encoder, import all with the same "
+            "--encoder-id"
         )
     if kept.name != dataset:
         note(f"these rows are in the store already as {kept.name!r}, and keep that name")
@@ -194,7 +209,7 @@ def import_(
             f"score by another with '{command('probe', metric=metric)}'"
         )
     rows = [{"name": s.name, "rows": s.n, "digest": s.digest, "path": s.path} for s in splits]
-    value = {"encoder_id": encoder_id, "dataset_id": splits[0].dataset_id, "splits": rows}
+    value = {"encoder_id": ours, "dataset_id": splits[0].dataset_id, "splits": rows}
     _show(value, reports.imported_text(splits), as_json)
 
 

@@ -5,7 +5,7 @@ encodes images is an :data:`ImageFeatures` in the entry points ``linprobe.image_
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -29,7 +29,9 @@ class ImageRequest:
     device: Device
     """Where it runs."""
     paths: tuple[Path, ...]
-    """Image files, folders of images (searched through), and tar shards."""
+    """Image files, folders of images (searched through, but for hidden ones), and tar shards."""
+    upright: bool = False
+    """Whether images are turned as their EXIF says, as those of the probe's dataset were."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class ImageRows:
     """(b, d) by tap, in the storage dtype, un-normalised: what the store would hold."""
     skipped: tuple[SkippedSample, ...]
     """The others, with the reason of each."""
+    notes: Mapping[str, int] = field(default_factory=dict)
+    """Remarks on those that were encoded, such as ``orientation_ignored``, by count."""
 
 
 ImageFeatures: TypeAlias = Callable[[ImageRequest], Iterator[ImageRows]]

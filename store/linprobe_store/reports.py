@@ -10,9 +10,10 @@ from typing import Literal
 from linprobe.errors import StoreError
 from linprobe.names import short_id
 from linprobe.terminal import human_age, human_bytes, one_line, text_table
+from linprobe_store.care.importing import ASSERTED
 from linprobe_store.care.verify import UnitReport
 from linprobe_store.format.layout import COMMIT_FILE, PART_PREFIX, PARTS_FOLDER
-from linprobe_store.format.spec import Tap
+from linprobe_store.format.spec import EncoderSpec, Tap
 from linprobe_store.handles.dataset import StoredDataset, is_packed_split
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.lookup import Broken, Listing, list_folders, reading
@@ -157,7 +158,7 @@ def encoder_text(encoder: StoredEncoder, contents: Contents) -> str:
         f"id             {encoder.encoder_id}",
         f"folder         {encoder.path}",
         f"architecture   {spec.architecture}, activation {spec.activation}",
-        f"weights        sha256 {spec.weights_sha256}",
+        f"weights        {_weights_text(spec)}",
         f"taps           {_dims_text(spec.taps)}",
         f"arithmetic     {spec.precision}, stored as {spec.storage_dtype}",
         f"preprocessing  {pixels}",
@@ -174,6 +175,11 @@ def encoder_text(encoder: StoredEncoder, contents: Contents) -> str:
             lines += [f"metric         {entry.metric}"] if entry.metric else []
             lines += [f"  {split.name:<12} {_split_text(split)}" for split in entry.splits]
     return "\n".join(map(one_line, lines))
+
+
+def _weights_text(spec: EncoderSpec) -> str:
+    asserted = spec.config.get(ASSERTED)
+    return f"asserted: {asserted}" if asserted else f"sha256 {spec.weights_sha256}"
 
 
 def _split_text(split: SplitEntry) -> str:

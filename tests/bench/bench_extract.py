@@ -29,7 +29,7 @@ from linprobe.terminal import ignore
 from linprobe_extract.encoders.device import launcher
 from linprobe_extract.encoders.register import register
 from linprobe_extract.run.encode import Run
-from linprobe_extract.run.ranks import Ranks, Turns
+from linprobe_extract.run.ranks import Ranks
 from linprobe_extract.run.work import Work
 from linprobe_extract.shards.caches import FingerprintCache
 from linprobe_extract.shards.locate import plan_dataset
@@ -49,7 +49,7 @@ def extract(encoder: Encoder, data: Path, store: Path) -> tuple[float, float]:
     stored = register(encoder, store, batch_size=BATCH)
     cache = FingerprintCache(store)
     work = Work(plan, tuple(split.name for split in plan.splits), stored, cache)
-    alone = Turns(Ranks(0, 1, 0, 1, torchrun=False), None)
+    alone = Ranks(0, 1, 0, 1)
     run = Run(work, encoder, BATCH, 1, 0.0, alone, ignore, threading.Event())
     start = time.perf_counter()
     report = run.extract()

@@ -26,8 +26,9 @@ from linprobe_extract.device_memory import DeviceMemoryError, free_memory
 from linprobe_extract.encoders.device import Flight, Launch, encode_images, launcher, pixel_room
 from linprobe_extract.encoders.family import Precision, PreprocessPath
 from linprobe_extract.pixels.preprocess import preprocess_all
+from linprobe_extract.run.batches import EncodedBatch, Unit
 from linprobe_extract.run.keys import SplitKeys
-from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
+from linprobe_extract.run.pipeline import Pipeline
 from linprobe_extract.shards.samples import read_samples
 from linprobe_extract.shards.tar import fingerprint_shard, read_members
 from linprobe_extract.shards.types import Labelling, Shard

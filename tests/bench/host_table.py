@@ -30,8 +30,9 @@ from tar_factories import tar_bytes
 
 from linprobe_extract.encoders.device import Flight
 from linprobe_extract.pixels import jpeg
+from linprobe_extract.run.batches import EncodedBatch, Unit
 from linprobe_extract.run.keys import SplitKeys
-from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
+from linprobe_extract.run.pipeline import Pipeline
 from linprobe_extract.shards.samples import read_samples
 from linprobe_extract.shards.tar import fingerprint_shard, read_members
 from linprobe_extract.shards.types import Labelling, Shard

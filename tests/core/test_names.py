@@ -131,7 +131,7 @@ def test_jpeg_xl_is_read_where_pillow_has_its_plugin(
     monkeypatch.delitem(sys.modules, "pillow_jxl")
     monkeypatch.syspath_prepend(str(tmp_path))
     image_formats.cache_clear()
-    assert image_formats()[-1] == "JXL"
+    assert "JXL" in image_formats()
 
     monkeypatch.undo()
     sys.modules.pop("pillow_jxl", None)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from linprobe import Encoder
 from linprobe.errors import LinprobeError
-from linprobe_extract.encoders import weights as hub
+from linprobe_extract import hub
 
 
 def no_network(*_args: object, **_options: object) -> None:

@@ -1,6 +1,7 @@
 """The command, as a person runs it: killed, shared, repeated, misused."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -110,8 +111,9 @@ def test_two_processes_under_torchrun_share_the_work_and_give_the_same_bytes(
 
     assert both.returncode == 0, both.stderr
     assert sealed_bytes(tmp_path / "two") == undisturbed
-    shares = [int(line.split()[0]) for line in both.stderr.splitlines() if " shards" in line]
-    assert sum(shares) == 41
+    shares = re.findall(r"^(\d+) shards[ ,]", both.stderr, re.MULTILINE)
+    assert sum(map(int, shares)) == 41
+    assert both.stdout.count("train    240 rows") == 1
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,19 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from encoder_factories import SmallModel, load_small, make_model
+from image_factories import picture, with_orientation
 from tar_factories import image_bytes, tar_bytes
 
 from linprobe.errors import ExtractError, MismatchError
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.images import image_rows
+from linprobe_extract.pixels.upright import turned
 from linprobe_store.image_encoder import ImageRequest, ImageRows, find_image_features
 
 
@@ -92,6 +95,27 @@ def test_what_does_not_decode_is_named_with_its_reason_and_the_rest_goes_on(
     )
 
 
+def test_photos_are_turned_where_those_of_the_dataset_were_and_hidden_ones_not_looked_at(
+    tmp_path: Path, small: SmallModel, encoder: Encoder
+) -> None:
+    rotated = with_orientation(picture(60, 40), 6)
+    folder, upright = tmp_path / "photos", turned(rotated)
+    (folder / ".venv" / "lib").mkdir(parents=True)
+    for name in ("a.jpg", "._a.jpg", ".venv/lib/icon.jpg"):
+        (folder / name).write_bytes(rotated)
+    (tmp_path / "b.jpg").write_bytes(upright or b"")
+    request = ImageRequest(encoder.spec, str(small.config), small.weights, "cpu", (folder,))
+
+    (as_stored,) = image_rows(request)
+    (as_seen,) = image_rows(replace(request, upright=True))
+    (expected,) = image_rows(replace(request, paths=(tmp_path / "b.jpg",)))
+
+    assert as_stored.keys == as_seen.keys == (str(folder / "a.jpg"),)
+    assert (as_stored.notes, as_seen.notes) == ({"orientation_ignored": 1}, {})
+    np.testing.assert_array_equal(as_seen.features["embedding"], expected.features["embedding"])
+    assert not np.array_equal(as_stored.features["embedding"], as_seen.features["embedding"])
+
+
 def test_another_encoder_is_refused_with_both_ids_and_what_differs(
     tmp_path: Path, small: SmallModel, encoder: Encoder
 ) -> None:
@@ -118,8 +142,6 @@ def test_a_missing_path_and_a_folder_without_images_come_before_the_encoder(
 
 
 def test_imported_features_have_no_encoder_of_images(tmp_path: Path, encoder: Encoder) -> None:
-    from dataclasses import replace
-
     (tmp_path / "a.jpg").write_bytes(image_bytes(1))
     spec = replace(encoder.spec, preprocess=None)
     with pytest.raises(ExtractError, match="were imported"):

@@ -1,5 +1,6 @@
 """Names resolve without torch, and every wrong one says what would be right."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,13 +9,15 @@ import open_clip
 import pytest
 import torch
 from encoder_factories import CONFIGS, load_small, make_model, random_pixels
+from store_command import run_command
 
 from linprobe import Encoder
 from linprobe.errors import LinprobeError
 from linprobe.terminal import install
 from linprobe_extract.encoders.families.demo import MODELS as DEMO_MODELS
 from linprobe_extract.encoders.families.open_clip_names import OPENAI_MODELS, catalog
-from linprobe_extract.encoders.family import known_models, names_of, resolve_model
+from linprobe_extract.encoders.family import known_models, names_of, resolve_model, typed
+from linprobe_store.format.spec import EncoderNames
 
 PENULTIMATE = {
     # Tables 19 and 20 of the CLIP paper (arXiv 2103.00020): input, embedding, penultimate width.
@@ -203,3 +206,32 @@ def test_known_models_begin_with_those_that_need_no_download() -> None:
 
     assert names[: len(DEMO_MODELS)] == list(DEMO_MODELS)
     assert "ViT-L/14@336px" in names
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [("ViT-B/32", "vit-b-32-mine"), ("ViT-B-32:laion2b_s34b_b79k", "vit-b-32-mine"),
+     ("ViT-B-32", "vit-b-32-mine"), ("timm:test_vit", "timm-test-vit-mine"),
+     ("demo", "demo-efficientnet-lite0-mine")],
+)  # fmt: skip
+def test_weights_of_ones_own_are_in_the_name_and_those_of_others_are_not(
+    tmp_path: Path, name: str, slug: str
+) -> None:
+    weights = tmp_path / "mine.pt"
+    weights.touch()
+
+    names = resolve_model(name, weights=weights).names
+
+    assert names == EncoderNames(f"{name}+mine.pt", slug)
+    assert typed(names.model) == (name, "mine.pt")
+    assert typed(name) == (name, "")
+    plus = resolve_model(name, weights=weights.rename(tmp_path / "a+b.pt")).names
+    assert typed(plus.model) == (name, "a-b.pt")
+
+
+def test_the_list_of_models_is_json_on_request() -> None:
+    done = run_command("models", "--json")
+
+    models = json.loads(done.out)["models"]
+    assert models["ViT-B/16"] == "OpenAI"
+    assert models == known_models()

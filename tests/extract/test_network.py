@@ -24,12 +24,7 @@ from run_factories import sealed_bytes
 from web_server import Fault, Forever, Server, files_of, serving
 
 from linprobe.errors import ExtractError, ShardError, StoreError
-from linprobe.terminal import ignore
 from linprobe_extract.encoders.encoder import Encoder
-from linprobe_extract.encoders.register import register
-from linprobe_extract.run.encode import Gauge, Run
-from linprobe_extract.run.ranks import Ranks, Turns
-from linprobe_extract.run.report import RunReport
 from linprobe_extract.run.run import Extraction
 from linprobe_extract.shards.caches import FingerprintCache
 from linprobe_extract.shards.fetch import Fetcher
@@ -520,29 +515,6 @@ def test_a_folder_of_copies_that_somebody_else_made_is_not_used(
         fetch(f"{web.url}/train/0.tar", tmp_path)
 
     assert "TMPDIR" in caught.value.hint
-
-
-def test_the_last_shards_of_a_run_go_to_whoever_is_free(
-    data: Path, encoder: Encoder, tmp_path: Path
-) -> None:
-    """A process takes shards before they are due, but not from the mouths of its peers."""
-    counter = {"n": 0}
-
-    def add(_: str, n: int) -> int:
-        counter["n"] += n
-        return counter["n"]
-
-    turns = Turns(Ranks(0, 2, 0, 2, torchrun=True), add)
-    work = extraction(encoder, str(data), tmp_path / "store")._work(turns.ranks, read_only=False)
-    work = replace(work, stored=register(encoder, tmp_path / "store", batch_size=4))
-    run = Run(work, encoder, 4, 1, 0.0, turns, ignore, Event())
-    with Fetcher(work.fingerprints) as fetcher:
-        report = RunReport(4, n_shards_before=0)
-        shards = turns.claim([*enumerate(work.shards)], "shards")
-        units = run._claimed(fetcher, report, Gauge(work, ignore), shards)
-        claims = [counter["n"] for _ in units]
-
-    assert claims[0] == 1
 
 
 class _Mute(AbstractFileSystem):  # type: ignore[misc]

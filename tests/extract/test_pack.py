@@ -14,6 +14,7 @@ from pack_factories import (
     read_members,
     tree_bytes,
     write_image,
+    write_image_folder,
 )
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -155,15 +156,35 @@ def test_another_dataset_is_never_packed_over_a_finished_one(
     assert pack(source, tmp_path / "out", replace(other, overwrite=True)).is_new
 
 
-def test_a_source_that_changed_is_told_and_packed_again_on_request(tmp_path: Path) -> None:
+def test_a_source_that_changed_is_packed_again_and_what_changed_is_told(tmp_path: Path) -> None:
     source = folder_source(tmp_path)
     pack(source, tmp_path / "out", SMALL)
     write_image(tmp_path / "pets/train/a/0.jpg", seed=99)
+    write_image(tmp_path / "pets/train/c/0.jpg", seed=98)
+    (tmp_path / "pets/train/a/1.jpg").rename(tmp_path / "pets/train/b/8.jpg")
+    lines: list[str] = []
 
-    with pytest.raises(PackError, match="or its source has changed"):
-        pack(source, tmp_path / "out", SMALL)
+    again = pack(source, tmp_path / "out", SMALL, lambda progress: lines.append(progress.line))
 
-    assert pack(source, tmp_path / "out", replace(SMALL, overwrite=True)).is_new
+    assert again.is_new
+    (line,) = filter(None, lines)
+    assert "its source has changed: 2 added; 1 removed; 1 in another class; new classes: c" in line
+    (tmp_path / "out/train/samples.csv").unlink()
+    write_image(tmp_path / "pets/train/a/0.jpg", seed=97)
+    pack(source, tmp_path / "out", SMALL, lambda progress: lines.append(progress.line))
+    assert lines[-1] == "" or "cannot be read" in "".join(lines)
+
+
+def test_another_source_or_other_options_replace_a_dataset_on_request_alone(tmp_path: Path) -> None:
+    source = folder_source(tmp_path)
+    pack(source, tmp_path / "out", SMALL)
+    other = f"imagefolder:{write_image_folder(tmp_path / 'others')}"
+
+    for words, options in ((other, SMALL), (source, replace(SMALL, seed=5))):
+        with pytest.raises(PackError, match="holds another dataset"):
+            pack(words, tmp_path / "out", options)
+        assert pack(words, tmp_path / "out", replace(options, overwrite=True)).is_new
+        pack(source, tmp_path / "out", replace(SMALL, overwrite=True))
 
 
 def test_a_folder_with_other_things_is_refused_even_with_overwrite(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from huggingface_hub import constants
 from pack_factories import image_bytes, read_members
 
 from linprobe.door import main
@@ -210,3 +211,23 @@ def test_the_extra_is_named_where_the_package_is_absent(
     told = capsys.readouterr().err
     assert "needs the package datasets" in told
     assert "'linprobe[hf]'" in told
+
+
+def test_without_a_network_a_dataset_of_the_hub_is_asked_for_once_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    module = stand_in()
+
+    def load_dataset(name: str, config: str | None) -> object:
+        asked.append(f"{name}, {config}, offline {constants.HF_HUB_OFFLINE}")
+        raise ConnectionError(f"Couldn't reach {name!r} on the Hub (OfflineModeIsEnabled)")
+
+    monkeypatch.setattr(module, "load_dataset", load_dataset)
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    monkeypatch.setattr("linprobe_extract.hub._reachable", lambda: False)
+    with pytest.raises(PackError, match="Couldn't reach 'cifar10'") as caught:
+        pack("hf:cifar10", tmp_path / "out", OPTIONS)
+
+    assert asked == ["cifar10, None, offline True"]
+    assert "no network: copy its files into a folder, and pack hf:FOLDER" in caught.value.hint

@@ -13,8 +13,9 @@ from pixel_oracles import CLIP
 from tar_factories import labelled, tar_bytes
 
 from linprobe_extract.encoders.device import Flight
+from linprobe_extract.run.batches import EncodedBatch, Unit, UnitEnd
 from linprobe_extract.run.keys import SplitKeys
-from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit, UnitEnd
+from linprobe_extract.run.pipeline import Pipeline
 from linprobe_extract.shards.tar import fingerprint_shard
 from linprobe_extract.shards.types import Labelling, Shard
 

@@ -148,7 +148,7 @@ def test_several_processes_do_not_share_a_pipeline(
 ) -> None:
     monkeypatch.setattr(
         "linprobe_extract.run.run.ranks_from_environment",
-        lambda: Ranks(0, 2, 0, 2, torchrun=False),
+        lambda: Ranks(0, 2, 0, 2),
     )
 
     with pytest.raises(ExtractError, match="pipelines cannot be shared"):

@@ -1,5 +1,6 @@
 """A whole run: shards in, sealed splits out, the same however it is divided."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tar_factories import write_packed
 from linprobe import Encoder, extract_features
 from linprobe.errors import ExtractError
 from linprobe_extract.pixels.preprocess import preprocess
-from linprobe_extract.run.ranks import Ranks, Turns
+from linprobe_extract.run.ranks import Ranks
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_extract.shards.tar import read_members
 from linprobe_store.handles.store import FeatureStore
@@ -63,16 +64,26 @@ def test_a_second_run_has_nothing_to_do(encoder: Encoder, data: Path, tmp_path: 
     assert sealed_bytes(tmp_path / "features") == before
 
 
-def test_any_number_of_processes_gives_the_same_bytes(
+def test_any_number_of_processes_gives_the_same_bytes_and_one_of_them_seals(
     encoder: Encoder, data: Path, tmp_path: Path
 ) -> None:
     run_once(encoder, data, tmp_path / "one")
 
-    for rank in range(3):
-        turns = Turns(Ranks(rank, 3, 0, 3, torchrun=False), None)
-        run_once(encoder, data, tmp_path / "three", turns=turns)
+    with ThreadPoolExecutor(3) as pool:
+        reports = list(
+            pool.map(
+                lambda rank: run_once(
+                    encoder, data, tmp_path / "three", ranks=Ranks(rank, 3, 0, 3)
+                ),
+                range(3),
+            )
+        )
 
+    assert sum(report.n_shards for report in reports) == 4
+    assert [len(report.sealed) for report in reports] == [2, 2, 2]
+    assert sum(report.has_sealed for report in reports) == 1
     assert sealed_bytes(tmp_path / "three") == sealed_bytes(tmp_path / "one")
+    assert not list((tmp_path / "three").glob("enc-*/tmp-*"))
 
 
 def test_another_model_under_the_same_name_is_another_encoder(

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from run_factories import (
-    SharedCounters,
     Steps,
     run_once,
     sealed_bytes,
@@ -20,13 +19,13 @@ from run_factories import (
 from tar_factories import labelled, tar_bytes, write_dataset
 
 from linprobe.errors import ExtractError, StoreError
+from linprobe.leases import Leases
 from linprobe.terminal import Progress
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.register import register
-from linprobe_extract.run.ranks import Ranks, Turns
+from linprobe_extract.run.claims import lease_name
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_extract.shards.tar import fingerprint_shard
-from linprobe_store.handles.store import FeatureStore
 
 
 def test_what_cannot_be_decoded_is_skipped_with_its_key_and_changes_no_other_row(
@@ -126,22 +125,21 @@ def test_no_room_for_one_image_is_an_error(encoder: Encoder, data: Path, tmp_pat
         run_once(Full(*parts), data, tmp_path / "features", batch_size=2)
 
 
-def test_after_out_of_memory_a_rank_keeps_its_shards_and_takes_none_of_its_peers(
+def test_after_out_of_memory_a_process_keeps_its_shards_and_takes_none_of_its_peers(
     encoder: Encoder, data: Path, tmp_path: Path
 ) -> None:
-    counters = SharedCounters()
-    mine, of_peer = (Turns(Ranks(r, 2, r, 2, torchrun=True), counters.add) for r in range(2))
-    splits = plan_dataset(str(data)).splits
-    shards = [shard for split in splits for shard in split.shards]
-    assert next(of_peer.claim(shards, "shards")) == shards[0]
+    stored = register(encoder, tmp_path / "store", batch_size=8)
+    shards = [shard for split in plan_dataset(str(data)).splits for shard in split.shards]
 
-    report = run_once(cramped(encoder), data, tmp_path / "store", batch_size=8, turns=mine)
+    with Leases(stored.path) as peer:
+        assert peer.take(lease_name(shards[0]))
+        peer.fail(lease_name(shards[0]))  # not to be waited for
+        report = run_once(cramped(encoder), data, tmp_path / "store", batch_size=8)
 
-    stored = FeatureStore(tmp_path / "store").encoder()
     is_stored = [stored.committed_part(fingerprint_shard(shard)) is not None for shard in shards]
     assert report.batch_size == 2
     assert is_stored == [False, True, True, True]
-    assert (report.n_shards, report.n_shards_missing) == (3, 1)
+    assert (report.n_shards, report.n_shards_missing, report.sealed) == (3, 1, ())
 
 
 def test_stopping_on_a_cpu_ends_after_the_batch_at_hand_and_keeps_finished_shards(

@@ -224,7 +224,7 @@ def test_what_is_no_vision_tower_is_refused_with_those_that_are(tmp_path: Path) 
 def test_a_model_that_is_not_cached_is_told_once_without_a_network(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("linprobe_extract.encoders.weights._reachable", lambda: False)
+    monkeypatch.setattr("linprobe_extract.hub._reachable", lambda: False)
     with pytest.raises(LinprobeError, match="cannot download hf:nobody/nothing") as refusal:
         Encoder("hf:nobody/nothing", device="cpu")
     assert refusal.value.hint.endswith("--model hf:./FOLDER")

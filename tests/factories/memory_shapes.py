@@ -49,6 +49,8 @@ class Shape:
     """Of a search."""
     memory: int | None = None
     """Limit in bytes."""
+    streamed: bool = False
+    """Whether rows are read from disk, whatever the memory."""
     max_iter: int = 1000
     """Of a fit."""
 
@@ -113,7 +115,9 @@ def _run(shape: Shape, folder: Path, x: NDArray[np.float16], y: NDArray[np.int64
     from linprobe_train.solver.fit import FitSettings
     from linprobe_train.solver.lbfgs import Tolerance
 
-    settings = FitSettings(threads=shape.threads, memory_bytes=shape.memory)
+    settings = FitSettings(
+        threads=shape.threads, memory_bytes=shape.memory, streamed=shape.streamed
+    )
     if shape.what == "fit":
         assert shape.C is not None
         tolerance = Tolerance(max_iter=shape.max_iter)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,26 +16,13 @@ from linprobe.terminal import Progress, Watch, ignore
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.register import register
 from linprobe_extract.run.encode import Run
-from linprobe_extract.run.ranks import Ranks, Turns
+from linprobe_extract.run.ranks import Ranks
 from linprobe_extract.run.report import ExtractReport, RunReport
 from linprobe_extract.run.work import Work
 from linprobe_extract.shards.caches import FingerprintCache
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
-
-
-class SharedCounters:
-    """Counters with an atomic add, as the c10d store has them."""
-
-    def __init__(self) -> None:
-        self._values = Counter[str]()
-        self._lock = threading.Lock()
-
-    def add(self, name: str, amount: int) -> int:
-        with self._lock:
-            self._values[name] += amount
-            return self._values[name]
 
 
 class Steps:
@@ -61,7 +47,7 @@ def run_once(
     batch_size: int = 4,
     threads: int = 2,
     max_skipped: float = 0.0,
-    turns: Turns | None = None,
+    ranks: Ranks | None = None,
     stop: threading.Event | None = None,
     watch: Watch = ignore,
 ) -> RunReport:
@@ -74,7 +60,7 @@ def run_once(
         batch_size,
         threads,
         max_skipped,
-        turns or Turns(Ranks(0, 1, 0, 1, torchrun=False), None),
+        ranks or Ranks(0, 1, 0, 1),
         watch,
         stop or threading.Event(),
     ).extract()

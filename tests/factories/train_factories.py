@@ -1,6 +1,7 @@
 """Data for tests of the train stage: features that look like an encoder's, in miniature."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,12 @@ class SplitData:
     """(n,) or (n, k)"""
 
 
+def image_digests(images: Sequence[bytes]) -> NDArray[np.uint8]:
+    """Sha256 of each, (n, 32)."""
+    digests = b"".join(hashlib.sha256(image).digest() for image in images)
+    return np.frombuffer(digests, np.uint8).reshape(-1, 32)
+
+
 def stored_dataset(
     root: Path,
     splits: Mapping[str, SplitData],
@@ -71,6 +78,7 @@ def stored_dataset(
     model: str = "ViT-T/8",
     keys: Mapping[str, tuple[str, ...]] | None = None,
     tap: str = "embedding",
+    images: Mapping[str, Sequence[bytes]] | None = None,
 ) -> StoredEncoder:
     """Seal splits of one dataset by one encoder with a single tap.
 
@@ -78,6 +86,7 @@ def stored_dataset(
     ----------
     tars : beginning of the names of the source tars; default the dataset's name.
     skipped : samples of a split's tar that have no row.
+    images : the bytes of each row's image by split; None as of imported features.
     """
     dim = next(iter(splits.values())).features.shape[1]
     spec = EncoderSpec(
@@ -106,6 +115,7 @@ def stored_dataset(
             keys=own if keys is None else keys[split],
             features={tap: data.features.astype(np.float16)},
             labels=data.labels,
+            image_sha256=None if images is None else image_digests(images[split]),
         )
         with encoder.part_writer(shards[split]) as writer:
             writer.append(block)

@@ -63,7 +63,7 @@ def test_ls_shows_every_encoder_dataset_and_split(cli: Cli, store: Path) -> None
 
     assert (result.code, result.err) == (0, "")
     header, *lines = result.out.splitlines()
-    assert header.split()[:5] == ["encoder", "id", "dataset", "split", "rows"]
+    assert header.split()[:6] == ["encoder", "id", "dataset", "id", "split", "rows"]
     assert any("1 parts, not sealed" in line and "pre_projection 3" in line for line in lines)
     assert any("Pets" in line and "train" in line and "2,010" in line for line in lines)
 

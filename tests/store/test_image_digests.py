@@ -1,5 +1,6 @@
 """Every row of images says of which image it is, from the part to whoever reads it."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from store_factories import (
     block,
+    dataset_spec,
     encoder_spec,
     fingerprint,
     register,
@@ -20,6 +22,8 @@ from linprobe.errors import IntegrityError, MismatchError
 from linprobe_store.care.copy import copy_store
 from linprobe_store.care.importing import import_files
 from linprobe_store.format.spec import DatasetNames
+from linprobe_store.handles.same_images import same_images
+from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 
 
@@ -86,3 +90,59 @@ def test_a_damaged_digest_is_found_when_it_is_read(tmp_path: Path) -> None:
 
     with pytest.raises(IntegrityError, match="image_sha256"):
         _ = FeatureStore(root_of(split)).split("train").image_sha256
+
+
+def images_of(*texts: str) -> NDArray[np.uint8]:
+    digests = b"".join(hashlib.sha256(text.encode()).digest() for text in texts)
+    return np.frombuffer(digests, np.uint8).reshape(-1, 32)
+
+
+def sealed(root: Path, name: str, images: NDArray[np.uint8] | None) -> Split:
+    """A split of one part with these images."""
+    encoder, shard = register(root, encoder_spec(2)), fingerprint(0, name)
+    n = 3 if images is None else len(images)
+    write_part(encoder, shard, replace(block(encoder.spec, n), image_sha256=images))
+    return encoder.seal(dataset_spec([shard]), "train", names=DatasetNames(name))
+
+
+def test_every_row_whose_image_is_in_another_split_or_came_before_is_found(tmp_path: Path) -> None:
+    train = sealed(tmp_path, "a", images_of("x", "y", "z", "y", "w", "y"))
+    test = sealed(tmp_path, "b", images_of("q", "y", "r", "z", "y"))
+
+    assert same_images(train, test).tolist() == [[1, 1], [2, 3], [1, 4]]
+    assert same_images(test, train).tolist() == [[1, 1], [3, 2], [1, 3], [1, 5]]
+    assert same_images(train, train).tolist() == [[1, 3], [1, 5]]
+
+
+def test_digests_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
+    images = images_of("x", "y", "z")
+    images = np.concatenate([images, images[1:2]])
+    images[2, :8], images[0, :8] = images[1, :8], images[1, :8]
+    train, test = sealed(tmp_path, "a", images), sealed(tmp_path, "b", images[1:2])
+
+    assert same_images(train, train).tolist() == [[1, 3]]
+    assert same_images(train, test).tolist() == [[1, 0]]
+
+
+def test_equal_images_are_found_across_blocks_as_by_the_whole_digests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("linprobe_store.handles.same_images._BLOCK_ROWS", 7)
+    draws = np.random.default_rng(0).integers(0, 40, (2, 60))
+    texts = [[str(i) for i in row] for row in draws]
+    train, test = (
+        sealed(tmp_path, name, images_of(*row)) for name, row in zip("ab", texts, strict=True)
+    )
+
+    expected = [[texts[0].index(t), i] for i, t in enumerate(texts[1]) if t in texts[0]]
+    assert same_images(train, test).tolist() == expected
+    again = [[texts[0].index(t), i] for i, t in enumerate(texts[0]) if texts[0].index(t) < i]
+    assert same_images(train, train).tolist() == again
+
+
+def test_splits_without_digests_or_rows_share_no_images(tmp_path: Path) -> None:
+    bare, whole = sealed(tmp_path, "a", None), sealed(tmp_path, "b", images_of("x", "x"))
+    empty = sealed(tmp_path, "c", images_of())
+
+    for first, second in ((bare, whole), (whole, bare), (bare, bare), (empty, whole)):
+        assert len(same_images(first, second)) == 0

@@ -298,3 +298,30 @@ def test_an_export_never_overwrites_and_names_the_formats(tmp_path: Path) -> Non
         export_split(split, "other", tmp_path / "b.npy")
 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "store"]
+
+
+def test_features_asserted_to_be_of_one_encoder_are_and_the_spec_says_whose_word_it_is(
+    tmp_path: Path,
+) -> None:
+    for name in "ab":
+        x = np.random.default_rng(ord(name)).standard_normal((30, 4)).astype(np.float16)
+        np.savez(tmp_path / f"{name}.npz", x=x, y=np.arange(30) % 3)
+    store = FeatureStore(tmp_path / "store")
+
+    def one(name: str, asserted_id: str | None, **changed: str) -> Split:
+        words = [f"train={tmp_path}/{name}.npz", f"test={tmp_path}/{name}.npz"]
+        given = {"asserted_id": asserted_id, **changed}
+        return import_files(store, words, "theirs", DatasetNames(name), **given)[0]  # type: ignore[arg-type] # of any option
+
+    first, second = one("a", "my-dinov2"), one("b", "my-dinov2")
+    by_bytes = one("b", None)
+
+    assert first.encoder_id == second.encoder_id != by_bytes.encoder_id
+    assert first.dataset_id != second.dataset_id
+    assert first.encoder_spec.config == {"asserted_id": "my-dinov2"}
+    assert by_bytes.encoder_spec.config == {}
+    assert one("a", "another").encoder_id not in (first.encoder_id, by_bytes.encoder_id)
+    with pytest.raises(MismatchError, match=r"the store has it as .* embedding of 4 float16"):
+        one("a", "my-dinov2", storage_dtype="float32")
+    with pytest.raises(MismatchError, match="--encoder-id is blank"):
+        one("a", " ")

@@ -38,7 +38,7 @@ from linprobe_store.handles.witness import Provenance
 Json = dict[str, Any]
 Record = tuple[Json, Callable[[Json], object]]
 
-FREE = ("config", "files", "versions", "skipped_by_reason")
+FREE = ("config", "files", "versions")
 """Objects whose fields have any names."""
 PREPROCESS = PreprocessSpec(
     image_size=224,

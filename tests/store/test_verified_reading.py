@@ -135,10 +135,12 @@ def test_an_array_is_verified_once_and_only_when_it_is_read(
     assert sum(extended) == size
 
     assert (len(split.labels), len(split.keys)) == (100, 100)
+    assert split.image_sha256 is not None
     split.array("pre_projection")
+    assert split.image_sha256 is not None
     everything = [path for path in split.path.rglob("*") if "c" in path.parts[-3:-1]]
     verification = split.verification()
-    assert verification.files == 5
+    assert verification.files == 6
     assert verification.bytes == sum(path.stat().st_size for path in everything if path.is_file())
     assert "crc32c" in verification.method
 

@@ -18,7 +18,7 @@ MANY = Shape("fit", 20_000, 128, 20, max_iter=8)
 CASES = {
     "resident": MANY,
     "without logits": Shape("fit", 20_000, 128, 20, memory=45 * 10**6, max_iter=8),
-    "streamed": Shape("fit", 20_000, 128, 20, memory=45 * 10**6, threads=2, max_iter=8),
+    "streamed": Shape("fit", 20_000, 128, 20, streamed=True, threads=2, max_iter=8),
     "wide": Shape("fit", 300, 1200, 5),
     "folds": Shape("sweep", 2000, 128, 12, folds=3),
     "multi-label command": Shape("probe", 2000, 128, 12, multi_label=True, C=None),

@@ -15,9 +15,9 @@ from linprobe.errors import DataError, LinprobeError, OptionError, ResultError
 from linprobe_store.format.spec import SkippedSample
 from linprobe_store.handles.store import FeatureStore
 from linprobe_store.image_encoder import ImageRequest, ImageRows
-from linprobe_train.results.probe_file import load_probe
+from linprobe_train.results.on_images import encoder_of
+from linprobe_train.results.saved_probe import load_probe
 from linprobe_train.tasks import predict
-from linprobe_train.tasks.predict import encoder_of
 
 
 def where(root: Path) -> list[str | Path]:
@@ -273,3 +273,21 @@ def test_names_that_act_are_shown_in_tables_and_guarded_in_csv(tmp_path: Path) -
         assert exact["classes"][0]["class"] in classes
     assert (ours["encoder"], theirs["encoder"]) == ("'=one", "=one")
     assert float(ours["difference"]) == float(theirs["difference"])
+
+
+def test_a_probe_crosses_datasets_that_are_asserted_to_be_of_one_encoder(tmp_path: Path) -> None:
+    splits = some_splits()
+    for name in ("here", "there"):
+        words = ["store", "import", "--encoder-name", "theirs", "--encoder-id", "my-dinov2"]
+        for split, data in splits.items():
+            file, moved = tmp_path / f"{name}-{split}.npz", data.features + (name == "there") * 0.01
+            np.savez(file, x=moved, y=data.labels)
+            words += ["--split", f"{split}={file}"]
+        command(*words, "--dataset", name, "--store", tmp_path / "features")
+    command("probe", *where(tmp_path), "--data", "here", "--C", "1", "--threads", "1")
+
+    rows = command("predict", *where(tmp_path), "--data", "there", "--format", "csv").splitlines()
+
+    assert len(rows) == 1 + len(splits["test"].labels)
+    shown = command("store", "show", "--store", tmp_path / "features")
+    assert "weights        asserted: my-dinov2" in shown

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from train_factories import features, make_rows
 
 from linprobe.errors import DataError
-from linprobe_train.solver.preparation import Preparation, column_moments
+from linprobe_train.solver.passes import crew_of
+from linprobe_train.solver.preparation import Preparation
+from linprobe_train.solver.reads.features import column_moments
 from linprobe_train.solver.rows import AnyFeatures, Rows, rows_of_array, rows_of_views
 
 
@@ -82,7 +84,8 @@ def test_moments_are_numpys_over_blocks_and_far_from_the_origin() -> None:
     X, y = features(2500, 5, 2)
     X += 1000
     X[:, 2] = 7
-    mean, deviation = column_moments(rows_of_array(X, y, 2), normalize=False)
+    with crew_of(1) as crew:
+        mean, deviation = column_moments(rows_of_array(X, y, 2), crew, normalize=False)
     expected = X.astype(np.float64).std(0)
     expected[2] = 1
 

@@ -20,7 +20,7 @@ from linprobe_store.handles.split import Split
 from linprobe_train.protocol.search import Search, search
 from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import read_result
-from linprobe_train.results.probe_file import load_probe
+from linprobe_train.results.saved_probe import load_probe
 from linprobe_train.show.report import protocol_sentence
 from linprobe_train.solver import problem
 from linprobe_train.solver.rows import Rows
@@ -256,8 +256,10 @@ def test_coarse_rows_are_asked_for_by_name_and_recorded_word_for_word(tmp_path: 
     assert result.sweep is not None
     assert result.sweep.coarse is not None
     assert (result.sweep.coarse.rows, result.sweep.coarse.of) == (61, 160)
-    assert f"among {len(result.sweep.points)} values on 61 of 160 rows" in text
-    assert "values on 61 of 160 rows" in protocol_sentence(result)
+    stages = f"among {len(result.sweep.points)} values on all 160 rows, after "
+    stages += f"{len(result.sweep.coarse.points)} on 61 of them"
+    assert stages in text
+    assert stages in protocol_sentence(result)
     with pytest.raises(OptionError, match="single C"):
         probe(tmp_path, "--C", "1", "--coarse-rows", "60")
 

@@ -122,6 +122,19 @@ def test_keys_shared_by_two_splits_are_a_warning(tmp_path: Path) -> None:
     assert "2 keys of test are also in train" in result["warnings"]
 
 
+def test_images_that_leak_or_repeat_are_warnings_beside_the_number(tmp_path: Path) -> None:
+    images = {name: [f"{name} {i}".encode() for i in range(40)] for name in ("train", "test")}
+    images["test"][3:5] = images["train"][7:9]
+    images["train"][30] = images["train"][10]
+    splits = some_splits("train", "test", n=40)
+    stored_dataset(tmp_path / "features", splits, classes=CLASSES, images=images)
+
+    text = probe(tmp_path, "--C", "1")
+
+    assert "2 images of test are also in train, byte for byte: 'test-3' is 'train-7'" in text
+    assert "1 images of train come in it before, byte for byte: 'train-30' is 'train-10'" in text
+
+
 def test_an_output_folder_that_cannot_be_made_is_told_before_any_fit(tmp_path: Path) -> None:
     stored_dataset(tmp_path / "features", some_splits("train", "test", n=40), classes=CLASSES)
     (tmp_path / "file").write_text("")

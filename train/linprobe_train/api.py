@@ -11,10 +11,10 @@ from linprobe_store.format.spec import LabelArray
 from linprobe_store.handles.split import Split
 from linprobe_train.protocol.protocols import DEFAULT, Protocol
 from linprobe_train.protocol.search import Search, search
+from linprobe_train.readers.choose import readers
 from linprobe_train.scores.metrics import score_names
 from linprobe_train.solver.fit import FitSettings, fit_rows
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
-from linprobe_train.solver.passes import crew_of
 from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.rows import (
     Features,
@@ -75,7 +75,9 @@ def fit_probe(
     ((3, 3), True)
     """
     rows, settings = as_rows(features, labels, tap=tap), settings or FitSettings()
-    fitted = fit_rows(rows, C, settings, tolerance or Tolerance(), sample_weight=sample_weight)
+    tolerance = tolerance or Tolerance()
+    with readers(settings) as crew:
+        fitted = fit_rows(rows, C, settings, tolerance, sample_weight=sample_weight, crew=crew)
     _check_unchanged(features)
     return fitted
 
@@ -105,8 +107,8 @@ def sweep(
     metric : held-out score that C is chosen by, a name of :mod:`linprobe_train.scores.metrics`;
         losses are minimised. None for the protocol's rule: ``default`` chooses by likelihood.
     folds : folds of cross-validation over all rows, C by the best score; 0 for the protocol's rule.
-    coarse_rows : where there are more rows to fit, C is chosen on about so many of them, a
-        stratified part, and all rows are fitted once, at that C. 0 for all rows.
+    coarse_rows : where there are more rows to fit, about so many of them, a stratified part, are
+        searched first, and all rows only around what the part leaves in doubt. 0 for all rows.
     seed : of the cut, the folds or the part.
     settings : class weights, solver, threads, memory; its preparation is the protocol's.
 
@@ -152,7 +154,7 @@ def sweep(
             # Arrays name no classes: val may have some that train lacks.
             train = replace(train, n_classes=held.n_classes)
     usual = score_names(train.n_classes, multi_label=train.multi_label)[0]
-    with crew_of(settings.threads) as crew:
+    with readers(settings) as crew:
         chosen = search(
             train,
             held,

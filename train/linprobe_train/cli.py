@@ -34,6 +34,14 @@ MetricOption = Annotated[
     str | None,
     typer.Option(help="Take the best C by this metric; default the protocol's rule."),
 ]
+WorkersOption = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS|N", help="On Dask workers of a scheduler, or N started here."),
+]
+SlowerOption = Annotated[
+    bool,
+    typer.Option("--even-if-slower", help="With --workers: also where one machine is faster."),
+]
 DataListOption = Annotated[list[str] | None, typer.Option(help="Dataset, repeatable; default all.")]
 
 
@@ -49,7 +57,7 @@ def probe(
     grid: Annotated[str | None, typer.Option(help="Values of C: 0.1,1,10.")] = None,
     coarse_rows: Annotated[
         int | None,
-        typer.Option(help="Choose C on so many rows; all are fitted once, at that C."),
+        typer.Option(help="Search so many rows first, all only where those leave C in doubt."),
     ] = None,
     metric: MetricOption = None,
     cv: Annotated[int, typer.Option(help="Take the best C over K folds; 0 for the rule.")] = 0,
@@ -68,6 +76,8 @@ def probe(
     backend: Annotated[
         str, typer.Option("--joblib-backend", help="With --all: loky, threading, dask, ...")
     ] = "loky",
+    workers: WorkersOption = None,
+    even_if_slower: SlowerOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Choose C on val, fit on train and val, score on test."""
@@ -78,6 +88,9 @@ def probe(
     from linprobe_train.tasks import probe as task
     from linprobe_train.tasks.probe_all import Pool, check_outcomes, list_tasks, probe_all
 
+    if every and workers:
+        hint = "--joblib-backend dask spreads probes; --workers, without --all, one fit"
+        raise OptionError("--workers with --all", hint=hint)
     named = protocol_named(protocol).changed(
         tap=tap,
         normalize=normalize,
@@ -92,6 +105,8 @@ def probe(
         solver=solver,
         threads=thread_count(threads),
         memory_bytes=None if memory is None else parse_bytes(memory),
+        workers=workers,
+        even_if_slower=even_if_slower,
     )
     recipe, datasets = task.Recipe(named, settings, metric, cv, seed), tuple(data or ())
     with watching("probing") as watch:

@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from linprobe_train.estimator import CONSTRAINTS, GAP, ClassWeight, LinearProbe, Problem
 from linprobe_train.linear_classifier import weights_of
-from linprobe_train.solver.fit import Trainer, make_trainer
+from linprobe_train.solver.fit import Trainer, make_trainer, within_memory
 from linprobe_train.solver.lbfgs import FitReport
 from linprobe_train.solver.passes import Crew, crew_of
 from linprobe_train.solver.preparation import Float64
@@ -196,7 +196,8 @@ class LinearProbeCV(LinearProbe):
         rows, ids, weights = problem
         labelled = rows_of_array(rows[keep], ids[keep], len(self.classes_))
         weights = None if weights is None else weights[keep]
-        return make_trainer(labelled, self._settings(rows), crew, weights)
+        settings = self._settings(rows)
+        return make_trainer(labelled, settings, within_memory(crew, labelled, settings), weights)
 
     def _final(
         self, problem: Problem, probes: list[Probe], crew: Crew

@@ -1,5 +1,6 @@
 """``linprobe predict``: a saved probe on images, arrays or stored features."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,8 @@ from linprobe.options import (
 )
 from linprobe.terminal import emit, emit_json, lines_only, note
 
+IGNORED = {"orientation_ignored": ": not turned as their EXIF says, as those of the dataset"}
+"""What a remark of the encoder of images means to who predicts."""
 PredictFormat = Literal["table", "csv", "jsonl"]
 
 
@@ -48,8 +51,9 @@ def predict(
     """Classify images, arrays or stored features with a saved probe."""
     from linprobe_store.format.spec import SkippedSample
     from linprobe_store.image_encoder import ImageRequest
+    from linprobe_train.results.on_images import encoder_of, stored_encoder_of
     from linprobe_train.results.preferred import preferred_folder
-    from linprobe_train.results.probe_file import load_probe
+    from linprobe_train.results.saved_probe import load_probe
     from linprobe_train.show.text import predicted_lines, predictions_json
     from linprobe_train.tasks import predict as task
 
@@ -63,16 +67,16 @@ def predict(
     saved = load_probe(probe or preferred_folder(out, store, **ways, watch=lines_only))
     top = min(top, len(saved.classes))
     skipped: list[SkippedSample] = []
+    notes: Counter[str] = Counter()
     if images:
-        encoder = task.encoder_of(saved, store)
-        request = ImageRequest(
-            encoder, saved.card.encoder, weights, device, tuple(map(Path, images))
-        )
-        blocks = task.predict_images(saved, request, top, skipped)
+        encoder = encoder_of(saved, store)
+        paths, upright = tuple(map(Path, images)), saved.card.upright
+        request = ImageRequest(encoder, saved.card.encoder, weights, device, paths, upright)
+        blocks = task.predict_images(saved, request, top, skipped, notes)
     elif features is not None:
         blocks = task.predict_file(saved, features, top)
     else:
-        stored = task.stored_encoder_of(saved, store, model, lines_only)
+        stored = stored_encoder_of(saved, store, model, lines_only)
         dataset = stored.dataset(data or task.dataset_of(saved), lines_only)
         blocks = task.predict_rows(saved, dataset.split(split), top)
     if as_json:
@@ -82,3 +86,5 @@ def predict(
             emit(line)
     for sample in skipped:
         note(f"skipped: {sample.key} ({sample.reason})")
+    for remark, count in notes.items():
+        note(f"noted: {count} {remark}{IGNORED.get(remark, '')}")

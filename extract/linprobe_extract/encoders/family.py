@@ -53,6 +53,8 @@ BUILT_IN = {
 """Our families, with their modules in the room ``families``."""
 _LIBRARIES = ("linprobe", "numpy", "torch", "torchvision", "pillow", "simplejpeg")
 """Distributions that the pixels and the forward pass of every family depend on."""
+WITH = "+"
+"""Between the name of a model and that of one's own checkpoint: ``ViT-B/32+mine.pt``."""
 Arithmetic = Literal["fp32", "bf16", "fp16"]
 """What a forward pass computes in; part of an encoder's identity."""
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
@@ -217,7 +219,18 @@ def closest(name: str, candidates: Iterable[str], *, otherwise: str = "") -> str
     return f"did you mean {', '.join(by_lower_case[match] for match in matches)}?"
 
 
+def typed(model: str) -> tuple[str, str]:
+    """The name as it was typed, and the checkpoint that :func:`names_of` named; "" for none."""
+    name, _, checkpoint = model.rpartition(WITH)
+    return (name, checkpoint) if name else (model, "")
+
+
 def names_of(name: str, text: str, weights: Path | None = None) -> EncoderNames:
-    """Name an encoder as it was typed; its slug is made of ``text`` and of one's own checkpoint."""
-    text = f"{text}-{weights.stem}" if weights else text
+    """Name an encoder as it was typed; with one's own checkpoint, both name and slug say which.
+
+    ``text`` is what the slug is made of.
+    """
+    if weights is not None:
+        name = f"{name}{WITH}{weights.name.replace(WITH, '-')}"
+        text = f"{text}-{weights.stem}"
     return EncoderNames(name, re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-"))

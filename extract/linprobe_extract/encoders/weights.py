@@ -2,22 +2,19 @@
 
 import hashlib
 import pickle
-import socket
-import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import torch
-from huggingface_hub import constants
 from safetensors.torch import load_file
 from torch import nn
 
 from linprobe.errors import LinprobeError
 from linprobe.names import first_few
 from linprobe_extract.encoders import torchscript
+from linprobe_extract.hub import cache_alone_if_unreachable
 
 _MOST_CODE = 64 << 20
 """Most bytes that the source in a TorchScript archive unpacks to beyond the archive's own."""
@@ -151,30 +148,3 @@ def first_line(error: Exception) -> str:
     """The first line of an error's message, or its kind if it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
-
-
-@contextmanager
-def cache_alone_if_unreachable() -> Iterator[None]:
-    """Inside, the hub is read from the local cache alone if its host does not answer.
-
-    Without a network, huggingface_hub retries for half a minute before it looks into its cache.
-    """
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not _reachable()
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _reachable() -> bool:
-    """Whether the hub can be connected to; taken for granted behind a proxy."""
-    if urllib.request.getproxies():
-        return True
-    endpoint = urlsplit(constants.ENDPOINT)
-    port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
-    try:  # a timeout that is long for a handshake, short for a person
-        socket.create_connection((endpoint.hostname or "", port), timeout=5.0).close()
-    except OSError:
-        return False
-    return True

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from linprobe.benchmarks import Argument
 from linprobe.errors import LinprobeError, PackError
-from linprobe.names import IMAGE_EXTENSIONS, check_class_names
+from linprobe.names import check_class_names
 from linprobe.records import read_bytes
 from linprobe.tars import MAX_MEMBER_BYTES
 
@@ -42,6 +42,9 @@ class PackOptions:
     overwrite: bool = False
     csv_guard: bool = True
     """Of :func:`linprobe.names.csv_cell`, in ``samples.csv``."""
+    upright: bool | None = None
+    """Whether images are turned as their EXIF says; None for those of one's own files alone: of
+    known datasets, the numbers of the literature were made without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ class Listing:
     """How the split was made, what was left aside, and other facts to keep with the numbers."""
     expected: Mapping[str, int] | None = None
     """Samples that each split must have; None where nobody knows."""
+    warnings: tuple[str, ...] = ()
+    """What will hurt, by name: images that are in no class, empty folders of classes."""
 
     @property
     def headline_metric(self) -> str:
@@ -168,8 +173,3 @@ def printable(name: str) -> str:
 def extension_of(name: str) -> str:
     """The extension of a file name in lower case, without the dot."""
     return PurePosixPath(name).suffix.lower().removeprefix(".")
-
-
-def is_image(name: str) -> bool:
-    """Whether a file of this name is taken for an image; hidden files are not."""
-    return extension_of(name) in IMAGE_EXTENSIONS and PurePosixPath(name).name[0] != "."

@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -18,6 +18,7 @@ from linprobe.errors import PackError, StoreError
 from linprobe.machine import available_cores
 from linprobe.names import first_few
 from linprobe.terminal import Progress, Watch, ignore
+from linprobe_extract.pack.changes import changes
 from linprobe_extract.pack.listing import PackOptions, check_listing
 from linprobe_extract.pack.plan import ORDER, PackPlan, PlannedShard, plan_pack, request_digest
 from linprobe_extract.pack.registry import list_source, named_source
@@ -48,16 +49,18 @@ def pack(source: str, out: Path, options: PackOptions, watch: Watch = ignore) ->
 
     ``source`` is ``csv:FILE`` or another form of the command line, or the name of a known dataset;
     ``watch`` sees samples as they are done, those of an earlier run included. Where ``out`` holds
-    the same already, nothing is done.
+    the same already, nothing is done; where its source has changed since, it is replaced.
 
     Raises
     ------
-    PackError : the source cannot be used, ``out`` holds something else, or a known dataset does
+    PackError : the source cannot be used, ``out`` holds another source, or a known dataset does
         not have its sizes. What is packed so far stays beside ``out`` for the next run.
     """
     started = time.monotonic()
     check_output(out)
     named = named_source(source)
+    if options.upright is None:
+        options = replace(options, upright=named.path is not None)
     request = request_digest(named.request, options)
     done = None if options.overwrite else load_card(out)
     if done and named.never_changes and done.request == request:
@@ -68,10 +71,10 @@ def pack(source: str, out: Path, options: PackOptions, watch: Watch = ignore) ->
     plan = plan_pack(listing, request, options)
     if done and done.plan == plan.digest:
         return _nothing_to_do(out, done, started)
-    if done:
+    if done and (done.source, done.request) != (source, request):
         raise PackError(
             f"{out} holds another dataset: {done.name}, packed from {done.source} with seed "
-            f"{done.seed}, or its source has changed since",
+            f"{done.seed}, or by other options",
             hint="choose another --out folder, or pass --overwrite to replace it",
         )
     workspace = Workspace(out)
@@ -79,6 +82,9 @@ def pack(source: str, out: Path, options: PackOptions, watch: Watch = ignore) ->
         with store_errors(out), workspace.opened(plan.digest, restart=options.overwrite):
             records, n_packed = _write_shards(workspace, plan, options, watch)
             check_counts(listing, records)
+            if done:
+                line = f"{out}: {changes(out, done, listing.classes, records)}"
+                watch(Progress(0, None, "images", line=line))
             card = write_tree(workspace, plan, source, options, records)
     except StoreError as error:
         raise PackError(f"cannot write {out}: {error.message}", hint=error.hint) from error
@@ -124,6 +130,7 @@ def _write_shards(
                 workspace.tar_path(shard),
                 shard,
                 is_multi_label=plan.listing.is_multi_label,
+                is_upright=bool(options.upright),
                 elsewhere=elsewhere,
                 on_sample=count,
             )

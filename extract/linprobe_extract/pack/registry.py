@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 from linprobe.benchmarks import KnownDataset, find_known, known_datasets
 from linprobe.errors import PackError
 from linprobe.plugins import installed
-from linprobe.terminal import command
+from linprobe.terminal import command, pack_hint
 from linprobe_extract.pack import sources as built_in
 from linprobe_extract.pack.listing import Listing, PackOptions, dataset_slug, parse_arguments
 from linprobe_extract.pack.sources import csv, folder, torchvision
@@ -95,6 +95,11 @@ def named_source(text: str) -> NamedSource:
         close = get_close_matches(text, names_without_words(), n=3)
         known = f"{forms()}, or a dataset that '{command('datasets')}' lists"
         hint = f"did you mean {' or '.join(close)}?" if close else known
+        if Path(text).is_dir():
+            shards = f"a folder of shards needs no packing: {command('extract', data=text)}"
+            hint = pack_hint(Path(text)) or shards
+        elif Path(text).is_file():
+            hint = f"a table of images is {command('pack', f'csv:{text}', out='DIR')}"
         raise PackError(f"unknown source {text!r}", hint=hint)
     list_samples, never_changes = partial(source.list_samples, words), source.NEVER_CHANGES
     if source.IS_PATH:

@@ -15,6 +15,9 @@ from linprobe_extract.pack.shard import LABELS_FIELD, PackedImage, ShardRecord
 from linprobe_extract.pack.workspace import Workspace
 from linprobe_extract.shards.card import DatasetCard, DuplicateImage, ShardCard, SplitCard
 
+FEW = 5
+"""Images of a class below which it is named: C is chosen on five folds, and test needs some too."""
+
 
 def check_counts(listing: Listing, records: Sequence[ShardRecord] = ()) -> None:
     """Raise PackError where what is readable of a known dataset has not its published sizes."""
@@ -74,10 +77,20 @@ def write_tree(
             unreadable=tuple(image for record in records for image in record.unreadable),
             duplicates=_find_duplicates(records),
             notes=listing.notes,
+            warnings=(*listing.warnings, *_small_classes(listing, records)),
+            upright=bool(options.upright),
+            rotated=sum(len(record.rotated) for record in records),
         )
         card.save(tree.path)
         workspace.publish(tree)
     return card
+
+
+def _small_classes(listing: Listing, records: Sequence[ShardRecord]) -> list[str]:
+    """Name the classes with fewer images than a probe can be chosen and tested on."""
+    rows = Counter(label for record in records for image in record.kept for label in image.labels)
+    small = [f"{name} ({rows[i]})" for i, name in enumerate(listing.classes) if rows[i] < FEW]
+    return [f"fewer than {FEW} images of {first_few(small, 20)}"] if small else []
 
 
 def _write_split(

@@ -1,7 +1,7 @@
 """One planned shard becomes one tar and one record of what went into it.
 
-The tar holds image bytes as they are, each followed by its label; headers carry no time, owner or
-mode of the source: the same samples give the same bytes anywhere.
+The tar holds image bytes as they are, or turned upright, each followed by its label; headers carry
+no time, owner or mode of the source: the same samples give the same bytes anywhere.
 """
 
 import hashlib
@@ -16,13 +16,17 @@ from PIL import Image, UnidentifiedImageError
 
 from linprobe.disk import atomic_file
 from linprobe.names import image_formats
+from linprobe.terminal import install
 from linprobe_extract.pack.plan import TAR_BLOCK, PlannedShard, sample_key
+from linprobe_extract.pixels.upright import is_heif, turned
 from linprobe_extract.shards.card import UnreadableImage
 
 RECORD_BYTES = 20 * TAR_BLOCK
 """A tar is padded to whole records of 20 blocks (POSIX pax, default blocking factor)."""
 LABELS_FIELD = "labels"
 """Field of the ``.json`` member that holds the class ids of a multi-label sample."""
+_EXTENSIONS = {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2", "heif": "heic"}
+"""Of the formats that Pillow calls otherwise."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class ShardRecord:
     """Left out because another split holds the same image."""
     unreadable: tuple[UnreadableImage, ...]
     """Left out because no decoder could read them."""
+    rotated: tuple[str, ...] = ()
+    """Names of those in the tar that ask to be turned by their EXIF."""
 
 
 def write_shard(
@@ -58,17 +64,20 @@ def write_shard(
     shard: PlannedShard,
     *,
     is_multi_label: bool,
+    is_upright: bool,
     elsewhere: Set[str],
     on_sample: Callable[[], None],
 ) -> ShardRecord:
     """Write the tar of a shard; it shows as ``path`` when it is whole and synced, else StoreError.
 
-    Images with a sha256 in ``elsewhere``, which another split holds, are left out. ``on_sample`` is
-    called after each sample, from this thread.
+    Images with a sha256 in ``elsewhere``, which another split holds, are left out; with
+    ``is_upright``, they are turned as their EXIF says. ``on_sample`` is called after each sample,
+    from this thread.
     """
     kept: list[PackedImage] = []
     dropped: list[PackedImage] = []
     unreadable: list[UnreadableImage] = []
+    rotated: list[str] = []
     digest = hashlib.sha256()
     with atomic_file(path) as file:
         for row, sample in enumerate(shard.samples, shard.first_row):
@@ -76,8 +85,13 @@ def write_shard(
             try:
                 image = sample.read()
                 defect = image_defect(image)
+                upright = turned(image) if defect is None else None
             except OSError as error:
-                image, defect = b"", f"cannot be read: {error.strerror or error}"
+                image, upright = b"", None
+                defect = f"cannot be read: {error.strerror or error}"
+            extension = sample.extension
+            if upright is not None and is_upright:
+                image, extension = upright, ""
             sha256 = hashlib.sha256(image).hexdigest()
             packed = PackedImage(key, sample.name, sample.labels, sha256)
             if defect is not None:
@@ -85,7 +99,8 @@ def write_shard(
             elif sha256 in elsewhere:
                 dropped.append(packed)
             else:
-                members = _member(f"{key}.{sample.extension or sniff_extension(image)}", image)
+                members = _member(f"{key}.{extension or sniff_extension(image)}", image)
+                rotated += [sample.name] if upright is not None else []
                 if is_multi_label:
                     label = json.dumps({LABELS_FIELD: list(sample.labels)})
                     members += _member(f"{key}.json", label.encode())
@@ -100,7 +115,7 @@ def write_shard(
         file.write(end)
         digest.update(end)
         n_bytes = file.tell()
-    outcome = tuple(kept), tuple(dropped), tuple(unreadable)
+    outcome = tuple(kept), tuple(dropped), tuple(unreadable), tuple(rotated)
     return ShardRecord(shard.split, shard.index, n_bytes, digest.hexdigest(), *outcome)
 
 
@@ -124,6 +139,8 @@ def image_defect(content: bytes) -> str | None:
             image.draft("L", (image.width // 8, image.height // 8))
             image.load()
     except UnidentifiedImageError:
+        if is_heif(content):
+            return f"HEIC, which needs an extra: {install('heif')}"
         return "not an image of a known format"
     except Image.DecompressionBombError:
         return "more pixels than Pillow accepts"
@@ -136,7 +153,7 @@ def sniff_extension(content: bytes) -> str:
     """The file extension of an image that Pillow can open, by its content."""
     with _open(content) as image:
         name = (image.format or "").lower()
-    return {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif", "jpeg2000": "jp2"}.get(name, name)
+    return _EXTENSIONS.get(name, name)
 
 
 def _open(content: bytes) -> Image.Image:

@@ -22,6 +22,7 @@ from linprobe.names import image_formats
 from linprobe_extract.pixels import jpeg, nvjpeg
 from linprobe_extract.pixels.geometry import Geometry, geometry_of
 from linprobe_extract.pixels.own import OwnPixels, as_tensor
+from linprobe_extract.pixels.upright import is_heif
 from linprobe_store.format.spec import PreprocessSpec
 
 MAX_PIXELS = 178_956_970
@@ -43,6 +44,8 @@ class SkipReason(StrEnum):
 
     NOT_AN_IMAGE = "not_an_image"
     """No decoder knows the bytes: empty, HTML, an unknown format."""
+    NEEDS_HEIF = "needs_linprobe[heif]"
+    """HEIC or HEIF, and its decoder, an extra, is not installed."""
     TRUNCATED = "truncated"
     """The file ends before its image does."""
     CORRUPT = "corrupt"
@@ -269,6 +272,8 @@ def _open(data: bytes | Image.Image) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
+        if is_heif(data):
+            raise _SkipError(SkipReason.NEEDS_HEIF) from None
         known = data.startswith((jpeg.MAGIC, b"\x89PNG\r\n\x1a\n"))
         raise _SkipError(SkipReason.CORRUPT if known else SkipReason.NOT_AN_IMAGE) from None
     except Image.DecompressionBombError:

@@ -6,29 +6,29 @@ Safe to interrupt and to repeat: a shard is either committed whole or not there.
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
 from linprobe.errors import ShardError
+from linprobe.leases import Leases
 from linprobe.terminal import Progress, Watch, human_bytes
 from linprobe_extract.device_memory import DeviceMemoryError, free_memory, memory_of
 from linprobe_extract.encoders.device import launcher, pixel_room
 from linprobe_extract.encoders.encoder import Encoder
-from linprobe_extract.run.pipeline import EncodedBatch, Pipeline, Unit
-from linprobe_extract.run.ranks import Claims, Turns
+from linprobe_extract.run.batches import EncodedBatch, Unit
+from linprobe_extract.run.claims import Claims, seal
+from linprobe_extract.run.pipeline import Pipeline
+from linprobe_extract.run.ranks import Ranks
 from linprobe_extract.run.report import RunReport
 from linprobe_extract.run.sink import PartSink
+from linprobe_extract.run.taking import StoredRows, stored_rows
 from linprobe_extract.run.work import Work
-from linprobe_extract.shards.fetch import N_AHEAD, Fetcher
+from linprobe_extract.shards.fetch import Fetcher
 from linprobe_extract.shards.tar import check_names
-from linprobe_extract.shards.types import Shard
 from linprobe_store.care.remove import find_leftovers, remove_leftovers
 from linprobe_store.handles.store import FeatureStore
-
-Claim = tuple[int, Shard]
-"""A shard, and its place among those of the run."""
 
 
 class Gauge:
@@ -49,6 +49,10 @@ class Gauge:
         detail = f"{rate:.0f} images/s, limit: {limit}" if limit else ""
         self._watch(Progress(self._n_done[unit], self._n_planned[unit], unit, detail, line))
 
+    def tell(self, line: str) -> None:
+        """Show a line for a person."""
+        self.step(line=line)
+
     def failed(self, error: ShardError) -> None:
         """Show that a shard is done with, and why in vain."""
         self.step(shards=1, line=f"shard failed: {error.message}")
@@ -67,7 +71,7 @@ class Run:
     """At least 1."""
     max_skipped: float
     """Greatest share of samples of a shard that may be skipped, in [0, 1]."""
-    turns: Turns
+    ranks: Ranks
     watch: Watch
     stop: threading.Event
     """When set, no further shard is begun; on a CPU, where one may take an hour, no batch."""
@@ -80,34 +84,43 @@ class Run:
         DeviceMemoryError : the device's memory is too small for one image.
         StoreError : a full or failing disk; what was committed stays.
         """
+        assert self.work.stored is not None
         n_before = len(self.work.shards) - len(self.work.todo)
         report = RunReport(self.batch_size, n_before, self.encoder.precision_reason)
         started = time.perf_counter()
         gauge = Gauge(self.work, self.watch)
-        if self.turns.ranks.rank == 0:
+        if self.ranks.rank == 0:
             self._clear_leftovers(gauge)
-        claims = Claims(self.turns.claim([*enumerate(self.work.shards)], "shards"))
+        with Leases(self.work.stored.path) as leases:
+            claims = Claims(self.work, leases, self.ranks.world_size - 1, gauge.tell)
+            self._encode(report, gauge, claims, stored_rows(self.work, gauge.tell))
+            report.seconds = time.perf_counter() - started
+            report.stopped = self.stop.is_set()
+            after = self.work.again()
+            report.n_shards_missing = len(after.todo)
+            report.sealed = tuple(after.sealed.values())
+            # A bad shard leaves open what the dataset will be.
+            if not report.failed and not claims.failed_elsewhere:
+                sealed = seal(after, leases, self.stop.is_set, gauge.tell)
+                report.sealed, report.has_sealed = sealed
+        return report
+
+    def _encode(
+        self, report: RunReport, gauge: Gauge, claims: Claims, stored: StoredRows | None
+    ) -> None:
+        """Encode what falls to this process, in smaller batches where memory is too small."""
         while self.work.todo:
             try:
                 model = self.encoder.names.model
                 with memory_of(self.encoder.device, model, report.batch_size):
-                    self._stream(report, gauge, claims)
-                break
+                    self._stream(report, gauge, claims, stored)
+                return
             except DeviceMemoryError:
                 if report.batch_size == 1:
                     raise
             free_memory()
             report.batch_size //= 2
-            line = f"out of device memory: going on with batches of {report.batch_size}"
-            gauge.step(line=line)
-        report.seconds = time.perf_counter() - started
-        report.stopped = self.stop.is_set()
-        after = self.work.again()
-        report.n_shards_missing = len(after.todo)
-        # A bad shard leaves open what the dataset will be.
-        is_sealing = self.turns.is_last("all") and not report.failed
-        report.sealed = after.seal() if is_sealing else tuple(after.sealed.values())
-        return report
+            gauge.tell(f"out of device memory: going on with batches of {report.batch_size}")
 
     def _clear_leftovers(self, gauge: Gauge) -> None:
         """Remove what killed processes of this machine were writing to the store."""
@@ -117,9 +130,11 @@ class Run:
         remove_leftovers(leftovers)
         if leftovers:
             size = human_bytes(sum(leftover.bytes for leftover in leftovers))
-            gauge.step(line=f"removed what killed runs left ({size})")
+            gauge.tell(f"removed what killed runs left ({size})")
 
-    def _stream(self, report: RunReport, gauge: Gauge, claims: Iterable[Claim]) -> None:
+    def _stream(
+        self, report: RunReport, gauge: Gauge, claims: Claims, stored: StoredRows | None
+    ) -> None:
         assert self.work.stored is not None
         labelling = self.work.plan.labelling
         pipeline = Pipeline(
@@ -129,12 +144,15 @@ class Run:
             report.batch_size,
             self.decode_threads,
             partial(pixel_room, self.encoder),
+            find=None if stored is None else stored.find,
             timings=report.timings,
         )
         on_cpu = self.encoder.device.type == "cpu"
-        fetcher = Fetcher(self.work.fingerprints, lambda line: gauge.step(line=line))
+        fetcher = Fetcher(self.work.fingerprints, gauge.tell)
         items = pipeline.run(self._claimed(fetcher, report, gauge, claims))
-        sink = PartSink(self.work.stored, labelling.identity, self.max_skipped, report)
+        sink = PartSink(
+            self.work.stored, labelling.identity, self.max_skipped, report, claims.settle
+        )
         with sink, closing(items), fetcher:  # which first ends what the reader may wait for
             for item in items:
                 sink.put(item)
@@ -149,26 +167,12 @@ class Run:
                     return
 
     def _claimed(
-        self, fetcher: Fetcher, report: RunReport, gauge: Gauge, claims: Iterable[Claim]
+        self, fetcher: Fetcher, report: RunReport, gauge: Gauge, claims: Claims
     ) -> Iterator[Unit]:
         """Give the shards of this process that have no part, fetched before they are due."""
-        work, todo, latest = self.work, set(self.work.todo), 0
-        keys = work.keys_by_shard()
-
-        def wanted() -> Iterator[Shard]:
-            nonlocal latest
-            for index, shard in claims:
-                latest = index
-                is_over = shard not in todo or shard.url in report.failed
-                if not is_over and not work.has_part(work.fingerprints.known(shard)):
-                    yield shard
-
-        def may_claim() -> bool:
-            """The last ones go to whoever is free."""
-            n_ahead = N_AHEAD * self.turns.ranks.world_size
-            return self.turns.add is None or latest + n_ahead < len(work.shards)
-
-        for shard, result in fetcher.ahead(wanted(), may_claim, self.stop):
+        keys = self.work.keys_by_shard()
+        shards = claims.take(lambda: fetcher.is_over or self.stop.is_set())
+        for shard, result in fetcher.ahead(shards, claims.may_take_ahead, self.stop):
             report.timings.fetch_wait_s = fetcher.waited_s
             try:
                 source, fingerprint = result.result()
@@ -177,6 +181,9 @@ class Run:
             except ShardError as error:
                 report.failed[shard.url] = error
                 gauge.failed(error)
+                claims.settle(shard, has_failed=True)
             else:
-                if not work.has_part(fingerprint):
+                if self.work.has_part(fingerprint):
+                    claims.settle(shard, has_failed=False)
+                else:
                     yield Unit(shard, source, fingerprint, keys[shard])

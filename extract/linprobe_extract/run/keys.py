@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from linprobe.errors import ShardError
 from linprobe.terminal import command
-from linprobe_store.arrays.values import hash_keys
 from linprobe_store.format.spec import KeyPrefix, ShardFingerprint, prefixed
 
 
@@ -26,7 +25,7 @@ class SplitKeys:
         if not self._shards or self._shards[-1] != shard:
             self._merge()
             self._shards.append(shard)
-        hashes = hash_keys(prefixed(self._prefix, shard, keys))
+        hashes = np.fromiter(map(hash, prefixed(self._prefix, shard, keys)), np.int64, len(keys))
         places = np.searchsorted(self._hashes, hashes)
         places[places == len(self._hashes)] = 0
         for i in np.flatnonzero(self._hashes[places] == hashes) if len(self._hashes) else ():

@@ -3,7 +3,8 @@
 One thread reads tars, a pool decodes into a ring of (pinned) uint8 buffers, the calling thread
 feeds the device and keeps batches in flight, across the ends of shards. Every queue is bounded by
 the ring. A batch never straddles a shard, and a sample that cannot be decoded keeps its slot, so a
-shard's features depend on the shard and the batch size alone.
+shard's features depend on the shard and the batch size alone; rows of images that the encoder has
+encoded before are taken as they are stored, and the others of their batch encoded without them.
 """
 
 import hashlib
@@ -11,13 +12,13 @@ import queue
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -25,18 +26,22 @@ import torch
 from linprobe.errors import ShardError
 from linprobe_extract.encoders.device import Flight, Launch
 from linprobe_extract.pixels.preprocess import Outcome, limit_thread, preprocess_all
-from linprobe_extract.run.keys import SplitKeys
+from linprobe_extract.run.batches import (
+    Decoded,
+    EncodedBatch,
+    FlyingBatch,
+    HostBatch,
+    Unit,
+    UnitEnd,
+)
 from linprobe_extract.run.report import Timings
+from linprobe_extract.run.taking import StoredRow
 from linprobe_extract.shards.labels import label_array
 from linprobe_extract.shards.samples import cut_batches, read_samples
 from linprobe_extract.shards.tar import read_members
-from linprobe_extract.shards.types import Labelling, Sample, Shard
+from linprobe_extract.shards.types import Labelling, Sample
 from linprobe_store.format.spec import (
-    DigestArray,
-    FeatureBlock,
-    LabelArray,
     PreprocessSpec,
-    ShardFingerprint,
     SkippedSample,
 )
 
@@ -50,75 +55,10 @@ _PATIENCE_S = 0.1
 """Seconds for the next batch to come, while others fly, before it is seen which have landed."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A shard to be encoded."""
-
-    shard: Shard
-    source: Shard
-    """Where to read it: the shard itself, or a local copy while there is one."""
-    fingerprint: ShardFingerprint
-    keys: SplitKeys
-    """Those of the split so far."""
-
-
-@dataclass(frozen=True)
-class EncodedBatch:
-    """Consecutive samples of one shard with their features."""
-
-    unit: Unit
-    block: FeatureBlock
-    """Rows of the samples that could be decoded."""
-    skipped: tuple[SkippedSample, ...]
-    """The others."""
-    notes: Counter[str]
-    """Remarks on the rows, such as ``orientation_ignored``, by count."""
-
-
-@dataclass(frozen=True)
-class UnitEnd:
-    """A shard has been read to its end."""
-
-    unit: Unit
-    planned: int
-    """Samples read; rows + skipped must come to this."""
-    error: ShardError | None
-    """Why it failed, or None."""
-
-
-_Decoded = tuple[Outcome, bytes]
-"""What became of an image, and the sha256 of its bytes."""
-
-
-@dataclass(frozen=True)
-class _HostBatch:
-    """Samples on their way to pixels."""
-
-    unit: Unit
-    samples: tuple[Sample, ...]
-    buffer: torch.Tensor
-    tasks: "list[Future[list[_Decoded]]]"
-
-
-@dataclass(frozen=True)
-class _Flying:
-    """A batch on the device; the bytes of its images are no longer held."""
-
-    flight: Flight
-    buffer: torch.Tensor
-    """Of the ring, to which it goes back."""
-    unit: Unit
-    kept: list[int]
-    """Which images could be decoded; the rows of the others are those of a black image."""
-    keys: tuple[str, ...]
-    """Of the images kept, as are the labels and the notes."""
-    labels: LabelArray
-    image_sha256: DigestArray
-    notes: Counter[str]
-    skipped: tuple[SkippedSample, ...]
-    """The other images."""
+Find: TypeAlias = Callable[[Sequence[bytes]], Sequence[StoredRow | None]]
+"""Gives the stored rows of images, by the sha256 of their bytes."""
+_NOTHING = Flight(lambda: True, dict)
+"""A batch of which every row was stored."""
 
 
 @dataclass
@@ -135,13 +75,16 @@ class Pipeline:
     """At least 1."""
     room: Callable[[int], torch.Tensor]
     """Gives memory for the pixels of so many images, which ``launch`` takes in batches."""
+    find: Find | None = None
+    """Gives the rows of images that were encoded before, by their digests; None where there are
+    none."""
     timings: Timings = field(default_factory=Timings)
     """Filled while running."""
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(self.decode_threads, "decode", initializer=limit_thread)
-        self._ready: queue.Queue[_HostBatch | UnitEnd | Exception | None] = queue.Queue(_RING_SIZE)
+        self._ready: queue.Queue[HostBatch | UnitEnd | Exception | None] = queue.Queue(_RING_SIZE)
         self._ring: queue.Queue[torch.Tensor] = queue.Queue()
         # At once: page-locked memory is given in powers of two, each time rounded up.
         for buffer in torch.split(self.room(_RING_SIZE * self.batch_size), self.batch_size):
@@ -173,7 +116,7 @@ class Pipeline:
         with suppress(_StoppedError):
             self._wait(partial(self._ready.put, last, timeout=0.1))
 
-    def _read_unit(self, unit: Unit) -> Iterator[_HostBatch | UnitEnd]:
+    def _read_unit(self, unit: Unit) -> Iterator[HostBatch | UnitEnd]:
         planned, error = 0, None
         try:
             # A copy was hashed on its way.
@@ -189,7 +132,7 @@ class Pipeline:
                     self._pool.submit(self._decode, batch[i : i + step], buffer[i:])
                     for i in range(0, len(batch), step)
                 ]
-                yield _HostBatch(unit, batch, buffer, tasks)
+                yield HostBatch(unit, batch, buffer, tasks)
         except ShardError as failure:
             error = failure
         yield UnitEnd(unit, planned, error)
@@ -201,20 +144,25 @@ class Pipeline:
                 return attempt()
         raise _StoppedError
 
-    def _decode(self, samples: tuple[Sample, ...], slots: torch.Tensor) -> list[_Decoded]:
-        usable = [i for i, sample in enumerate(samples) if sample.reason is None]
+    def _decode(self, samples: tuple[Sample, ...], slots: torch.Tensor) -> list[Decoded]:
+        digests = [hashlib.sha256(sample.image).digest() for sample in samples]
+        stored = self.find(digests) if self.find is not None else [None] * len(samples)
+        usable = [i for i, s in enumerate(samples) if s.reason is None and stored[i] is None]
         images, out = [samples[i].image for i in usable], [slots[i] for i in usable]
         outcomes = dict(zip(usable, preprocess_all(self.preprocess, images, out), strict=True))
-        for i, slot in enumerate(slots[: len(samples)]):
-            if i not in outcomes or outcomes[i].skip:
+        decoded = []
+        for i, digest in enumerate(digests):
+            outcome = outcomes.get(i, Outcome(None))
+            row = stored[i] if samples[i].reason is None else None
+            if row is None and (i not in outcomes or outcome.skip):
                 # Whatever was half-decoded must not reach the encoder: equal runs, equal batches.
-                slot.zero_()
-        digests = [hashlib.sha256(sample.image).digest() for sample in samples]
-        return [(outcomes.get(i, Outcome(None)), digest) for i, digest in enumerate(digests)]
+                slots[i].zero_()
+            decoded.append(Decoded(outcome, digest, row))
+        return decoded
 
     def _encode(self) -> Iterator[EncodedBatch | UnitEnd]:
         """Start batches on the device before those before them are collected."""
-        flying: deque[_Flying | UnitEnd] = deque()
+        flying: deque[FlyingBatch | UnitEnd] = deque()
         is_over = False
         while not is_over:
             try:
@@ -227,28 +175,35 @@ class Pipeline:
                 raise item
             is_over = item is None
             if item is not None:
-                flying.append(self._launched(item) if isinstance(item, _HostBatch) else item)
+                flying.append(self._launched(item) if isinstance(item, HostBatch) else item)
             yield from self._landed(flying, 0 if is_over else _MAX_FLYING)
 
-    def _launched(self, batch: _HostBatch) -> _Flying:
+    def _launched(self, batch: HostBatch) -> FlyingBatch:
         """Start a batch once it is decoded, and sort its samples while it flies."""
         with self._timed("decode_wait_s"):
             decoded = [pair for task in batch.tasks for pair in task.result()]
-        with self._timed("device_s"):
-            flight = self.launch(batch.buffer[: len(batch.samples)])
-        samples = batch.samples
-        outcomes, digests = zip(*decoded, strict=True)
-        reasons = [s.reason or o.skip for s, o in zip(samples, outcomes, strict=True)]
+        samples, buffer = batch.samples, batch.buffer
+        stored = {i: each.stored for i, each in enumerate(decoded) if each.stored is not None}
+        reasons = [s.reason or each.outcome.skip for s, each in zip(samples, decoded, strict=True)]
         kept = [i for i, reason in enumerate(reasons) if reason is None]
-        return _Flying(
+        fresh = list(range(len(samples)))
+        if stored:
+            fresh = [i for i in kept if i not in stored]
+            for slot, i in enumerate(fresh):
+                buffer[slot] = buffer[i]
+        with self._timed("device_s"):
+            flight = self.launch(buffer[: len(fresh)]) if fresh else _NOTHING
+        return FlyingBatch(
             flight,
-            batch.buffer,
+            buffer,
             batch.unit,
+            fresh,
+            stored,
             kept,
             tuple(samples[i].key for i in kept),
             label_array([samples[i].label for i in kept], self.labelling.classes),
-            np.frombuffer(b"".join(digests[i] for i in kept), np.uint8).reshape(-1, 32),
-            Counter(str(note) for i in kept for note in outcomes[i].notes),
+            np.frombuffer(b"".join(decoded[i].sha256 for i in kept), np.uint8).reshape(-1, 32),
+            Counter(str(note) for i in kept for note in decoded[i].outcome.notes),
             tuple(
                 SkippedSample(sample.key, str(reason))
                 for sample, reason in zip(samples, reasons, strict=True)
@@ -257,7 +212,7 @@ class Pipeline:
         )
 
     def _landed(
-        self, flying: deque[_Flying | UnitEnd], n_most: int
+        self, flying: deque[FlyingBatch | UnitEnd], n_most: int
     ) -> Iterator[EncodedBatch | UnitEnd]:
         """Give what has landed, in order; wait for the first while more than ``n_most`` fly."""
         while flying:
@@ -265,16 +220,13 @@ class Pipeline:
             if isinstance(first, UnitEnd):
                 yield first
             else:
-                n_flying = sum(isinstance(each, _Flying) for each in flying)
+                n_flying = sum(isinstance(each, FlyingBatch) for each in flying)
                 if n_flying <= n_most and not first.flight.has_landed():
                     return
                 with self._timed("device_s"):
-                    features = first.flight.collect()
+                    landed = first.landed()
                 self._ring.put(first.buffer)
-                if first.skipped:
-                    features = {name: array[first.kept] for name, array in features.items()}
-                block = FeatureBlock(first.keys, features, first.labels, first.image_sha256)
-                yield EncodedBatch(first.unit, block, first.skipped, first.notes)
+                yield landed
             flying.popleft()
 
     @contextmanager

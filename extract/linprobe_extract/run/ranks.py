@@ -1,24 +1,19 @@
-"""Which process encodes which shard, and when it stops.
+"""Which of several processes this one is, and when it stops.
 
-Alone: all of them, in order. Under torchrun: whoever is free takes the next one from a counter in
-the c10d store, so that fast ranks do more; there are no collectives and nothing to hang on. Under
-SLURM without torchrun: every n-th. A shard that a dead rank leaves is finished by the next run,
-and a shard encoded twice is committed once.
+torchrun and srun say which GPU and cores are this process' own; who does what is decided by leases
+(:mod:`linprobe_extract.run.claims`), whatever has started the processes.
 """
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TypeVar
 
 from linprobe.errors import ExtractError
 from linprobe.terminal import note
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,8 +29,6 @@ class Ranks:
     local_world_size: int
     """Processes of this machine that share the cores each of them may use: 1 under SLURM, whose
     tasks have cores of their own (their affinity)."""
-    torchrun: bool
-    """Started by torchrun, so that there is a c10d store to claim from."""
 
 
 def ranks_from_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
@@ -54,7 +47,7 @@ def ranks_from_environment(environment: Mapping[str, str] = os.environ) -> Ranks
     elif "SLURM_PROCID" in environment and "SLURM_STEP_NUM_TASKS" in environment:
         names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
     else:
-        return Ranks(0, 1, 0, 1, torchrun=False)
+        return Ranks(0, 1, 0, 1)
     hint = "start the processes with torchrun or srun, or unset these variables"
     for name in names:
         if not environment.get(name, "0").isdigit():
@@ -63,66 +56,7 @@ def ranks_from_environment(environment: Mapping[str, str] = os.environ) -> Ranks
     rank, world_size, local_rank, *local_size = (int(environment.get(n, "0")) for n in names)
     if rank >= world_size:
         raise ExtractError(f"{names[0]}={rank} is not below {names[1]}={world_size}", hint=hint)
-    torchrun = names[0] == "RANK" and {"MASTER_ADDR", "MASTER_PORT"} <= environment.keys()
-    return Ranks(rank, world_size, local_rank, max([1, *local_size]), torchrun=torchrun)
-
-
-@dataclass(frozen=True)
-class Turns:
-    """Shared counters of one run: who takes what, and who is last."""
-
-    ranks: Ranks
-    add: Callable[[str, int], int] | None
-    """Atomically add to a named counter and give the new value; None without a shared store."""
-
-    def claim(self, items: Sequence[T], round_name: str) -> Iterator[T]:
-        """Yield the items that fall to this process; each item falls to one."""
-        if self.add is None:
-            yield from items[self.ranks.rank :: self.ranks.world_size]
-            return
-        while (index := self.add(f"{round_name}/next", 1) - 1) < len(items):
-            yield items[index]
-
-    def is_last(self, round_name: str) -> bool:
-        """Tell whether all others have finished; without a shared store everyone may be last."""
-        # Sealing twice is harmless.
-        return self.add is None or self.add(f"{round_name}/done", 1) == self.ranks.world_size
-
-
-class Claims(Iterable[T]):
-    """What falls to this process, to be gone through again after a failure.
-
-    A claim cannot be given back: each iteration begins with what was claimed before, whatever
-    became of it, and then claims further.
-
-    Parameters
-    ----------
-    claim : as :meth:`Turns.claim` gives it.
-    """
-
-    def __init__(self, claim: Iterator[T]) -> None:
-        self._claim = claim
-        self._claimed: list[T] = []
-
-    def __iter__(self) -> Iterator[T]:
-        yield from tuple(self._claimed)
-        for item in self._claim:
-            self._claimed.append(item)
-            yield item
-
-
-def open_turns(ranks: Ranks) -> Turns:
-    """Connect to the counters of this run."""
-    if not ranks.torchrun or ranks.world_size == 1:
-        return Turns(ranks, None)
-    # Imported here: planning and every error about arguments come without torch.
-    from torch.distributed.distributed_c10d import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
-
-    store, _, _ = next(iter(rendezvous("env://")))
-    # A restarted group of workers claims afresh: what the last one finished is committed.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return Turns(ranks, PrefixStore(f"linprobe/{attempt}", store).add)
+    return Ranks(rank, world_size, local_rank, max([1, *local_size]))
 
 
 class Stop(threading.Event):

@@ -57,6 +57,8 @@ class RunReport:
     """Shards encoded and committed now."""
     n_images: int = 0
     """Rows in them."""
+    n_taken: int = 0
+    """Those of them that were not encoded: the store had the row of that image."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Their samples without a row, by reason."""
     notes: Counter[str] = field(default_factory=Counter)
@@ -70,6 +72,8 @@ class RunReport:
     """Shards of the chosen splits that still have no part."""
     sealed: tuple[Split, ...] = ()
     """The chosen splits that are complete."""
+    has_sealed: bool = False
+    """Whether this process has sealed any of them."""
     stopped: bool = False
     """Stopped by a signal before all shards were done."""
 
@@ -107,9 +111,10 @@ def run_text(run: RunReport | None) -> str:
     before = f" ({run.n_shards_before} done before)" if run.n_shards_before else ""
     missing = f", {run.n_shards_missing} shards still missing" if run.n_shards_missing else ""
     noted = f", noted {_counts(run.notes)}" if run.notes else ""
+    taken = f" ({run.n_taken} images taken from the store)" if run.n_taken else ""
     advice = " (more CPU cores or smaller images help)" if limit == "decoding" else ""
     return (
-        f"{run.n_shards} shards{before}{missing}, {run.n_images} images, "
+        f"{run.n_shards} shards{before}{missing}, {run.n_images} images{taken}, "
         f"skipped {_counts(run.skipped) or 'none'}{noted}, {run.seconds:.1f} s, "
         f"{run.n_images / seconds:.1f} images/s, "
         f"limited by the {limit}, {waited_s / seconds:.0%} of the time{advice}"
@@ -176,6 +181,7 @@ def _run_json(run: RunReport) -> JsonValue:
             for url, error in run.failed.items()
         ],
         "images": run.n_images,
+        "images_taken": run.n_taken,
         "skipped": run.skipped,
         "notes": run.notes,
         "seconds": round(run.seconds, 3),

@@ -15,14 +15,9 @@ from linprobe.machine import available_cores, decode_threads, thread_count
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_extract.encoders.family import EncoderChoice
 from linprobe_extract.run.arithmetic import other_precisions, precision_text
+from linprobe_extract.run.claims import seal_alone
 from linprobe_extract.run.memo import choice_key, encoder_memo
-from linprobe_extract.run.ranks import (
-    Ranks,
-    Stop,
-    open_turns,
-    ranks_from_environment,
-    stop_on_signals,
-)
+from linprobe_extract.run.ranks import Ranks, Stop, ranks_from_environment, stop_on_signals
 from linprobe_extract.run.report import ExtractReport
 from linprobe_extract.run.work import Forecast, Work, forecast
 from linprobe_extract.shards.caches import FingerprintCache
@@ -111,7 +106,7 @@ class Extraction:
         first = watch if ranks.rank == 0 else ignore
         work = self._work(ranks, read_only=False, watch=first)
         if work.stored is not None and not work.todo:
-            return ExtractReport(work.stored, self.plan.name, work.seal(), run=None)
+            return ExtractReport(work.stored, self.plan.name, seal_alone(work, first), run=None)
         from linprobe_extract.encoders.loading import load_encoder
         from linprobe_extract.encoders.register import canary_rate, register
         from linprobe_extract.run.encode import Run
@@ -142,7 +137,7 @@ class Extraction:
                 if self.threads is None
                 else thread_count(self.threads),
                 max_skipped=self.max_skipped,
-                turns=open_turns(ranks),
+                ranks=ranks,
                 watch=watch,
                 stop=stop,
             ).extract()

@@ -8,12 +8,14 @@ import time
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Self
+from typing import Protocol, Self
 
 from linprobe.errors import LinprobeError, ShardError
 from linprobe.names import first_few
-from linprobe_extract.run.pipeline import EncodedBatch, Unit, UnitEnd
+from linprobe_extract.run.batches import EncodedBatch, Unit, UnitEnd
 from linprobe_extract.run.report import RunReport
+from linprobe_extract.run.taking import row_ranges
+from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import SkippedSample
 from linprobe_store.handles.encoder import StoredEncoder
 
@@ -21,13 +23,22 @@ _MAX_PENDING = 8
 """Batches waiting to be written before the encoder has to wait."""
 
 
+class Settle(Protocol):
+    """Takes a shard that has its part, or has failed."""
+
+    def __call__(self, shard: Shard, *, has_failed: bool) -> None:
+        """Take one."""
+
+
 class _Part:
     """The part of one shard in the making."""
 
     def __init__(self, unit: Unit, encoder: StoredEncoder, batch_size: int) -> None:
-        self.url = unit.shard.url
+        self.shard = unit.shard
         self.batch_size = batch_size
         self.n_rows = 0
+        self.taken: dict[str, list[int]] = {}
+        """Rows that were stored before, by the unit that they are from."""
         self.skipped: list[SkippedSample] = []
         self.notes = Counter[str]()
         self.error: LinprobeError | None = None
@@ -39,16 +50,19 @@ class PartSink:
     """Writes the batches of one shard after the other; use as a context manager.
 
     ``labelling`` is recorded with each part; ``max_skipped`` is the greatest share of samples of a
-    shard that may be skipped, in [0, 1]; ``report`` counts what is committed and what failed.
+    shard that may be skipped, in [0, 1]; ``report`` counts what is committed and what failed, and
+    ``settle`` takes each shard of these.
     """
 
     def __init__(
-        self, encoder: StoredEncoder, labelling: str, max_skipped: float, report: RunReport
-    ) -> None:
+        self, encoder: StoredEncoder, labelling: str, max_skipped: float, report: RunReport,
+        settle: Settle,
+    ) -> None:  # fmt: skip
         self._encoder = encoder
         self._labelling = labelling
         self._max_skipped = max_skipped
         self._report = report
+        self._settle = settle
         self._thread = ThreadPoolExecutor(1, "write")
         self._pending: deque[Future[None]] = deque()
         self._part: _Part | None = None
@@ -90,6 +104,8 @@ class PartSink:
             elif isinstance(item, UnitEnd):
                 self._commit(part, item)
             else:
+                for row, unit in item.taken.items():
+                    part.taken.setdefault(unit, []).append(part.n_rows + row)
                 part.n_rows += len(item.block.keys)
                 part.skipped.extend(item.skipped)
                 part.notes.update(item.notes)
@@ -101,6 +117,7 @@ class PartSink:
                 raise  # a full or failing disk is no fault of this shard: the run ends
         if isinstance(item, UnitEnd):
             self._close(part)
+            self._settle(part.shard, has_failed=part.error is not None)
             self._part = None
 
     def _commit(self, part: _Part, end: UnitEnd) -> None:
@@ -109,9 +126,13 @@ class PartSink:
         if len(part.skipped) > self._max_skipped * end.planned:
             worst = first_few(f"{sample.key} ({sample.reason})" for sample in part.skipped)
             raise ShardError(
-                f"{len(part.skipped)} of {end.planned} samples of '{part.url}' cannot "
+                f"{len(part.skipped)} of {end.planned} samples of '{part.shard.url}' cannot "
                 f"be used, more than --max-skipped {self._max_skipped:g}: {worst}",
                 hint="mend the shard, or allow more with --max-skipped",
+            )
+        if part.taken:
+            self._encoder.record_taken(
+                part.writer.shard, {unit: row_ranges(rows) for unit, rows in part.taken.items()}
             )
         part.writer.commit(
             skipped=part.skipped,
@@ -121,10 +142,11 @@ class PartSink:
         )
         self._report.n_shards += 1
         self._report.n_images += part.n_rows
+        self._report.n_taken += sum(map(len, part.taken.values()))
         self._report.skipped.update(sample.reason for sample in part.skipped)
         self._report.notes.update(part.notes)
 
     def _close(self, part: _Part) -> None:
         if part.error is not None:
-            self._report.failed[part.url] = part.error
+            self._report.failed[part.shard.url] = part.error
         part.scope.close()

@@ -6,8 +6,10 @@ Reads no image and imports no torch.
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET
 
 from linprobe.errors import ExtractError, ShardError
 from linprobe_extract.run.keys import SplitKeys
@@ -17,9 +19,10 @@ from linprobe_extract.shards.labels import label_array
 from linprobe_extract.shards.samples import read_samples, split_member
 from linprobe_extract.shards.tar import member_names, read_members
 from linprobe_extract.shards.types import DatasetPlan, Shard
+from linprobe_store.arrays.keys import Keys
 from linprobe_store.arrays.seal import ReadLabels
-from linprobe_store.arrays.unit_maps import Keys
 from linprobe_store.format.commit import PartCommit
+from linprobe_store.format.layout import DATASET_PREFIX, SETS_FOLDER
 from linprobe_store.format.spec import (
     DatasetNames,
     DatasetSpec,
@@ -108,6 +111,21 @@ class Work:
             return False
         return self.stored.committed_part(fingerprint) is not None
 
+    def is_done_by_now(self, shard: Shard) -> bool:
+        """Whether a shard has its part by now, or its split was sealed since the work was seen."""
+        self.fingerprints.reload()
+        if self.has_part(self.fingerprints.known(shard)):
+            return True
+        if self.seals == (after := self.again()).seals:
+            return False
+        return any(shard in self.plan.split(name).shards for name in after.sealed)
+
+    @cached_property
+    def seals(self) -> frozenset[Path]:
+        """Folders of the sealed splits of all datasets: what changes where parts may be gone."""
+        assert self.stored is not None
+        return frozenset(self.stored.path.glob(f"{SETS_FOLDER}/{DATASET_PREFIX}*/*"))
+
     def again(self) -> "Work":
         """The same work as it stands now, whatever other processes have done meanwhile."""
         self.fingerprints.reload()
@@ -116,7 +134,7 @@ class Work:
     def seal(self) -> tuple[Split, ...]:
         """Seal each split whose parts are all there; give all that are sealed then, in order.
 
-        Declares the metric of a dataset that had none, and lets its name mean this dataset.
+        Declares what the card does and the store does not yet, and lets the name mean this dataset.
 
         Raises
         ------
@@ -126,7 +144,7 @@ class Work:
         """
         if self.stored is None:
             return ()
-        names = DatasetNames(self.plan.name, self.plan.metric)
+        names = DatasetNames(self.plan.name, self.plan.metric, self.plan.upright or UNSET)
         # Without class names, a label of what is left may name one more class.
         is_known = self.plan.classes is not None or not self.todo
         sealed = []
@@ -136,7 +154,7 @@ class Work:
             if split is None and is_known and is_encoded:
                 read_labels = self._label_reader(name)
                 split = self.stored.seal(self._spec, name, names=names, read_labels=read_labels)
-            elif split is not None and split.metric is None and names.metric is not None:
+            elif split is not None and split.dataset_names.completed(names) != split.dataset_names:
                 split = self.stored.register_dataset(split.dataset_spec, names).split(name)
             sealed += [] if split is None else [split]
         if sealed and len(sealed) == len(self.splits):

@@ -37,14 +37,20 @@ class JsonCache(Generic[T]):
         self._kind = kind
         self._read_only = read_only
         self._known: dict[str, T] = {}
+        self._n_read = 0
         self.reload()
 
     def reload(self) -> None:
         """Learn what other processes have written meanwhile."""
-        with suppress(StoreError):
-            for line in read_bytes(self._path, limit=_MAX_BYTES).splitlines():
+        with suppress(StoreError, OSError):
+            size = self._path.stat().st_size
+            if size == self._n_read:
+                return
+            data = read_bytes(self._path, limit=_MAX_BYTES)
+            for line in data[self._n_read if self._n_read < size else 0 :].splitlines():
                 with suppress(IntegrityError):
                     self._known |= parse(self._kind, line, str(self._path))
+            self._n_read = data.rfind(b"\n") + 1  # the last one may be cut
 
     def get(self, key: str) -> T | None:
         """The value last put under this key, or None."""

@@ -131,6 +131,13 @@ class DatasetCard:
     """Images that occur more than once, within a split or across splits."""
     notes: tuple[str, ...] = ()
     """How the split was made, and other facts a reader of a number should know."""
+    warnings: tuple[str, ...] = ()
+    """What will hurt and is not in the fields above: classes of few images, files in no class."""
+    upright: bool = False
+    """Whether images were turned as their EXIF says; of new ones, ``predict`` does what this says.
+    """
+    rotated: NonNegative = 0
+    """Images in the shards whose EXIF asked to be turned."""
 
     @property
     def leaks(self) -> tuple[DuplicateImage, ...]:

@@ -67,6 +67,11 @@ class Fetcher:
         if self._staging is not None:
             self._staging.discard()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the context was left."""
+        return self._stop.is_set()
+
     @contextmanager
     def fetched(self, shard: Shard) -> Iterator[LocalShard]:
         """Give one shard while the context lasts; ShardError or StoreError as :meth:`ahead`."""
@@ -84,7 +89,7 @@ class Fetcher:
         Parameters
         ----------
         shards : taken one by one, at most two before they are due.
-        may_claim : whether another one may be taken before it is due.
+        may_claim : whether another one may be taken before it is due; it does not wait then.
         stop : ends it when set, also while it waits.
 
         A result is a ShardError where a shard cannot be read or holds other bytes than the card

@@ -16,7 +16,7 @@ from msgspec import UNSET
 from linprobe import names
 from linprobe.errors import ExtractError
 from linprobe.records import read_bytes
-from linprobe.terminal import command
+from linprobe.terminal import command, pack_hint
 from linprobe_extract.shards.card import DatasetCard, ShardCard, load_card
 from linprobe_extract.shards.listing import (
     COPY_HINT,
@@ -94,6 +94,7 @@ def plan_dataset(
         classes=classes,
         metric=card.headline_metric if card else None,
         key_prefix=key_prefix or UNSET,
+        upright=True if card is not None and card.upright else None,
     )
 
 
@@ -132,7 +133,8 @@ def _local_splits(folder: Path, card: DatasetCard | None) -> dict[str, tuple[Sha
             files += [f"{path.name}/{file.name}" for file in path.iterdir()]
     found = shards_by_split(files, str(folder))
     if not found:
-        raise ExtractError(f"no shards found in '{folder}'", hint=_LAYOUT_HINT)
+        hint = pack_hint(folder) or _LAYOUT_HINT
+        raise ExtractError(f"no shards found in '{folder}'", hint=hint)
     listed = card.splits if card else {}
     splits: dict[str, tuple[Shard, ...]] = {}
     for split, paths in found.items():
@@ -249,6 +251,7 @@ def _matches(pattern: str) -> list[Shard]:
     if Path(pattern).is_file():
         return [Shard(pattern)]
     if not any(char in pattern for char in "*?["):
-        raise ExtractError(f"no shard at '{pattern}'", hint="check the path or the braces")
+        hint = pack_hint(Path(pattern)) or "check the path or the braces"
+        raise ExtractError(f"no shard at '{pattern}'", hint=hint)
     paths = glob.glob(pattern, recursive=True)  # noqa: PTH207 - may be absolute
     return [Shard(path) for path in sorted(paths, key=names.natural_key)]

@@ -119,6 +119,8 @@ class DatasetPlan:
     """The metric that the dataset's card declares, such as ``mean_per_class``; None without."""
     key_prefix: KeyPrefix = UNSET
     """What is put before the keys of the samples."""
+    upright: Literal[True] | None = None
+    """True where the card says that images were turned as their EXIF says."""
 
     @property
     def labelling(self) -> Labelling:

@@ -6,9 +6,10 @@ A file is opened once: what is checked of it and what is read of it are the same
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import REPAIR, IntegrityError
-from linprobe.records import open_regular, parse, read_bytes
+from linprobe.records import open_regular, read_bytes
 from linprobe_store.arrays.values import BadRow, find_bad_row, rows_at_once
 from linprobe_store.format.checksums import (
     FileDigest,
@@ -27,7 +28,12 @@ from linprobe_store.format.checksums import (
 )
 from linprobe_store.format.layout import MAX_METADATA_BYTES
 from linprobe_store.format.spec import FeatureArray
-from linprobe_store.format.zarr_v3 import ArrayGeometry, check_index, parse_geometry
+from linprobe_store.format.zarr_v3 import (
+    ArrayGeometry,
+    check_group_json,
+    check_index,
+    parse_geometry,
+)
 
 _SCATTERED = 8
 """Below one row in this many, pages are fetched singly (MADV_RANDOM): 2 to 3 times as fast on a
@@ -46,10 +52,11 @@ class MappedFile:
     """Where it was opened."""
     digest: FileDigest
     """What it must be."""
-    state: FileState
-    """What it was when it was mapped; one that is still so has not been written to since."""
-    content: RowMap = field(repr=False)
-    """All its bytes, mapped read-only: rows, padding, index."""
+    state: FileState | None
+    """What it was when it was mapped; one that is still so has not been written to since. None
+    where its bytes were copied, and nobody writes to them."""
+    content: NDArray[np.uint8] = field(repr=False)
+    """All its bytes, mapped or copied, read-only: rows, padding, index."""
     shape: tuple[int, ...]
     """Shape of its rows, which lie at the beginning."""
     dtype: "np.dtype[np.generic]"
@@ -78,12 +85,14 @@ class MappedFile:
                 bad = in_block and BadRow(start + in_block.row, in_block.problem)
         hasher.update(self.content[rows.nbytes :].view(np.ndarray))
         compare_digests(self.path, self.digest, hasher.digest())
+        let_go(self.content)
         return bad
 
     def check_unchanged(self) -> None:
         """Refuse, by an IntegrityError, a file that is another, or was written to, since mapped."""
-        with open_regular(self.path) as stream:
-            self._check_state(stream)
+        if self.state is not None:
+            with open_regular(self.path) as stream:
+                self._check_state(stream)
 
     def scattered(self) -> NDArray[np.generic]:
         """The rows by a map of their own, advised for single rows; raises as check_unchanged."""
@@ -128,6 +137,11 @@ class MappedArray:
                 return BadRow(i * self.geometry.file_rows + bad.row, bad.problem)
         return None
 
+    def blocks(self, rows: int) -> Iterator[NDArray[np.generic]]:
+        """Zero-copy views of consecutive rows, at most ``rows`` each; none spans two files."""
+        for (view,) in side_by_side([self], rows):
+            yield view
+
     def between(self, start: int, stop: int) -> NDArray[np.generic]:
         """Zero-copy view of the rows from ``start`` up to ``stop``, at least one, of one file."""
         number, first = divmod(start, self.geometry.file_rows)
@@ -156,10 +170,41 @@ class MappedArray:
         return out
 
 
-def map_array(folder: Path, files: Mapping[str, FileDigest]) -> MappedArray:
+def let_go(rows: NDArray[np.generic]) -> None:
+    """Give the pages of a view of a map back to the system, which keeps their content while it can.
+
+    Dask stops and kills a worker by its resident memory, mapped pages included. Views of other
+    memory are left as they are.
+    """
+    whole = rows
+    while isinstance(whole.base, np.ndarray):
+        whole = whole.base
+    pages: object = whole.base
+    if isinstance(pages, mmap.mmap):
+        start = rows.ctypes.data - whole.ctypes.data
+        end = min(len(pages), start + rows.nbytes)
+        start -= start % mmap.PAGESIZE
+        pages.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+
+def side_by_side(
+    arrays: Sequence[MappedArray], rows: int
+) -> Iterator[tuple[NDArray[np.generic], ...]]:
+    """Zero-copy views of the same rows of each array, at most ``rows``; none spans two files."""
+    n = arrays[0].rows
+    # A row may lie in the third file of one array and in the first of another.
+    starts = {start for array in arrays for start in range(0, n, array.geometry.file_rows)}
+    for first, end in pairwise([*sorted(starts), n]):
+        for start in range(first, end, rows):
+            stop = min(start + rows, end)
+            yield tuple(array.between(start, stop) for array in arrays)
+
+
+def map_array(folder: Path, files: Mapping[str, FileDigest], copied_bytes: int = 0) -> MappedArray:
     """Map anyone's array of our layout, of the files of a table and of no others.
 
-    ``files`` has the digest of each file by its path below ``folder``. Raises an IntegrityError
+    ``files`` has the digest of each file by its path below ``folder``; one of at most
+    ``copied_bytes`` is read, which takes less than to map it. Raises an IntegrityError
     where one is damaged, missing or not in the table, and a StoreError for other Zarr.
     """
     metadata = folder / "zarr.json"
@@ -171,18 +216,13 @@ def map_array(folder: Path, files: Mapping[str, FileDigest]) -> MappedArray:
     if extra := sorted(files.keys() - {"zarr.json", *keys}):
         message = f"{folder / extra[0]}: expected {len(keys)} files of rows by the array's shape"
         raise IntegrityError(f"{message}, found it in the commit's files", hint=REPAIR)
-    mapped = (_map_file(folder, geometry, i, digest) for i, digest in enumerate(digests))
+    mapped = [_map_file(folder, geometry, i, digests[i], copied_bytes) for i in range(len(keys))]
     return MappedArray(folder, geometry, tuple(mapped))
 
 
 def check_group(path: Path, digest: FileDigest | None) -> None:
     """Refuse, by an IntegrityError, a ``zarr.json`` that is no group's, or not of its digest."""
-    metadata = parse(dict[str, object], _read_metadata(path, digest), str(path))
-    kind = {"zarr_format": 3, "node_type": "group"}
-    attributes = metadata.pop("attributes", {})
-    if metadata != kind or not isinstance(attributes, dict):
-        message = f"{path}: expected {kind} and attributes, found {str(metadata)[:120]}"
-        raise IntegrityError(message, hint=REPAIR)
+    check_group_json(_read_metadata(path, digest), str(path))
 
 
 def _read_metadata(path: Path, digest: FileDigest | None) -> bytes:
@@ -199,12 +239,20 @@ def _listed(path: Path, digest: FileDigest | None) -> FileDigest:
     return digest
 
 
-def _map_file(folder: Path, geometry: ArrayGeometry, i: int, digest: FileDigest) -> MappedFile:
+def _map_file(
+    folder: Path, geometry: ArrayGeometry, i: int, digest: FileDigest, copied_bytes: int
+) -> MappedFile:
     """Map a file once its size is proved, and its rows once its shard index is."""
-    path = folder / geometry.file_key(i)
+    path, n_bytes = folder / geometry.file_key(i), geometry.file_bytes(i)
+    state: FileState | None = None
+    content: NDArray[np.uint8]
     with open_regular(path) as stream:
-        state = _state_of(check_opened(path, stream, geometry.file_bytes(i)))
-        content: RowMap = np.memmap(stream, np.uint8, "r", shape=(state[1],))
+        status = check_opened(path, stream, n_bytes)
+        if n_bytes <= copied_bytes:
+            content = np.frombuffer(stream.read(n_bytes), np.uint8)
+        else:
+            state = _state_of(status)
+            content = np.memmap(stream, np.uint8, "r", shape=(n_bytes,))
     check_index(geometry, i, content[geometry.index_start(i) :].tobytes(), str(path))
     shape = (geometry.rows_in_file(i), *geometry.shape[1:])
     return MappedFile(path, digest, state, content, shape, geometry.dtype)

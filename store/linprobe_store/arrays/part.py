@@ -1,10 +1,11 @@
 """Parts: the features of one source tar, immutable, keyed by the tar's fingerprint."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from linprobe.disk import Staging, make_folders, refuse_links, store_errors
-from linprobe.errors import MismatchError, StoreError
+from linprobe.errors import MismatchError, StoreError, unreadable
 from linprobe.records import digest_json, plain
 from linprobe_store.arrays.unit_writer import UnitWriter
 from linprobe_store.format.commit import PartCommit, check_files, check_origin, read_commit, sign
@@ -12,10 +13,29 @@ from linprobe_store.format.layout import COMMIT_FILE, PART_PREFIX, PARTS_FOLDER,
 from linprobe_store.format.spec import EncoderSpec, FeatureBlock, ShardFingerprint, SkippedSample
 
 
+def part_name(shard: ShardFingerprint) -> str:
+    """Name of the folder of a source tar's part: a function of its fingerprint alone."""
+    return folder_named(PART_PREFIX, shard.name, digest_json(plain(shard)))
+
+
 def part_path(encoder_path: Path, shard: ShardFingerprint) -> Path:
-    """Folder of the part of a source tar: a function of its fingerprint alone."""
-    name = folder_named(PART_PREFIX, shard.name, digest_json(plain(shard)))
-    return encoder_path / PARTS_FOLDER / name
+    """Folder of the part of a source tar."""
+    return encoder_path / PARTS_FOLDER / part_name(shard)
+
+
+def part_names(encoder_path: Path) -> frozenset[str]:
+    """Names of the folders of all parts, by one listing: a folder of that name is a commit.
+
+    Raises a StoreError where they cannot be listed.
+    """
+    folder = encoder_path / PARTS_FOLDER
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(e.name for e in entries if e.name.startswith(PART_PREFIX))
+    except FileNotFoundError:
+        return frozenset()
+    except OSError as error:
+        raise unreadable(folder, error) from error
 
 
 def find_part(encoder_path: Path, spec: EncoderSpec, shard: ShardFingerprint) -> PartCommit | None:
@@ -23,6 +43,16 @@ def find_part(encoder_path: Path, spec: EncoderSpec, shard: ShardFingerprint) ->
     path = part_path(encoder_path, shard)
     if not path.exists():
         return None
+    commit = read_part(path, spec, shard)
+    check_files(path, commit.files, "open")
+    return commit
+
+
+def read_part(path: Path, spec: EncoderSpec, shard: ShardFingerprint) -> PartCommit:
+    """Commit of the part of a tar in a folder, whose files were not looked at.
+
+    Raises an IntegrityError where it is damaged, a MismatchError where it is another one's.
+    """
     commit = read_commit(PartCommit, path)
     check_origin(
         path,
@@ -31,7 +61,6 @@ def find_part(encoder_path: Path, spec: EncoderSpec, shard: ShardFingerprint) ->
         ("taps", spec.taps, commit.taps),
         ("dtype", spec.storage_dtype, commit.dtype),
     )
-    check_files(path, commit.files, "open")
     return commit
 
 

@@ -4,7 +4,7 @@ Parts, sealed splits and imports pass the same checks: no NaN, infinity or all-z
 written, and a fill value is therefore never a feature.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from linprobe.errors import MismatchError, StoreError
 from linprobe.records import JsonValue
 from linprobe_store.arrays.array_writer import RowLayout, RowWriter
+from linprobe_store.arrays.keys import Keys
 from linprobe_store.arrays.values import find_bad_row
 from linprobe_store.format import layout
 from linprobe_store.format.checksums import FileDigest, digest_bytes
@@ -68,11 +69,11 @@ class UnitWriter:
         for tap, features in block.features.items():
             _check_values(features, block.keys, f"{self._source}: {tap}")
         try:
-            keys = [key.encode() for key in block.keys]
+            keys = Keys.encoded(block.keys)
         except UnicodeEncodeError as error:
             message = f"{self._source}: the key {error.object!r} is not valid UTF-8"
             raise StoreError(message, hint="rename the member and pack the shard again") from None
-        if not keys:
+        if not len(keys):
             return
         for tap, features in block.features.items():
             self._features[tap].append(features)
@@ -81,8 +82,8 @@ class UnitWriter:
             if self._images is None:
                 self._images = self._writer(layout.IMAGE_SHA256, "uint8", (32,), 0, "digest_byte")
             self._images.append(block.image_sha256)
-        self._offsets.append(self._bytes.rows + np.cumsum([len(key) for key in keys]))
-        self._bytes.append(np.frombuffer(b"".join(keys), np.uint8))
+        self._offsets.append(self._bytes.rows + np.cumsum(keys.lengths))
+        self._bytes.append(keys.data)
 
     def close(self, attributes: Mapping[str, JsonValue]) -> UnitContents:
         """Finish every array; the group carries ``attributes`` beside the format's name.
@@ -166,7 +167,7 @@ class UnitWriter:
             )
 
 
-def _check_values(features: FeatureArray, keys: tuple[str, ...], place: str) -> None:
+def _check_values(features: FeatureArray, keys: Sequence[str], place: str) -> None:
     """Refuse, by a StoreError, features (n, d) that are not finite, and rows that are all zero."""
     bad = find_bad_row(features)
     if bad is not None:

@@ -1,8 +1,6 @@
 """What rows, labels and keys may be: one test for those who write them and those who read them."""
 
 import codecs
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -88,17 +86,3 @@ def find_bad_key(offsets: NDArray[np.int64], data: NDArray[np.uint8]) -> int | N
         except UnicodeDecodeError:
             return row
     return None
-
-
-def hash_keys(keys: Sequence[str]) -> NDArray[np.int64]:
-    """A hash of each key, (n,), by which those that come twice are found."""
-    return np.fromiter(map(hash, keys), np.int64, len(keys))
-
-
-def repeated_keys(hashes: NDArray[np.int64], keys: Sequence[str]) -> list[str]:
-    """Keys that come more than once; only those of equal hash are compared as text."""
-    order = np.argsort(hashes, kind="stable")
-    again = hashes[order[1:]] == hashes[order[:-1]]
-    suspects = np.union1d(order[1:][again], order[:-1][again])
-    counts = Counter(keys[int(i)] for i in suspects)
-    return [key for key, count in counts.items() if count > 1]

@@ -71,19 +71,20 @@ def complete_folder(
 def _complete_names(
     target: Place, file: str, names: Names, full_id: str, is_told: bool, watch: Watch
 ) -> None:
-    """Keep the names that the target has, but for a metric that only the source knows."""
+    """Keep the names that the target has, but for what only the source declares."""
     try:
         content = _content(target, file)
         stored = parse_names(type(names), content, f"{target.label}/{file}", full_id)
     except IntegrityError:
         _mend(target, file, sign_names(names, full_id), is_told, watch)
         return
-    both: tuple[object, object] = stored, names
-    match both:
-        case DatasetNames(name, None), DatasetNames(metric=str(metric)):
-            _write(target, file, sign_names(DatasetNames(name, metric), full_id))
-            text = f"its metric at the target is now {metric}, as in the source"
-            watch(Progress(0, None, "splits", line=f"{name}: {text}"))
+    if isinstance(stored, DatasetNames) and isinstance(names, DatasetNames):
+        both = stored.completed(names)
+        if both != stored:
+            _write(target, file, sign_names(both, full_id))
+        if both.metric != stored.metric:
+            text = f"{both.name}: its metric at the target is now {both.metric}, as in the source"
+            watch(Progress(0, None, "splits", line=text))
 
 
 def complete_witness(target: Place, folder: str, split: SourceSplit, watch: Watch) -> None:

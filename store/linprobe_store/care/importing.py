@@ -1,7 +1,8 @@
 """Importing features made elsewhere: arrays of features and labels become sealed splits.
 
 Such features are known by their bytes alone, so the digest of the bytes stands where the digest
-of the weights is for our own: other features under the same name are another encoder.
+of the weights is for our own: other features under the same name are another encoder, unless the
+user asserts that they are of one.
 """
 
 import hashlib
@@ -28,6 +29,9 @@ from linprobe_store.handles.newest import name_newest
 from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore, write_format
 
+ASSERTED = "asserted_id"
+"""Field of the configuration of an encoder that stands on the word of the user."""
+
 
 def import_files(
     store: FeatureStore,
@@ -38,6 +42,7 @@ def import_files(
     tap: str = "embedding",
     classes: Path | None = None,
     storage_dtype: spec.StorageDtype | None = None,
+    asserted_id: str | None = None,
 ) -> tuple[Split, ...]:
     """Import arrays as sealed splits; what is there already is opened.
 
@@ -49,6 +54,8 @@ def import_files(
     tap : tap that the features come from.
     classes : text file of names by label; None takes those of the first ``.npz``, or numbers.
     storage_dtype : None keeps float16 and float32, and stores float64 as float32.
+    asserted_id : word of the user that features imported with the same one are of one encoder: it
+        stands where the digest of their bytes is without, and the encoder's spec says so.
 
     Raises
     ------
@@ -61,6 +68,10 @@ def import_files(
         raise MismatchError(message, hint="--metric top1")
     _check_text("--encoder-name", encoder_name)
     _check_text("--dataset", names.name)
+    if asserted_id is not None:
+        _check_text("--encoder-id", asserted_id)
+        if not asserted_id.strip():
+            raise MismatchError("--encoder-id is blank", hint="--encoder-id my-dinov2-run-3")
     write_format(store.root)
     with store_errors(store.root), _folder_for_unzipped(store.root) as unzipped:
         sources = [open_split(text, unzipped) for text in splits]
@@ -70,14 +81,15 @@ def import_files(
         kept: spec.StorageDtype = "float16" if features.dtype.itemsize == 2 else "float32"
         made_by = spec.EncoderSpec(
             architecture=f"imported:{encoder_name}",
-            config={},
+            config={} if asserted_id is None else {ASSERTED: asserted_id},
             activation="unknown",
-            weights_sha256=digest_json(digests),
+            weights_sha256=digest_json(digests if asserted_id is None else {ASSERTED: asserted_id}),
             taps=(spec.Tap(tap, features.shape[1]),),
             preprocess=None,
             precision="unknown",
             storage_dtype=storage_dtype or kept,
         )
+        _check_asserted(store, made_by)
         shards = {s.name: _fingerprint(s, digests[s.name]) for s in sources}
         names_of_classes = class_names(classes, sources)
         check_labels(sources, len(names_of_classes))
@@ -87,12 +99,28 @@ def import_files(
         encoder = store.register_encoder(made_by, called)
         stored = encoder.register_dataset(dataset, names)
         for source in sources:
-            path, rows = stored.path / source.name, PartRows(shards[source.name], 0, source.n, {})
+            path, rows = stored.path / source.name, PartRows(shards[source.name], 0, source.n, ())
             if not path.exists():
                 target = SealTarget(path, made_by, dataset, source.name)
                 write_split(target, _blocks(source, made_by), (rows,))
         name_newest(stored, encoder.datasets())
     return tuple(stored.split(source.name) for source in sources)
+
+
+def _check_asserted(store: FeatureStore, made_by: spec.EncoderSpec) -> None:
+    """Refuse features that cannot be of the encoder that their asserted id is in the store for."""
+    asserted = made_by.config.get(ASSERTED)
+    for other in (each.spec for each in store.encoders()):
+        if asserted is None or other.config.get(ASSERTED) != asserted or other == made_by:
+            continue
+        theirs, ours = (
+            f"{each.architecture}, {each.taps[0].name} of {each.taps[0].dim} {each.storage_dtype}"
+            for each in (other, made_by)
+        )
+        raise MismatchError(
+            f"--encoder-id {asserted!r}: the store has it as {theirs}; these features are {ours}",
+            hint="import them under the same names and dtype, or with another --encoder-id",
+        )
 
 
 @contextmanager

@@ -11,15 +11,26 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from linprobe.disk import STAGING_PREFIX, is_abandoned, refuse_links, remove_unit, store_errors
+from linprobe.disk import (
+    STAGING_PREFIX,
+    Staging,
+    is_abandoned,
+    refuse_links,
+    remove_unit,
+    store_errors,
+)
 from linprobe.errors import StoreError
+from linprobe.leases import LEASES_FOLDER, is_left
 from linprobe.names import short_id
 from linprobe.terminal import Progress, Watch, ignore
+from linprobe_store.arrays.part import part_name
 from linprobe_store.care.verify import verify_store
+from linprobe_store.format.commit import check_files
 from linprobe_store.format.layout import DATASET_PREFIX, ENCODER_PREFIX, PARTS_FOLDER, SETS_FOLDER
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.folders import remove_claim
 from linprobe_store.handles.lookup import list_folders, reading
+from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
 
 _CLAIM = re.compile(rf"\.({ENCODER_PREFIX}|{DATASET_PREFIX})[0-9a-f]{{12}}$")
@@ -53,6 +64,10 @@ def find_leftovers(
         if path.is_symlink():
             if _CLAIM.match(path.name) and not path.exists():
                 leftovers.append(Leftover(path, 0, "names a folder that is gone"))
+        elif path.parent.name == LEASES_FOLDER:
+            ages = {"min_age_s": min_age_s, "foreign_age_s": foreign_age_s}
+            if is_left(path) or is_abandoned(path, **ages):
+                leftovers.append(Leftover(path, folder_bytes(path), "its holder is gone"))
         elif _OURS.match(path.name):
             with suppress(OSError):  # gone meanwhile: its writer is not
                 if is_abandoned(path, min_age_s=min_age_s, foreign_age_s=foreign_age_s):
@@ -82,6 +97,7 @@ def _entries(root: Path, watch: Watch) -> Iterator[Path]:
     for encoder in named(in_root, ENCODER_PREFIX):
         yield from below(encoder)
         yield from below(encoder / PARTS_FOLDER)
+        yield from below(encoder / LEASES_FOLDER)
         in_sets = below(encoder / SETS_FOLDER)
         yield from in_sets
         for dataset in named(in_sets, DATASET_PREFIX):
@@ -170,6 +186,38 @@ def remove_folder(path: Path) -> None:
         if path.name.startswith(prefix):
             remove_claim(path, prefix)
     remove_unit(path)
+
+
+def remove_parts(encoder: StoredEncoder, splits: Iterable[Split]) -> int:
+    """Remove the parts of sealed splits, whose rows are stored twice; gives how many there were.
+
+    First every byte of each split that has parts left is read back and compared with its commit.
+    A part that another process removes meanwhile is passed over.
+
+    Raises
+    ------
+    IntegrityError : a split is damaged; its parts stay, to seal it again from.
+    StoreError : the operating system refuses; what was not removed yet stays whole.
+    """
+    present, folder = encoder.part_names(), encoder.path / PARTS_FOLDER
+    names: list[str] = []
+    for split in splits:
+        shards = (part.shard for part in split.commit.parts)
+        left = [name for name in map(part_name, shards) if name in present]
+        if left:
+            check_files(split.path, split.commit.files, "crc32c")
+        names += left
+    if not names:
+        return 0
+    refuse_links(encoder.path, folder)
+    with Staging(folder) as staging:
+        for name in names:
+            try:
+                staging.take(folder / name)
+            except StoreError:
+                if os.path.lexists(folder / name):
+                    raise
+    return len(names)
 
 
 def _refuse_links(store: FeatureStore, path: Path) -> None:

@@ -5,7 +5,7 @@ A spec is hashed whole into its id; names, versions, devices and batch sizes nev
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -78,7 +78,14 @@ class PreprocessSpec:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """A frozen tower with its preprocessing, taps and arithmetic: what makes features."""
+    """A frozen tower with its preprocessing, taps and arithmetic: what makes features.
+
+    Examples
+    --------
+    >>> spec = FeatureStore("features").split("test").encoder_spec
+    >>> spec.taps, spec.storage_dtype, len(spec.encoder_id)    # dim is d of (n, d)
+    ((Tap(name='embedding', dim=12),), 'float16', 64)
+    """
 
     architecture: str
     """Library and name, such as ``open_clip:ViT-B-16`` or ``timm:tf_efficientnet_lite0``."""
@@ -132,7 +139,14 @@ class SplitSpec:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A labelled dataset by its content."""
+    """A labelled dataset by its content.
+
+    Examples
+    --------
+    >>> spec = FeatureStore("features").split("test").dataset_spec
+    >>> spec.classes, [split.name for split in spec.splits]    # k names
+    (('c0', 'c1', 'c2', 'c3'), ['test', 'train'])
+    """
 
     splits: tuple[SplitSpec, ...]
     """All splits, sorted by name."""
@@ -167,13 +181,28 @@ class DatasetNames:
     """As given on the command line, such as ``cifar10``."""
     metric: str | None = None
     """Its headline metric, such as ``mean_per_class``; None where nobody declared one."""
+    upright: Literal[True] | UnsetType = UNSET
+    """Set where images were turned as their EXIF says, before anything was encoded."""
+
+    def completed(self, other: "DatasetNames") -> "DatasetNames":
+        """These names, with what the other declares and they do not."""
+        metric = other.metric if self.metric is None else self.metric
+        return replace(self, metric=metric, upright=self.upright or other.upright)
 
 
 @dataclass(frozen=True)
 class FeatureBlock:
-    """Consecutive rows of one source tar, as the encoder gives them."""
+    """Consecutive rows of one source tar, as the encoder gives them.
 
-    keys: tuple[str, ...]
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rows = {"embedding": np.ones((2, 5), np.float16)}    # (n, d) by tap
+    >>> FeatureBlock(("cat/0", "cat/1"), rows, np.zeros(2, np.int64)).labels
+    array([0, 0])
+    """
+
+    keys: Sequence[str]
     """Sample keys, n entries, in tar order; unique within the tar, valid UTF-8."""
     features: Mapping[str, FeatureArray]
     """One array (n, d_tap) per tap of the encoder, un-normalised, in the storage dtype; finite,
@@ -194,9 +223,15 @@ class SkippedSample:
     """A short reason such as ``truncated``; equal reasons are counted together."""
 
 
+def prefix_of(prefix: KeyPrefix, shard: ShardFingerprint) -> str:
+    """What a dataset with this prefix puts before the keys of a shard."""
+    return "" if prefix is UNSET else f"{shard.name}/"
+
+
 def prefixed(prefix: KeyPrefix, shard: ShardFingerprint, keys: Sequence[str]) -> Sequence[str]:
     """Keys of samples of a shard, as a dataset with this prefix has them."""
-    return keys if prefix is UNSET else tuple(f"{shard.name}/{key}" for key in keys)
+    start = prefix_of(prefix, shard)
+    return tuple(start + key for key in keys) if start else keys
 
 
 Spec = TypeVar("Spec", EncoderSpec, DatasetSpec)

@@ -7,7 +7,9 @@ a file can be mapped from its first byte on. Sources: the Zarr v3 core specifica
 """
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import google_crc32c
@@ -19,6 +21,8 @@ from linprobe.terminal import command
 
 _MAX_ROW_BYTES = 64 << 20
 """Of a row, which is looked at whole."""
+_USUAL_BYTES = 1 << 10
+"""Of a ``zarr.json`` that is remembered."""
 _MAX_CHUNKS = 1 << 20
 """Inner chunks of a file at most: 256 MiB of one-dimensional float16 features have 2^17."""
 
@@ -122,6 +126,19 @@ def group_json(attributes: JsonValue) -> bytes:
 
 def parse_geometry(data: bytes, place: str) -> ArrayGeometry:
     """Geometry from anyone's ``zarr.json``; StoreError for a layout not ours: compressed, ..."""
+    if len(data) <= _USUAL_BYTES:
+        with suppress(StoreError):
+            return _usual_geometry(data)
+    return _geometry(data, place)
+
+
+@lru_cache(maxsize=256)
+def _usual_geometry(data: bytes) -> ArrayGeometry:
+    """The parts of a split have the same few."""
+    return _geometry(data, "")
+
+
+def _geometry(data: bytes, place: str) -> ArrayGeometry:
     metadata = parse(dict[str, Any], data, place)
     if (data_type := metadata.get("data_type")) not in ("float16", "float32", "int64", "uint8"):
         raise _unmappable(place, f"found the data_type {str(data_type)[:80]}")
@@ -147,6 +164,29 @@ def parse_geometry(data: bytes, place: str) -> ArrayGeometry:
     if other:
         raise _unmappable(place, f"its {' and '.join(other)} differ from ours")
     return geometry
+
+
+def check_group_json(data: bytes, place: str) -> None:
+    """Refuse, by an IntegrityError, a ``zarr.json`` that is no group's."""
+    with suppress(IntegrityError):
+        if len(data) <= _USUAL_BYTES:
+            return _check_usual_group(data)
+    return _check_group(data, place)
+
+
+@lru_cache(maxsize=16)
+def _check_usual_group(data: bytes) -> None:
+    """The parts of an encoder have the same."""
+    _check_group(data, "")
+
+
+def _check_group(data: bytes, place: str) -> None:
+    metadata = parse(dict[str, object], data, place)
+    kind = {"zarr_format": 3, "node_type": "group"}
+    attributes = metadata.pop("attributes", {})
+    if metadata != kind or not isinstance(attributes, dict):
+        message = f"{place}: expected {kind} and attributes, found {str(metadata)[:120]}"
+        raise IntegrityError(message, hint=REPAIR)
 
 
 def _may_be(name: str, value: object, geometry: ArrayGeometry) -> bool:

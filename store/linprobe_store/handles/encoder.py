@@ -9,9 +9,10 @@ from linprobe.errors import MismatchError, NotFoundError
 from linprobe.names import check_class_names, short_id
 from linprobe.records import canonical_json, plain, read_bytes
 from linprobe.terminal import Watch, command, ignore
-from linprobe_store.arrays.part import PartWriter, find_part, part_path
+from linprobe_store.arrays.keys import Keys
+from linprobe_store.arrays.part import PartWriter, find_part, part_names, part_path
 from linprobe_store.arrays.seal import ReadLabels, SealTarget, seal_parts
-from linprobe_store.arrays.unit_maps import Keys, UnitArrays, map_unit
+from linprobe_store.arrays.unit_maps import UnitArrays, map_unit
 from linprobe_store.format import layout
 from linprobe_store.format.commit import PartCommit
 from linprobe_store.format.names import parse_names, sign_names
@@ -36,7 +37,14 @@ from linprobe_store.handles.witness import Provenance
 
 @dataclass(frozen=True)
 class StoredEncoder:
-    """An encoder of a store; made by ``FeatureStore.encoder`` and ``register_encoder``."""
+    """An encoder of a store; made by ``FeatureStore.encoder`` and ``register_encoder``.
+
+    Examples
+    --------
+    >>> encoder = FeatureStore("features").encoder()
+    >>> encoder.names.model, [(tap.name, tap.dim) for tap in encoder.spec.taps]    # d of (n, d)
+    ('ViT-T/8', [('embedding', 12)])
+    """
 
     spec: EncoderSpec
     """What its features are a function of."""
@@ -64,6 +72,17 @@ class StoredEncoder:
         MismatchError : it is of another encoder, source tar or version of the format.
         """
         return find_part(self.path, self.spec, shard)
+
+    def part_names(self) -> frozenset[str]:
+        """Names of the folders of its parts, as :func:`part_name` gives them, by one listing.
+
+        A part that is listed was committed whole; damage since then is found by who reads it.
+        """
+        return part_names(self.path)
+
+    def has_part(self, shard: ShardFingerprint) -> bool:
+        """Whether the part of a source tar is there by now; it is not looked into."""
+        return part_path(self.path, shard).exists()
 
     def part_labels(self, shard: ShardFingerprint) -> LabelArray:
         """Labels (n,) int64 or (n, k) uint8 of a tar's part; a NotFoundError where it has none."""
@@ -173,10 +192,10 @@ class StoredEncoder:
         folder = make_folder(parent, layout.DATASET_PREFIX, names.name, spec.dataset_id, files)
         stored = open_made(folder, self.open_dataset)
         check_full_id(folder, spec.dataset_id, stored.dataset_id)
-        if stored.metric is None and names.metric is not None:
+        declared = stored.names.completed(names)
+        if declared != stored.names:
             refuse_links(self.path, parent, folder)
-            declared = sign_names(DatasetNames(stored.name, names.metric), spec.dataset_id)
-            write_atomic(folder / layout.NAMES_FILE, declared)
+            write_atomic(folder / layout.NAMES_FILE, sign_names(declared, spec.dataset_id))
             return open_made(folder, self.open_dataset)
         return stored
 
@@ -192,6 +211,10 @@ class StoredEncoder:
     def record_provenance(self, entry: Provenance) -> None:
         """Append a run to ``provenance.jsonl``."""
         witness.append_provenance(self.path, entry)
+
+    def record_taken(self, shard: ShardFingerprint, rows: Mapping[str, str]) -> None:
+        """Append to ``provenance.jsonl`` which rows of a tar's part are from which units."""
+        witness.append_taken(self.path, part_path(self.path, shard).name, rows)
 
     def provenance(self) -> tuple[Provenance, ...]:
         """Runs that wrote features of this encoder, oldest first."""

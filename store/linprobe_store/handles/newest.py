@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from msgspec import UNSET
+
 from linprobe.errors import StoreError
 from linprobe.names import first_few, short_id
 from linprobe.terminal import Progress, Watch, ignore
@@ -57,4 +59,8 @@ def _naming_times(encoder_path: Path) -> Mapping[str, tuple[str, int]]:
     except StoreError:
         return {}
     named = enumerate(entries)
-    return {entry.dataset_id: (entry.time, line) for line, entry in named if entry.dataset_id}
+    return {
+        entry.dataset_id: (entry.time, line)
+        for line, entry in named
+        if entry.dataset_id is not UNSET
+    }

@@ -5,12 +5,16 @@ first machine stores what the encoder gives for the built-in canary images, and 
 compares its own with that.
 """
 
+import platform
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from linprobe.disk import Staging, append_line, refuse_links, store_errors
 from linprobe.errors import REPAIR, IntegrityError, MismatchError
@@ -73,8 +77,23 @@ def check_canary(encoder_path: Path, features: Mapping[str, FeatureArray], preci
 
 
 @dataclass(frozen=True)
+class TakenRows:
+    """Rows of a part that no encoder made anew: they are those of the same images elsewhere."""
+
+    part: str
+    """Folder of the part."""
+    unit: str
+    """The part or sealed split that they are from, below the encoder's folder."""
+    rows: str
+    """Which rows of the part, such as ``0-249,251``."""
+
+
+@dataclass(frozen=True)
 class Provenance:
-    """One run that wrote features of an encoder, or gave the name of a dataset to another."""
+    """What wrote features of an encoder: a run, or rows that one took from the store.
+
+    Or what gave the name of a dataset to another.
+    """
 
     time: str
     """Start of the run, ISO 8601 with its offset from UTC."""
@@ -88,15 +107,25 @@ class Provenance:
     """Versions of Python and of the libraries that features depend on."""
     batch_size: NonNegative
     """Images per forward pass; 0 for imported features."""
-    dataset_id: str = ""
-    """The dataset that its name means from then on, 64 hex digits; "" of a run that wrote features.
-    """
+    dataset_id: str | UnsetType = UNSET
+    """The dataset that its name means from then on, 64 hex digits; absent from the entry of a run
+    that wrote features."""
+    taken: tuple[TakenRows, ...] | UnsetType = UNSET
+    """Rows of a part that a run took from the store; absent from the entry of the run itself."""
 
 
 def append_provenance(encoder_path: Path, entry: Provenance) -> None:
     """Append one line, durably; lines of concurrent writers do not mix."""
     refuse_links(encoder_path)
     append_line(encoder_path / PROVENANCE_FILE, canonical_json(plain(entry)))
+
+
+def append_taken(encoder_path: Path, part: str, rows: Mapping[str, str]) -> None:
+    """Append a line about the rows that a part has from other units, as text by unit."""
+    taken = tuple(TakenRows(part, unit, ranges) for unit, ranges in rows.items())
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    entry = Provenance(time, platform.node(), "", tuple(sys.argv), {}, 0, taken=taken)
+    append_provenance(encoder_path, entry)
 
 
 def merge_provenance(encoder_path: Path, lines: bytes) -> None:
@@ -119,7 +148,8 @@ def read_provenance(encoder_path: Path) -> tuple[Provenance, ...]:
 
 def read_runs(encoder_path: Path) -> tuple[Provenance, ...]:
     """The entries of runs that wrote features, oldest first."""
-    return tuple(entry for entry in read_provenance(encoder_path) if not entry.dataset_id)
+    entries = read_provenance(encoder_path)
+    return tuple(entry for entry in entries if not (entry.dataset_id or entry.taken))
 
 
 def _entries(data: bytes, place: str) -> Iterator[Provenance]:

@@ -7,38 +7,46 @@ whose loss is within 0.02 nats a row of the least, the best in the headline metr
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from operator import add
 
 import numpy as np
 
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_store.format.spec import LabelArray
-from linprobe_train.protocol.protocols import Grid
+from linprobe_train.protocol.protocols import Values
 from linprobe_train.protocol.scoring import Likelihood, SweepPoint, Trial
 from linprobe_train.scores.metrics import metric_named, score_of
 from linprobe_train.scores.predictions import Probabilities, join_predictions, predict
 from linprobe_train.solver.lbfgs import Tolerance
-from linprobe_train.solver.preparation import Float64
+from linprobe_train.solver.preparation import Float64, Preparation
+from linprobe_train.solver.rows import Rows
 
 BLIND_C = 1e4
 """C where no row can be held out: the middle of the prior."""
 WIDTH = 0.02
 """Nats a row above the least loss that the headline metric may take."""
+FINAL = Tolerance()
+"""How far its fits go on."""
 DECADES = 2.0
 """Standard deviation of the prior in decades of C times the mean squared norm of the rows."""
 
 
 def run_band(
-    trials: Sequence[Trial], grid: Grid, metric: str, watch: Watch = ignore
+    trials: Sequence[Trial],
+    grid: Values,
+    metric: str,
+    watch: Watch = ignore,
+    tolerance: Tolerance = FINAL,
 ) -> tuple[float, tuple[SweepPoint, ...]]:
-    """The chosen C and every point, ascending in C; every fit goes on to the final tolerance."""
+    """The chosen C and every point, ascending in C; every fit goes on to the tolerance."""
     n = sum(held_out.n for _, held_out in trials)
     square = mean_square(trials)
     points: dict[float, SweepPoint] = {}
     scores: dict[float, float] = {}
     while wanted := grid.next_values(scores):
         for C in wanted:
-            point = points[C] = _score(trials, C, metric, square)
+            point = points[C] = _score(trials, C, metric, square, tolerance)
             scores[C] = -_loss(point, n)
             passes = sum(fit.passes for fit in point.fits)
             nll = point.likelihood.nll if point.likelihood else math.nan
@@ -84,18 +92,31 @@ def row_losses(p: Probabilities, labels: LabelArray) -> Float64:
 
 def mean_square(trials: Sequence[Trial]) -> float:
     """Mean squared norm of the prepared held-out rows: what C is measured in."""
-    total = 0.0
-    for trainer, held_out in trials:
-        for _, block in held_out.pairs():
-            total += float(np.square(trainer.preparation.apply(block.read()), dtype=float).sum())
-    return total / sum(held_out.n for _, held_out in trials)
+    each = (t.crew.total(held, SquareAt(t.preparation), add) for t, held in trials)
+    return math.fsum(each) / sum(held_out.n for _, held_out in trials)
 
 
-def _score(trials: Sequence[Trial], C: float, metric: str, square: float) -> SweepPoint:
+@dataclass(frozen=True)
+class SquareAt:
+    """Reads the sum of the squared norms of prepared rows."""
+
+    preparation: Preparation
+    """Of the rows."""
+
+    def __call__(self, rows: Rows, first: int) -> float:
+        """Of some rows."""
+        prepared = (self.preparation.apply(block.read()) for block in rows.blocks)
+        return sum(float(np.square(x, dtype=float).sum()) for x in prepared)
+
+
+def _score(
+    trials: Sequence[Trial], C: float, metric: str, square: float, tolerance: Tolerance
+) -> SweepPoint:
     """Fit at C on every cut; the loss and the metric of all held-out rows together."""
-    fits = tuple(trainer.fit(C, Tolerance()) for trainer, _ in trials)
+    fits = tuple(trainer.fit(C, tolerance) for trainer, _ in trials)
     count = metric_named(metric).top
-    rows = join_predictions([predict(t.probe(C), held_out, count=count) for t, held_out in trials])
+    said = [predict(t.probe(C), held, count=count, crew=t.crew) for t, held in trials]
+    rows = join_predictions(said)
     penalty = (math.log10(C * square) - math.log10(BLIND_C)) ** 2 / (2 * DECADES**2)
     losses = row_losses(rows.label_probability, rows.labels)
     likelihood = Likelihood(float(losses.mean()), penalty, in_band=False)

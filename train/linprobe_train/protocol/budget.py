@@ -1,7 +1,8 @@
 """What a search takes in memory, stage by stage, and what that leaves for its fits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from linprobe.terminal import human_bytes
 from linprobe_train.protocol.evidence import look_bytes
@@ -14,6 +15,7 @@ from linprobe_train.solver.memory import (
     available_bytes,
     kept_bytes,
     plan_memory,
+    threads_within,
     too_little,
     working_bytes,
 )
@@ -39,12 +41,14 @@ class SearchPlan:
     """Most that is taken at a time."""
     limit_bytes: int
     """What may be used."""
+    threads: int
+    """As many as were asked for, or as there is room for."""
 
     def text(self) -> str:
         """For a person."""
         how = "in memory" if self.resident else "streamed from disk"
         total, limit = human_bytes(self.total_bytes), human_bytes(self.limit_bytes)
-        return f"memory: at most {total} of {limit} allowed, rows {how}"
+        return f"memory: at most {total} of {limit} allowed, rows {how}, threads {self.threads}"
 
 
 def plan_search(
@@ -59,14 +63,16 @@ def plan_search(
     ``after_bytes`` is what the caller takes afterwards. ``OptionError``: less than streaming needs.
     """
     limit = settings.memory_bytes or available_bytes()
-    last = sizes_of(everything, settings)
+    wanted = sizes_of(everything, settings)
+    last = replace(wanted, threads=1)
     # Labels and numbers of the rows of each cut, and of the draw.
     views = (last.label + 8) * last.n * (len(cuts) + 1) + 24 * last.n
     lent = 8 * LENT * last.place
     least = [after_bytes, views + lent + _least(last)]
     sweep, cut, beside = None, last, 0
     if cuts:
-        cut = max((sizes_of(fit, settings) for fit, _ in cuts), key=lambda sizes: sizes.n)
+        sizes = [replace(sizes_of(fit, settings), threads=1) for fit, _ in cuts]
+        cut = max(sizes, key=lambda of_cut: of_cut.n)
         held_out = sum(held.n for _, held in cuts)
         scored = predict_bytes(held_out, everything.n_classes, multi_label=everything.multi_label)
         beside = views + lent + max(look_bytes(cut), scored)
@@ -80,13 +86,17 @@ def plan_search(
         least += [views + lent + logits + working_bytes(cut), beside + _least(cut, len(cuts))]
     if max(least) > limit:
         raise too_little(last, max(least), limit)
-    final = plan_memory(last, limit, beside_bytes=views + lent)
+    streamed = settings.reads_at_every_pass
+    final = plan_memory(last, limit, beside_bytes=views + lent, streamed=streamed)
     if cuts:
-        sweep = plan_memory(cut, limit, trainers=len(cuts), beside_bytes=beside)
+        of_cuts = partial(plan_memory, trainers=len(cuts), beside_bytes=beside)
+        sweep = of_cuts(cut, limit, streamed=streamed)
     plans = [final] if sweep is None else [sweep, final]
     total = max(*least, *(plan.total_bytes for plan in plans))
     resident = all(plan.resident for plan in plans)
-    return SearchPlan(_one(cut, plans[0]), _one(last, final), resident, total, limit)
+    threads, more = threads_within(limit - total, wanted, cut)
+    each = _one(cut, plans[0]), _one(last, final)
+    return SearchPlan(*each, resident, total + more, limit, threads)
 
 
 def _one(sizes: Sizes, plan: MemoryPlan) -> int:

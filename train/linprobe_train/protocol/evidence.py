@@ -11,7 +11,10 @@ delta_p - delta_c over the rows, with c the second class or the label. The score
 are right and decided is the lower end, with all that could come right the upper.
 """
 
+import math
 from dataclasses import dataclass, replace
+from operator import add
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +25,9 @@ from linprobe_train.scores.predictions import Predictions
 from linprobe_train.solver.fit import Trainer
 from linprobe_train.solver.lbfgs import Tolerance
 from linprobe_train.solver.path import PathSolver
-from linprobe_train.solver.preparation import Arithmetic, Float64, Real
-from linprobe_train.solver.problem import READ_BYTES, Sizes, spans_of
-from linprobe_train.solver.rows import Rows
+from linprobe_train.solver.preparation import Arithmetic, Float64, Preparation, Real
+from linprobe_train.solver.problem import READ_BYTES, Sizes
+from linprobe_train.solver.rows import Rows, spans_of
 
 CERTAIN = 10.0
 """Steps that the rest of the way is taken for. Over 160 fits on five sets of CLIP features with
@@ -52,6 +55,10 @@ FLOOR_64 = Tolerance(gap=1e-11, decrement=0)
 """The same of float64."""
 
 
+Verdicts: TypeAlias = tuple[NDArray[np.int64], Float64, Float64]
+"""Of rows: predicted columns (b,), rests (2, b), squared changes (b,); see :func:`_verdicts`."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """A score, and what it can still become."""
@@ -66,6 +73,11 @@ class Evidence:
     """How many those are."""
 
 
+def standard_error(score: float, n: int) -> float:
+    """Of a share of n rows that are right."""
+    return math.sqrt(score * (1 - score) / n)
+
+
 def can_judge(trainer: Trainer, metric: str) -> bool:
     """Whether a score by this metric has an interval while the trainer fits."""
     return metric in INTERVALS and isinstance(trainer.solver, PathSolver)
@@ -78,13 +90,19 @@ def look_bytes(sizes: Sizes) -> int:
 
 
 class Judge:
-    """Reads the held-out rows as one fit goes on, until their score is known, or cannot win."""
+    """Reads the held-out rows as one fit goes on, until their score is known, or cannot win.
 
-    def __init__(self, trainer: Trainer, held_out: Rows, metric: str, to_beat: float) -> None:
+    Known is, with ``noise``, what is undecided by no more than so many of its standard errors.
+    """
+
+    def __init__(
+        self, trainer: Trainer, held_out: Rows, metric: str, to_beat: float, noise: float = 0.0
+    ) -> None:
         self.evidence = Evidence(0.0, 0.0, 1.0, held_out.n)
         """What the last look gave."""
         self._problem, self._fitted, self._held_out = trainer.problem, trainer.fitted, held_out
-        self._metric, self._to_beat = metric_named(metric), to_beat
+        self._crew = trainer.crew
+        self._metric, self._to_beat, self._noise = metric_named(metric), to_beat, noise
         self._arithmetic: Arithmetic = trainer.problem.preparation.arithmetic
         place = np.searchsorted(self._fitted, held_out.labels).clip(max=len(self._fitted) - 1)
         self._own = np.where(self._fitted[place] == held_out.labels, place, -1)
@@ -102,35 +120,27 @@ class Judge:
         undecided = np.zeros(len(self._near), bool)
         if self._near.any():
             near = np.flatnonzero(self._near)
-            self._predicted[near], rests, moved = self._look(near, V, step)
+            self._predicted[near], rests, moved = self._look(V, step)
             square = float(np.mean(moved[np.isfinite(moved)], dtype=np.float64)) * CERTAIN**2
             undecided[near] = rests[0] <= square
             self._near[near] = rests[1] <= NEAR**2 * square
             self._near[self._sample] = True
         self.evidence = self._score(undecided)
-        return self.evidence.low == self.evidence.high or self.evidence.high < self._to_beat
+        low, high = self.evidence.low, self.evidence.high
+        open_share = self._noise * standard_error(self.evidence.value, self._held_out.n)
+        return high - low <= open_share or high < self._to_beat
 
-    def _look(
-        self, near: NDArray[np.intp], V: Float64, step: Float64
-    ) -> tuple[NDArray[np.int64], Float64, Float64]:
+    def _look(self, V: Float64, step: Float64) -> Verdicts:
         problem = self._problem
         preparation = replace(problem.preparation, arithmetic=self._arithmetic)
         both = np.concatenate([V, step])
         columns = (problem.rotation @ both[:, :-1].T).astype(self._arithmetic)
-        offset = both[:, -1].astype(self._arithmetic)
-        size = np.sqrt(np.square(V).sum(axis=1).max())
-        predicted, rests, moved = np.zeros(len(near), np.int64), np.zeros((2, len(near))), []
-        rows = self._held_out.select(self._near)
-        for start, block in rows.pairs():
-            x = preparation.apply(block.read())
-            x -= problem.mean.astype(self._arithmetic)
-            noise = NOISE * np.finfo(self._arithmetic).eps * size * np.sqrt(1 + np.square(x).sum(1))
-            for part in spans_of(len(x), max(1, LOOK_VALUES // len(both))):
-                z, span = x[part] @ columns + offset, slice(start + part.start, start + part.stop)
-                own = self._own[near[span]]
-                predicted[span], rests[:, span], change = _verdicts(z, own, noise[part])
-                moved.append(change)
-        return predicted, rests, np.concatenate(moved)
+        offset, mean = (a.astype(self._arithmetic) for a in (both[:, -1], problem.mean))
+        size = float(np.sqrt(np.square(V).sum(axis=1).max()))
+        read = LookAt(preparation, mean, columns, offset, size, self._near, self._own)
+        parts = self._crew.total(self._held_out, read, add)
+        predicted, rests, moved = zip(*parts, strict=True)
+        return np.concatenate(predicted), np.concatenate(rests, axis=1), np.concatenate(moved)
 
     def _score(self, undecided: NDArray[np.bool_]) -> Evidence:
         labels, top = self._held_out.labels, self._fitted[self._predicted]
@@ -146,9 +156,42 @@ class Judge:
         return self._metric.statistic(rows)(np.ones(len(top)))
 
 
-def _verdicts(
-    both: Real, own: NDArray[np.int64], noise: Real
-) -> tuple[NDArray[np.int64], Float64, Float64]:
+@dataclass(frozen=True)
+class LookAt:
+    """Reads logits and their changes of some held-out rows."""
+
+    preparation: Preparation
+    """Of the rows."""
+    mean: Real
+    """(d,) subtracted from them."""
+    columns: Real
+    """(d, 2m) W' of the place and of the step."""
+    offset: Real
+    """(2m,) b of both."""
+    size: float
+    """Norm of the longest column of the place."""
+    near: NDArray[np.bool_]
+    """(n,) the rows that are looked at."""
+    own: NDArray[np.int64]
+    """(n,) columns of their labels, or -1."""
+
+    def __call__(self, rows: Rows, first: int) -> tuple[Verdicts, ...]:
+        """Verdicts on some rows, the first of them being row ``first``."""
+        parts, eps = [], np.finfo(self.columns.dtype).eps
+        for start, block in rows.pairs():
+            place = first + start + np.flatnonzero(self.near[first + start :][: block.n])
+            if not len(place):
+                continue
+            x = self.preparation.apply(block.at(place - first - start).read())
+            x -= self.mean
+            noise = NOISE * eps * self.size * np.sqrt(1 + np.square(x).sum(1))
+            for part in spans_of(len(x), max(1, LOOK_VALUES // len(self.offset))):
+                z = x[part] @ self.columns + self.offset
+                parts.append(_verdicts(z, self.own[place[part]], noise[part]))
+        return tuple(parts)
+
+
+def _verdicts(both: Real, own: NDArray[np.int64], noise: Real) -> Verdicts:
     """Read rows with logits and their changes side by side, (b, 2m), and label columns (b,) or -1.
 
     Predicted columns (b,); least margin^2 - (f CERTAIN change)^2 for f = 1 and NEAR, (2, b); the

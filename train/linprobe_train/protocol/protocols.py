@@ -8,12 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final, Literal
+from typing import Protocol as Typed
 
 import msgspec
 import msgspec.structs
 
 from linprobe.errors import OptionError
 from linprobe.plugins import declared
+
+
+class Values(Typed):
+    """Says which values of C to try."""
+
+    def next_values(self, scores: Mapping[float, float]) -> tuple[float, ...]:
+        """Values to fit next, ascending, given the score of every C fitted so far; () when done."""
+        ...
 
 
 class Grid(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -30,7 +39,7 @@ class Grid(msgspec.Struct, frozen=True, omit_defaults=True):
     steps: tuple[int, ...] = ()
     """Distance from the peak to the two neighbours tried after each halving."""
     coarse_rows: int = 0
-    """Rows, a stratified part, that C is chosen on, see :mod:`.coarse`. 0 for all rows."""
+    """Rows, a stratified part, that are searched first, see :mod:`.coarse`. 0 for all rows."""
 
     def on_part(self, coarse_rows: int) -> "Grid":
         """The same values, tried on a part of the rows; for refusals see the protocol's."""
@@ -103,7 +112,15 @@ BAND: Final = "nll-band-1"
 
 @dataclass(frozen=True)
 class Protocol:
-    """Everything that decides a result besides the features and the seed."""
+    """Everything that decides a result besides the features and the seed.
+
+    Examples
+    --------
+    >>> from linprobe import PROTOCOLS
+    >>> paper = PROTOCOLS["clip-paper"].changed(tap="embedding")
+    >>> paper.name, paper.tap, paper.grid.count    # at most so many values of C
+    ('clip-paper-custom', 'embedding', 15)
+    """
 
     name: str
     """As in ``--protocol``; ends in ``-custom`` once changed."""

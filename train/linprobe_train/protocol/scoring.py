@@ -76,11 +76,15 @@ def lead_of(points: Iterable[SweepPoint]) -> float:
     return max((point.low for point in points if point.low is not None), default=-math.inf)
 
 
-class Scorer:
-    """Scores values of C on trials."""
+ENOUGH = Tolerance(gap=1e-4, decrement=2e-6)
+"""Of fits whose scores need not be known better than held-out rows tell them."""
 
-    def __init__(self, trials: Sequence[Trial], metric: str) -> None:
-        self._trials, self._metric = trials, metric
+
+class Scorer:
+    """Scores values of C on trials; ``noise`` is a :class:`.Judge`'s."""
+
+    def __init__(self, trials: Sequence[Trial], metric: str, noise: float = 0.0) -> None:
+        self._trials, self._metric, self._noise = trials, metric, noise
         self._judges: dict[float, list[Judge]] = {}
 
     def score(self, C: float, lead: float) -> SweepPoint:
@@ -89,12 +93,13 @@ class Scorer:
         judges = self._judges[C] = []
         for trainer, held_out in self._trials:
             if not can_judge(trainer, self._metric):
-                fits.append(trainer.fit(C, Tolerance()))
+                fits.append(trainer.fit(C, ENOUGH if self._noise else Tolerance()))
                 count = metric_named(self._metric).top
-                rows = predict(trainer.probe(C), held_out, count=count)
+                rows = predict(trainer.probe(C), held_out, count=count, crew=trainer.crew)
                 values.append(score_of(self._metric, rows, held_out.n_classes))
                 continue
-            judge = Judge(trainer, held_out, self._metric, self._to_beat(lead, judges))
+            to_beat = self._to_beat(lead, judges)
+            judge = Judge(trainer, held_out, self._metric, to_beat, self._noise)
             fits.append(trainer.fit(C, FLOOR, judge))
             judges.append(judge)
         if not judges:

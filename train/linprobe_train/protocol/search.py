@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from linprobe.terminal import Progress, Watch, ignore
 from linprobe_train.protocol.band import BLIND_C, WIDTH, run_band
 from linprobe_train.protocol.budget import plan_search
-from linprobe_train.protocol.coarse import Coarse, nearest, part_trials
+from linprobe_train.protocol.coarse import NOISE, Coarse, around, nearest, part_trials
 from linprobe_train.protocol.held_out import HeldOut, cut_rows
-from linprobe_train.protocol.protocols import BAND, Grid, Rule, best_C
+from linprobe_train.protocol.protocols import BAND, Grid, Rule, Values, best_C
 from linprobe_train.protocol.scoring import (
+    ENOUGH,
     Scorer,
     SweepPoint,
     Trial,
@@ -20,7 +21,7 @@ from linprobe_train.protocol.scoring import (
 )
 from linprobe_train.protocol.temperature import Temperature, fit_temperature
 from linprobe_train.scores.metrics import metric_named
-from linprobe_train.solver.fit import FitSettings, make_trainer
+from linprobe_train.solver.fit import FitSettings, make_trainer, sizes_of
 from linprobe_train.solver.lbfgs import FitReport, Tolerance
 from linprobe_train.solver.passes import Crew
 from linprobe_train.solver.probe import Probe
@@ -40,14 +41,16 @@ class Sweep:
     rule: Rule = "score"
     """``score``: the best score; of several, the smallest C. ``nll-band-1``: see :mod:`.band`."""
     coarse: Coarse | None = None
-    """The part of the rows that C was chosen on, where one was asked for."""
+    """The part of the rows that was searched first, where one was asked for. Then the points are of
+    all rows, each with an interval as wide as the noise of the held-out rows."""
 
     @property
     def stages(self) -> str:
         """For a person, how many values were tried on how many rows."""
-        part = self.coarse
-        values = f"{len(self.points)} values"
-        return values if part is None else f"{values} on {part.rows} of {part.of} rows"
+        part, values = self.coarse, f"{len(self.points)} values"
+        if part is None:
+            return values
+        return f"{values} on all {part.of} rows, after {len(part.points)} on {part.rows} of them"
 
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the chosen C must know, and can do."""
@@ -80,7 +83,7 @@ class Sweep:
 
     def _of_fits(self) -> list[str]:
         lines = []
-        if open_points := contenders(self.points):
+        if open_points := contenders(self.points) if self.coarse is None else ():
             rows = max(point.undecided for point in open_points)
             lines.append(
                 f"{rows} val rows lie on the boundary of two classes, to float64's precision, at "
@@ -96,12 +99,19 @@ class Sweep:
         return lines
 
 
-def run_sweep(trials: Sequence[Trial], grid: Grid, metric: str, watch: Watch = ignore) -> Sweep:
+def run_sweep(
+    trials: Sequence[Trial],
+    grid: Values,
+    metric: str,
+    watch: Watch = ignore,
+    noise: float = 0.0,
+) -> Sweep:
     """Score values of C until the grid is done; ``watch`` sees every point as it is scored.
 
-    Every choice, of a peak or of the end, is made on scores that are known as far as it needs.
+    Every choice, of a peak or of the end, is made on scores that are known as far as it needs; with
+    ``noise``, on scores known to so many standard errors of the held-out rows.
     """
-    merit, scorer = metric_named(metric).merit, Scorer(trials, metric)
+    merit, scorer = metric_named(metric).merit, Scorer(trials, metric, noise)
     points: dict[float, SweepPoint] = {}
     scores: dict[float, float] = {}
     refined: set[float] = set()
@@ -111,7 +121,9 @@ def run_sweep(trials: Sequence[Trial], grid: Grid, metric: str, watch: Watch = i
             passes = sum(fit.passes for fit in point.fits)
             line = f"  C = {C:<10.3g} val {point.score:.4f}  ({passes} passes)"
             watch(Progress(len(points), None, "values of C", line=line))
-        while rest := [p for p in contenders(points.values()) if p.C not in refined]:
+        while not noise and (
+            rest := [p for p in contenders(points.values()) if p.C not in refined]
+        ):
             refined.add(rest[0].C)
             points[rest[0].C] = scorer.refine(rest[0], lead_of(points.values()))
         scores = {C: merit(point.score) for C, point in points.items()}
@@ -130,7 +142,18 @@ class SplitUse:
 
 @dataclass(frozen=True)
 class Search:
-    """A chosen C and the probe fitted there."""
+    """A chosen C and the probe fitted there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from linprobe import sweep
+    >>> y = np.arange(300) % 3
+    >>> X = np.eye(3)[y] + 0.3 * np.random.default_rng(0).standard_normal((300, 3))    # (n, d)
+    >>> search = sweep(X, y).search
+    >>> search.probe.coef.shape, search.held_out.n, search.warnings()    # (k, d)
+    ((3, 3), 300, ())
+    """
 
     probe: Probe
     """Fitted on train and val."""
@@ -185,34 +208,37 @@ class Choice:
     """Sees every point."""
 
     def run(self, grid: Grid, seed: int) -> tuple[list[Trial], Sweep]:
-        """Choose among the grid's values; the trainers that did, and the curve."""
-        coarse, of = None, min(rows.n for rows, _ in self.cuts)
-        if 0 < grid.coarse_rows < of:
-            trials = part_trials(self.cuts, grid.coarse_rows, self.settings, seed, self.crew)
-            coarse = Coarse(min(trainer.rows.n for trainer, _ in trials), of)
-            line = f"on {coarse.rows} of {of} rows:"
-            self.watch(Progress(0, None, "values of C", line=line))
-        else:
+        """Choose among the grid's values; the trainers that did, of all rows, and the curve."""
+        of = min(rows.n for rows, _ in self.cuts)
+        if not 0 < grid.coarse_rows < of:
             trials = self._on_all_rows()
+            return trials, self._sweep(trials, grid)
+        part = part_trials(self.cuts, grid.coarse_rows, self.settings, seed, self.crew)
+        coarse = Coarse(min(trainer.rows.n for trainer, _ in part), of)
+        self._say(f"on {coarse.rows} of {of} rows:")
+        first = self._sweep(part, grid, NOISE)
+        n = sum(held.n for _, held in self.cuts)
+        values = around(grid, first.points, first.C, self.metric, n)
+        near = nearest(first.points, values.start)
+        lent = [[(trainer.probe(C), C) for C in near] for trainer, _ in part]
+        del part  # makes room
+        trials = self._on_all_rows()
+        for (trainer, _), probes in zip(trials, lent, strict=True):
+            for probe, C in probes:
+                trainer.borrow(probe, C)
+        self._say(f"on all rows, around C = {values.start:.3g}:")
+        sweep = self._sweep(trials, values, NOISE)
+        return trials, replace(sweep, coarse=replace(coarse, points=first.points))
+
+    def _sweep(self, trials: list[Trial], values: Values, noise: float = 0.0) -> Sweep:
         if self.rule == BAND:
-            C, points = run_band(trials, grid, self.metric, watch=self.watch)
-            return trials, Sweep(self.metric, points, C, self.rule, coarse)
-        return trials, replace(run_sweep(trials, grid, self.metric, self.watch), coarse=coarse)
+            tolerance = ENOUGH if noise else Tolerance()
+            C, points = run_band(trials, values, self.metric, self.watch, tolerance)
+            return Sweep(self.metric, points, C, self.rule)
+        return run_sweep(trials, values, self.metric, self.watch, noise)
 
-    def out_of_fold(self, trials: list[Trial], sweep: Sweep) -> list[tuple[Probe, Rows]]:
-        """Probes of all rows of each cut at the chosen C, with their held-out rows.
-
-        Takes the trainers: those on a part lend their solutions, and make room.
-        """
-        if sweep.coarse is not None:
-            near = nearest(sweep.points, sweep.C)
-            lent = [[(trainer.probe(C), C) for C in near] for trainer, _ in trials]
-            trials.clear()
-            trials += self._on_all_rows()
-            for (trainer, _), probes in zip(trials, lent, strict=True):
-                for probe, C in probes:
-                    trainer.borrow(probe, C)
-        return out_of_fold(trials, sweep.C)
+    def _say(self, line: str) -> None:
+        self.watch(Progress(0, None, "values of C", line=line))
 
     def _on_all_rows(self) -> list[Trial]:
         return [(make_trainer(rows, self.settings, self.crew), held) for rows, held in self.cuts]
@@ -248,6 +274,11 @@ def search(
         metric_named(metric).check_choice()
         cuts, held_out = cut_rows(train, val, everything, rule, folds=folds, seed=seed)
     plan = plan_search(cuts, everything, grid, settings, after_bytes)
+    crew = crew.at_most(plan.threads)
+    if cost := crew.weigh(
+        everything, sizes_of(everything, settings).m, normalize=settings.normalize
+    ):
+        watch(Progress(0, None, "values of C", line=cost))
     watch(Progress(0, None, "values of C", line=plan.text()))
     if cuts:
         each = replace(settings, memory_bytes=plan.cut_bytes)
@@ -255,9 +286,9 @@ def search(
         trials, sweep = choice.run(grid, seed)
         C = sweep.C
         lent = [(trials[0][0].probe(c), c) for c in nearest(sweep.points, C)]
-        scored = choice.out_of_fold(trials, sweep) if rule == BAND or held_out.folds else []
+        scored = out_of_fold(trials, C) if rule == BAND or held_out.folds else []
         del trials, choice
-        temperature = fit_temperature(scored, held_out.source) if scored else None
+        temperature = fit_temperature(scored, held_out.source, crew) if scored else None
     trainer = make_trainer(everything, replace(settings, memory_bytes=plan.final_bytes), crew)
     for probe, c in lent:
         trainer.borrow(probe, c)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, wraps
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -13,8 +13,10 @@ from linprobe_store.format.taps import joined_taps
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.newest import newest
-from linprobe_store.handles.split import Split, Verification
+from linprobe_store.handles.same_images import same_images
+from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
+from linprobe_store.handles.verification import Verification
 from linprobe_train.scores.metrics import metric_of_labels, score_names
 from linprobe_train.solver.rows import Rows, rows_of_split
 
@@ -105,6 +107,14 @@ class StoredSplits:
             count = sum(key in known for key in large.keys)
             if count:
                 lines.append(f"{count} keys of {second.name} are also in {first.name}")
+        for first, second in combinations_with_replacement(self.all, 2):
+            if len(rows := same_images(first, second)):
+                keys = first.keys[int(rows[0, 0])], second.keys[int(rows[0, 1])]
+                where = "come in it before" if first is second else f"are also in {first.name}"
+                lines.append(
+                    f"{len(rows)} images of {second.name} {where}, byte for byte: "
+                    f"{keys[1]!r} is {keys[0]!r}"
+                )
         return tuple(lines)
 
 

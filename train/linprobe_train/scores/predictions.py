@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from linprobe.errors import ResultError
 from linprobe.terminal import command
 from linprobe_store.format.npy import read_npz
 from linprobe_store.format.spec import LabelArray
+from linprobe_train.solver.passes import Crew
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.rows import BLOCK_ROWS, Rows
@@ -102,13 +104,41 @@ def predictions_of(
     return Predictions(np.array(keys, dtype=np.str_), labels, top, best, own)
 
 
-def predict(probe: Probe, rows: Rows, keys: Sequence[str] = (), *, count: int = TOP) -> Predictions:
-    """Keep the ``count`` best classes of what a probe says of rows, some of them at a time."""
-    parts = []
-    for start, block in rows.pairs():
-        some = Rows((block,), rows.labels[start : start + block.n], rows.n_classes)
-        parts.append(predictions_of(probe.probabilities(some), some.labels, count=count))
-    return replace(join_predictions(parts), keys=np.array(keys, dtype=np.str_), labels=rows.labels)
+@dataclass(frozen=True)
+class PredictAt:
+    """Reads what a probe says of rows."""
+
+    probe: Probe
+    """Which."""
+    count: int
+    """Classes kept for a row."""
+
+    def __call__(self, rows: Rows, first: int) -> tuple[Predictions, ...]:
+        """Of some rows, block by block."""
+        parts = []
+        for start, block in rows.pairs():
+            some = Rows((block,), rows.labels[start : start + block.n], rows.n_classes)
+            probabilities = self.probe.probabilities(some)
+            parts.append(predictions_of(probabilities, some.labels, count=self.count))
+        return tuple(parts)
+
+
+def predict(
+    probe: Probe,
+    rows: Rows,
+    keys: Sequence[str] = (),
+    *,
+    count: int = TOP,
+    crew: Crew | None = None,
+) -> Predictions:
+    """Keep the ``count`` best classes of what a probe says of rows, some of them at a time.
+
+    ``crew`` reads them; None for this thread.
+    """
+    read = PredictAt(probe, count)
+    parts = read(rows, 0) if crew is None else crew.total(rows, read, add)
+    whole = join_predictions(parts)
+    return replace(whole, keys=np.array(keys, dtype=np.str_), labels=rows.labels)
 
 
 def predict_bytes(n: int, k: int, *, multi_label: bool) -> int:

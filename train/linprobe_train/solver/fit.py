@@ -1,6 +1,7 @@
 """Fitting probes on rows: preparation, class weights, missing classes, the choice of solver."""
 
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -8,7 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from linprobe.errors import DataError, OptionError
 from linprobe.machine import thread_count
-from linprobe_store.format.spec import LabelArray
 from linprobe_train.solver.lbfgs import FitReport, Judge, Tolerance
 from linprobe_train.solver.losses import Loss
 from linprobe_train.solver.memory import MemoryPlan, available_bytes, plan_memory
@@ -18,11 +18,10 @@ from linprobe_train.solver.preparation import (
     Arithmetic,
     Float64,
     Preparation,
-    check_features,
-    column_moments,
 )
 from linprobe_train.solver.probe import Probe
 from linprobe_train.solver.problem import Problem, Sizes, make_problem
+from linprobe_train.solver.reads.features import check_features, column_moments
 from linprobe_train.solver.rows import Rows
 
 if TYPE_CHECKING:
@@ -43,11 +42,17 @@ class FitSettings:
     solver : ``linprobe``, or ``sklearn`` for its ``LogisticRegression``, to compare with.
     arithmetic : type of the prepared rows and of the products with them. float64 takes twice the
         time and the memory, and matters below a relative gap of about 1e-8 only.
-    threads : threads over blocks of rows, None and -1 for all cores that the process may use;
-        their number changes no bit of the result.
+    threads : threads over lanes of rows, None and -1 for all cores that the process may use, fewer
+        where memory is short; their number changes no bit of the result.
     memory_bytes : most anonymous memory to use, less than what streaming needs is refused; None for
         half of what the process may use. Rows that do not fit are streamed from disk. The solver
         ``sklearn`` holds all rows in float64 beside it.
+    streamed : read the rows from where they are stored at every pass, whatever the memory: the last
+        bits are those of a fit over workers, and of one whose rows do not fit.
+    workers : address of a Dask scheduler, or how many processes to start here, that read the rows
+        of stored splits in the place of this process; they are streamed there. Refused where this
+        process is as fast. Needs the extra ``cluster``.
+    even_if_slower : do not refuse that.
 
     Examples
     --------
@@ -62,6 +67,19 @@ class FitSettings:
     arithmetic: Arithmetic = "float32"
     threads: int | None = 1
     memory_bytes: int | None = None
+    streamed: bool = False
+    workers: str | int | None = None
+    even_if_slower: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.solver == "sklearn":
+            what = "scikit-learn fits in one process"
+            raise OptionError(f"{what}, not over workers", hint="leave --workers or --solver out")
+
+    @property
+    def reads_at_every_pass(self) -> bool:
+        """Whether rows are streamed, whatever the memory."""
+        return self.streamed or self.workers is not None
 
 
 @dataclass(frozen=True)
@@ -76,6 +94,8 @@ class Trainer:
     """Class ids with rows, ascending."""
     rows: Rows
     """As given, with the labels of the dataset."""
+    crew: Crew
+    """Reads rows."""
 
     @property
     def problem(self) -> Problem:
@@ -125,10 +145,12 @@ def fit_rows(
     *,
     sample_weight: ArrayLike | None = None,
     start: tuple[Probe, float] | None = None,
+    crew: Crew | None = None,
 ) -> tuple[Probe, FitReport]:
     """Fit one probe; ``sample_weight`` is (n,), >= 0 and not all 0. Refusals: ``fit_probe``'s.
 
-    ``start`` is a probe and the C that it was fitted at, on rows such as these.
+    ``start`` is a probe and the C that it was fitted at, on rows such as these; ``crew`` reads
+    them, None for threads.
     """
     if not 0 < C < float("inf"):
         raise OptionError(f"C = {C:g}; expected a positive number", hint="for example C=1.0")
@@ -142,8 +164,10 @@ def fit_rows(
         if not valid or not weights.any():
             what = f"row weights of shape {weights.shape}; expected ({rows.n},), >= 0 and not all 0"
             raise DataError(what, hint="give one weight for every row")
-    with crew_of(settings.threads) as crew:
-        trainer = make_trainer(rows, settings, crew, weights)
+    with crew_of(settings.threads) if crew is None else nullcontext(crew) as crew:
+        columns = sizes_of(rows, settings).m
+        crew.weigh(rows, columns, normalize=settings.normalize)
+        trainer = make_trainer(rows, settings, within_memory(crew, rows, settings), weights)
         if start is not None:
             trainer.borrow(*start, resume=True)
         report = trainer.fit(C, tolerance)
@@ -163,29 +187,31 @@ def make_trainer(
     """
     fitted = fitted_classes(rows)
     weights = _weights(rows, settings, sample_weight)
-    if rows.multi_label:
-        labels: LabelArray = np.ascontiguousarray(rows.labels[:, fitted], np.uint8)
-    else:
-        labels = np.searchsorted(fitted, rows.labels)
-    compact = Rows(rows.blocks, labels, len(fitted))
-    check_features(rows, normalize=settings.normalize, standardize=settings.standardize)
+    compact = replace(rows.numbered(fitted), weights=weights)
+    check_features(compact, crew, normalize=settings.normalize, standardize=settings.standardize)
     shift, scale = None, None
     if settings.standardize:
-        shift, scale = column_moments(rows, normalize=settings.normalize)
+        shift, scale = column_moments(compact, crew, normalize=settings.normalize)
     preparation = Preparation(settings.normalize, shift, scale, settings.arithmetic)
     plan = plan_fit(rows, settings)
-    problem = make_problem(compact, preparation, weights=weights, resident=plan.resident)
+    problem = make_problem(compact, preparation, weights=weights, resident=plan.resident, crew=crew)
     if settings.solver == "sklearn":
         from linprobe_train.solver.sklearn import SklearnSolver
 
-        return Trainer(SklearnSolver(problem, crew), preparation, fitted, rows)
+        return Trainer(SklearnSolver(problem, crew), preparation, fitted, rows, crew)
     solver = PathSolver(problem, crew, kept_logits=plan.logits)
-    return Trainer(solver, preparation, fitted, rows)
+    return Trainer(solver, preparation, fitted, rows, crew)
+
+
+def within_memory(crew: Crew, rows: Rows, settings: FitSettings) -> Crew:
+    """As many of its threads as one fit of these rows has memory for."""
+    return crew.at_most(plan_fit(rows, settings).threads)
 
 
 def plan_fit(rows: Rows, settings: FitSettings) -> MemoryPlan:
     """Plan the memory of one fit; OptionError where too little is allowed."""
-    return plan_memory(sizes_of(rows, settings), settings.memory_bytes or available_bytes())
+    limit = settings.memory_bytes or available_bytes()
+    return plan_memory(sizes_of(rows, settings), limit, streamed=settings.reads_at_every_pass)
 
 
 def sizes_of(rows: Rows, settings: FitSettings) -> Sizes:

@@ -3,7 +3,7 @@
 Bounds, not estimates: what is kept, and whether rows are copied at all, follows from them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from linprobe.errors import OptionError
 from linprobe.machine import memory_limit
@@ -37,6 +37,9 @@ class MemoryPlan:
     """Most that is taken."""
     limit_bytes: int
     """What may be used."""
+    threads: int = 1
+    """As many as were asked for, or as there is room for: what is kept, of which bits are a matter,
+    is chosen as for one."""
 
 
 def points_bytes(sizes: Sizes) -> int:
@@ -61,19 +64,36 @@ def start_bytes(sizes: Sizes) -> int:
 
 
 def plan_memory(
-    sizes: Sizes, limit_bytes: int, *, trainers: int = 1, beside_bytes: int = 0
+    sizes: Sizes,
+    limit_bytes: int,
+    *,
+    trainers: int = 1,
+    beside_bytes: int = 0,
+    streamed: bool = False,
 ) -> MemoryPlan:
-    """Choose what each of some trainers keeps: rows and logits, rows, or neither.
+    """Choose what each of some trainers keeps: rows and logits, rows, or, ``streamed``, neither.
 
     ``beside_bytes`` are others'. ``OptionError``: too little to stream.
     """
-    working = beside_bytes + working_bytes(sizes)
-    plans = [(True, kept) for kept in range(KEPT_LOGITS, BASIS, -1)] + [(True, 0), (False, 0)]
-    for resident, logits in plans:
+    working = beside_bytes + working_bytes(replace(sizes, threads=1))
+    plans = [(True, kept) for kept in range(KEPT_LOGITS, BASIS, -1)] + [(True, 0)]
+    for resident, logits in [*([] if streamed else plans), (False, 0)]:
         total = working + trainers * kept_bytes(sizes, resident=resident, logits=logits)
         if total <= limit_bytes:
-            return MemoryPlan(resident, logits, total, limit_bytes)
+            threads, more = threads_within(limit_bytes - total, sizes)
+            return MemoryPlan(resident, logits, total + more, limit_bytes, threads)
     raise too_little(sizes, total, limit_bytes)
+
+
+def threads_within(room: int, *fits: Sizes) -> tuple[int, int]:
+    """As many threads as were asked for or as have room, and what those beside the first take."""
+    for threads in range(fits[0].threads, 1, -1):
+        each = [working_bytes(replace(sizes, threads=threads)) for sizes in fits]
+        alone = [working_bytes(replace(sizes, threads=1)) for sizes in fits]
+        more = max(many - one for many, one in zip(each, alone, strict=True))
+        if more <= room:
+            return threads, more
+    return 1, 0
 
 
 def too_little(sizes: Sizes, least: int, limit: int) -> OptionError:

@@ -1,40 +1,51 @@
 """One pass over the data, over threads: the loss and its gradient; the objective they give.
 
-Threads share chunks of rows; BLAS is held to one thread, as two layers of threads fight. Products
-are float32 (or float64 where the fit has reached float32's noise), sums over blocks float64.
+Threads share lanes of rows; BLAS is held to one thread, as two layers of threads fight. Products
+are float32 (or float64 where the fit has reached float32's noise), sums over blocks float64. The
+sums of lanes are added up one fixed tree, so that no bit depends on the number of threads.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from itertools import pairwise
+from typing import TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from linprobe.machine import thread_count
-from linprobe_train.solver.losses import LOSS_BYTES, sigmoid_loss, softmax_loss
+from linprobe_train.solver.losses import LOSS_BYTES
 from linprobe_train.solver.preparation import Arithmetic, Float64, Real
 from linprobe_train.solver.problem import READ_BYTES, Problem, Sizes
-from linprobe_train.solver.rows import BLOCK_ROWS
+from linprobe_train.solver.reads.axes import Gather
+from linprobe_train.solver.reads.loss import LossAt, add_sums
+from linprobe_train.solver.rows import MAX_LANES, Rows
 
 T = TypeVar("T")
 R = TypeVar("R")
+Read: TypeAlias = Callable[[Rows, int], R]
+"""What is read of the rows of a lane, and the number of the first."""
 
 
 @dataclass(frozen=True)
 class Crew:
-    """Threads that work through independent items; with one thread, plain calls."""
+    """Threads that work through independent items; with one thread, plain calls.
+
+    Rows are read by :meth:`total` and :meth:`near` alone: whoever gives these two reads them
+    elsewhere (:mod:`linprobe_train.readers`).
+    """
 
     threads: int
     """At least 1."""
     pool: ThreadPoolExecutor
     """Starts no thread before it is needed."""
 
-    def map(self, work: Callable[[T], R], items: list[T]) -> Iterator[R]:
+    def map(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """Results in the order of the items; at most :attr:`waiting` lie about at a time."""
         pending: deque[Future[R]] = deque()
         for item in items:
@@ -47,15 +58,61 @@ class Crew:
         while pending:
             yield pending.popleft().result()
 
+    def total(self, rows: Rows, read: Read[R], join: Callable[[R, R], R]) -> R:
+        """What is read of every lane, joined up the tree; ``join`` may change what it is given."""
+        return joined(self.map(lambda lane: read(lane[1], lane[0]), rows.lanes), join)
+
+    def near(self, rows: Rows, wanted: NDArray[np.int64]) -> Gather:
+        """What copies rows at ascending positions, all of them among ``wanted``, ascending."""
+        return rows.gather
+
+    def weigh(self, rows: Rows, columns: int, *, normalize: bool) -> str | None:
+        """For a person, what a pass costs over workers; None where there are none.
+
+        ``OptionError``: they would be slower than this process.
+        """
+        return None
+
+    def at_most(self, threads: int) -> "Crew":
+        """The same with fewer threads, where so many are too many."""
+        if threads >= self.threads:
+            return self
+        return replace(self, threads=threads, pool=_pool(threads))
+
     @property
     def waiting(self) -> int:
         """Most items that are worked on or done and not yet taken."""
         return waiting_of(self.threads)
 
 
+def joined(parts: Iterable[R], join: Callable[[R, R], R]) -> R:
+    """Join up one fixed tree: neighbours, then neighbours of those; a last one alone goes up as is.
+
+    What waits for a neighbour is few: one on each floor.
+    """
+    floors: list[tuple[int, R]] = []
+    for part in parts:
+        height = 0
+        while floors and floors[-1][0] == height:
+            part, height = join(floors.pop()[1], part), height + 1
+        floors.append((height, part))
+    _, whole = floors.pop()
+    while floors:
+        whole = join(floors.pop()[1], whole)
+    return whole
+
+
+FLOORS = MAX_LANES.bit_length() - 1
+"""Most parts that wait for their neighbour."""
+
+
 def waiting_of(threads: int) -> int:
     """Two a thread: none is idle while a slow one is waited for."""
     return 1 if threads == 1 else 2 * threads
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, initializer=partial(np.seterr, invalid="ignore"))
 
 
 @contextmanager
@@ -65,8 +122,10 @@ def crew_of(threads: int | None) -> Iterator[Crew]:
     Flags of invalid operations are not looked at meanwhile: kernels of BLAS raise them for lanes
     beyond the data, of whatever lay there (numpy issue 24067). Descents look at the numbers.
     """
+    import scipy.linalg  # noqa: F401  # its BLAS is another library, which the limit must find
+
     threads = thread_count(threads)
-    pool = ThreadPoolExecutor(threads, initializer=partial(np.seterr, invalid="ignore"))
+    pool = _pool(threads)
     with pool, threadpool_limits(1, user_api="blas"), np.errstate(invalid="ignore"):
         yield Crew(threads, pool)
 
@@ -124,26 +183,8 @@ def with_ridge(point: Point, l2: float) -> Objective:
 
 def evaluate(problem: Problem, V: Float64, crew: Crew, arithmetic: Arithmetic = "float32") -> Point:
     """Loss and gradient at V = [W | b], (m, d + 1): one read of all rows."""
-    columns, offset = problem.columns(V, arithmetic)
-
-    def of_chunk(chunk: tuple[int, int]) -> tuple[float, Float64]:
-        gradient, loss = np.zeros((len(V), len(columns) + 1)), 0.0
-        # Fresh memory of this size costs the kernel a tenth of what the product takes.
-        room = np.empty((BLOCK_ROWS, len(V)), arithmetic)
-        product = np.empty((len(V), len(columns)), arithmetic)
-        for row, features in problem.blocks(*chunk):
-            x: Real = features.astype(arithmetic, copy=False)
-            z = np.matmul(x, columns, out=room[: len(x)])
-            z += offset
-            loss += _block_loss(problem, row, z)
-            gradient[:, :-1] += np.matmul(z.T, x, out=product)
-            gradient[:, -1] += z.sum(axis=0, dtype=np.float64)
-        return loss, gradient
-
-    loss, gradient = 0.0, np.zeros((len(V), len(columns) + 1))
-    for chunk_loss, chunk_gradient in crew.map(of_chunk, problem.chunks()):
-        loss += chunk_loss
-        gradient += chunk_gradient
+    read = LossAt(problem.reading, *problem.columns(V, arithmetic))
+    loss, gradient = crew.total(problem.rows, read, add_sums)
     if problem.resident is None:
         turned = gradient[:, :-1] @ problem.rotation
         gradient = np.column_stack([turned, gradient[:, -1]])
@@ -154,7 +195,8 @@ def evaluate(problem: Problem, V: Float64, crew: Crew, arithmetic: Arithmetic = 
 def pass_bytes(sizes: Sizes) -> int:
     """Of :func:`evaluate`: blocks and their logits, gradients not yet summed, W to multiply by."""
     blocks = READ_BYTES * sizes.block + LOSS_BYTES * sizes.logits + 8 * sizes.place
-    return sizes.threads * blocks + 8 * (waiting_of(sizes.threads) + 4) * sizes.place
+    waiting = waiting_of(sizes.threads) + FLOORS
+    return sizes.threads * blocks + 8 * (waiting + 3) * sizes.place
 
 
 def logits_of(problem: Problem, V: Float64, crew: Crew) -> Real:
@@ -163,13 +205,13 @@ def logits_of(problem: Problem, V: Float64, crew: Crew) -> Real:
     columns, offset = problem.columns(V, arithmetic)
     out: Real = np.empty((problem.n, problem.m), arithmetic)
 
-    def of_chunk(chunk: tuple[int, int]) -> None:
-        for row, x in problem.blocks(*chunk):
-            z = out[row : row + len(x)]
+    def read(rows: Rows, first: int) -> None:
+        for span, x in problem.reading.blocks(rows):
+            z = out[first + span.start : first + span.stop]
             np.matmul(x, columns, out=z)
             z += offset
 
-    list(crew.map(of_chunk, problem.chunks()))
+    crew.total(problem.rows, read, lambda *_: None)
     return out
 
 
@@ -182,42 +224,31 @@ def loss_along(
     line search reads them once, for the slope.
     """
 
-    def of_chunk(chunk: tuple[int, int]) -> tuple[float, float]:
+    def read(rows: Rows, first: int) -> Float64:
         loss, derivative = 0.0, 0.0
-        for start in range(*chunk, BLOCK_ROWS):
-            span = slice(start, min(start + BLOCK_ROWS, chunk[1]))
+        for start, stop in pairwise(rows.offsets.tolist()):
+            span = slice(first + start, first + stop)
             z = np.multiply(slope[span], -t, out=residual[span])
             z += logits[span]
-            loss += _block_loss(problem, start, z)
+            loss += problem.reading.loss_of(rows, slice(start, stop), z)
             derivative -= float(np.vdot(z, slope[span]))
-        return loss, derivative
+        return np.array([loss, derivative])
 
-    sums = np.sum(list(crew.map(of_chunk, problem.chunks())), axis=0) / problem.total_weight
+    sums = crew.total(problem.rows, read, np.add) / problem.total_weight
     return float(sums[0]), float(sums[1])
 
 
 def gradient_of(problem: Problem, residual: Real, crew: Crew) -> Float64:
     """Gradient of the mean loss by V, (m, d + 1), from S times its derivative by the logits."""
 
-    def of_chunk(chunk: tuple[int, int]) -> Float64:
+    def read(rows: Rows, first: int) -> tuple[float, Float64]:
         gradient = np.zeros((problem.m, problem.dim + 1))
-        for row, x in problem.blocks(*chunk):
-            z = residual[row : row + len(x)]
+        for span, x in problem.reading.blocks(rows):
+            z = residual[first + span.start : first + span.stop]
             gradient[:, :-1] += z.T @ x
             gradient[:, -1] += z.sum(axis=0, dtype=np.float64)
-        return gradient
+        return 0.0, gradient
 
-    whole = np.zeros((problem.m, problem.dim + 1))
-    for chunk in crew.map(of_chunk, problem.chunks()):
-        whole += chunk
+    _, whole = crew.total(problem.rows, read, add_sums)
     whole /= problem.total_weight
     return whole
-
-
-def _block_loss(problem: Problem, row: int, z: Real) -> float:
-    """Loss of the rows from ``row`` on; their logits (b, m) become its derivative by them."""
-    span = slice(row, row + len(z))
-    weights = None if problem.weights is None else problem.weights[span]
-    if problem.loss == "softmax":
-        return softmax_loss(z, problem.targets[span].astype(np.int64, copy=False), weights)
-    return sigmoid_loss(z, problem.targets[span].astype(np.uint8, copy=False), weights)

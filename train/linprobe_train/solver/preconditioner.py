@@ -18,15 +18,18 @@ can know; the mean over the columns is therefore taken out of the product.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from linprobe_train.solver.losses import Loss, probabilities
-from linprobe_train.solver.passes import Crew, waiting_of
-from linprobe_train.solver.preparation import Float32, Float64, Real
-from linprobe_train.solver.problem import READ_BYTES, Problem, Sizes, spans_of
+from linprobe_train.solver.losses import Loss
+from linprobe_train.solver.passes import FLOORS, Crew, waiting_of
+from linprobe_train.solver.preparation import Float32, Float64
+from linprobe_train.solver.problem import READ_BYTES, Problem, Sizes
+from linprobe_train.solver.reads.curvature import Curvature, CurvatureAt, curvature_of
+from linprobe_train.solver.rows import spans_of
 
 OUTSTANDING = 0.02
 """Least weight of a row against the diagonal that is worth its products."""
@@ -41,72 +44,21 @@ FACTOR_BYTES = 512 * 10**6
 """Most memory for the factors of all columns."""
 
 
-@dataclass
-class Curvature:
-    """Curvature of every logit column, of the rows so far."""
-
-    total: Float64
-    """(m,) sum of q: the curvature of the intercept."""
-    diagonal: Real
-    """(m, d) sum of q x^2 in principal coordinates; (m, 0) where the pilot rows give it."""
-    top: Float32
-    """(m, r) the largest q of every column, in no order."""
-    rows: NDArray[np.int32]
-    """(m, r) the rows they belong to."""
-
-    def add(self, other: "Curvature", rank: int) -> None:
-        """Add other rows, keeping the ``rank`` largest of every column."""
-        top = np.concatenate([self.top, other.top], axis=1)
-        rows = np.concatenate([self.rows, other.rows], axis=1)
-        if (surplus := top.shape[1] - rank) > 0:
-            places = np.argpartition(top, surplus, axis=1)[:, surplus:]
-            top = np.take_along_axis(top, places, axis=1)
-            rows = np.take_along_axis(rows, places, axis=1)
-        self.total += other.total
-        self.diagonal += other.diagonal
-        self.top, self.rows = top, rows
-
-
 def measure_curvature(problem: Problem, V: Float64, rank: int, crew: Crew) -> Curvature:
     """Read all rows once at V = [W | b], (m, d + 1), keeping ``rank`` rows of every column."""
     streamed, m, d = problem.resident is None, len(V), problem.dim
     columns, offset = problem.columns(V, "float32")
-    width = 0 if streamed else d
-
-    def of_none() -> Curvature:
-        none = np.zeros((m, 0), np.float32), np.zeros((m, 0), np.int32)
-        return Curvature(np.zeros(m), np.zeros((m, width)), *none)
-
-    def of_chunk(chunk: tuple[int, int]) -> Curvature:
-        curvature = of_none()
-        for row, features in problem.blocks(*chunk):
-            x = features.astype(np.float32, copy=False)
-            z = (x @ columns + offset).astype(np.float32, copy=False)
-            q = _curvature_of(z, problem, problem.share(row, len(x)))
-            diagonal = q @ np.square(x[:, :width])
-            rows = np.broadcast_to(np.arange(row, row + len(x), dtype=np.int32), q.shape)
-            curvature.add(Curvature(q.sum(axis=1, dtype=np.float64), diagonal, q, rows), rank)
-        return curvature
-
-    whole = of_none()
-    for chunk in crew.map(of_chunk, problem.chunks()):
-        whole.add(chunk, rank)
+    at = cast("Float32", columns), cast("Float32", offset)
+    read = CurvatureAt(problem.reading, *at, rank, 0 if streamed else d)
+    whole: Curvature = crew.total(problem.rows, read, partial(Curvature.add, rank=rank))
     if streamed:
         whole.diagonal = np.zeros((m, d))
         turned, offset = V[:, :-1].T.astype(np.float32), V[:, -1].astype(np.float32)
         for span in spans_of(len(problem.pilot_rows)):
             x = problem.pilot_block(span)
-            q = _curvature_of(x @ turned + offset, problem, problem.pilot_share[span])
+            q = curvature_of(x @ turned + offset, problem.loss, problem.pilot_share[span])
             whole.diagonal += q @ np.square(x)
     return whole
-
-
-def _curvature_of(z: Float32, problem: Problem, share: Float32) -> Float32:
-    """Turn logits (b, m) into q, (m, b)."""
-    probabilities(z, problem.loss)
-    z *= 1 - z
-    z *= share[:, None]
-    return np.ascontiguousarray(z.T)
 
 
 def rank_for(n: int, d: int, m: int) -> int:
@@ -132,10 +84,15 @@ def build_bytes(sizes: Sizes) -> int:
     """Of :func:`block_metric` on its way: first the curvature of all rows, then the factors."""
     m, d, rank = sizes.m, sizes.d, rank_for(sizes.n, sizes.d, sizes.m)
     block = (READ_BYTES + 4) * sizes.block + 40 * (sizes.logits + m * rank) + 12 * m * d
-    measuring = sizes.threads * block + (waiting_of(sizes.threads) + 2) * 8 * m * (d + rank)
+    waiting = waiting_of(sizes.threads) + FLOORS + 1
+    measuring = sizes.threads * block + waiting * 8 * m * (d + rank)
     # Rows of a column as stored, prepared, turned; their squares and products.
     factors = sizes.threads * (40 * rank * d + 4 * rank**2) + 8 * m * (d + rank)
     return 16 * m * d + max(measuring, factors)
+
+
+GATHERED_BYTES = 2**26
+"""Most that the rows of some columns take, as many as are asked for at once."""
 
 
 @dataclass(frozen=True)
@@ -186,13 +143,18 @@ def block_metric(
     def of_columns(span: slice) -> None:
         for j in range(span.start, span.stop):
             order = np.argsort(curvature.rows[j])
-            x, q = problem.turned_rows(curvature.rows[j, order]), curvature.top[j, order]
+            x, q = problem.turned_rows(curvature.rows[j, order], gather), curvature.top[j, order]
             outstanding = q * (np.square(x) @ (1 / diagonal[j])) > OUTSTANDING
             if count := int(outstanding.sum()):
                 place[j, :count] = x[outstanding]
                 factors[j] = _factor(place[j, :count], q[outstanding], diagonal[j], l2)
 
-    list(crew.map(of_columns, _spans(m, 4 * crew.threads)))
+    at_once = max(1, GATHERED_BYTES // (4 * rank * d))
+    for columns in spans_of(m, at_once):
+        wanted = np.unique(curvature.rows[columns]).astype(np.int64)
+        gather = crew.near(problem.source, wanted)
+        count = columns.stop - columns.start
+        list(crew.map(of_columns, _spans(count, 4 * crew.threads, columns.start)))
     intercept = np.maximum(curvature.total, CURVATURE_FLOOR)
     inverse = (1 / diagonal).astype(np.float32)
     return BlockMetric(inverse, tuple(factors), intercept, problem.loss, crew)
@@ -218,6 +180,6 @@ def _factor(R: Float32, q: Float32, diagonal: Float32, l2: float) -> Float32:
     return solved.T
 
 
-def _spans(n: int, count: int) -> list[slice]:
-    edges = np.linspace(0, n, min(n, count) + 1).astype(int).tolist()
+def _spans(n: int, count: int, first: int = 0) -> list[slice]:
+    edges = np.linspace(first, first + n, min(n, count) + 1).astype(int).tolist()
     return [slice(a, b) for a, b in pairwise(edges)]

@@ -12,10 +12,10 @@ Of few rows only the axes of their span are kept: what of W is orthogonal to it 
 n rows, d axes, m logit columns: k for softmax and multi-label, 1 for two classes.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,16 +27,17 @@ from linprobe_train.solver.preparation import (
     Float64,
     Preparation,
     Real,
-    axes_of_span,
 )
-from linprobe_train.solver.rows import BLOCK_ROWS, Rows
+from linprobe_train.solver.reads.axes import Gather, axes_of_span, principal_axes
+from linprobe_train.solver.reads.reading import Reading, hot_labels
+from linprobe_train.solver.rows import BLOCK_ROWS, MAX_LANES, Block, Rows, spans_of
+
+if TYPE_CHECKING:
+    from linprobe_train.solver.passes import Crew
 
 PILOT_ROWS = 16384
 """Rows sampled for the principal axes and the curvature: both only steer the path to the optimum,
 never the optimum itself."""
-MAX_CHUNKS = 64
-"""Chunks of a pass. Their sums are added in order, so the result does not depend on the number of
-threads; also the most threads that help."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,6 @@ class Problem:
     """softmax; sigmoid for multi-label rows and for two classes, which share one logit."""
     targets: NDArray[np.int64] | NDArray[np.uint8]
     """In row order. softmax: (n,) class ids; sigmoid: (n, m) of 0 and 1."""
-    weights: Float64 | None
-    """(n,) row weights, all >= 0 and not all 0; None for ones."""
     mean: Float64
     """(d,) subtracted from prepared rows."""
     rotation: Float64
@@ -104,7 +103,7 @@ class Problem:
     resident: Real | None
     """(n, d) in the solver's coordinates; None when rows are streamed."""
     source: Rows
-    """The rows as stored."""
+    """The rows as stored, with their weights."""
     preparation: Preparation
     """From a stored row to a prepared one."""
 
@@ -128,10 +127,33 @@ class Problem:
         """The rotation in float32."""
         return self.rotation.astype(np.float32)
 
+    @property
+    def weights(self) -> Float64 | None:
+        """(n,) row weights, all >= 0 and not all 0; None for ones."""
+        return self.source.weights
+
     @cached_property
     def total_weight(self) -> float:
         """S, the sum of the row weights."""
         return float(self.n if self.weights is None else self.weights.sum())
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The rows to read: those of the copy where there is one, in equal blocks."""
+        if self.resident is None:
+            return self.source
+        lanes = min(MAX_LANES, 2 * -(-self.n // (2 * BLOCK_ROWS))) if self.n > BLOCK_ROWS else 1
+        count = lanes * -(-self.n // (lanes * BLOCK_ROWS))
+        edges = np.linspace(0, self.n, count + 1).astype(int).tolist()
+        blocks = tuple(Block(self.resident[a:b]) for a, b in pairwise(edges))
+        return replace(self.source, blocks=blocks)
+
+    @cached_property
+    def reading(self) -> Reading:
+        """How :attr:`rows` are read."""
+        stored = self.preparation if self.resident is None else None
+        mean = self.mean.astype(self.preparation.arithmetic)
+        return Reading(self.loss, stored, mean, self.total_weight)
 
     @cached_property
     def shares(self) -> Float64:
@@ -153,15 +175,18 @@ class Problem:
 
     def share(self, row: int, count: int) -> Float32:
         """What each of ``count`` rows from ``row`` on stands for in the mean, (count,)."""
-        if self.weights is None:
-            return np.full(count, 1 / self.total_weight, np.float32)
-        return (self.weights[row : row + count] / self.total_weight).astype(np.float32)
+        weights = None if self.weights is None else self.weights[row : row + count]
+        return self.reading.share(weights, count)
 
-    def turned_rows(self, rows: NDArray[np.int64]) -> Float32:
-        """Copy rows at ascending positions in the coordinates of V, (len(rows), d)."""
+    def turned_rows(self, rows: NDArray[np.int64], gather: Gather | None = None) -> Float32:
+        """Copy rows at ascending positions in the coordinates of V, (len(rows), d).
+
+        ``gather`` copies them as stored; None for the rows' own.
+        """
         if self.resident is not None:
             return self.resident[rows].astype(np.float32, copy=False)
-        prepared = self.preparation.apply(self.source.gather(rows)).astype(np.float32, copy=False)
+        stored = (gather or self.source.gather)(rows)
+        prepared = self.preparation.apply(stored).astype(np.float32, copy=False)
         prepared -= self.mean.astype(np.float32)
         return prepared @ self.turn
 
@@ -170,28 +195,9 @@ class Problem:
         return self.turned_rows(self.pilot_rows[span]) if self.pilot is None else self.pilot[span]
 
     def columns(self, V: Float64, arithmetic: Arithmetic) -> tuple[Real, Real]:
-        """W (d, m) and b (m,) for the rows that :meth:`blocks` gives, from V = [W | b]."""
+        """W (d, m) and b (m,) for the rows as they are read, from V = [W | b]."""
         W = V[:, :-1] @ self.rotation.T if self.resident is None else V[:, :-1]
         return np.ascontiguousarray(W.T, dtype=arithmetic), V[:, -1].astype(arithmetic)
-
-    def chunks(self) -> list[tuple[int, int]]:
-        """Near-equal ranges of rows or blocks, in order and even in number, one a task."""
-        resident = self.resident is not None
-        n, unit = (self.n, BLOCK_ROWS) if resident else (len(self.source.blocks), 1)
-        count = max(1, min(MAX_CHUNKS, 2 * round(n / (2 * unit))))
-        return list(pairwise(np.linspace(0, n, count + 1).astype(int).tolist()))
-
-    def blocks(self, start: int, stop: int) -> Iterator[tuple[int, Real]]:
-        """First row and centred features (b, d) of every block of a chunk."""
-        if self.resident is not None:
-            for row in range(start, stop, BLOCK_ROWS):
-                yield row, self.resident[row : min(row + BLOCK_ROWS, stop)]
-            return
-        mean = self.mean.astype(self.preparation.arithmetic)
-        for index in range(start, stop):
-            features = self.preparation.apply(self.source.blocks[index].read())
-            features -= mean
-            yield int(self.source.offsets[index]), features
 
 
 READ_BYTES = 16
@@ -209,17 +215,17 @@ def setup_bytes(sizes: Sizes) -> int:
     return 4 * sizes.pilot + (2 * sizes.label + 16) * sizes.n + 26 * sizes.d**2
 
 
-def spans_of(n: int, rows: int = BLOCK_ROWS) -> list[slice]:
-    """0 to n in blocks."""
-    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
-
-
 def make_problem(
-    rows: Rows, preparation: Preparation, *, weights: Float64 | None, resident: bool
+    rows: Rows,
+    preparation: Preparation,
+    *,
+    weights: Float64 | None,
+    resident: bool,
+    crew: "Crew | None" = None,
 ) -> Problem:
     """Prepare rows for fitting: one read for the sample, one more for a resident copy.
 
-    ``weights`` is (n,) or None for ones.
+    ``weights`` is (n,) or None for ones; ``crew`` reads the sample, None for this thread.
     """
     chosen = np.arange(rows.n)
     if rows.n > PILOT_ROWS:
@@ -234,7 +240,8 @@ def make_problem(
     if few:
         mean, variances, rotation = axes_of_span(share, rows, preparation)
     else:
-        mean, variances, rotation = _principal_axes(sample, share, rows, preparation, chosen)
+        gather = rows.gather if crew is None else crew.near(rows, chosen)
+        mean, variances, rotation = principal_axes(sample, share, gather, preparation, chosen)
     copy, pilot = None, None
     if resident:
         del sample  # the copy takes its place
@@ -245,35 +252,13 @@ def make_problem(
             pilot[span] = pilot[span] @ turn
     two = rows.n_classes == 2 and not rows.multi_label
     loss: Loss = "sigmoid" if two or rows.multi_label else "softmax"
-    targets = (rows.labels[:, None] == 1).astype(np.uint8) if two else rows.labels
+    targets = hot_labels(rows.labels) if two else rows.labels
     axes, sampled = (
         (mean, rotation, float(variances[-1])),
         (pilot, chosen, share.astype(np.float32)),
     )
-    return Problem(loss, targets, weights, *axes, *sampled, copy, rows, preparation)
-
-
-def _principal_axes(
-    sample: Float32,
-    share: Float64,
-    rows: Rows,
-    preparation: Preparation,
-    chosen: NDArray[np.int64],
-) -> tuple[Float64, Float64, Float64]:
-    """Fill ``sample`` with prepared rows; their mean, variances and axes. It is centred then."""
-    from scipy.linalg import eigh  # not before a fit, as in lbfgs
-
-    mean, covariance = np.zeros(rows.dim), np.zeros((rows.dim, rows.dim))
-    for span in spans_of(len(sample)):
-        sample[span] = preparation.apply(rows.gather(chosen[span]))
-        mean += share[span] @ sample[span].astype(np.float64)
-    for span in spans_of(len(sample)):
-        sample[span] -= mean.astype(np.float32)
-        weighted = sample[span] * share[span, None].astype(np.float32)
-        covariance += weighted.T @ sample[span]
-    # Read by columns it is the same matrix, and can be overwritten.
-    variances, rotation = eigh(covariance.T, overwrite_a=True, check_finite=False, driver="evd")
-    return mean, variances, rotation
+    weighted = rows if weights is rows.weights else replace(rows, weights=weights)
+    return Problem(loss, targets, *axes, *sampled, copy, weighted, preparation)
 
 
 def _resident(rows: Rows, preparation: Preparation, mean: Float64, rotation: Float64) -> Real:

@@ -1,8 +1,9 @@
 """Labelled features, (n, d) of k classes, as views of arrays or memory maps in blocks (b, d)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -22,6 +23,22 @@ BLOCK_ROWS = 1024
 """Rows read at once: 2 MB of float32 at d = 512, which stays in a core's cache between the two
 products that use it; larger blocks were not faster."""
 
+MAX_LANES = 64
+"""Lanes of a read, at most: what is summed of each is summed up one fixed tree over them, so that
+no bit depends on who reads which; also the most threads or processes that help."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a block lies in a store."""
+
+    split: Split
+    """Whose rows."""
+    tap: str
+    """Of which point of the encoder."""
+    index: int
+    """Which of the split's blocks."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -31,6 +48,8 @@ class Block:
     """(b, d) view, never written."""
     take: NDArray[np.intp] | None = None
     """Positions to use, ascending; None for all."""
+    origin: Origin | None = None
+    """None for an array of this process alone."""
     beside: tuple[AnyFeatures, ...] = ()
     """More columns of the same rows: views (b, d) of the other taps that are joined."""
 
@@ -53,7 +72,7 @@ class Block:
     def at(self, positions: NDArray[np.int64]) -> "Block":
         """Use only some of the rows used."""
         take = positions if self.take is None else self.take[positions]
-        return Block(self.features, take, self.beside)
+        return replace(self, take=take)
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,10 @@ class Rows:
     """(n,) int64 class ids, or (n, k) uint8 multi-hot."""
     n_classes: int
     """k; labels lie in [0, k)."""
+    weights: NDArray[np.float64] | None = None
+    """(n,) of a fit, all >= 0 and not all 0; None for ones."""
+    fitted: NDArray[np.int64] | None = None
+    """Class ids of the dataset that the labels stand for, ascending; None where they are those."""
 
     @property
     def n(self) -> int:
@@ -91,6 +114,28 @@ class Rows:
         """Every block with its first row."""
         yield from zip(self.offsets.tolist(), self.blocks, strict=False)
 
+    @cached_property
+    def lanes(self) -> tuple[tuple[int, "Rows"], ...]:
+        """First row and rows of near-equal ranges of blocks, a function of the rows alone."""
+        count = min(MAX_LANES, len(self.blocks))
+        edges = np.linspace(0, len(self.blocks), count + 1).astype(int).tolist()
+        lanes = []
+        for start, stop in pairwise(edges):
+            span = slice(int(self.offsets[start]), int(self.offsets[stop]))
+            weights = None if self.weights is None else self.weights[span]
+            blocks, labels = self.blocks[start:stop], self.labels[span]
+            part = replace(self, blocks=blocks, labels=labels, weights=weights)
+            lanes.append((span.start, part))
+        return tuple(lanes)
+
+    def numbered(self, fitted: NDArray[np.int64]) -> "Rows":
+        """These rows with labels, or columns of them, for these classes alone, ascending."""
+        if self.multi_label:
+            labels: LabelArray = np.ascontiguousarray(self.labels[:, fitted], np.uint8)
+        else:
+            labels = np.searchsorted(fitted, self.labels)
+        return replace(self, labels=labels, n_classes=len(fitted), fitted=fitted)
+
     def select(self, keep: NDArray[np.bool_]) -> "Rows":
         """Keep the rows marked in ``keep``, (n,); their order stays."""
         blocks = []
@@ -98,7 +143,8 @@ class Rows:
             marked = keep[start : start + block.n]
             if marked.any():
                 blocks.append(block if marked.all() else block.at(np.flatnonzero(marked)))
-        return Rows(tuple(blocks), self.labels[keep], self.n_classes)
+        weights = None if self.weights is None else self.weights[keep]
+        return replace(self, blocks=tuple(blocks), labels=self.labels[keep], weights=weights)
 
     def join(self, other: "Rows") -> "Rows":
         """These rows, then the others; DataError where dimension, classes or kind differ."""
@@ -107,8 +153,11 @@ class Rows:
         if ours != theirs:
             what = f"cannot join rows of (dim, classes, multi-label) {ours} and {theirs}"
             raise DataError(what, hint="use splits of the same dataset and the same encoder")
-        labels = np.concatenate([self.labels, other.labels])
-        return Rows(self.blocks + other.blocks, labels, self.n_classes)
+        labels, weights = np.concatenate([self.labels, other.labels]), None
+        if self.weights is not None or other.weights is not None:
+            given = [np.ones(r.n) if r.weights is None else r.weights for r in (self, other)]
+            weights = np.concatenate(given)
+        return replace(self, blocks=self.blocks + other.blocks, labels=labels, weights=weights)
 
     def gather(self, indices: NDArray[np.int64]) -> AnyFeatures:
         """Copy the rows at ``indices``, ascending, as one array (len(indices), d)."""
@@ -124,14 +173,9 @@ class Rows:
         return np.result_type(*{block.features.dtype for block in self.blocks})
 
 
-def rows_of_split(split: Split, tap: str) -> Rows:
-    """Rows over a stored split, through its maps; taps joined by ``+`` are read side by side.
-
-    ``DataError``: empty, or labels out of range. ``NotFoundError``: no such tap.
-    """
-    views = split.views(tap, rows=BLOCK_ROWS)
-    blocks = [Block(first, beside=tuple(beside)) for first, *beside in views]
-    return _checked(tuple(blocks), split.labels, len(split.classes))
+def spans_of(n: int, rows: int = BLOCK_ROWS) -> list[slice]:
+    """0 to n in blocks."""
+    return [slice(start, min(start + rows, n)) for start in range(0, n, rows)]
 
 
 def rows_of_views(views: Sequence[AnyFeatures], labels: LabelArray, n_classes: int) -> Rows:
@@ -140,10 +184,7 @@ def rows_of_views(views: Sequence[AnyFeatures], labels: LabelArray, n_classes: i
     ``DataError``: no rows, another number of labels than rows, a label outside [0, k), or a
     multi-hot matrix that is not (n, k) of 0 and 1.
     """
-    return _checked(tuple(Block(view) for view in views if len(view)), labels, n_classes)
-
-
-def _checked(blocks: tuple[Block, ...], labels: LabelArray, n_classes: int) -> Rows:
+    blocks = tuple(Block(view) for view in views if len(view))
     n = sum(block.n for block in blocks)
     if n == 0:
         raise DataError("there are no rows", hint="extract the split, or give it some rows")
@@ -160,6 +201,20 @@ def _checked(blocks: tuple[Block, ...], labels: LabelArray, n_classes: int) -> R
         what += f"the range of {n_classes} classes"
         raise DataError(what, hint="number the classes from 0 without gaps")
     return Rows(blocks, labels, n_classes)
+
+
+def rows_of_split(split: Split, tap: str) -> Rows:
+    """Rows of a stored split, mapped; taps joined by ``+`` are read side by side.
+
+    See :func:`rows_of_views`; ``NotFoundError``: no such tap.
+    """
+    views = list(split.views(tap, rows=BLOCK_ROWS))
+    rows = rows_of_views([first for first, *_ in views], split.labels, len(split.classes))
+    blocks = (
+        replace(block, origin=Origin(split, tap, index), beside=tuple(beside))
+        for index, (block, (_, *beside)) in enumerate(zip(rows.blocks, views, strict=True))
+    )
+    return replace(rows, blocks=tuple(blocks))
 
 
 def rows_of_array(features: AnyFeatures, labels: LabelArray, n_classes: int) -> Rows:

@@ -23,7 +23,7 @@ from linprobe_train.results.answers import Answer, Answers
 from linprobe_train.results.result import Asked, Result
 from linprobe_train.scores.metrics import metric_named, score_of
 from linprobe_train.scores.predictions import predict
-from linprobe_train.solver.fit import FitSettings, make_trainer
+from linprobe_train.solver.fit import FitSettings, make_trainer, within_memory
 from linprobe_train.solver.lbfgs import Tolerance
 from linprobe_train.solver.passes import Crew, crew_of
 from linprobe_train.solver.rows import Rows
@@ -193,7 +193,8 @@ def fewshot(
 
 def _score(draw: Draw, shots: int, test: Rows, metric: str, crew: Crew) -> DrawScore:
     fitted, held = draw.rows(shots)
-    trainer = make_trainer(fitted, FitSettings(threads=crew.threads), crew)
+    settings = FitSettings(threads=crew.threads)
+    trainer = make_trainer(fitted, settings, within_memory(crew, fitted, settings))
     # Ranking metrics need every class on the held-out rows; accuracy is what they can carry.
     sweep = run_sweep([(trainer, held)], HALVING, "top1")
     trainer.fit(sweep.C, Tolerance())

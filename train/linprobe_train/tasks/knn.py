@@ -23,7 +23,8 @@ from linprobe_train.results.result import Asked, Result
 from linprobe_train.scores.metrics import Score, score_names, scores_of
 from linprobe_train.scores.predictions import TOP, Predictions, best_classes
 from linprobe_train.solver.passes import Crew, crew_of
-from linprobe_train.solver.preparation import Float32, Float64, Preparation, check_features
+from linprobe_train.solver.preparation import Float32, Float64, Preparation
+from linprobe_train.solver.reads.features import check_features
 from linprobe_train.solver.rows import Rows
 
 METRICS = ("top1", "mean_per_class", "top5")
@@ -121,7 +122,8 @@ def knn(
             f"{splits.dataset.name} has several labels a row; k-NN votes for one class",
             hint=f"{command('probe')} gives mAP",
         )
-    check_features(bank, normalize=True)
+    with crew_of(threads) as crew:
+        check_features(bank, crew, normalize=True)
     test = splits.open_test()
     watch(Progress(0, test.n, "test rows", line=f"{test.n} test rows against a bank of {bank.n}"))
     results = knn_scores(bank, test, k, temperature, seed=seed, threads=threads)

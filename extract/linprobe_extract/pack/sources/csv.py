@@ -11,9 +11,9 @@ from io import StringIO
 from pathlib import Path
 
 from linprobe.errors import PackError, StoreError
-from linprobe.names import SPLITS, class_key, first_few, split_named
+from linprobe.names import SPLITS, class_key, first_few, is_image, split_named
 from linprobe.records import read_bytes
-from linprobe_extract.pack.listing import Listing, PackOptions, file_sample, is_image
+from linprobe_extract.pack.listing import Listing, PackOptions, file_sample
 from linprobe_extract.pack.splits import split_by_options
 
 NAME = "csv"

@@ -7,22 +7,23 @@
 
 An image belongs to the class of the folder right under the split, however deep it lies. With
 ``train`` and ``val`` alone, ``val`` is taken for the test split, as ImageNet's layout means it.
+What lies elsewhere is told and left out, and what looks misplaced is told.
 """
 
 import os
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from linprobe.errors import PackError
-from linprobe.names import first_few, split_named
+from linprobe.names import first_few, is_image, split_named
 from linprobe_extract.pack.listing import (
     Listing,
     PackOptions,
     SourceSample,
     file_sample,
-    is_image,
     printable,
 )
 from linprobe_extract.pack.splits import split_by_options
@@ -40,11 +41,12 @@ SHOWN_CLASSES = 3
 
 @dataclass
 class _Walk:
-    """Images by path relative to the folder, other files by extension, links that make loops."""
+    """Images and folders by path relative to the root, other files by extension, looping links."""
 
     images: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     loops: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
 
 
 def list_samples(words: str, options: PackOptions) -> Listing:
@@ -60,16 +62,16 @@ def list_samples(words: str, options: PackOptions) -> Listing:
         raise PackError(f"{error.filename} cannot be read: {error.strerror}", hint=hint) from error
     others = ", ".join(f"{count} {kind}" for kind, count in sorted(walk.others.items()))
     left_aside = f"left aside what is no image: {others}" if others else ""
-    if not walk.images:
-        what = left_aside or "left aside nothing"
-        raise PackError(f"{root} holds no images; {what}", hint=LAYOUT)
-    walk.images.sort()
     folders = _split_folders(root, walk.images)
     depth = 1 if folders else 0
-    for name in walk.images:
-        if name.count("/") <= depth:
-            raise PackError(f"{root / name} has no label: it is in no class folder", hint=LAYOUT)
-    class_of = {name: name.split("/")[depth] for name in walk.images}
+    class_of = {
+        name: name.split("/")[depth] for name in sorted(walk.images) if name.count("/") > depth
+    }
+    if not class_of:
+        what = left_aside or "left aside nothing"
+        if walk.images:
+            what = f"{len(walk.images)} images lie in no class folder, such as {walk.images[0]}"
+        raise PackError(f"{root} holds no images of classes; {what}", hint=LAYOUT)
     classes = sorted(set(class_of.values()))
     label_of = {name: label for label, name in enumerate(classes)}
     samples = [file_sample(root / name, name, (label_of[of],)) for name, of in class_of.items()]
@@ -81,7 +83,34 @@ def list_samples(words: str, options: PackOptions) -> Listing:
     notes = [f"not followed, a loop of links: {printable(loop)}" for loop in walk.loops]
     notes += [left_aside] if left_aside else []
     class_names = tuple(map(printable, classes))
-    return Listing(root.resolve().name, class_names, splits, notes=(*notes, *split_notes))
+    warnings = tuple(map(printable, _misplaced(walk, class_of, depth)))
+    every_note = (*notes, *split_notes)
+    return Listing(root.resolve().name, class_names, splits, notes=every_note, warnings=warnings)
+
+
+def _misplaced(walk: _Walk, class_of: Mapping[str, str], depth: int) -> Iterator[str]:
+    """What a folder of classes was hardly meant to hold, each in words."""
+    strays = [name for name in sorted(walk.images) if name not in class_of]
+    if strays:
+        yield f"left out, in no class folder: {first_few(strays)}"
+    parents = {name[: at.start()] for name in class_of for at in re.finditer("/", name)}
+    own = [name for name in walk.folders if name.count("/") == depth and name not in parents]
+    if own:
+        yield f"no image in the folders of {first_few(own)}"
+    classes = set(class_of.values())
+    inner = {
+        "/".join(parts[: i + 1])
+        for parts in (name.split("/") for name in class_of)
+        for i in range(depth + 1, len(parts) - 1)
+        if parts[i] in classes - {parts[depth]}
+    }
+    if inner:
+        yield f"named like another class, and taken for the one above: {first_few(sorted(inner))}"
+    by_case: dict[str, list[str]] = {}
+    for name in sorted(classes):
+        by_case.setdefault(name.casefold().strip(), []).append(name)
+    for alike in (names for names in by_case.values() if len(names) > 1):
+        yield f"classes that differ in capitals alone: {first_few(alike)}"
 
 
 def _walk_images(
@@ -101,6 +130,7 @@ def _walk_images(
             if is_hidden:
                 walk.others["hidden folders"] += 1
             else:
+                walk.folders.append(str(folder / entry.name))
                 _walk_images(root, folder / entry.name, (*above, identity), walk)
         elif is_image(entry.name):
             walk.images.append(str(folder / entry.name))

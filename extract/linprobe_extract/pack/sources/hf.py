@@ -5,6 +5,7 @@ of type ClassLabel or else ``label``. The bytes that the hub stores are those in
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -12,13 +13,12 @@ from typing import Any
 
 from linprobe.benchmarks import Argument
 from linprobe.errors import PackError
-from linprobe.names import split_named
+from linprobe.names import is_image, split_named
 from linprobe_extract.pack.listing import (
     Listing,
     PackOptions,
     SourceSample,
     extension_of,
-    is_image,
     parse_arguments,
     read_file,
 )
@@ -49,13 +49,21 @@ class _Table:
 def list_samples(words: str, options: PackOptions) -> Listing:
     """List a dataset of the hub, downloaded where needed; PackError where nothing has labels."""
     name, _, text = words.partition(":")
-    try:
-        return _list_tables(name, parse_arguments(text), options)
-    except (PackError, ImportError):
-        raise
-    except Exception as error:  # datasets and pyarrow have errors of their own
-        hint = "check the name and config; a private dataset needs `hf auth login` first"
-        raise PackError(f"hf:{name}: {str(error).strip() or repr(error)}", hint=hint) from error
+    from huggingface_hub import constants  # which takes a while
+
+    from linprobe_extract.hub import cache_alone_if_unreachable
+
+    with nullcontext() if Path(name).exists() else cache_alone_if_unreachable():
+        is_offline = constants.HF_HUB_OFFLINE
+        try:
+            return _list_tables(name, parse_arguments(text), options)
+        except (PackError, ImportError):
+            raise
+        except Exception as error:  # datasets and pyarrow have errors of their own
+            hint = "check the name and config; a private dataset needs `hf auth login` first"
+            if is_offline:
+                hint = "there is no network: copy its files into a folder, and pack hf:FOLDER"
+            raise PackError(f"hf:{name}: {str(error).strip() or repr(error)}", hint=hint) from error
 
 
 def _list_tables(name: str, arguments: Mapping[str, Argument], options: PackOptions) -> Listing:

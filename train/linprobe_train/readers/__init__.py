@@ -1,0 +1,1 @@
+"""Who reads the rows: threads, or workers of Dask in the place of this process."""
