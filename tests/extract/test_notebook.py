@@ -4,6 +4,7 @@ import ast
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -38,7 +39,8 @@ def test_the_notebook_goes_from_images_to_a_report(
     names: dict[str, object] = {}
     shown = [run_cell(source, names) for source in sources]
 
-    report, result, score = shown[-1]  # type: ignore[misc]
+    last: Any = shown[-1]
+    report, result, score = last
     assert report == "report.html"
     assert "3 classes: one, two, zero" in repr(result)
     assert score > 0.5

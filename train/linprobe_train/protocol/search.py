@@ -41,8 +41,7 @@ class Sweep:
     rule: Rule = "score"
     """``score``: the best score; of several, the smallest C. ``nll-band-1``: see :mod:`.band`."""
     coarse: Coarse | None = None
-    """The part of the rows that was searched first, where one was asked for. Then the points are of
-    all rows, each with an interval as wide as the noise of the held-out rows."""
+    """The part of the rows searched first, if any; points are of all, as wide as held-out noise."""
 
     @property
     def stages(self) -> str:
@@ -144,15 +143,8 @@ class SplitUse:
 class Search:
     """A chosen C and the probe fitted there.
 
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from linprobe import sweep
-    >>> y = np.arange(300) % 3
-    >>> X = np.eye(3)[y] + 0.3 * np.random.default_rng(0).standard_normal((300, 3))    # (n, d)
-    >>> search = sweep(X, y).search
-    >>> search.probe.coef.shape, search.held_out.n, search.warnings()    # (k, d)
-    ((3, 3), 300, ())
+    >>> sweep(FeatureStore("features").split("train")).search.probe.coef.shape    # (k, d)
+    (4, 12)
     """
 
     probe: Probe
