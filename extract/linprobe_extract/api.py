@@ -40,6 +40,7 @@ def extract_features(
     batch_size: int | None = None,
     threads: int | None = None,
     max_skipped: float = 0.01,
+    keep_parts: bool = False,
     watch: Watch = ignore,
 ) -> ExtractReport:
     """Run a dataset through a frozen encoder into a feature store, as ``linprobe extract`` does.
@@ -74,6 +75,7 @@ def extract_features(
     batch_size : images a batch; default 256 on CUDA, 16 on a CPU.
     threads : threads that decode, -1 for all cores that this process may use; default from these.
     max_skipped : greatest share of a shard's samples, in [0, 1], without readable image or label.
+    keep_parts : keep the parts of sealed splits, which hold every row a second time.
     watch : sees the run as it goes, from any thread.
 
     Returns
@@ -122,7 +124,7 @@ def extract_features(
         classes_file=None if classes is None else Path(classes),
         key_prefix=key_prefix,
     )
-    settings = Path(store), tuple(splits), batch_size, threads, max_skipped
+    settings = Path(store), tuple(splits), batch_size, threads, max_skipped, keep_parts
     report = Extraction(choice if isinstance(model, str) else model, plan, *settings).run(watch)
     report.check()
     return report

@@ -81,6 +81,9 @@ def extract(
         Literal["shard"] | None,
         typer.Option(help="Put the shard's name before keys, where every shard counts anew."),
     ] = None,
+    keep_parts: Annotated[
+        bool, typer.Option("--keep-parts", help="Keep the parts of splits that are sealed.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
@@ -111,7 +114,7 @@ def extract(
     )
     points = () if taps is None else tuple(name.strip() for name in taps.split(","))
     choice = EncoderChoice(model, weights, device, precision, preprocess, storage_dtype, points)
-    settings = store, tuple(split or ()), batch_size, threads, max_skipped
+    settings = store, tuple(split or ()), batch_size, threads, max_skipped, keep_parts
     extraction = Extraction(choice, plan, *settings)
     if dry_run:
         forecast = extraction.forecast()

@@ -39,6 +39,9 @@ def pack(
     val_fraction: Annotated[
         float, Option(help="Share of each class for val, where nothing is split.")
     ] = DEFAULTS.val_fraction,
+    limit: Annotated[
+        int | None, Option(min=10, help="Most images, for a try; the name and results say so.")
+    ] = None,
     label_separator: Annotated[
         str | None, Option(help="Separates several labels of one image in a csv file.")
     ] = None,
@@ -79,6 +82,7 @@ def pack(
         test_fraction=test_fraction,
         val_fraction=val_fraction,
         drop_leaks=drop_leaks,
+        limit=limit,
         label_separator=label_separator,
         root=root,
         download=download,

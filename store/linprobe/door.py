@@ -82,7 +82,7 @@ VERBS = (
 _OF_EXTRACT = ("braceexpand", "huggingface_hub", "open_clip", "PIL", "simplejpeg", "timm", "torch")
 EXTRAS = {
     "datasets": "hf",
-    "distributed": "cluster",
+    **dict.fromkeys(("dask", "distributed"), "cluster"),
     "pyarrow": "parquet",
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
     **dict.fromkeys((*_OF_EXTRACT, "torchvision", "webdataset"), "extract"),

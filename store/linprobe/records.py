@@ -278,7 +278,7 @@ def _unknown_field(given: object, taken: object) -> str | None:
                 return f".{name}"
             if deeper := _unknown_field(value, taken[name]):
                 return f".{name}{deeper}"
-    elif isinstance(given, list) and isinstance(taken, list | tuple):
+    elif isinstance(given, list) and isinstance(taken, list | tuple) and given != [*taken]:
         for i, (value, kept) in enumerate(zip(given, taken, strict=True)):
             if deeper := _unknown_field(value, kept):
                 return f"[{i}]{deeper}"

@@ -131,9 +131,10 @@ def command(verb: str, *words: str | Path, **options: Word) -> str:
     fits = fits and not any("$" in str(value) for values in given.values() for value in values)
     if installed and verb == "pack" and len(words) == 1 and given.keys() == {"out"}:
         source = str(words[0])  # the Makefile packs under its last part
-        if str(given["out"][0]) == f"data/{PurePath(source.rpartition(':')[2]).name}":
-            verb, words, given = "data", (), {"data": [source]}
-            fits = not any(char in source for char in " $")
+        name = PurePath(source.rpartition(":")[2]).name
+        if str(given["out"][0]) == f"data/{name}" and not re.search(r"[\s$]", source):
+            given = {"data": [*words]}
+            verb, words = "data", ()
     if not installed or verb not in _MAKE_TARGETS or words or not fits:
         parts = [*(installed or "linprobe").split(), *verb.split(), *map(str, words)]
         return shlex.join([*parts, *_flags(given)])
@@ -146,16 +147,19 @@ def command(verb: str, *words: str | Path, **options: Word) -> str:
     return f"{line} ARGS={shlex.quote(flags)}" if flags else line
 
 
-def pack_hint(folder: Path) -> str:
-    """What to do with a folder of images where shards were expected; "" where it is none."""
-    paths = chain.from_iterable(folder.glob(pattern) for pattern in ("*/*", "*/*/*"))
-    own = (path.relative_to(folder) for path in islice(paths, MANY))
-    if not any(is_image(path.name) and path.parts[0][0] != "." for path in own):
+def pack_hint(path: Path) -> str:
+    """What to do with images, or a table of them, where shards were expected; "" for others."""
+    if path.suffix in (".csv", ".tsv") and path.is_file():
+        table = command("pack", f"csv:{path}", out=Path("data", path.stem))
+        return f"a table of images has to be packed first: {table}"
+    paths = chain.from_iterable(path.glob(pattern) for pattern in ("*/*", "*/*/*"))
+    own = (each.relative_to(path) for each in islice(paths, MANY))
+    if not any(is_image(each.name) and each.parts[0][0] != "." for each in own):
         return ""
-    out = Path("data", folder.resolve().name)
-    if out.resolve() == folder.resolve():
+    out = Path("data", path.resolve().name)
+    if out.resolve() == path.resolve():
         out = out.with_name(f"{out.name}-packed")
-    made = command("pack", f"imagefolder:{folder}", out=out)
+    made = command("pack", f"imagefolder:{path}", out=out)
     return f"it holds images and no shards; this makes {out} of it: {made}"
 
 

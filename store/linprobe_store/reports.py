@@ -104,15 +104,15 @@ def broken_json(broken: Sequence[Broken]) -> list[dict[str, str]]:
 def _split_entry(dataset: StoredDataset, name: str) -> SplitEntry:
     path = dataset.path / name
     try:
-        split = dataset.split(name)
+        commit = dataset.commit(name)
         with reading(path):
             age_s = max(0.0, time.time() - (path / COMMIT_FILE).stat().st_mtime)
     except StoreError as error:
         is_packed = is_packed_split(path)
         state: Literal["packed", "damaged"] = "packed" if is_packed else "damaged"
         return SplitEntry(name, state=state, problem=error.message)
-    skipped = sum(split.skipped_by_reason.values())
-    return SplitEntry(name, split.n, split.commit.n_bytes, skipped, split.digest, age_s)
+    skipped = sum(len(part.skipped) for part in commit.parts)
+    return SplitEntry(name, commit.rows, commit.n_bytes, skipped, commit.digest, age_s)
 
 
 def listing_text(contents: Contents) -> str:

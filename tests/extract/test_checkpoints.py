@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from linprobe import Encoder
 from linprobe.errors import LinprobeError
 from linprobe_extract import hub
+from linprobe_extract.encoders.weights import read_checkpoint
 
 
 def no_network(*_args: object, **_options: object) -> None:
@@ -227,3 +228,14 @@ def test_weights_that_give_no_finite_features_are_refused(tmp_path: Path) -> Non
 
     with pytest.raises(LinprobeError, match="embedding of built-in images has infinities or NaN"):
         load_small(replace(model, weights=tmp_path / "nan.pt"))
+
+
+def test_a_text_and_a_pickle_of_code_are_refused_without_the_advice_to_run_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.pt").write_text("hello\n")
+    torch.save({"state_dict": Path}, tmp_path / "b.pt")
+    for name, why in (("a.pt", "neither a zip archive nor a pickle"), ("b.pt", "is not run")):
+        with pytest.raises(LinprobeError, match=why) as caught:
+            read_checkpoint(tmp_path / name)
+        assert "weights_only" not in f"{caught.value.message} {caught.value.hint}"

@@ -122,6 +122,16 @@ def test_who_has_nothing_left_waits_for_the_others_says_so_and_follows_who_falls
     assert list(silent.shards) == []
 
 
+def test_who_was_quicker_since_the_last_look_is_waited_for_too(tmp_path: Path) -> None:
+    board = Board(2)
+    other, mine = Process(tmp_path, board), Process(tmp_path, board)
+    mine.leases.pace = Pace(beat_s=0.0, patience_s=0.1, poll_s=0.1)
+    mine.do()
+    lost = next(other.shards)
+
+    assert [mine.do(shard) for shard in mine.shards] == [lost]
+
+
 def test_waiting_ends_when_the_others_are_done_or_when_it_is_over(tmp_path: Path) -> None:
     board = Board(1)
     other, mine = Process(tmp_path, board), Process(tmp_path, board)

@@ -1,6 +1,7 @@
 """Processes that are killed, stopped or late: the others do all of it, byte for byte."""
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -17,8 +18,12 @@ from linprobe.errors import IntegrityError
 from linprobe.leases import LEASES_FOLDER, Holder, Leases, Pace
 from linprobe.records import parse
 from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.encoders.register import register
 from linprobe_extract.run import claims, encode
 from linprobe_extract.run.claims import Claims
+from linprobe_extract.run.work import Work
+from linprobe_extract.shards.caches import FingerprintCache
+from linprobe_extract.shards.locate import plan_dataset
 from linprobe_store.arrays import part, seal
 from linprobe_store.arrays.unit_writer import UnitWriter
 
@@ -143,3 +148,18 @@ def holders(store: Path) -> set[int]:
         with suppress(OSError, IntegrityError):  # being made, or given back
             pids.add(parse(Holder, file.read_bytes(), "a lease").pid)
     return pids
+
+
+def test_who_was_late_takes_nothing_whose_split_was_sealed_and_whose_parts_are_gone(
+    encoder: Encoder, few: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "features"
+    stored = register(encoder, store, batch_size=4)
+    plan = plan_dataset(str(few))
+    late = Work(plan, ("test", "train"), stored, FingerprintCache(store))
+    assert len(late.todo) == 6
+    run_once(encoder, few, store)
+    shutil.rmtree(stored.path / "parts", ignore_errors=True)
+
+    with Leases(stored.path) as leases:
+        assert list(Claims(late, leases, 0, print).take(lambda: False)) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_factories import encode, picture, with_orientation
-from pack_factories import image_bytes, read_members, write_image
+from pack_factories import image_bytes, labels_of, read_members, write_image
 from PIL import Image, ImageOps
 from store_command import run_command
 
@@ -175,3 +175,54 @@ def test_where_shards_were_expected_a_folder_of_images_gets_the_right_command(
     (tmp_path / "data/raw/photos").rename(tmp_path / "data/images")
     assert "--out data/images-packed" in pack_hint(Path("data/images"))
     assert pack_hint(tmp_path / "data/photos") == pack_hint(tmp_path / "none") == ""
+
+
+def test_a_try_is_limited_to_a_part_of_every_class_and_its_name_and_id_say_so(
+    tmp_path: Path,
+) -> None:
+    root = flowers(tmp_path, per_class=30)
+    source = f"imagefolder:{root}"
+
+    whole = pack(source, tmp_path / "whole", PackOptions()).card
+    part = pack(source, tmp_path / "part", PackOptions(limit=20)).card
+    again = pack(source, tmp_path / "part", PackOptions(limit=20))
+    more = pack(source, tmp_path / "more", PackOptions(limit=1000)).card
+
+    assert (whole.name, part.name, more.name) == ("photos", "photos-limit-20", "photos")
+    assert {name: split.samples for name, split in part.splits.items()} == {"train": 16, "test": 4}
+    out = tmp_path / "part"
+    labels = [label for split in part.splits for label in labels_of(out, split).values()]
+    assert labels.count(b"0") == labels.count(b"1") == 10
+    assert "for a try: at most 20 of 60 images, chosen by seed 0" in part.notes
+    assert not again.is_new
+    assert plan_dataset(str(tmp_path / "part")).name == "photos-limit-20"
+    assert whole.splits["test"].shards != part.splits["test"].shards
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("pack photos.zip --out x", "unpack it into folders of classes first"),
+        ("pack table.csv --out x", "linprobe pack csv:table.csv --out data/table"),
+        ("pack imagefolder:photo --out x", "did you mean photos?"),
+        ("pack imagefolder:photos/iris --out x", "where photos/iris is one class, pack the folder"),
+        ("pack imagefolder:data/photos --out x", "extract --model MODEL --data data/photos"),
+        ("extract --model demo --data table.csv", "linprobe pack csv:table.csv --out data/table"),
+        ("extract --model demo --data data/phots", "did you mean data/photos?"),
+        ("extract --model demo --data nothing", "'linprobe datasets' lists what is known"),
+        ("extract --model demo --data cifar11", "did you mean cifar10"),
+    ],
+)
+def test_what_a_newcomer_mistypes_gets_the_command_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, told: str
+) -> None:
+    flowers(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("photos.zip").write_bytes(b"PK")
+    Path("table.csv").write_text("path,label\n")
+    pack("imagefolder:photos", Path("data/photos"), PackOptions())
+
+    done = run_command(*words.split())
+
+    assert done.code == 1
+    assert told in done.err

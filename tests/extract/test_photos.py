@@ -136,13 +136,26 @@ def relabel() -> None:
     Path("photos/rose/iris_9.jpg").rename("photos/iris/iris_9.jpg")
 
 
-CHANGES: dict[str, Callable[[], object]] = {
-    "images added": lambda: (add("iris", range(9, 10), to="rose"), add("daisy", range(9, 12))),
-    "images removed": remove_images,
-    "an image in another class": relabel,
-    "a class removed": lambda: shutil.rmtree("photos/rose"),
-    "a class renamed": lambda: Path("photos/daisy").rename("photos/marguerite"),
+def add_images() -> None:
+    add("iris", range(9, 10), to="rose")
+    add("daisy", range(9, 12))
+
+
+CHANGES: dict[str, tuple[Callable[[], object], int]] = {
+    "images added": (add_images, 4),
+    "images removed": (remove_images, 0),
+    "an image in another class": (relabel, 0),
+    "a class removed": (lambda: shutil.rmtree("photos/rose"), 0),
+    "a class renamed": (lambda: Path("photos/daisy").rename("photos/marguerite"), 0),
 }
+"""Changes of the folder, with the images of each that were not encoded before."""
+
+
+def encoded(extracted: Result) -> int:
+    """Images that a run has encoded, not taken from the store."""
+    images = re.findall(r"shards.*, (\d+) images[, ]", extracted.err)
+    taken = re.findall(r"\((\d+) images taken from the store\)", extracted.err)
+    return int(images[0]) - sum(map(int, taken))
 
 
 def test_ones_own_folder_is_packed_extracted_probed_reported_and_predicted_after_every_change(
@@ -166,11 +179,11 @@ def test_ones_own_folder_is_packed_extracted_probed_reported_and_predicted_after
     *_, predicted = (execute(line) for line in ways["make data"])
     assert classes_said(predicted) == {kind: kind for kind in COLOURS}
     ids = [newest_result().question.dataset_id]
-    for i, change in enumerate(CHANGES.values()):
+    for i, (change, new_images) in enumerate(CHANGES.values()):
         change()
         first, second = sorted(ways, reverse=i % 2 == 0)
         go(first)
-        packed, extracted, probed, _, predicted = follow(ways[first][0])
+        packed, extracted, probed, reported, predicted = follow(ways[first][0])
         go(second)
         *_, again = (execute(line) for line in ways[second])  # which finds nothing to do
 
@@ -179,6 +192,7 @@ def test_ones_own_folder_is_packed_extracted_probed_reported_and_predicted_after
         digits = result.question.dataset_id[:12]
         assert "packed again, its source has changed" in packed.err
         assert digits in extracted.out
+        assert encoded(extracted) == new_images
         assert result.classes == tuple(names)
         assert f"'photos' is {digits}, the newest of {i + 2} datasets of this name" in probed.err
         assert result.question.dataset_id not in ids
@@ -186,6 +200,10 @@ def test_ones_own_folder_is_packed_extracted_probed_reported_and_predicted_after
         assert said["iris"] == "iris"
         assert said["daisy"] == next(name for name in names if name in ("daisy", "marguerite"))
         assert again.out == predicted.out
+        assert len(reported.out.splitlines()) == 1
         ids.append(result.question.dataset_id)
+    compared = run_command("compare", "--format", "csv")
+    assert "left out: 5 results on older datasets of their names" in compared.err
+    assert compared.out.count("\n") == 2
     listed = run_command("store", "ls").out
     assert all(each[:12] in listed for each in ids)

@@ -105,7 +105,7 @@ def test_every_row_has_the_sha256_of_its_image_as_it_lies_in_the_tar(tmp_path: P
 
     batches = [b for b in run(SlowDevice(), [unit]) if isinstance(b, EncodedBatch)]
 
-    digests = {}
+    digests: dict[str, bytes] = {}
     for batch in batches:
         assert batch.block.image_sha256 is not None
         rows = (row.tobytes() for row in batch.block.image_sha256)

@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from encoder_factories import SmallModel
 from run_factories import (
     Steps,
+    extract_small,
     run_once,
     sealed_bytes,
     split_of,
 )
 from tar_factories import labelled, tar_bytes, write_dataset
 
-from linprobe.errors import ExtractError, StoreError
+from linprobe.errors import ExtractError, IntegrityError, StoreError
 from linprobe.leases import Leases
 from linprobe.terminal import Progress
 from linprobe_extract.encoders.encoder import Encoder
@@ -26,6 +28,8 @@ from linprobe_extract.encoders.register import register
 from linprobe_extract.run.claims import lease_name
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_extract.shards.tar import fingerprint_shard
+from linprobe_store.care.remove import find_damaged, remove_leftovers
+from linprobe_store.handles.store import FeatureStore
 
 
 def test_what_cannot_be_decoded_is_skipped_with_its_key_and_changes_no_other_row(
@@ -199,3 +203,43 @@ def test_a_full_disk_ends_the_run_at_once(
         run_once(encoder, data, tmp_path / "features", batch_size=1)
 
     assert not list((tmp_path / "features").glob("enc-*/parts/*"))
+
+
+def test_parts_go_once_all_splits_are_sealed_and_stay_where_they_are_kept(
+    model: SmallModel, data: Path, tmp_path: Path
+) -> None:
+    store, parts = tmp_path / "f", "enc-*/parts/*"
+
+    extract_small(model, data, store, splits=["train"], keep_parts=True)
+    kept = list(store.glob(parts))
+    extract_small(model, data, store, splits=["test"])
+    assert sorted(store.glob(parts)) == sorted(kept)
+    expected = sealed_bytes(store)
+
+    report = extract_small(
+        model, data, store
+    )  # as after one that was killed before it removed them
+    assert report.run is None
+    assert not list(store.glob(parts))
+    assert sealed_bytes(store) == expected
+    assert extract_small(model, data, store).run is None
+
+
+def test_parts_stay_where_the_sealed_split_is_damaged(
+    model: SmallModel, data: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "f"
+    extract_small(model, data, store, keep_parts=True)
+    kept = list(store.glob("enc-*/parts/*"))
+    (file,) = store.glob("enc-*/sets/ds-*/train/data.zarr/features_embedding/c/0/0")
+    file.write_bytes(bytes(100) + file.read_bytes()[100:])
+
+    with pytest.raises(IntegrityError, match="crc32c") as caught:
+        extract_small(model, data, store)
+
+    assert "gc --damaged" in caught.value.hint
+    assert sorted(store.glob("enc-*/parts/*")) == sorted(kept)
+    remove_leftovers(find_damaged(FeatureStore(store), deep=True))
+    again = extract_small(model, data, store)
+    assert again.run is None
+    assert not list(store.glob("enc-*/parts/*"))

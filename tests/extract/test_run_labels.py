@@ -33,7 +33,7 @@ def test_another_way_to_read_labels_needs_no_encoder_and_mixes_nothing(
         ]
         (data / split / "0.tar").write_bytes(tar_bytes(members))
     store = tmp_path / "features"
-    extract_small(model, data, store)
+    extract_small(model, data, store, keep_parts=True)
     monkeypatch.setattr(
         "linprobe_extract.encoders.encoder.load_encoder", lambda *_, **__: pytest.fail("loaded")
     )
@@ -80,7 +80,7 @@ def test_unnamed_classes_are_not_counted_in_labels_of_another_kind(
 ) -> None:
     data = write_dataset(tmp_path / "pets", splits={"train": [2], "test": [2]})
     (data / "classnames.txt").unlink()
-    extract_small(model, data, tmp_path / "f")
+    extract_small(model, data, tmp_path / "f", keep_parts=True)
 
     with pytest.raises(ExtractError, match="were stored as cls, not as json:y"):
         extract_small(model, data, tmp_path / "f", label_source="json:y")

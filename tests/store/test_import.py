@@ -265,7 +265,7 @@ def test_exports_are_read_by_numpy_csv_and_parquet(tmp_path: Path, sizes: tuple[
     assert lines[1:] == [f"{key},{label}" for key, label in pairs]
     assert table["key"].to_pylist() == list(split.keys)
     assert table["label"].to_pylist() == split.labels.tolist()
-    values = table["features"].combine_chunks().values.to_numpy(zero_copy_only=False)
+    values = table["features"].combine_chunks().values.to_numpy()
     np.testing.assert_array_equal(values.reshape(expected.shape), expected)
 
 

@@ -111,8 +111,7 @@ def commands(store: Path, out: Path, model: str) -> dict[str, tuple[str | Path, 
                    "--dataset", "Pets", *of),
         "copy": ("store", "copy", store, out / "copied", "--encoder", model, "--dataset", "Pets"),
         "probe": ("probe", "--model", model, "--data", "Pets", "--C", "1", *of, *to),
-        "probe --all": ("probe", "--all", "--jobs", "1", "--joblib-backend", "sequential",
-                        "--C", "1", *of, *to),
+        "probe --all": ("probe", "--all", "--jobs", "1", "--C", "1", *of, *to),
         "knn": ("knn", "--model", model, "--data", "Pets", "--k", "3", *of, *to),
         "fewshot": ("fewshot", "--model", model, "--data", "Pets", "--shots", "2",
                     "--repeats", "1", *of, *to),
@@ -180,7 +179,8 @@ def test_the_commands_that_fit_go_on_too(store: Path, tmp_path: Path) -> None:
     for name, words in commands(store, tmp_path, "good").items():
         if name in ("probe", "probe --all", "knn", "fewshot"):
             done = run_command(*words)
-            assert done.code == 0, (name, done.err)
+            # What "all" leaves out is a gap, though everything else was probed.
+            assert done.code == (name == "probe --all"), (name, done.err)
             assert "encoder.json: missing" in done.err, name
             assert "ds-toys" in done.err, name
 

@@ -236,7 +236,7 @@ def test_a_metric_in_which_less_is_better_is_compared_as_such(tmp_path: Path) ->
         splits = some_splits(noise=noise)
         stored_dataset(tmp_path / "features", splits, classes=CLASSES, model=model, metric="nll")
     where: list[str | Path] = ["--out", tmp_path / "results", "--store", tmp_path / "features"]
-    command("probe", "--all", *where, "--C", "1", "--joblib-backend", "sequential")
+    command("probe", "--all", *where, "--C", "1", "--jobs", "1")
     best, worst = json.loads(command("compare", *where, "--json"))["comparisons"][0]["standings"]
 
     assert (best["encoder"], worst["encoder"]) == ("good", "bad")
@@ -248,3 +248,32 @@ def test_a_metric_in_which_less_is_better_is_compared_as_such(tmp_path: Path) ->
 
     labels = overview_of(compare(collect(tmp_path / "results"))).labels
     assert [label.split(" ")[0] for label in labels] == ["good", "bad"]
+
+
+def test_every_row_says_its_protocol_and_its_C_and_what_it_was_asked_otherwise(
+    tmp_path: Path,
+) -> None:
+    stored_dataset(tmp_path / "features", some_splits(), classes=CLASSES, model="m", metric="top1")
+    where: list[str | Path] = ["--out", tmp_path / "results", "--store", tmp_path / "features"]
+    asked = {
+        "default": (),
+        "default-custom (C of 1)": ("--C", "1"),
+        "default-custom (C of 10)": ("--C", "10"),
+        "default-custom (C of 1, by nll)": ("--C", "1", "--metric", "nll"),
+        "default-custom (C of 0.1, 1, 10 and 1 more)": ("--grid", "0.1,1,10,100"),
+        "default-custom (searched on 60 rows)": ("--coarse-rows", "60"),
+        "clip-readme": ("--protocol", "clip-readme"),
+    }
+    for words in asked.values():
+        command("probe", *where, *words, "--threads", "1")
+    (comparison,) = json.loads(command("compare", *where, "--json"))["comparisons"]
+    rows = {
+        line["label"].removeprefix("m · embedding · "): line for line in comparison["standings"]
+    }
+    table = [line.split("  ") for line in command("compare", *where).splitlines()]
+    shown = {cells[0].removeprefix("m · embedding · "): cells for cells in table}
+
+    assert set(rows) == set(asked)
+    assert {name: f"{line['C']:.4g}" for name, line in rows.items()} == {
+        name: next(cell for cell in shown[name][1:] if cell).strip() for name in rows
+    }

@@ -115,7 +115,7 @@ def test_probing_takes_the_newest_of_each_name_and_an_older_one_by_its_id(tmp_pa
     for query in (first[:12], dataset_with(encoder, first).path.name):
         (answer,) = json.loads(command(*base, "--data", query))["results"]
         assert answer["question"]["dataset_id"] == first
-    every = ["--all", "--jobs", "1", "--joblib-backend", "threading"]
+    every = ["--all", "--jobs", "1"]
     (task,) = json.loads(command(*base, *every))["probes"]
     assert task["task"]["dataset_id"] == second
     (task,) = json.loads(command(*base, *every, "--data", first[:12]))["probes"]
@@ -164,3 +164,20 @@ def test_a_probe_without_a_result_is_used_on_the_dataset_of_its_name(tmp_path: P
 
     assert len(rows) == 1 + 100
     assert replace(load_probe(probe.folder).card, C=1.0).dataset == "toys"
+
+
+def test_report_and_compare_leave_results_on_older_datasets_to_who_names_them(
+    tmp_path: Path,
+) -> None:
+    _, (first, second) = two_of_one_name(tmp_path)
+    for digits in (first, second):
+        command("probe", *where(tmp_path), "--C", "1", "--threads", "1", "--data", digits)
+    by_id = {r.result.question.dataset_id: r.folder for r in collect(tmp_path / "results")}
+
+    done = run_command("compare", *where(tmp_path), "--format", "csv")
+    assert done.out.count("\n") == 2
+    assert "left out: 1 results on older datasets of their names" in done.err
+    older = command("compare", *where(tmp_path), "--format", "csv", "--data", first[:12])
+    assert by_id[first].name in older
+    named = command("compare", by_id[first], by_id[second], *where(tmp_path), "--format", "csv")
+    assert named.count("\n") == 3

@@ -169,7 +169,7 @@ def test_a_result_of_another_question_is_not_taken_for_the_answer(
 
 def test_all_probes_tell_what_was_damaged(result: Path, tmp_path: Path) -> None:
     reverse_classes(result)
-    words = ["probe", "--all", "--C", "1", "--joblib-backend", "threading", *where(tmp_path)]
+    words = ["probe", "--all", "--C", "1", "--jobs", "1", *where(tmp_path)]
     text = command(*words)
     assert "made again" in text
     assert f"{result.name}/probe.json: expected" in text

@@ -56,8 +56,8 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    X, y = features(6200, 16, len(CLASSES), noise=1.5)
-    parts = {"train": slice(0, 5000), "val": slice(5000, 5700), "test": slice(5700, 6200)}
+    X, y = features(4200, 16, len(CLASSES), noise=1.5)
+    parts = {"train": slice(0, 3200), "val": slice(3200, 3800), "test": slice(3800, 4200)}
     splits = {name: SplitData(X[part], y[part]) for name, part in parts.items()}
     folder = tmp_path_factory.mktemp("rows") / "features"
     stored_dataset(folder, splits, classes=CLASSES)
@@ -114,9 +114,9 @@ def test_coefficients_are_the_same_bits_over_workers_and_when_one_is_killed_in_a
 def test_the_command_over_workers_chooses_the_same_C_and_gives_the_same_bits(
     store: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
-    grid = "--grid", "0.001,0.01", "--coarse-rows", "900"
+    grid = "--grid", "0.001,0.01"
     splits = (FeatureStore(store).split(name) for name in ("train", "val"))
-    protocol = DEFAULT.changed(grid=parse_grid(None, "0.001,0.01"), coarse_rows=900)
+    protocol = DEFAULT.changed(grid=parse_grid(None, "0.001,0.01"))
     here = sweep(next(splits), val=next(splits), protocol=protocol, settings=STREAMED)
     (tmp_path / "features").symlink_to(store)
     workers = "--workers", cluster.scheduler_address, "--even-if-slower"

@@ -16,7 +16,6 @@ from linprobe.options import (
     OutOption,
     StoreOption,
 )
-from linprobe.records import plain
 from linprobe.terminal import command, emit, emit_json, lines_only, note, one_line, watching
 from linprobe_train.protocol.protocols import parse_grid, protocol_named, protocols_help
 
@@ -36,7 +35,9 @@ MetricOption = Annotated[
 ]
 WorkersOption = Annotated[
     str | None,
-    typer.Option(metavar="ADDRESS|N", help="On Dask workers of a scheduler, or N started here."),
+    typer.Option(
+        metavar="ADDRESS|N", help="On the workers of a Dask scheduler, or N started here."
+    ),
 ]
 SlowerOption = Annotated[
     bool,
@@ -73,24 +74,23 @@ def probe(
         bool, typer.Option("--all", help="Every encoder and dataset of the store.")
     ] = False,
     jobs: Annotated[int | None, typer.Option(help="With --all: probes at once.")] = None,
-    backend: Annotated[
-        str, typer.Option("--joblib-backend", help="With --all: loky, threading, dask, ...")
-    ] = "loky",
     workers: WorkersOption = None,
     even_if_slower: SlowerOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Choose C on val, fit on train and val, score on test."""
     from linprobe_train.protocol.splits import find_splits
-    from linprobe_train.show.text import answer_text, answers_json, outcomes_text
+    from linprobe_train.show import text
     from linprobe_train.solver.fit import FitSettings
     from linprobe_train.solver.memory import parse_bytes
     from linprobe_train.tasks import probe as task
-    from linprobe_train.tasks.probe_all import Pool, check_outcomes, list_tasks, probe_all
+    from linprobe_train.tasks.grid import check_outcomes, list_tasks
+    from linprobe_train.tasks.probe_all import Pool, probe_all
 
-    if every and workers:
-        hint = "--joblib-backend dask spreads probes; --workers, without --all, one fit"
-        raise OptionError("--workers with --all", hint=hint)
+    if not every and jobs is not None:
+        raise OptionError(f"--jobs {jobs} without --all", hint="add --all, or leave it out")
+    if every and even_if_slower:
+        raise OptionError("--even-if-slower with --all, which spreads probes", hint="leave it out")
     named = protocol_named(protocol).changed(
         tap=tap,
         normalize=normalize,
@@ -105,25 +105,24 @@ def probe(
         solver=solver,
         threads=thread_count(threads),
         memory_bytes=None if memory is None else parse_bytes(memory),
-        workers=workers,
+        workers=None if every else workers,
         even_if_slower=even_if_slower,
     )
     recipe, datasets = task.Recipe(named, settings, metric, cv, seed), tuple(data or ())
     with watching("probing") as watch:
         if every:
-            pool = Pool(jobs, backend, threads, settings.memory_bytes)
-            tasks = list_tasks(store, model, datasets, watch)
-            outcomes = probe_all(store, tasks, recipe, out, pool, watch)
+            pool = Pool(jobs, workers, threads, settings.memory_bytes)
+            task_list = list_tasks(store, model, datasets, watch)
+            outcomes = probe_all(store, task_list.tasks, recipe, out, pool, watch)
+            json, lines = text.outcomes_json(outcomes, task_list), text.outcomes_text(outcomes)
         else:
             opened = find_splits(store, model, datasets, named.tap, watch)
             answers = [task.probe(splits, recipe, out, watch) for splits in opened]
+            lines = "\n".join(text.answer_text(answer, store) for answer in answers)
+            json = text.answers_json(answers)
+    emit_json(json) if as_json else emit(lines)
     if every:
-        emit_json({"probes": plain(outcomes)}) if as_json else emit(outcomes_text(outcomes))
-        check_outcomes(outcomes)
-    elif as_json:
-        emit_json(answers_json(answers))
-    else:
-        emit("\n".join(answer_text(answer, store) for answer in answers))
+        check_outcomes(outcomes, task_list.left_out)
 
 
 def knn(
@@ -203,10 +202,12 @@ def compare(
 ) -> None:
     """Put results side by side, with paired tests."""
     from linprobe_train.results.collect import collect, of_datasets
+    from linprobe_train.results.preferred import current
     from linprobe_train.show.compare_text import FORMATS, compare_csv, compare_json
     from linprobe_train.tasks.compare import compare as compare_results
 
     results = of_datasets(collect(out, folders or (), lines_only), data or ())
+    results = results if folders else current(results, store, data or (), lines_only)
     comparisons = compare_results(results, store=store, seed=seed, strict=bool(folders))
     if as_json:
         emit_json(compare_json(comparisons))
@@ -230,10 +231,12 @@ def report(
 ) -> None:
     """Write an HTML page for each result."""
     from linprobe_train.results.collect import collect
+    from linprobe_train.results.preferred import current
     from linprobe_train.show.report import Places, shards_of, write_report
 
     paths = []
-    for collected in collect(out, folders or (), lines_only):
+    results = collect(out, folders or (), lines_only)
+    for collected in results if folders else current(results, store, watch=lines_only):
         beside = shards or shards_of(collected.result.dataset)
         paths.append(str(write_report(collected, Places(store, beside, template))))
         if not as_json:

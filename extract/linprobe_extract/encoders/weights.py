@@ -18,6 +18,8 @@ from linprobe_extract.hub import cache_alone_if_unreachable
 
 _MOST_CODE = 64 << 20
 """Most bytes that the source in a TorchScript archive unpacks to beyond the archive's own."""
+_PICKLE = b"\x80"
+"""First byte of a pickle."""
 _MOST_SHARED = 16
 """How often the bytes of a checkpoint may stand in its tensors, which can share them."""
 
@@ -32,8 +34,11 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     try:
         state = _read_state(path)
     except Exception as error:  # what the readers raise for bytes that are no checkpoint: anything
+        why = first_line(error)
+        if "weights only" in why.lower():  # followed by how to run what is in it
+            why = "it holds more than tensors, and what it would run is not run"
         raise LinprobeError(
-            f"{path} is not a readable checkpoint: {first_line(error)}",
+            f"{path} is not a readable checkpoint: {why}",
             hint="save the state dict alone, best with safetensors.torch.save_file",
         ) from error
     if state and all(name.startswith("module.") for name in state):
@@ -61,6 +66,10 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
                 raise ValueError(f"it would unpack to {unpacked} bytes")
             if any(name.endswith(torchscript.MARKER) for name in archive.namelist()):
                 return torchscript.read_torchscript(archive)
+    else:
+        with path.open("rb") as file:
+            if file.read(1) != _PICKLE:
+                raise ValueError("neither a zip archive nor a pickle, as torch.save writes them")
     content: object = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]

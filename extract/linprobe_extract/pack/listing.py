@@ -30,6 +30,8 @@ class PackOptions:
     """Shares of each class for test and val, where the source has no splits."""
     drop_leaks: bool = False
     """Leave out of train what test or val also hold, and out of val what test also holds."""
+    limit: int | None = None
+    """Most images, for a try; None for all."""
     label_separator: str | None = None
     """What separates the labels of one image in a table; None where each has one."""
     root: Path | None = None

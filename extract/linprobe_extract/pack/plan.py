@@ -54,8 +54,9 @@ def request_digest(source: str, options: PackOptions) -> str:
     shaping = asdict(options)
     for name in ("root", "download", "check_counts", "jobs", "overwrite", "csv_guard"):
         del shaping[name]
-    if not options.upright:
-        del shaping["upright"]
+    for name in ("upright", "limit"):
+        if not shaping[name]:
+            del shaping[name]
     return digest_json({"version": PACK_VERSION, "source": source, "options": shaping})
 
 

@@ -20,10 +20,11 @@ from linprobe.terminal import command, pack_hint
 from linprobe_extract.pack import sources as built_in
 from linprobe_extract.pack.listing import Listing, PackOptions, dataset_slug, parse_arguments
 from linprobe_extract.pack.sources import csv, folder, torchvision
-from linprobe_extract.pack.splits import choose, split_per_class
+from linprobe_extract.pack.splits import choose, limit_splits, split_per_class
 
 GROUP = "linprobe.sources"
 TABLE_NAME = "dataset.csv"
+FOLDER = "imagefolder:FOLDER"
 
 
 @runtime_checkable
@@ -95,11 +96,10 @@ def named_source(text: str) -> NamedSource:
         close = get_close_matches(text, names_without_words(), n=3)
         known = f"{forms()}, or a dataset that '{command('datasets')}' lists"
         hint = f"did you mean {' or '.join(close)}?" if close else known
-        if Path(text).is_dir():
+        if Path(text).exists():
             shards = f"a folder of shards needs no packing: {command('extract', data=text)}"
-            hint = pack_hint(Path(text)) or shards
-        elif Path(text).is_file():
-            hint = f"a table of images is {command('pack', f'csv:{text}', out='DIR')}"
+            unpacked = f"unpack it into folders of classes first, then {command('pack', FOLDER)}"
+            hint = pack_hint(Path(text)) or (shards if Path(text).is_dir() else unpacked)
         raise PackError(f"unknown source {text!r}", hint=hint)
     list_samples, never_changes = partial(source.list_samples, words), source.NEVER_CHANGES
     if source.IS_PATH:
@@ -127,7 +127,22 @@ def list_source(source: NamedSource, out: Path, options: PackOptions) -> Listing
     name = dataset_slug(options.name or listing.name)
     if not options.name and listing.name in names_without_words():
         name = listing.name  # the slug of a known dataset, as its file writes it
-    return replace(listing, name=name, expected=expected)
+    listing = replace(listing, name=name, expected=expected)
+    return listing if options.limit is None else _limited(listing, options.limit, options.seed)
+
+
+def _limited(listing: Listing, limit: int, seed: int) -> Listing:
+    """A part of a listing, for a try, whose name says so."""
+    n = sum(map(len, listing.splits.values()))
+    if n <= limit:
+        return listing
+    return replace(
+        listing,
+        name=f"{listing.name}-limit-{limit}",
+        splits=limit_splits(listing.splits, limit, seed),
+        notes=(*listing.notes, f"for a try: at most {limit} of {n} images, chosen by seed {seed}"),
+        expected=None,
+    )
 
 
 def list_known(row: KnownDataset, arguments: str, options: PackOptions) -> Listing:

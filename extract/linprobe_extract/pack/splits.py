@@ -7,6 +7,7 @@ library and no order of listing, and adding images moves few of the old ones acr
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import TypeAlias
 
 from linprobe.benchmarks import PerClassRule
@@ -58,6 +59,20 @@ def split_per_class(
     test = "the rest" if rule.test is None else rule.test
     note = f"split by seed {seed}: {rule.train} of each class train, {test} test"
     return _gather(samples, chosen), note
+
+
+def limit_splits(
+    splits: Mapping[str, Sequence[SourceSample]], limit: int, seed: int
+) -> Mapping[str, list[SourceSample]]:
+    """At most so many images in all, each split by its share, of each class as many as can be."""
+    total = sum(map(len, splits.values()))
+    limited = {}
+    for split, samples in splits.items():
+        ranked = _ranked_classes(samples, seed).values()
+        in_turn = [name for names in zip_longest(*ranked) for name in names if name is not None]
+        kept = set(in_turn[: max(limit * len(samples) // total, 1)])
+        limited[split] = [sample for sample in samples if sample.name in kept]
+    return limited
 
 
 def choose(samples: Sequence[SourceSample], n: int, seed: int) -> list[SourceSample]:

@@ -74,10 +74,9 @@ class Claims:
             if shard is not None:
                 yield shard
                 continue
-            others = self._others()
-            if not others:
+            if not self._open:
                 return
-            patience.wait(f"{len(others)} shards", others.values())
+            patience.wait(f"{len(self._open)} shards", self._others().values())
 
     def may_take_ahead(self) -> bool:
         """Take a shard before it is due; whether :meth:`take` has one without waiting.
@@ -151,15 +150,16 @@ def seal(work: Work, leases: Leases, is_over: IsOver, tell: Tell) -> tuple[tuple
     patience = _Patience(leases, is_over, tell)
     while True:
         seen = leases.look().get(name)
-        if seen is None or leases.is_stale(name):
+        if seen is None:
             work = work.again()
             if len(work.sealed) == len(work.splits):
-                return work.seal(), False
-            if leases.take(name):
-                try:
-                    return _sealed(work), True
-                finally:
-                    leases.release(name)
+                return tuple(work.sealed.values()), False
+        # Also after who died while it sealed, or cleared up after it.
+        if (seen is None or leases.is_stale(name)) and leases.take(name):
+            try:
+                return _sealed(work.again()), True
+            finally:
+                leases.release(name)
         if is_over():
             return tuple(work.again().sealed.values()), False
         patience.wait("the seal", [] if seen is None else [seen])

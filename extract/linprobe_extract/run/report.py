@@ -198,11 +198,14 @@ def forecast_text(forecast: Forecast) -> str:
         precision = precision_text(precision, reason, forecast.images_per_s)
     images = "unknown" if forecast.images is None else str(forecast.images)
     size = "unknown" if forecast.bytes is None else f"about {human_bytes(forecast.bytes)}"
+    until = ""
+    if forecast.peak_bytes and forecast.peak_bytes != forecast.bytes:
+        until = f"; {human_bytes(forecast.peak_bytes)} until the splits are sealed"
     lines = [
         f"encoder  {forecast.folder}  ({precision})",
         *(f"beside   {line}" for line in forecast.other_precisions),
         f"done     {forecast.shards_done} shards; {forecast.splits_sealed} splits sealed",
         f"to do    {forecast.shards} shards, {images} images",
-        f"on disk  {size} more",
+        f"on disk  {size} more{until}",
     ]
     return "\n".join(lines)

@@ -48,6 +48,8 @@ class Extraction:
     """Threads that decode, -1 for all cores; None means from the cores available."""
     max_skipped: float = 0.01
     """Greatest share of samples of a shard that may be skipped, in [0, 1]."""
+    keep_parts: bool = False
+    """Whether parts stay when all splits are sealed; they hold every row a second time."""
     retry: Retry = PATIENT
     """How long servers that fail are asked again."""
 
@@ -155,7 +157,7 @@ class Extraction:
         stored = None if encoder_id is None else self._stored(encoder_id, watch)
         fingerprints = FingerprintCache(self.store, read_only=read_only, retry=self.retry)
         fingerprints.look_up(shard for split in self.plan.splits for shard in split.shards)
-        return Work(self.plan, splits, stored, fingerprints)
+        return Work(self.plan, splits, stored, fingerprints, self.keep_parts)
 
     def _stored(self, encoder_id: str, watch: Watch = ignore) -> StoredEncoder | None:
         """The encoder in the store; ``watch`` sees what else there cannot be opened."""

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from linprobe.errors import IntegrityError, StoreError
 from linprobe_extract.run.work import Work
 from linprobe_store.arrays.mapping import MappedFile
-from linprobe_store.arrays.part import part_path
+from linprobe_store.arrays.part import part_name
 from linprobe_store.arrays.unit_maps import UnitArrays, map_unit
 from linprobe_store.format.commit import PartCommit, read_commit
-from linprobe_store.format.layout import PART_PREFIX, PARTS_FOLDER
+from linprobe_store.format.layout import PARTS_FOLDER
 from linprobe_store.format.spec import FeatureArray
-from linprobe_store.handles.lookup import list_folders
 
 MAX_ROWS = 1 << 25
 """Rows that are looked through at most: 12 bytes of memory each, 16 more while they are sorted."""
@@ -146,7 +145,7 @@ def _units(work: Work, tell: Callable[[str], None]) -> Iterator[tuple[str, UnitA
     stored = work.stored
     assert stored is not None
     known = map(work.fingerprints.known, work.shards)
-    seen = {part_path(stored.path, shard).name for shard in known if shard is not None}
+    seen = {part_name(shard) for shard in known if shard is not None}
     for dataset in sorted(stored.datasets(), key=lambda each: each.name != work.plan.name):
         for name in dataset.splits:
             try:
@@ -154,15 +153,13 @@ def _units(work: Work, tell: Callable[[str], None]) -> Iterator[tuple[str, UnitA
             except StoreError as error:
                 tell(f"no rows are taken from {dataset.path.name}/{name}: {error.message}")
                 continue
-            seen |= {part_path(stored.path, part.shard).name for part in split.commit.parts}
+            seen |= {part_name(part.shard) for part in split.commit.parts}
             if split.arrays.image_sha256 is not None:
                 yield str(split.path.relative_to(stored.path)), split.arrays
-    others = [
-        p for p in list_folders(stored.path / PARTS_FOLDER, PART_PREFIX) if p.name not in seen
-    ]
+    others = sorted(stored.part_names() - seen)
     if len(others) > _MAX_PARTS:
         tell(f"no rows are taken from {len(others) - _MAX_PARTS} parts: there are too many")
-    for path in others[:_MAX_PARTS]:
+    for path in (stored.path / PARTS_FOLDER / name for name in others[:_MAX_PARTS]):
         try:
             part = read_commit(PartCommit, path)
             if part.encoder_id == stored.encoder_id and part.has_image_digests:

@@ -4,7 +4,7 @@ Reads no image and imports no torch.
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +20,9 @@ from linprobe_extract.shards.samples import read_samples, split_member
 from linprobe_extract.shards.tar import member_names, read_members
 from linprobe_extract.shards.types import DatasetPlan, Shard
 from linprobe_store.arrays.keys import Keys
+from linprobe_store.arrays.part import part_name
 from linprobe_store.arrays.seal import ReadLabels
+from linprobe_store.care.remove import remove_parts
 from linprobe_store.format.commit import PartCommit
 from linprobe_store.format.layout import DATASET_PREFIX, SETS_FOLDER
 from linprobe_store.format.spec import (
@@ -49,6 +51,8 @@ class Work:
     stored: StoredEncoder | None
     """The encoder; None when the store does not have it yet."""
     fingerprints: FingerprintCache
+    keep_parts: bool = False
+    """Whether parts stay once all splits that were asked for are sealed."""
 
     @property
     def shards(self) -> tuple[Shard, ...]:
@@ -58,6 +62,8 @@ class Work:
     @cached_property
     def sealed(self) -> dict[str, Split]:
         """Splits that are complete, in order; of exactly this dataset, its classes included."""
+        if not self.seals:  # as of before anything is looked at
+            return {}
         wanted = [
             (split.name, tuple(self.fingerprints.known(shard) for shard in split.shards))
             for split in self.plan.splits
@@ -75,13 +81,17 @@ class Work:
 
     @cached_property
     def todo(self) -> tuple[Shard, ...]:
-        """Shards still to be encoded, as far as can be told without reading them."""
+        """Shards still to be encoded, as far as can be told without reading them.
+
+        What is done is one listing of the parts; a damaged one is found when it is sealed.
+        """
+        parts = self.stored.part_names() if self.stored else frozenset()
         return tuple(
             shard
             for name in self.splits
             if name not in self.sealed
             for shard in self.plan.split(name).shards
-            if not self.has_part(self.fingerprints.known(shard))
+            if (known := self.fingerprints.known(shard)) is None or part_name(known) not in parts
         )
 
     def keys_by_shard(self) -> dict[Shard, SplitKeys]:
@@ -109,7 +119,7 @@ class Work:
         """Whether the features of a tar are committed, by now."""
         if self.stored is None or fingerprint is None:
             return False
-        return self.stored.committed_part(fingerprint) is not None
+        return self.stored.has_part(fingerprint)
 
     def is_done_by_now(self, shard: Shard) -> bool:
         """Whether a shard has its part by now, or its split was sealed since the work was seen."""
@@ -123,18 +133,20 @@ class Work:
     @cached_property
     def seals(self) -> frozenset[Path]:
         """Folders of the sealed splits of all datasets: what changes where parts may be gone."""
-        assert self.stored is not None
+        if self.stored is None:
+            return frozenset()
         return frozenset(self.stored.path.glob(f"{SETS_FOLDER}/{DATASET_PREFIX}*/*"))
 
     def again(self) -> "Work":
         """The same work as it stands now, whatever other processes have done meanwhile."""
         self.fingerprints.reload()
-        return Work(self.plan, self.splits, self.stored, self.fingerprints)
+        return replace(self)
 
     def seal(self) -> tuple[Split, ...]:
         """Seal each split whose parts are all there; give all that are sealed then, in order.
 
         Declares what the card does and the store does not yet, and lets the name mean this dataset.
+        Once all splits are sealed, their files are verified and their parts removed, if not kept.
 
         Raises
         ------
@@ -160,11 +172,15 @@ class Work:
         if sealed and len(sealed) == len(self.splits):
             datasets = self.stored.datasets()
             name_newest(next(d for d in datasets if d.path == sealed[0].path.parent), datasets)
+            if not self.keep_parts:
+                remove_parts(self.stored, sealed)
         return tuple(sealed)
 
     @cached_property
     def _spec(self) -> DatasetSpec:
         """The dataset by content; classes without names are called by their ids, from 0."""
+        for split in self.sealed.values():  # whose parts may be gone
+            return split.dataset_spec
         splits = tuple(
             SplitSpec(split.name, tuple(map(self.fingerprints.fingerprint, split.shards)))
             for split in self.plan.splits
@@ -230,6 +246,8 @@ class Forecast:
     """Images still to encode; None when shards would have to be read to know."""
     bytes: int | None
     """What they will take on disk; None likewise."""
+    peak_bytes: int | None
+    """What they take until the splits are sealed: a part and the split hold each row once."""
     precision_reason: str | None = None
     """Why it is computed so; None where the store has the encoder, and it was not loaded."""
     other_precisions: tuple[str, ...] = ()
@@ -252,8 +270,8 @@ def forecast(work: Work, spec: EncoderSpec, folder: str) -> Forecast:
         shards_done=len(work.shards) - len(work.todo),
         shards=len(work.todo),
         images=n_images,
-        # A part and the sealed split hold each row once.
-        bytes=None if n_images is None else 2 * n_images * row_bytes,
+        bytes=None if n_images is None else (1 + work.keep_parts) * n_images * row_bytes,
+        peak_bytes=None if n_images is None else 2 * n_images * row_bytes,
     )
 
 

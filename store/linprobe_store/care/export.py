@@ -37,7 +37,10 @@ def export_split(split: Split, tap: str, out: Path, *, csv_guard: bool = True) -
     ``out``: ``.npz`` (arrays ``features``, ``labels``, ``keys``, ``classes``, as ``import`` takes
     them), ``.npy`` (features, and a ``.csv`` with a line ``key,label`` per row beside it, whose
     texts go through :func:`linprobe.names.csv_cell` with ``csv_guard``), or
-    ``.parquet`` (columns ``key``, ``label``, ``features``; ModuleNotFoundError without the extra).
+    ``.parquet`` (columns ``key``, ``label``, ``class_name``, lists of both where rows have several,
+    and ``features``, lists of float32, which Spark, DuckDB and Polars read; the key-value metadata
+    ``classes`` and ``linprobe`` hold all class names and the ids; ModuleNotFoundError without the
+    extra).
     Raises NotFoundError for an unknown tap, MismatchError for another suffix, and StoreError where
     a file is there already or the disk refuses.
     """
@@ -128,20 +131,47 @@ def _write_parquet(split: Split, tap: str, out: Path) -> tuple[Path, ...]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def column(rows: NDArray[np.generic]) -> pa.Array:
-        values = pa.array(rows.reshape(-1))
-        is_flat = rows.ndim == 1
-        return values if is_flat else pa.FixedSizeListArray.from_arrays(values, rows.shape[1])
+    def columns(block: NDArray[np.generic], start: int) -> list[pa.Array]:
+        stop = start + len(block)
+        labels = split.labels[start:stop]
+        rows, ids = np.nonzero(labels) if several else (None, labels)
+        values = [pa.array(ids, pa.int64()), classes.take(pa.array(ids))]
+        if rows is not None:
+            ends = pa.array(np.searchsorted(rows, np.arange(len(block) + 1)), pa.int32())
+            values = [pa.ListArray.from_arrays(ends, column) for column in values]
+        keys = pa.array(split.keys.between(start, stop), pa.string())
+        flat = pa.array(np.ascontiguousarray(block, np.float32).reshape(-1))
+        return [keys, *values, pa.FixedSizeListArray.from_arrays(flat, block.shape[1])]
 
-    features = column(np.empty((0, split.dim(tap)), split.dtype)).type
-    kinds = {"key": pa.string(), "label": column(split.labels[:0]).type, "features": features}
-    schema = pa.schema(kinds, {"classes": json.dumps(split.classes, ensure_ascii=False)})
-    start = 0
+    several, classes = split.labels.ndim == 2, pa.array(split.classes, pa.string())
+    label, name = pa.int64(), pa.string()
+    kinds = {
+        "key": pa.string(),
+        "label": pa.list_(label) if several else label,
+        "class_name": pa.list_(name) if several else name,
+        "features": pa.list_(pa.float32(), split.dim(tap)),
+    }
+    schema, start = pa.schema(kinds, _parquet_facts(split, tap)), 0
+    # By default values are a dictionary of at most 65,536 halves: about the size of float16.
     with pq.ParquetWriter(out, schema) as writer:
         for block in split.blocks(tap, BLOCK_ROWS):
-            stop = start + len(block)
-            keys = pa.array(split.keys.between(start, stop), pa.string())
-            columns = [keys, column(split.labels[start:stop]), column(block)]
-            writer.write_table(pa.table(columns, schema=schema))
-            start = stop
+            writer.write_table(pa.table(columns(block, start), schema=schema))
+            start += len(block)
     return (out,)
+
+
+def _parquet_facts(split: Split, tap: str) -> dict[str, str]:
+    """Key-value metadata of the file: where the rows are from."""
+    facts = {
+        "encoder": split.encoder_names.model,
+        "encoder_id": split.encoder_id,
+        "tap": tap,
+        "dataset": split.dataset_name,
+        "dataset_id": split.dataset_id,
+        "split": split.name,
+        "digest": split.digest,
+    }
+    return {
+        "classes": json.dumps(split.classes, ensure_ascii=False),
+        "linprobe": json.dumps(facts, ensure_ascii=False),
+    }

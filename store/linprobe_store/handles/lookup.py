@@ -168,7 +168,7 @@ def choose(
             hint=f"name one by the beginning of its id, such as {ids[0][0]}",
         )
     for broken in listing.broken:
-        if query is None or _is_called(broken.path.name, query):
+        if query is None or is_called(broken.path.name, query):
             message = f"the {what}{called} is broken: {broken.reason}"
             raise type(broken.error)(message, hint=broken.error.hint)
     hint = f"it has: {listed}"
@@ -179,7 +179,7 @@ def choose(
     raise NotFoundError(f"{place}: no {what}{called}", hint=hint)
 
 
-def _is_called(folder_name: str, query: str) -> bool:
+def is_called(folder_name: str, query: str) -> bool:
     """Whether a query means a folder: its whole name, its slug, or the digits of its id."""
     slug = folder_name.partition("-")[2][: -SHORT_ID_DIGITS - 1]
     digits = short_id(query.lower())

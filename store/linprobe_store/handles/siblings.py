@@ -33,7 +33,7 @@ def without_siblings(
             families.setdefault(key, []).append(encoder)
     dropped = set()
     for members in families.values():
-        best = min(members, key=lambda m: (not _has_tap(m, tap), _lacks(m, data), len(m.spec.taps)))
+        best = min(members, key=lambda m: (not _has_tap(m, tap), lacks(m, data), len(m.spec.taps)))
         dropped |= {member.encoder_id for member in members if member is not best}
     return tuple(encoder for encoder in encoders if encoder.encoder_id not in dropped)
 
@@ -44,7 +44,7 @@ def _has_tap(encoder: StoredEncoder, tap: str) -> bool:
     return False
 
 
-def _lacks(encoder: StoredEncoder, data: Sequence[str]) -> int:
+def lacks(encoder: StoredEncoder, data: Sequence[str]) -> int:
     """How many of the datasets it does not have; without any, whether it has none at all."""
     if not data:
         return int(not any(dataset.splits for dataset in encoder.datasets()))

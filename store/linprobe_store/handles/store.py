@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from linprobe.disk import make_folders, store_errors, write_atomic
@@ -16,7 +18,7 @@ from linprobe_store.format.spec import EncoderNames, EncoderSpec, Tap
 from linprobe_store.handles.encoder import StoredEncoder, open_encoder
 from linprobe_store.handles.folders import check_full_id, make_folder, open_made
 from linprobe_store.handles.lookup import Listing, choose, open_folders
-from linprobe_store.handles.siblings import without_siblings
+from linprobe_store.handles.siblings import lacks, without_siblings
 from linprobe_store.handles.split import Split
 
 MAX_FORMAT_BYTES = 1 << 10
@@ -77,7 +79,8 @@ class FeatureStore:
             a sealed split does not count beside others.
         watch : sees a line for every encoder that cannot be opened.
         tap : chooses among encoders of one name that differ in their taps alone: one that has it.
-        data : datasets that this one should have.
+        data : where several match, the one that has these datasets: features that were imported
+            for two datasets are of two encoders, which may have one name.
 
         Raises
         ------
@@ -98,7 +101,16 @@ class FeatureStore:
         if query is None and len(listing.sound) > 1:
             sealed = tuple(e for e in listing.sound if any(d.splits for d in e.datasets()))
             listing = replace(listing, sound=sealed or listing.sound)
-        return choose(listing, query, what="encoder", place=self.root, names=names)
+        choice = partial(choose, query=query, what="encoder", place=self.root, names=names)
+        try:
+            return choice(listing)
+        except StoreError as error:
+            if not data or isinstance(error, NotFoundError):
+                raise
+            having = tuple(e for e in listing.sound if not lacks(e, data))
+            with suppress(NotFoundError):
+                return choice(Listing(having, ()))
+            raise
 
     def register_encoder(self, spec: EncoderSpec, names: EncoderNames) -> StoredEncoder:
         """The encoder of a spec, made if it is new; safe to repeat and to race.

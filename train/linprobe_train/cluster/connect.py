@@ -37,7 +37,7 @@ def connected(workers: str) -> Iterator["Client"]:
     OptionError : it is neither; or no scheduler answers there within seconds.
     ModuleNotFoundError : the extra ``cluster`` is not installed.
     """
-    import dask
+    from dask import config
     from distributed import Client
 
     local = workers.isdecimal()
@@ -47,7 +47,7 @@ def connected(workers: str) -> Iterator["Client"]:
     else:
         _check_scheduler(workers)
         place = nullcontext(workers)
-    with dask.config.set(UNBOUNDED if local else {}), place as address:
+    with config.set(UNBOUNDED if local else {}), place as address:
         try:
             client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, ImportError) as error:
@@ -69,7 +69,7 @@ def _start(n: int) -> Iterator[object]:
     cluster = LocalCluster(
         n_workers=n,
         threads_per_worker=max(1, available_cores() // n),
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",  # None takes a port that others want
         silence_logs=logging.CRITICAL,
     )
     try:

@@ -7,8 +7,8 @@
    class the classes can be told apart whatever C, and the best place of it is noise. Of 25,000
    remixed rows an eighth is best at C = 750 and within the error from 10 on; all are best at 10.
 3. On all rows the neighbours of the peak are fitted until none is better, then those between, as
-   the protocol halves its steps. The first step is as wide as what the part leaves in doubt, from
-   that start to its best: with a peak, a quarter of a decade does, on a plateau it would stay.
+   the protocol halves its steps. The first step is as wide as what the part leaves in doubt, all
+   that is within the error: at a peak a quarter of a decade does, on a plateau it would stay.
 
 Every fit ends where what is undecided of its score is no wider than :data:`NOISE`: to know more of
 these held-out rows than they can tell of others took half of the passes.
@@ -58,7 +58,8 @@ class Around:
     start: float
     """Where to begin."""
     doubt: int
-    """Places up to where the part was best: no step is wider, and the first as wide as can be."""
+    """Places from there to the last that the part cannot tell from its best: the first step is as
+    wide as can be, and no wider than these."""
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -94,9 +95,9 @@ def around(grid: Grid, points: Sequence[SweepPoint], C: float, metric: str, n: i
         return Around(grid, C, 0)
     best = max(point.score for point in points)
     least = best - standard_error(best, n)
-    start = min(point.C for point in points if point.score >= least)
+    inside = [C, *(point.C for point in points if point.score >= least)]
     place = {value: e for e, value in grid.places.items()}
-    return Around(grid, start, place[C] - place[start])
+    return Around(grid, min(inside), place[max(inside)] - place[min(inside)])
 
 
 def nearest(points: Sequence[SweepPoint], C: float) -> list[float]:

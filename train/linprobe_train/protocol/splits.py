@@ -134,6 +134,17 @@ def telling_changes(
     return checked
 
 
+def check_tap(encoder: StoredEncoder, tap: str) -> None:
+    """Refuse, by an ``OptionError``, a tap that an encoder does not have."""
+    try:
+        joined_taps(tap, encoder.spec)
+    except NotFoundError as error:
+        what = f"{encoder.names.model}: {error.message}; {error.hint}"
+        hint = f"pass --tap {encoder.spec.taps[0].name}, or store more taps with "
+        hint += command("extract", model=encoder.names.model, taps="TAP,TAP")
+        raise OptionError(what, hint=hint) from None
+
+
 def open_splits(
     encoder: StoredEncoder, dataset: str | None, tap: str, watch: Watch = ignore
 ) -> StoredSplits:
@@ -143,13 +154,7 @@ def open_splits(
     ``NotFoundError``: no such dataset; ``DataError``: it has no train or no test split;
     ``OptionError``: the encoder has no such tap.
     """
-    try:
-        joined_taps(tap, encoder.spec)
-    except NotFoundError as error:
-        what = f"{encoder.names.model}: {error.message}; {error.hint}"
-        hint = f"pass --tap {encoder.spec.taps[0].name}, or store more taps with "
-        hint += command("extract", model=encoder.names.model, taps="TAP,TAP")
-        raise OptionError(what, hint=hint) from None
+    check_tap(encoder, tap)
     stored = encoder.dataset(dataset, watch)
     for name in ("train", "test"):
         if name not in stored.splits:
@@ -163,7 +168,11 @@ def open_splits(
 def find_one(
     store: Path, model: str | None, data: str | None, tap: str, watch: Watch = ignore
 ) -> StoredSplits:
-    """Open the splits of one dataset of an encoder, as :func:`open_splits`."""
+    """Find the splits of one dataset by one encoder, by name or id; None means the only one.
+
+    Of several encoders of a name it is the one that has the dataset. Raises as
+    :meth:`FeatureStore.encoder` and :func:`open_splits` do.
+    """
     wanted = () if data is None else (data,)
     encoder = FeatureStore(store).encoder(model, watch, tap=tap, data=wanted)
     return open_splits(encoder, data, tap, watch)
@@ -174,25 +183,27 @@ def find_splits(
 ) -> list[StoredSplits]:
     """Open the splits of some datasets of an encoder.
 
-    ``data`` are their names; () means every one that can be opened, of which it has some, and of
-    each name the newest. ``watch`` sees a line for every encoder and dataset that cannot.
+    ``data`` are their names, each of which finds its encoder; () means every one that can be
+    opened, of which it has some, and of each name the newest. ``watch`` sees a line for every
+    encoder and dataset that cannot.
     """
-    encoder = FeatureStore(store).encoder(model, watch, tap=tap, data=data)
+    if data:
+        first = find_one(store, model, data[0], tap, watch)  # tells what is broken, once
+        return [first, *(find_one(store, model, name, tap) for name in data[1:])]
+    encoder = FeatureStore(store).encoder(model, watch, tap=tap)
     listing = encoder.listing()
     listing.tell(watch)
-    named = [dataset for dataset in listing.sound if not data or dataset.name in data]
-    meant = newest(named, watch)
-    names = data or tuple(dataset.dataset_id for dataset in meant)
-    if not names:
+    meant = newest(listing.sound, watch)
+    if not meant:
         hint = f"add one with {command('extract', model=encoder.names.model)}"
         raise DataError(f"{store} holds no dataset for {encoder.names.model}", hint=hint)
     opened, failures = [], []
-    for name in names:
+    for dataset in meant:
         try:
-            opened.append(open_splits(encoder, name, tap))
+            opened.append(open_splits(encoder, dataset.dataset_id, tap))
         except LinprobeError as error:
             failures.append(error)
-    if failures and (data or not opened):
+    if failures and not opened:
         raise failures[0]
     for failure in failures:
         line = f"left out: {failure.message}; {failure.hint}"

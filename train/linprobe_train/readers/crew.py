@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError as Cancelled
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from operator import add
 from time import sleep
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +22,6 @@ from linprobe.errors import OptionError, ProbeError
 from linprobe.terminal import human_bytes
 from linprobe_train.readers.cost import pass_cost
 from linprobe_train.readers.remote import (
-    KEPT,
     Facts,
     GatherAt,
     Identity,
@@ -34,7 +34,7 @@ from linprobe_train.solver.preparation import Float32
 from linprobe_train.solver.problem import Sizes
 from linprobe_train.solver.reads.axes import Gather
 from linprobe_train.solver.reads.loss import add_sums
-from linprobe_train.solver.reads.stored import stored_rows
+from linprobe_train.solver.reads.stored import Place, stored_rows
 from linprobe_train.solver.rows import Rows
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ WAIT = 2.0
 """Seconds between two looks at the cluster while a pass goes on."""
 PATIENCE = 15
 """Looks that find no worker until a fit ends: a worker that was killed takes seconds to be back."""
+SETS = 8
+"""Times its rows that the sets of a search, folds and held-out rows among them, have of labels and
+weights at most."""
 FULL = 0.8
 """Share of its limit at which Dask stops a worker."""
 
@@ -70,6 +73,8 @@ class ClusterCrew(Crew):
     """Of this machine, where the workers share it; None for others'."""
     even_if_slower: bool
     """Whether a pass that is faster here is done there."""
+    places: set[Place] = field(default_factory=set)
+    """What the workers have read so far."""
     _shared: dict[int, "Future"] = field(default_factory=dict)
 
     def total(self, rows: Rows, read: Read[R], join: Callable[[R, R], R]) -> R:
@@ -78,14 +83,12 @@ class ClusterCrew(Crew):
         def tree() -> "Future":
             shared = self._share(rows)
             (sent,) = self.client.scatter([read], hash=False)
-            count, each = len(rows.lanes), self._lanes_of_leaf(len(rows.lanes))
-            starts = range(0, count, each)
-            homes, leaves = self._threads(), []
-            for i, start in enumerate(starts):
-                job = self.expected, shared, sent, join, start, min(start + each, count)
-                home = homes[i * len(homes) // len(starts)]
-                leaves.append(self._submit(read_lanes, *job, home=home))
-            return joined(leaves, lambda one, other: self._submit(_join, join, one, other))
+
+            def leaf(start: int, stop: int, home: str) -> "Future":
+                job = self.expected, shared, sent, join, start, stop
+                return self._submit(read_lanes, *job, home=home)
+
+            return self._grown(len(rows.lanes), leaf, join)
 
         result: R = self._done(tree)
         return result
@@ -99,31 +102,41 @@ class ClusterCrew(Crew):
         """As promised: measured here on a few blocks, over the workers on a pass without rows."""
         stored_rows(rows)
         self._check_memory(rows, columns)
-        homes = self._threads()
-        slots = min(len(homes), len(rows.lanes), self.cores or len(homes))
-
-        def empty(W: Float32) -> None:
-            def tree() -> "Future":
-                (sent,) = self.client.scatter([W], hash=False)
-                leaves = [self._submit(empty_sums, sent, home=home) for home in homes]
-                return joined(leaves, lambda one, other: self._submit(_join, add_sums, one, other))
-
-            self._done(tree)
-
-        threads = min(self.threads, len(rows.lanes))
-        cost = pass_cost(rows, columns, threads, slots, empty, normalize=normalize)
-        line = f"a pass takes about {cost.here:.2g} s here on {threads} threads, and over "
+        count, slots = len(rows.lanes), len(self._threads())
+        slots = min(slots, count, self.cores or slots)
+        cost = pass_cost(
+            rows,
+            columns,
+            min(self.threads, count),
+            slots,
+            partial(self.empty_pass, count),
+            normalize=normalize,
+        )
+        line = f"a pass takes about {cost.here:.2g} s here on {self.threads} threads, and over "
         line += f"{self.place} {cost.there:.2g} s, {cost.overhead:.2g} s of it to send and to add"
         if cost.there >= cost.here and not self.even_if_slower:
             raise OptionError(line, hint="leave the workers out, or pass --even-if-slower")
         return line
+
+    def empty_pass(self, lanes: int, W: Float32) -> None:
+        """Send W', (d, m), and add up gradients of no rows: all of a pass but its rows."""
+
+        def tree() -> "Future":
+            (sent,) = self.client.scatter([W], hash=False)
+
+            def leaf(_start: int, _stop: int, home: str) -> "Future":
+                return self._submit(empty_sums, sent, home=home)
+
+            return self._grown(lanes, leaf, add_sums)
+
+        self._done(tree)
 
     def _check_memory(self, rows: Rows, columns: int) -> None:
         """Refuse, by an OptionError, a worker whose limit is below what its tasks take."""
         label = rows.labels.itemsize * rows.labels[0].size
         for worker in self.workers:
             sizes = Sizes(rows.n, rows.dim, columns, worker.threads, label=label)
-            needed = worker.resident_bytes + pass_bytes(sizes) + KEPT * (label + 8) * rows.n
+            needed = worker.resident_bytes + pass_bytes(sizes) + SETS * (label + 8) * rows.n
             if worker.memory_bytes and needed > FULL * worker.memory_bytes:
                 least, limit = human_bytes(needed / FULL), human_bytes(worker.memory_bytes)
                 who = f"worker {worker.address} on {worker.host}"
@@ -136,20 +149,26 @@ class ClusterCrew(Crew):
         """Send what rows these are, once as long as they live."""
         key = id(rows)
         if key not in self._shared:
-            (self._shared[key],) = self.client.scatter([stored_rows(rows)], hash=False)
+            stored = stored_rows(rows)
+            self.places.update(stored.places)
+            (self._shared[key],) = self.client.scatter([stored], hash=False)
             weakref.finalize(rows, self._shared.pop, key, None)
         return self._shared[key]
 
-    def _submit(
-        self, work: Callable[..., object], *job: object, home: str | None = None
-    ) -> "Future":
-        place = {} if home is None else {"workers": [home], "allow_other_workers": True}
-        return self.client.submit(work, *job, pure=False, **place)
+    def _submit(self, work: Callable[..., object], *job: object, home: str) -> "Future":
+        return self.client.submit(work, *job, pure=False, workers=[home], allow_other_workers=True)
 
     def _threads(self) -> list[str]:
         """Address of the worker of every thread; ``ProbeError``: there is none for a while."""
         for _ in range(PATIENCE):
-            threads = self.client.nthreads()
+            try:
+                threads = self.client.nthreads()
+            # What Dask raises here differs from version to version; all of it means the same.
+            except Exception as error:
+                raise ProbeError(
+                    f"{self.place}: the scheduler is lost ({error})",
+                    hint="start it and its workers again, then run the same command",
+                ) from error
             if homes := [home for home in sorted(threads) for _ in range(threads[home])]:
                 return homes
             sleep(WAIT)
@@ -158,15 +177,27 @@ class ClusterCrew(Crew):
             hint="start workers: dask worker ADDRESS; then run the same command again",
         )
 
-    def _lanes_of_leaf(self, lanes: int) -> int:
-        """How many lanes a leaf reads: a power of two, so that it is a branch of the tree."""
-        wanted = max(1, lanes // (LEAVES * len(self._threads())))
-        return 1 << (wanted.bit_length() - 1)
+    def _grown(
+        self, lanes: int, leaf: "Callable[[int, int, str], Future]", join: Callable[[R, R], R]
+    ) -> "Future":
+        """Plant a tree over lanes; a leaf reads a power of two of them, a branch of the tree."""
+        homes = self._threads()
+        each = 1 << (max(1, lanes // (LEAVES * len(homes))).bit_length() - 1)
+        starts = range(0, lanes, each)
+        leaves = []
+        for i, start in enumerate(starts):
+            home = homes[i * len(homes) // len(starts)]
+            leaves.append((leaf(start, min(start + each, lanes), home), home))
+
+        def grown(one: "tuple[Future, str]", other: "tuple[Future, str]") -> "tuple[Future, str]":
+            # Where the first is: neighbours are mostly of one worker, and nothing moves.
+            return self._submit(_join, join, one[0], other[0], home=one[1]), one[1]
+
+        return joined(leaves, grown)[0]
 
     def _done(self, tree: Callable[[], "Future"]) -> Any:  # noqa: ANN401  # what the tasks give
         """The result of a tree of tasks, planted again where the data of one was lost."""
         from distributed import KilledWorker
-        from distributed.comm import CommClosedError
 
         for _ in range(TRIES):
             self._threads()
@@ -175,7 +206,8 @@ class ClusterCrew(Crew):
             except Refused as error:
                 message, hint = error.args
                 raise OptionError(message, hint=hint) from None
-            except (CancelledError, Cancelled, KilledWorker, CommClosedError, TimeoutError):
+            # Lost are also a connection and an answer in time (OSError).
+            except (CancelledError, Cancelled, KilledWorker, OSError):
                 self._shared.clear()
         raise ProbeError(
             f"{self.place}: a pass over the rows was lost {TRIES} times with its workers",
@@ -187,11 +219,6 @@ class ClusterCrew(Crew):
             try:
                 return future.result(timeout=WAIT)
             except TimeoutError:
-                if self.client.status != "running":
-                    raise ProbeError(
-                        f"{self.place}: the scheduler is lost",
-                        hint="start it and its workers again, then run the same command",
-                    ) from None
                 self._threads()
 
 

@@ -6,7 +6,7 @@ Everything here runs in a worker's process, in threads of its own.
 import hashlib
 import socket
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -23,13 +23,13 @@ from linprobe_train.solver.passes import Read, joined
 from linprobe_train.solver.preparation import Float32, Float64, Preparation
 from linprobe_train.solver.reads.loss import LossAt
 from linprobe_train.solver.reads.reading import Reading
-from linprobe_train.solver.reads.stored import StoredRows
+from linprobe_train.solver.reads.stored import Place, StoredRows, check_places
 from linprobe_train.solver.rows import AnyFeatures, Rows, rows_of_array
 
 R = TypeVar("R")
 
-KEPT = 8
-"""Sets of rows that a worker keeps open."""
+KEPT = 12
+"""Sets of rows that a worker keeps open: five folds with their held-out rows, all, and test."""
 _LOCK = Lock()
 _ROWS: "OrderedDict[str, Rows]" = OrderedDict()
 
@@ -81,12 +81,7 @@ class GatherAt:
 
 @cache
 def identity() -> Identity:
-    """Of this process; its BLAS keeps to one thread from now on."""
-    import scipy.linalg  # noqa: F401  # its BLAS is another library, which the limit must find
-    from threadpoolctl import threadpool_limits
-
-    # For good: limits for a time, of tasks that overlap, would end one another.
-    threadpool_limits(1, user_api="blas")
+    """Of this process, whose BLAS has one thread."""
     digest = hashlib.sha256()
     values = (np.arange(70 * 45) * 7919 % 1009 / 1009 - 0.5).reshape(70, 45)
     rows = rows_of_array(values.astype(np.float16), np.arange(70) % 9, 9)
@@ -110,6 +105,12 @@ def facts(expected: Identity) -> Facts:
         limit = manager.memory_limit if manager.memory_pause_fraction else 0
         own = int(worker.state.nthreads), int(limit or 0), int(taken)
         return Facts(worker.address, socket.gethostname(), *own)
+
+
+def check_unchanged(places: Collection[Place]) -> None:
+    """``Refused``: files of what this worker has read of splits changed since it verified them."""
+    with _refusing(), _LOCK:
+        check_places(_ROWS.values(), places)
 
 
 def read_lanes(
@@ -137,7 +138,8 @@ def empty_sums(columns: Float32) -> tuple[float, Float64]:
 def _read_one(read: Read[R], first: int, rows: Rows) -> R:
     part = read(rows, first)
     for block in rows.blocks:
-        let_go(block.features)
+        for view in (block.features, *block.beside):
+            let_go(view)
     return part
 
 
@@ -151,8 +153,19 @@ def _opened(stored: StoredRows) -> Rows:
         return _ROWS[stored.uid]
 
 
+@cache
+def _own_identity() -> Identity:
+    """Of this worker, whose BLAS keeps to one thread from now on."""
+    import scipy.linalg  # noqa: F401  # its BLAS is another library, which the limit must find
+    from threadpoolctl import threadpool_limits
+
+    # For good: limits for a time, of tasks that overlap, would end one another.
+    threadpool_limits(1, user_api="blas")
+    return identity()
+
+
 def _check(expected: Identity) -> None:
-    own = identity()
+    own = _own_identity()
     for name, what in (("linprobe", "linprobe"), ("numpy", "numpy")):
         wanted, version_here = getattr(expected, name), getattr(own, name)
         if version_here != wanted:
@@ -176,7 +189,7 @@ def _refusing() -> Iterator[None]:
 
     try:
         yield
-    except (LinprobeError, OSError) as error:
+    except (LinprobeError, OSError, MemoryError) as error:
         who = f"worker {get_worker().address} on {socket.gethostname()}"
         message = error.message if isinstance(error, LinprobeError) else str(error)
         hint = error.hint if isinstance(error, LinprobeError) else "see its log"

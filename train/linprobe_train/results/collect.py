@@ -132,6 +132,13 @@ def _label(result: ProbeResult) -> str:
         words.append("normalised" if protocol.normalize else "not normalised")
     if named is not None and protocol.standardize != named.protocol.standardize:
         words.append("standardised" if protocol.standardize else "not standardised")
+    if named is not None and (grid := protocol.grid) != named.protocol.grid:
+        if grid.values:
+            words.append(f"C of {first_few((f'{C:g}' for C in grid.values), 3)}")
+        if grid.coarse_rows:
+            words.append(f"searched on {grid.coarse_rows} rows")
+    if result.facts.declared_metric not in (None, question.metric):
+        words.append(f"by {question.metric}")
     if question.folds:
         words.append(f"{question.folds} folds")
     if question.balanced:
@@ -155,7 +162,7 @@ def of_datasets(results: Sequence[Collected], names: Sequence[str]) -> tuple[Col
             collected.folder
             for collected in results
             if collected.dataset == dataset_key(name)
-            or is_meant(name, collected.result.question.dataset_id, _folder_of(collected.result))
+            or is_meant(name, collected.result.question.dataset_id, folder_of(collected.result))
         }
         if not ours:
             known = first_few(sorted({collected.result.dataset for collected in results}), 20)
@@ -164,7 +171,7 @@ def of_datasets(results: Sequence[Collected], names: Sequence[str]) -> tuple[Col
     return tuple(collected for collected in results if not names or collected.folder in kept)
 
 
-def _folder_of(result: ProbeResult) -> str:
+def folder_of(result: ProbeResult) -> str:
     """Name of the folder of a result's dataset, as extract prints it."""
     return folder_named(DATASET_PREFIX, result.dataset, result.question.dataset_id)
 

@@ -1,5 +1,6 @@
 """Which of several probes is meant where none is named."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from linprobe.errors import LinprobeError, ResultError
@@ -9,7 +10,7 @@ from linprobe_store.handles.lookup import is_meant
 from linprobe_store.handles.newest import newest
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.protocol.protocols import DEFAULT
-from linprobe_train.results.collect import Collected, collect
+from linprobe_train.results.collect import Collected, collect, folder_of
 from linprobe_train.results.result import ProbeResult
 
 
@@ -41,11 +42,13 @@ def preferred_folder(
         models = first_few(sorted({each.result.encoder for each in every}))
         raise ResultError(f"no probe of {model!r} in '{out}'", hint=f"there are probes of {models}")
 
+    meant = _meant_by_names(store)
+
     def rank(probe: Collected) -> tuple[bool, bool, bool, str]:
         result = probe.result
         is_default = result.question.protocol.name == DEFAULT.name
         is_asked = data is not None and result.dataset == data
-        return is_asked, not _is_older(result, store), is_default, result.environment.time
+        return is_asked, not _is_older(result, meant), is_default, result.environment.time
 
     best = max(probes, key=rank)
     line = f"with the probe {best.folder}: {best.label} on {best.result.dataset}"
@@ -59,11 +62,41 @@ def _is_of(result: ProbeResult, model: str) -> bool:
     return is_meant(model, result.question.encoder_id, result.encoder)
 
 
-def _is_older(result: ProbeResult, store: Path) -> bool:
-    """Whether the name of the result's dataset means another by now, as far as a store says."""
+def current(
+    results: Sequence[Collected], store: Path, data: Sequence[str] = (), watch: Watch = ignore
+) -> tuple[Collected, ...]:
+    """Leave out results whose dataset has a newer one of its name in the store.
+
+    Those that ``data`` means by the id of their dataset stay. ``watch`` sees how many go.
+    """
+    meant = _meant_by_names(store)
+    kept = tuple(
+        each
+        for each in results
+        if not _is_older(each.result, meant)
+        or any(is_meant(query, each.result.question.dataset_id, folder_of(each.result))
+               for query in data)
+    )  # fmt: skip
+    if len(kept) < len(results):
+        line = f"left out: {len(results) - len(kept)} results on older datasets of their names"
+        line += "; they go by their folders"
+        watch(Progress(0, None, "results", line=line))
+    return kept
+
+
+def _meant_by_names(store: Path) -> Mapping[tuple[str, str], str]:
+    """The id of the dataset that a name means, by id of the encoder and name."""
+    ids: dict[tuple[str, str], list[str]] = {}
     try:
-        encoder = FeatureStore(store).encoder(result.question.encoder_id)
-        meant = newest([each for each in encoder.datasets() if each.name == result.dataset])
+        for encoder in FeatureStore(store).encoders():
+            for dataset in newest(encoder.datasets()):
+                ids.setdefault((encoder.encoder_id, dataset.name), []).append(dataset.dataset_id)
     except LinprobeError:
-        return False
-    return len(meant) == 1 and meant[0].dataset_id != result.question.dataset_id
+        return {}
+    return {key: same[0] for key, same in ids.items() if len(same) == 1}
+
+
+def _is_older(result: ProbeResult, meant: Mapping[tuple[str, str], str]) -> bool:
+    """Whether the name of the result's dataset means another by now, as far as a store says."""
+    own = result.question.dataset_id
+    return meant.get((result.question.encoder_id, result.dataset), own) != own

@@ -110,7 +110,7 @@ FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
 
 def _datasets(comparisons: Sequence[Comparison]) -> list[Section]:
     """A table for every dataset."""
-    header = ("result", "value", "95 %", "to the best", "95 %", "p", "dim", "features")
+    header = ("result", "C", "value", "95 %", "to the best", "95 %", "p", "dim", "features")
     sections = []
     for part in comparisons:
         lines, unit = part.standings, unit_of(part.metric).replace("%", "per cent")
@@ -148,4 +148,5 @@ def _cells(line: Standing, metric: str) -> tuple[str, ...]:
     if line.bytes is not None and line.bytes_per_image is not None:
         size = f"{human_bytes(line.bytes)} ({human_bytes(line.bytes_per_image)} each)"
     value, interval = number_text(metric, line.value), interval_text(metric, line.interval)
-    return line.label, value, interval, difference, beyond, p, str(line.dim), size
+    C = f"{line.C:.4g}"
+    return line.label, C, value, interval, difference, beyond, p, str(line.dim), size

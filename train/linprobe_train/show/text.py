@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,9 +18,9 @@ from linprobe_train.results.result import ProbeResult, R
 from linprobe_train.scores.intervals import Interval
 from linprobe_train.scores.metrics import Score, title_of, unit_of
 from linprobe_train.tasks.fewshot import FewshotResult
+from linprobe_train.tasks.grid import Outcome, TaskList
 from linprobe_train.tasks.knn import KnnResult
 from linprobe_train.tasks.predict import Predicted
-from linprobe_train.tasks.probe_all import Outcome
 
 
 def number_text(metric: str, value: float | None, sign: str = "") -> str:
@@ -182,23 +183,31 @@ def _asked(result: KnnResult | FewshotResult) -> list[tuple[str, str]]:
 
 
 def outcomes_text(outcomes: Sequence[Outcome]) -> str:
-    """A table of many probes, what failed, then counts."""
+    """A table of many probes, what failed or does not apply, then counts."""
     header = ("encoder", "dataset", "metric", "value", "C", "state")
-    rows, failed, remade = [], [], []
+    rows, remarks = [], []
     for outcome in outcomes:
         task, metric = outcome.task, title_of(outcome.metric) if outcome.metric else "-"
         value = "-" if outcome.value is None else value_text(outcome.metric, outcome.value)
         C = "-" if outcome.C is None else f"{outcome.C:.4g}"
         rows.append((task.encoder, task.dataset, metric, value, C, outcome.state))
-        if outcome.problem:
-            where = f"{task.encoder} on {task.dataset}"
-            failed.append(one_line(f"failed: {where}: {outcome.problem}"))
-        if outcome.damage:
-            remade.append(f"made again: {task.encoder} on {task.dataset}: {outcome.damage}")
-    stored = sum(outcome.state == "was there" for outcome in outcomes)
-    done = len(outcomes) - stored - len(failed)
-    counts = f"{done} probed, {stored} were there, {len(failed)} failed"
-    return "\n".join([text_table(header, rows, "<<<>><"), *remade, *failed, counts])
+        if remark := outcome.damage or outcome.inapplicable or outcome.problem:
+            place = f"{task.encoder} on {task.dataset}"
+            place += f" ({outcome.host})" if outcome.host else ""
+            remarks.append(one_line(f"{outcome.state}: {place}: {remark}"))
+    states = Counter(outcome.state for outcome in outcomes)
+    counts = f"{states['done'] + states['made again']} probed, {states['was there']} were there, "
+    counts += f"{states['failed']} failed"
+    if states["not applicable"]:
+        counts += f", {states['not applicable']} not applicable"
+    remarks.sort(key=lambda line: line.startswith("failed"))  # last, where they are seen
+    return "\n".join([text_table(header, rows, "<<<>><"), *remarks, counts])
+
+
+def outcomes_json(outcomes: Sequence[Outcome], tasks: TaskList) -> JsonValue:
+    """The same, and what of the store could not be opened."""
+    broken = [{"path": str(broken.path), "reason": broken.reason} for broken in tasks.left_out]
+    return {"probes": plain(outcomes), "left_out": broken}
 
 
 def predicted_lines(

@@ -220,7 +220,8 @@ def sizes_of(rows: Rows, settings: FitSettings) -> Sizes:
     columns = 1 if classes == 2 and not rows.multi_label else classes
     value = np.dtype(settings.arithmetic).itemsize
     threads, label = thread_count(settings.threads), rows.labels.itemsize * rows.labels[0].size
-    return Sizes(rows.n, rows.dim, columns, threads, value, label)
+    fetched = settings.workers is not None
+    return Sizes(rows.n, rows.dim, columns, threads, value, label, fetched)
 
 
 def fitted_classes(rows: Rows) -> NDArray[np.int64]:

@@ -88,7 +88,8 @@ def build_bytes(sizes: Sizes) -> int:
     measuring = sizes.threads * block + waiting * 8 * m * (d + rank)
     # Rows of a column as stored, prepared, turned; their squares and products.
     factors = sizes.threads * (40 * rank * d + 4 * rank**2) + 8 * m * (d + rank)
-    return 16 * m * d + max(measuring, factors)
+    gathered = 2 * min(GATHERED_BYTES, 4 * m * rank * d) if sizes.fetched else 0
+    return 16 * m * d + max(measuring, factors + gathered)
 
 
 GATHERED_BYTES = 2**26

@@ -56,6 +56,8 @@ class Sizes:
     """Bytes of a prepared feature."""
     label: int = 8
     """Bytes of the labels of a row."""
+    fetched: bool = False
+    """Whether rows that are gathered come from workers, and are copied once more."""
 
     @property
     def place(self) -> int:
@@ -212,7 +214,8 @@ def rows_bytes(sizes: Sizes, *, resident: bool) -> int:
 
 def setup_bytes(sizes: Sizes) -> int:
     """Of :func:`make_problem` before the copy: the sample, its covariance, LAPACK's workspace."""
-    return 4 * sizes.pilot + (2 * sizes.label + 16) * sizes.n + 26 * sizes.d**2
+    sample = (4 + (8 if sizes.fetched else 0)) * sizes.pilot
+    return sample + (2 * sizes.label + 16) * sizes.n + 26 * sizes.d**2
 
 
 def make_problem(

@@ -48,10 +48,10 @@ class Block:
     """(b, d) view, never written."""
     take: NDArray[np.intp] | None = None
     """Positions to use, ascending; None for all."""
-    origin: Origin | None = None
-    """None for an array of this process alone."""
     beside: tuple[AnyFeatures, ...] = ()
     """More columns of the same rows: views (b, d) of the other taps that are joined."""
+    origin: Origin | None = None
+    """None for an array of this process alone."""
 
     @property
     def n(self) -> int:
@@ -184,7 +184,10 @@ def rows_of_views(views: Sequence[AnyFeatures], labels: LabelArray, n_classes: i
     ``DataError``: no rows, another number of labels than rows, a label outside [0, k), or a
     multi-hot matrix that is not (n, k) of 0 and 1.
     """
-    blocks = tuple(Block(view) for view in views if len(view))
+    return _checked(tuple(Block(view) for view in views if len(view)), labels, n_classes)
+
+
+def _checked(blocks: tuple[Block, ...], labels: LabelArray, n_classes: int) -> Rows:
     n = sum(block.n for block in blocks)
     if n == 0:
         raise DataError("there are no rows", hint="extract the split, or give it some rows")
@@ -204,17 +207,16 @@ def rows_of_views(views: Sequence[AnyFeatures], labels: LabelArray, n_classes: i
 
 
 def rows_of_split(split: Split, tap: str) -> Rows:
-    """Rows of a stored split, mapped; taps joined by ``+`` are read side by side.
+    """Rows of a stored split, through its maps; taps joined by ``+`` are read side by side.
 
-    See :func:`rows_of_views`; ``NotFoundError``: no such tap.
+    ``DataError``: empty, or labels out of range. ``NotFoundError``: no such tap.
     """
-    views = list(split.views(tap, rows=BLOCK_ROWS))
-    rows = rows_of_views([first for first, *_ in views], split.labels, len(split.classes))
-    blocks = (
-        replace(block, origin=Origin(split, tap, index), beside=tuple(beside))
-        for index, (block, (_, *beside)) in enumerate(zip(rows.blocks, views, strict=True))
-    )
-    return replace(rows, blocks=tuple(blocks))
+    views = enumerate(split.views(tap, rows=BLOCK_ROWS))
+    blocks = [
+        Block(first, beside=tuple(beside), origin=Origin(split, tap, index))
+        for index, (first, *beside) in views
+    ]
+    return _checked(tuple(blocks), split.labels, len(split.classes))
 
 
 def rows_of_array(features: AnyFeatures, labels: LabelArray, n_classes: int) -> Rows:

@@ -116,11 +116,12 @@ def probe(
         )
         test = splits.open_test()
         keys, seed = list(splits.test.keys), question.seed
-        rows = predict(chosen.probe, test, keys, crew=crew)
+        rows = without = predict(chosen.probe, test, keys, crew=crew)
+        if chosen.probe.temperature != 1:
+            without = predict(replace(chosen.probe, temperature=1.0), test, crew=crew)
     scores = scores_of(rows, test.n_classes, seed)
     raw = tuple(score for score in scores if score.name in OF_PROBABILITIES)
-    if chosen.probe.temperature != 1:
-        without = predict(replace(chosen.probe, temperature=1.0), test)
+    if without is not rows:
         raw = scores_of(without, test.n_classes, seed, tuple(score.name for score in raw))
     if question.metric not in {score.name for score in scores}:
         raise undefined(question.metric, test.n)

@@ -15,10 +15,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from linprobe.errors import PackError
 from linprobe.names import first_few, is_image, split_named
+from linprobe.terminal import command
 from linprobe_extract.pack.listing import (
     Listing,
     PackOptions,
@@ -53,7 +55,9 @@ def list_samples(words: str, options: PackOptions) -> Listing:
     """List the images under a folder with the class of their folder; else PackError."""
     root = Path(words).expanduser()
     if not root.is_dir():
-        raise PackError(f"{root} is not a folder", hint=LAYOUT)
+        close = get_close_matches(root.name, (p.name for p in root.parent.glob("*/")), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close and not root.exists() else LAYOUT
+        raise PackError(f"{root} is not a folder", hint=hint)
     walk = _Walk()
     try:
         _walk_images(root, PurePosixPath(), (), walk)
@@ -68,10 +72,13 @@ def list_samples(words: str, options: PackOptions) -> Listing:
         name: name.split("/")[depth] for name in sorted(walk.images) if name.count("/") > depth
     }
     if not class_of:
-        what = left_aside or "left aside nothing"
+        what, hint = left_aside or "left aside nothing", LAYOUT
         if walk.images:
             what = f"{len(walk.images)} images lie in no class folder, such as {walk.images[0]}"
-        raise PackError(f"{root} holds no images of classes; {what}", hint=LAYOUT)
+            hint = f"{LAYOUT}; where {root} is one class, pack the folder above it"
+        elif walk.others[".tar"]:
+            hint = f"a folder of shards needs no packing: {command('extract', data=root)}"
+        raise PackError(f"{root} holds no images of classes; {what}", hint=hint)
     classes = sorted(set(class_of.values()))
     label_of = {name: label for label, name in enumerate(classes)}
     samples = [file_sample(root / name, name, (label_of[of],)) for name, of in class_of.items()]

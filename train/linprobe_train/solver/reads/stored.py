@@ -1,6 +1,8 @@
 """Rows of stored splits as a value that travels: they are opened where it arrives."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -26,7 +28,7 @@ class Place:
     """Such as ``embedding``."""
 
     def open(self) -> Split:
-        """The split; ``StoreError``: it is not there, or is damaged or another."""
+        """The split; ``StoreError``: it is not there, is damaged, or another."""
         dataset = Path(self.folder).parent
         split = (
             open_encoder(dataset.parent.parent).open_dataset(dataset).split(Path(self.folder).name)
@@ -59,7 +61,12 @@ class StoredRows:
 
     def open(self) -> Rows:
         """The rows, mapped and verified here; ``StoreError`` where that cannot be."""
-        whole = [rows_of_split(place.open(), place.tap) for place in self.places]
+        whole = [_rows_at(place) for place in self.places]
+        try:
+            check_places(whole, self.places)
+        except IntegrityError:  # of a fit before this one
+            _rows_at.cache_clear()
+            whole = [_rows_at(place) for place in self.places]
         blocks, labels = [], []
         for (which, index), take in zip(self.blocks.T.tolist(), self.takes, strict=True):
             rows = whole[which]
@@ -70,6 +77,22 @@ class StoredRows:
         rows = replace(whole[0], blocks=tuple(blocks), labels=np.concatenate(labels))
         rows = rows if self.fitted is None else rows.numbered(self.fitted)
         return replace(rows, weights=self.weights)
+
+
+@lru_cache(maxsize=8)
+def _rows_at(place: Place) -> Rows:
+    """All rows of a place, which are verified once."""
+    return rows_of_split(place.open(), place.tap)
+
+
+def check_places(known: Iterable[Rows], places: Collection[Place]) -> None:
+    """Refuse, by an IntegrityError, rows of these places whose files changed since verified."""
+    digests = {place.digest for place in places}
+    origins = (block.origin for rows in known for block in rows.blocks)
+    splits = {origin.split.path: origin.split for origin in origins if origin is not None}
+    for split in splits.values():
+        if split.digest in digests:
+            split.check_unchanged()
 
 
 def stored_rows(rows: Rows) -> StoredRows:
