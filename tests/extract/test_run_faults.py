@@ -95,10 +95,10 @@ def test_a_cut_shard_fails_alone_and_is_finished_once_mended(
 class Cramped(Encoder):
     """An encoder whose device holds two images, or the three of the canary."""
 
-    def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    def encode_pixels(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
         if len(pixels) > 3:
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasSgemm`")
-        return super().encode(pixels)
+        return super().encode_pixels(pixels)
 
 
 def cramped(encoder: Encoder) -> Encoder:
@@ -120,9 +120,9 @@ def test_out_of_memory_halves_the_batch_is_told_and_loses_nothing(
 
 def test_no_room_for_one_image_is_an_error(encoder: Encoder, data: Path, tmp_path: Path) -> None:
     class Full(Encoder):
-        def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        def encode_pixels(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
             if len(pixels) == 3:  # the canary images fit
-                return super().encode(pixels)
+                return super().encode_pixels(pixels)
             raise torch.OutOfMemoryError
 
     parts = encoder.spec, encoder.names, encoder._taps

@@ -20,7 +20,7 @@ from linprobe_store.handles.split import Split
 from linprobe_train.protocol.search import Search, search
 from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import read_result
-from linprobe_train.results.probe_file import load_probe
+from linprobe_train.results.saved_probe import load_probe
 from linprobe_train.show.report import protocol_sentence
 from linprobe_train.solver import problem
 from linprobe_train.solver.rows import Rows
