@@ -1,15 +1,14 @@
 """A seal of any number of parts takes the memory of one; the parts go when the split is sound."""
 
-import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from copy_faults import forked
 from store_factories import (
     block,
     dataset_of,
@@ -116,23 +115,6 @@ def test_parts_of_a_damaged_split_stay_and_seal_it_again(tmp_path: Path) -> None
     assert again.digest == split.digest
 
 
-def killed_at(n: int, task: Callable[[], object]) -> bool:
-    """Whether a child that runs a task was killed before its n-th rename or removal of a tree."""
-    if (child := os.fork()) == 0:
-        count = 0
-
-        def hook(name: str, _: object) -> None:
-            nonlocal count
-            count += name in ("os.rename", "shutil.rmtree")
-            if count == n:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(hook)
-        task()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-
-
 def test_killed_anywhere_between_the_seal_and_the_removal_nothing_is_lost(tmp_path: Path) -> None:
     encoder = register(tmp_path / "store", encoder_spec(3))
     shards = [fingerprint(i) for i in range(3)]
@@ -148,21 +130,20 @@ def test_killed_anywhere_between_the_seal_and_the_removal_nothing_is_lost(tmp_pa
         return split
 
     expected = task(tmp_path / "store").digest
-    n = 0
-    while True:
-        n += 1
+    for n in range(3, 999, 29):
         root = tmp_path / f"{n}"
         shutil.copytree(whole, root, symlinks=True)
-        is_killed = killed_at(n, partial(task, root))
+        code = forked(partial(task, root), kill_at=n)
         left = FeatureStore(root).encoder()
         if len(left.part_names()) < 3:
             assert left.dataset().split("train").digest == expected
         assert task_again(root, task).digest == expected
         assert not left.part_names()
         shutil.rmtree(root)
-        if not is_killed:
+        if code == 0:
             break
-    assert n > 6  # the dataset, the split, three parts, and what was taken away
+        assert code == -signal.SIGKILL
+    assert n > 100
 
 
 def task_again(root: Path, task: Callable[[Path], Split]) -> Split:

@@ -78,13 +78,15 @@ def _complete_names(
     except IntegrityError:
         _mend(target, file, sign_names(names, full_id), is_told, watch)
         return
-    if isinstance(stored, DatasetNames) and isinstance(names, DatasetNames):
-        both = stored.completed(names)
-        if both != stored:
-            _write(target, file, sign_names(both, full_id))
-        if both.metric != stored.metric:
-            text = f"{both.name}: its metric at the target is now {both.metric}, as in the source"
-            watch(Progress(0, None, "splits", line=text))
+    both: tuple[object, object] = stored, names
+    match both:
+        case DatasetNames() as own, DatasetNames() as given:
+            completed = own.completed(given)
+            if completed != own:
+                _write(target, file, sign_names(completed, full_id))
+            if completed.metric != own.metric:
+                text = f"its metric at the target is now {completed.metric}, as in the source"
+                watch(Progress(0, None, "splits", line=f"{own.name}: {text}"))
 
 
 def complete_witness(target: Place, folder: str, split: SourceSplit, watch: Watch) -> None:

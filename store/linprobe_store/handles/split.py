@@ -136,8 +136,7 @@ class Split:
     @property
     def skipped_by_reason(self) -> Mapping[str, int]:
         """Samples of the source tars that have no row, counted by reason."""
-        skipped = (sample for part in self.commit.parts for sample in part.skipped)
-        return dict(Counter(sample.reason for sample in skipped))
+        return dict(Counter(lost.reason for part in self.commit.parts for lost in part.skipped))
 
     @cached_property
     def labels(self) -> LabelArray:
@@ -151,10 +150,7 @@ class Split:
 
     @cached_property
     def image_sha256(self) -> DigestArray | None:
-        """Sha256 of the bytes of each row's image, (n, 32) read-only; None for imported features.
-
-        Mapped, or copied where it lies in several shard files: above 8 million rows.
-        """
+        """Sha256 of the bytes of each image, (n, 32), read-only; None for imported features."""
         mapped = self.arrays.read_image_sha256()
         if mapped is None:
             return None
