@@ -33,7 +33,7 @@ demo: $(VENV)/.demo ## From nothing to an accuracy, offline: handwritten digits
 	@$(LINPROBE) probe --store $(STORE) --model demo --data digits --out $(OUT)
 
 test: lint types ## From nothing to a green test run
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 data: $(VENV)/.extract ## Pack known datasets or your folder: make data DATA=cifar10 | DATA=imagefolder:DIR
 	@set -e; for data in $(or $(DATA),cifar10); do \

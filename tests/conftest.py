@@ -6,6 +6,7 @@ from importlib.util import find_spec
 NEEDS = {
     "extract": "torch",
     "extract/test_object_store.py": "s3fs",
+    "extract/test_transformers.py": "transformers",
     "train/test_report.py": "matplotlib",
 }
 """Tests below this folder, and a package that shows whether their extra is installed."""

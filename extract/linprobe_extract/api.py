@@ -88,6 +88,17 @@ def extract_features(
         image does not fit the device's memory.
     LinprobeError : the model cannot be loaded or gives other features than it gave before, the
         dataset cannot be packed, the store cannot be written to.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torchvision.transforms import Compose, Resize, ToTensor
+    >>> from linprobe import Encoder, extract_features
+    >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5))
+    >>> encoder = Encoder(net, Compose([Resize((8, 8)), ToTensor()]), name="my-net")
+    >>> report = extract_features(encoder, "data/pets", "my-features")
+    >>> [(split.name, split.array("embedding").shape) for split in report.sealed]    # (n, d)
+    [('test', (3, 5)), ('train', (4, 5))]
     """
     checkpoint = None if weights is None else Path(weights)
     model_name = model if isinstance(model, str) else ""

@@ -17,7 +17,10 @@ LabelFrom = Literal["cls", "npy", "txt", "folder"]
 
 
 def extract(
-    model: Annotated[str, typer.Option(help="ViT-B/16, ARCH:TAG, hf-hub:ORG/REPO, timm:NAME.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="ViT-B/16, ARCH:TAG, hf-hub:ORG/REPO, timm:NAME, hf:ORG/NAME."),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Folder of SPLIT/*.tar, its URL, or a known dataset.")
     ] = None,
@@ -28,6 +31,10 @@ def extract(
     ] = None,
     split: Annotated[
         list[str] | None, typer.Option(help="Only this split; may be repeated.")
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="package.module:function, which gives your own (module, transform)."),
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Local checkpoint (.pt, .safetensors), not a download.")
@@ -89,6 +96,9 @@ def extract(
     from linprobe_extract.run.run import Extraction
     from linprobe_extract.shards.locate import plan_dataset
 
+    if (model is None) == (encoder is None):
+        raise typer.BadParameter("give --model, or --encoder package.module:function")
+    model = model or f"py:{encoder}"
     if label_key is not None and label_from is not None:
         raise typer.BadParameter("give --label-key or --label-from, not both")
     if data is not None and shards:

@@ -10,8 +10,8 @@ import torch
 
 from linprobe.machine import available_cores, memory_limit
 from linprobe.terminal import human_bytes, install
-from linprobe_extract.encoders.encoder import UntrainedTower, load_untrained
 from linprobe_extract.encoders.family import EncoderChoice
+from linprobe_extract.encoders.loading import UntrainedTower, load_untrained
 
 _TIMED_SECONDS = 3.0
 

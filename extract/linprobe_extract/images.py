@@ -2,12 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from linprobe.errors import ExtractError, LinprobeError, MismatchError
 from linprobe.machine import available_cores, decode_threads
@@ -15,9 +16,10 @@ from linprobe.names import IMAGE_EXTENSIONS, short_id
 from linprobe.names import is_image as is_image_file
 from linprobe.records import read_bytes
 from linprobe.tars import MAX_MEMBER_BYTES
+from linprobe_extract.encoders import loading
 from linprobe_extract.encoders.device import encode_images, pixel_room
 from linprobe_extract.encoders.encoder import Encoder
-from linprobe_extract.encoders.family import typed
+from linprobe_extract.encoders.family import EncoderChoice, typed
 from linprobe_extract.pixels.preprocess import Outcome, limit_thread, preprocess
 from linprobe_extract.pixels.upright import turned
 from linprobe_extract.shards.samples import cut_batches, is_image
@@ -26,19 +28,33 @@ from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import SkippedSample
 from linprobe_store.image_encoder import ImageRequest, ImageRows
 
-_Image = tuple[str, bytes | None]
-"""Name and bytes; None for what cannot be read, or is too large to be."""
+_Image = tuple[str, bytes | Image.Image | None]
+"""Name and content; None for what cannot be read, or is too large to be."""
 
 
 def image_rows(request: ImageRequest) -> Iterator[ImageRows]:
     """Encode images; see :data:`linprobe_store.image_encoder.ImageFeatures`."""
     sources = [source for path in request.paths for source in _find_sources(path)]
     encoder = _load_the_same(request)
+    images = (image for source in sources for image in _read(source))
+    yield from encode_all(encoder, images, is_upright=request.upright)
+
+
+def encode_all(
+    encoder: Encoder, images: Iterable[_Image], *, is_upright: bool = False
+) -> Iterator[ImageRows]:
+    """Encode named images in batches, decoded as a run decodes them; files turned, if asked."""
     threads = decode_threads(available_cores(), 1, on_cpu=encoder.device.type == "cpu")
     with ThreadPoolExecutor(threads, "decode", initializer=limit_thread) as pool:
-        images = (image for source in sources for image in _read(source))
-        for batch in cut_batches(images, encoder.batch_size, lambda image: len(image[1] or b"")):
-            yield _encode(encoder, batch, pool, is_upright=request.upright)
+        for batch in cut_batches(images, encoder.batch_size, _size):
+            yield _encode(encoder, batch, pool, is_upright=is_upright)
+
+
+def _size(image: _Image) -> int:
+    content = image[1]
+    if isinstance(content, Image.Image):
+        return content.width * content.height * len(content.getbands())
+    return len(content or b"")
 
 
 def _find_sources(path: Path) -> list[Path]:
@@ -80,10 +96,12 @@ def _encode(
 ) -> ImageRows:
     pixels = pixel_room(encoder, len(batch))
 
-    def outcome(data: bytes | None, slot: torch.Tensor) -> Outcome | None:
+    def outcome(data: bytes | Image.Image | None, slot: torch.Tensor) -> Outcome | None:
         if data is None:
             return None
-        return preprocess(encoder.preprocess, (is_upright and turned(data)) or data, slot)
+        if is_upright and isinstance(data, bytes):
+            data = turned(data) or data
+        return preprocess(encoder.preprocess, data, slot)
 
     names, contents = zip(*batch, strict=True)
     outcomes = list(pool.map(outcome, contents, pixels))
@@ -105,14 +123,17 @@ def _load_the_same(request: ImageRequest) -> Encoder:
     if checkpoint and request.weights is None:
         problem = f"the probe takes features of {model} with the weights of {checkpoint}"
         raise ExtractError(problem, hint=f"--weights FILE, with that {checkpoint}")
-    encoder = Encoder.load(
-        model,
-        weights=request.weights,
-        device=request.device,
-        precision=wanted.precision,
-        preprocess=wanted.preprocess.path,
-        storage_dtype=wanted.storage_dtype,
-        taps=[tap.name for tap in wanted.taps],
+    path = wanted.preprocess.path
+    encoder = loading.load_encoder(
+        EncoderChoice(
+            model,
+            request.weights,
+            request.device,
+            wanted.precision,
+            "fast" if path == "own" else path,
+            wanted.storage_dtype,
+            tuple(tap.name for tap in wanted.taps),
+        )
     )
     if encoder.spec.encoder_id != wanted.encoder_id:
         theirs, ours = asdict(wanted), asdict(encoder.spec)

@@ -86,6 +86,7 @@ EXTRAS = {
     "pyarrow": "parquet",
     **dict.fromkeys(("jinja2", "matplotlib"), "report"),
     **dict.fromkeys((*_OF_EXTRACT, "torchvision", "webdataset"), "extract"),
+    "transformers": "transformers",
 }
 """The extra that brings a package, by the name that Python imports."""
 

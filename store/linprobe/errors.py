@@ -32,6 +32,15 @@ class LinprobeError(Exception):
     ----------
     message : what failed, naming the file or value, what was expected and what was there instead.
     hint : the next command or change to try.
+
+    Examples
+    --------
+    >>> from linprobe import FeatureStore
+    >>> try:
+    ...     FeatureStore("nowhere").split("test")
+    ... except LinprobeError as error:
+    ...     print(error.message)
+    'nowhere' is no feature store: no such folder
     """
 
     def __init__(self, message: str, *, hint: str) -> None:

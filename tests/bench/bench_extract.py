@@ -23,10 +23,10 @@ from bench_preprocess import make_jpegs
 from host_table import BATCH, host_table, write_shard
 from precision_table import precision_table
 
+from linprobe import Encoder
 from linprobe.machine import available_cores, keep_freed_memory
 from linprobe.terminal import ignore
 from linprobe_extract.encoders.device import launcher
-from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.register import register
 from linprobe_extract.run.encode import Run
 from linprobe_extract.run.ranks import Ranks
@@ -40,7 +40,7 @@ def random_encoder(folder: Path, architecture: str) -> Encoder:
     checkpoint = folder / f"{architecture}.pt"
     torch.manual_seed(0)
     torch.save(open_clip.create_model(architecture).state_dict(), checkpoint)
-    return Encoder.load(architecture, weights=checkpoint, device="cpu")
+    return Encoder(architecture, weights=checkpoint, device="cpu")
 
 
 def extract(encoder: Encoder, data: Path, store: Path) -> tuple[float, float]:

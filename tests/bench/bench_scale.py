@@ -1,7 +1,7 @@
 """Rows beyond memory, and threads: synthetic features in a file, streamed.
 
 python tests/bench/bench_scale.py memory       # memory that is taken beside what was planned
-python tests/bench/bench_scale.py imagenet     # ImageNet's shape, reckoned: 2 minutes
+python tests/bench/bench_scale.py imagenet     # ImageNet's shape, reckoned: 4 minutes of CPU
 python tests/bench/bench_scale.py threads      # one thread against two, wall time
 python tests/bench/bench_scale.py synthetic    # 50,000 x 512 x 100 against scikit-learn
 """

@@ -184,7 +184,7 @@ def memory(folder: Path) -> None:
 def _watch(cluster: Any, done: threading.Event, most: list[int]) -> None:  # noqa: ANN401
     while not done.wait(0.2):
         known = cluster.scheduler_info["workers"].values()
-        most[0] = max([most[0], *(int(worker["metrics"]["memory"]) for worker in known)])
+        most[0] = max([most[0], *(worker.get("metrics", {}).get("memory", 0) for worker in known)])
 
 
 def main() -> None:

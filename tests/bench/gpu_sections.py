@@ -20,11 +20,10 @@ from encoder_factories import make_model, random_pixels
 from msgspec import UNSET
 from tar_factories import tar_bytes
 
-from linprobe import FeatureStore, extract_features
+from linprobe import Encoder, FeatureStore, extract_features
 from linprobe.machine import available_cores
 from linprobe_extract.device_memory import DeviceMemoryError, free_memory
 from linprobe_extract.encoders.device import Flight, Launch, encode_images, launcher, pixel_room
-from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.family import Precision, PreprocessPath
 from linprobe_extract.pixels.preprocess import preprocess_all
 from linprobe_extract.run.batches import EncodedBatch, Unit
@@ -90,7 +89,7 @@ class Bench:
         key = kind or self.kind, precision, path
         if key not in self.encoders:
             device: Any = key[0]
-            self.encoders[key] = Encoder.load(
+            self.encoders[key] = Encoder(
                 self.model,
                 weights=self.weights,
                 device=device,
@@ -156,18 +155,18 @@ def environment(bench: Bench) -> None:
 def correctness(bench: Bench) -> None:
     """Every precision against fp32 on the CPU; again; in batches of other sizes."""
     images = torch.stack([torch.roll(bench.pixels(1)[0].cpu(), 7 * i, 2) for i in range(8)])
-    want = bench.encoder("fp32", "cpu").encode(images)
+    want = bench.encoder("fp32", "cpu").encode_pixels(images)
     for precision in PRECISIONS:
         encoder, pixels = bench.encoder(precision), images.to(bench.device)
-        got = encoder.encode(pixels)
+        got = encoder.encode_pixels(pixels)
         for tap, features in want.items():
             bench.show(
                 "against fp32 on the CPU", precision=precision, tap=tap, **drift(got[tap], features)
             )
-        again = encoder.encode(pixels)["embedding"]
+        again = encoder.encode_pixels(pixels)["embedding"]
         bench.show("repeated", precision=precision, **drift(again, got["embedding"]))
         for size in (1, 3):
-            parts = [encoder.encode(part)["embedding"] for part in torch.split(pixels, size)]
+            parts = [encoder.encode_pixels(part)["embedding"] for part in torch.split(pixels, size)]
             facts = drift(torch.cat(parts), got["embedding"])
             bench.show("other batch size", precision=precision, size=size, **facts)
 
@@ -211,7 +210,7 @@ def encoder_alone(bench: Bench) -> None:
         encoder, pixels = bench.encoder("bf16"), bench.pixels(bench.batch)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            encoder.encode(pixels)
+            encoder.encode_pixels(pixels)
         rate = bench.rate(graph.replay, len(pixels))
         bench.show("CUDA graph", precision="bf16", batch=len(pixels), images_s=rate)
 
@@ -256,7 +255,7 @@ def full_device(weights: Path, mib_left: int) -> None:
     free, _ = torch.cuda.mem_get_info()
     ballast = torch.empty(free - (mib_left << 20), dtype=torch.uint8, device="cuda")
     try:
-        encoder = Encoder.load("ViT-B-16", weights=weights, device="cuda", precision="fp32")
+        encoder = Encoder("ViT-B-16", weights=weights, device="cuda", precision="fp32")
         encode_images(encoder, random_pixels(8, 224))
         print(f"fitted beside {len(ballast)} bytes")
     except DeviceMemoryError as error:

@@ -3,9 +3,11 @@
     git worktree add --detach /tmp/before e2532d3
     python tests/bench/imagenet_before.py /tmp/before pass     # seconds of a pass
     python tests/bench/imagenet_before.py /tmp/before 25000    # a whole search on so many rows
+    python tests/bench/imagenet_before.py /tmp/before 100000 2 # the same of C up to 10^2
 
 The modules are those of the tree that is named; rows, streaming and the one thread are those of
-imagenet.py. A search on 25,000 rows takes 22 s of CPU, on 50,000 and 100,000 many minutes.
+imagenet.py. A search on 25,000 rows takes 22 s of CPU; on 50,000 and more C = 1e6 alone was stopped
+after minutes.
 """
 
 import os
@@ -50,8 +52,8 @@ def time_pass() -> None:
     print(f"a pass {median(seconds) * N / SAMPLE:.1f} s, {flops / median(seconds):.0f} GF/s")
 
 
-def run_search(n: int) -> None:
-    """Print every fit of a search, and what it chose."""
+def run_search(n: int, decades: int = 6) -> None:
+    """Print every fit of a search of C up to 10^decades, and what it chose."""
     x, y, k = remixed(n + n // 10, 256)
     train, val = (
         module("rows").rows_of_array(x[part], y[part], k) for part in (slice(n), slice(n, None))
@@ -66,7 +68,8 @@ def run_search(n: int) -> None:
 
     streamed = patch.object(training, "plan_fit", lambda *_: SimpleNamespace(resident=False))
     with module("passes").crew_of(1) as crew, streamed:
-        how = search.SearchSettings(module("grids").HalvingGrid(), "top1")
+        grid = module("grids").HalvingGrid(first=tuple(range(-48, 8 * decades + 1, 16)))
+        how = search.SearchSettings(grid, "top1")
         chosen = search.search(train, val, how, training.FitSettings(), crew, show)
     passes = sum(fit.passes for point in chosen.sweep.points for fit in point.fits)
     score = max(point.score for point in chosen.sweep.points)
@@ -80,4 +83,4 @@ if __name__ == "__main__":
     if what == "pass":
         time_pass()
     else:
-        run_search(int(what))
+        run_search(int(what), *map(int, sys.argv[3:]))

@@ -15,9 +15,9 @@ from encoder_factories import CONFIGS, load_small, make_model, save_weights
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
+from linprobe import Encoder
 from linprobe.errors import LinprobeError
 from linprobe_extract import hub
-from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.weights import read_checkpoint
 
 
@@ -47,7 +47,7 @@ def test_a_failed_download_says_the_way_without_a_network(
     with pytest.raises(
         LinprobeError, match=r"cannot download .*Name or service not known$"
     ) as raised:
-        Encoder.load(name, device="cpu")
+        Encoder(name, device="cpu")
     assert hint in raised.value.hint
 
 
@@ -72,7 +72,7 @@ def test_a_local_folder_is_loaded_as_open_clip_writes_it(tmp_path: Path) -> None
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     save_weights(model.model, folder / "open_clip_model.safetensors")
     save_weights(model.model, folder / "older.safetensors")
-    encoder = Encoder.load(f"local-dir:{folder}", device="cpu", precision="fp32")
+    encoder = Encoder(f"local-dir:{folder}", device="cpu", precision="fp32")
 
     assert encoder.names.slug == "my-model"
     assert encoder.preprocess.resize_mode == "squash"
@@ -80,14 +80,14 @@ def test_a_local_folder_is_loaded_as_open_clip_writes_it(tmp_path: Path) -> None
 
     (folder / "open_clip_model.safetensors").rename(folder / "newer.safetensors")
     with pytest.raises(LinprobeError, match="holds 2 checkpoints"):
-        Encoder.load(f"local-dir:{folder}", device="cpu")
+        Encoder(f"local-dir:{folder}", device="cpu")
     for file in folder.glob("*.safetensors"):
         file.unlink()
     with pytest.raises(LinprobeError, match="holds no checkpoint"):
-        Encoder.load(f"local-dir:{folder}", device="cpu")
+        Encoder(f"local-dir:{folder}", device="cpu")
     (folder / "open_clip_config.json").unlink()
     with pytest.raises(LinprobeError, match=r"open_clip_config\.json: missing"):
-        Encoder.load(f"local-dir:{folder}", device="cpu", precision="fp32")
+        Encoder(f"local-dir:{folder}", device="cpu", precision="fp32")
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from run_factories import run_once, sealed_bytes
 
 from linprobe_extract.device_memory import DeviceMemoryError
 from linprobe_extract.encoders.device import encode_images, launcher, pixel_room
-from linprobe_extract.encoders.encoder import Encoder, load_encoder
+from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.family import EncoderChoice
+from linprobe_extract.encoders.loading import load_encoder
 from linprobe_extract.encoders.register import register
 
 
@@ -24,10 +25,10 @@ class Cramped(Encoder):
         super().__init__(encoder.spec, encoder.names, encoder._taps)
         self.n_most, self.error = n_most, error
 
-    def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    def encode_pixels(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
         if len(pixels) > self.n_most:
             raise self.error
-        return super().encode(pixels)
+        return super().encode_pixels(pixels)
 
 
 def test_decoders_write_whole_rows_and_the_device_turns_them_to_planes_with_equal_features(

@@ -9,8 +9,9 @@ from encoder_factories import load_small, make_model
 
 from linprobe.errors import LinprobeError
 from linprobe_extract import cli, doctor
-from linprobe_extract.encoders.encoder import BATCH_SIZE, UntrainedTower, load_untrained
+from linprobe_extract.encoders.encoder import BATCH_SIZE
 from linprobe_extract.encoders.family import EncoderChoice
+from linprobe_extract.encoders.loading import UntrainedTower, load_untrained
 from linprobe_extract.encoders.precision import PrecisionPlan
 
 

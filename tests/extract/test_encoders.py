@@ -53,7 +53,7 @@ def test_the_tower_alone_gives_exactly_what_encode_image_gives(
 
     with torch.inference_mode():
         expected = model.model.encode_image(normalised(encoder, pixels), normalize=False)
-    assert torch.equal(encoder.encode(pixels)["embedding"], expected)
+    assert torch.equal(encoder.encode_pixels(pixels)["embedding"], expected)
 
 
 @pytest.mark.parametrize("kind", ["vit", "vit-avg", "coca"])
@@ -61,7 +61,7 @@ def test_a_vits_pre_projection_is_its_pooled_output(small: SmallModels, kind: st
     model, encoder = small(kind)
     pixels = random_pixels(3, encoder.image_size)
     visual = model.model.visual
-    features = encoder.encode(pixels)
+    features = encoder.encode_pixels(pixels)
 
     with torch.inference_mode():
         proj, visual.proj = visual.proj, None
@@ -80,7 +80,7 @@ def test_a_resnets_pre_projection_is_its_attention_pooling_before_c_proj(
     model, encoder = small("resnet")
     pixels = random_pixels(3, encoder.image_size)
     pool = model.model.visual.attnpool
-    features = encoder.encode(pixels)
+    features = encoder.encode_pixels(pixels)
 
     with torch.inference_mode():
         projected = pool.c_proj(features["pre_projection"])
@@ -96,7 +96,7 @@ def test_a_resnets_pre_projection_is_its_attention_pooling_before_c_proj(
 def test_a_timm_towers_pre_projection_is_its_trunk_output(small: SmallModels) -> None:
     model, encoder = small("timm-linear")
     pixels = random_pixels(3, encoder.image_size)
-    features = encoder.encode(pixels)
+    features = encoder.encode_pixels(pixels)
 
     with torch.inference_mode():
         trunk = model.model.visual.trunk(normalised(encoder, pixels))
@@ -109,7 +109,7 @@ def test_a_timm_classifier_used_as_projection_is_opened_up(small: SmallModels) -
     model, encoder = small("timm-head")
     pixels = random_pixels(3, encoder.image_size)
     trunk = model.model.visual.trunk
-    features = encoder.encode(pixels)
+    features = encoder.encode_pixels(pixels)
 
     with torch.inference_mode():
         grid = trunk.forward_features(normalised(encoder, pixels))
@@ -132,7 +132,7 @@ def test_the_spec_lists_the_taps_that_encode_gives(
     small: SmallModels, kind: str, taps: tuple[Tap, ...]
 ) -> None:
     _, encoder = small(kind)
-    features = encoder.encode(random_pixels(2, encoder.image_size))
+    features = encoder.encode_pixels(random_pixels(2, encoder.image_size))
 
     assert encoder.spec.taps == taps
     assert [Tap(name, f.shape[1]) for name, f in features.items()] == list(taps)
@@ -152,7 +152,7 @@ def test_the_exact_path_is_open_clips_whole_pipeline_bit_for_bit(
 
     with torch.inference_mode():
         expected = model.model.encode_image(transform(Image.open(io.BytesIO(data)))[None])
-    assert torch.equal(encoder.encode(slot)["embedding"], expected)
+    assert torch.equal(encoder.encode_pixels(slot)["embedding"], expected)
 
 
 def test_fast_features_are_within_5e_5_of_exact_ones(small: SmallModels) -> None:
@@ -164,7 +164,7 @@ def test_fast_features_are_within_5e_5_of_exact_ones(small: SmallModels) -> None
         preprocess(fast.preprocess, data, slots[0, i])
         preprocess(exact.preprocess, data, slots[1, i])
 
-    one, other = (e.encode(s)["embedding"] for e, s in ((fast, slots[0]), (exact, slots[1])))
+    one, other = (e.encode_pixels(s)["embedding"] for e, s in ((fast, slots[0]), (exact, slots[1])))
     assert not torch.equal(slots[0], slots[1])
     assert float(1 - torch.cosine_similarity(one, other).min()) < 5e-5
 
@@ -199,4 +199,6 @@ def test_pixels_may_have_any_strides(small: SmallModels, path: PreprocessPath) -
     pixels = random_pixels(3, encoder.image_size)
     last = pixels.to(memory_format=torch.channels_last)
 
-    assert torch.equal(encoder.encode(last)["embedding"], encoder.encode(pixels)["embedding"])
+    assert torch.equal(
+        encoder.encode_pixels(last)["embedding"], encoder.encode_pixels(pixels)["embedding"]
+    )

@@ -13,13 +13,13 @@ import torch
 from encoder_factories import make_model, random_pixels, randomise, save_weights
 from tar_factories import write_dataset
 
-from linprobe import plugins
+from linprobe import Encoder, plugins
 from linprobe.errors import LinprobeError
 from linprobe_extract.encoders import family
-from linprobe_extract.encoders.encoder import Encoder, load_untrained
 from linprobe_extract.encoders.families import demo, open_clip_names
 from linprobe_extract.encoders.families import timm as timm_family
 from linprobe_extract.encoders.family import EncoderChoice, Family, families, resolve_model
+from linprobe_extract.encoders.loading import load_untrained
 from linprobe_extract.encoders.weights import digest_weights
 
 OURS: Mapping[str, Family] = {"demo": demo, "timm": timm_family, "open_clip": open_clip_names}
@@ -76,7 +76,7 @@ class Contract:
 
         with torch.inference_mode():
             features = tower.taps(tower.pixels)
-        spec = Encoder.load(name, weights=weights, device="cpu").spec
+        spec = Encoder(name, weights=weights, device="cpu").spec
         assert {n: f.shape[1] for n, f in features.items()} == {t.name: t.dim for t in spec.taps}
 
     def test_its_names_need_no_torch(self) -> None:
@@ -124,12 +124,10 @@ def test_a_checkpoint_for_timm_may_have_timms_names_already(tmp_path: Path) -> N
     model = timm.create_model("tf_efficientnet_lite0")
     randomise(model)
     save_weights(model, tmp_path / "mine.safetensors")
-    encoder = Encoder.load(
-        "demo", weights=tmp_path / "mine.safetensors", device="cpu", precision="fp32"
-    )
+    encoder = Encoder("demo", weights=tmp_path / "mine.safetensors", device="cpu", precision="fp32")
 
     side = encoder.image_size
-    assert encoder.encode(random_pixels(1, side))["embedding"].shape == (1, 1280)
+    assert encoder.encode_pixels(random_pixels(1, side))["embedding"].shape == (1, 1280)
 
 
 FOREIGN = '''

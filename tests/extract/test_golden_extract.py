@@ -27,8 +27,8 @@ from golden_files import (
     without_times,
 )
 
+from linprobe import Encoder
 from linprobe.records import plain
-from linprobe_extract.encoders.encoder import Encoder
 from linprobe_store.format.spec import EncoderSpec
 from linprobe_store.handles.store import FeatureStore
 
@@ -104,7 +104,7 @@ def capture_encoders(packing: Packing) -> Texts:
     vit = towers["vit-quickgelu"]
     specs["vit-exact-bf16"] = load_small(vit, preprocess="exact", precision="bf16").spec
     specs["vit-float32"] = load_small(vit, storage_dtype="float32").spec
-    specs["demo"] = Encoder.load("demo", device="cpu", precision="fp32").spec
+    specs["demo"] = Encoder("demo", device="cpu", precision="fp32").spec
     return {f"{name}.json": spec_text(spec) for name, spec in specs.items()}
 
 

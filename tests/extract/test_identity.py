@@ -14,7 +14,7 @@ from encoder_factories import (
 )
 from safetensors.torch import save_file
 
-from linprobe_extract.encoders.encoder import Encoder
+from linprobe import Encoder
 from linprobe_extract.encoders.weights import digest_weights
 from linprobe_extract.pixels.canary import with_canary
 
@@ -109,7 +109,7 @@ def test_the_id_is_of_the_effective_configuration_not_of_its_spelling(tmp_path: 
 
 
 def test_the_canary_in_the_spec_is_this_machines() -> None:
-    encoder = Encoder.load("demo", device="cpu")
+    encoder = Encoder("demo", device="cpu")
 
     assert with_canary(encoder.preprocess) == encoder.preprocess
 

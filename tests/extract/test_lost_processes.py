@@ -14,6 +14,7 @@ from encoder_factories import SmallModel
 from run_factories import command, run_once, sealed_bytes, wait_for
 from tar_factories import write_dataset
 
+from linprobe.disk import Staging
 from linprobe.errors import IntegrityError
 from linprobe.leases import LEASES_FOLDER, Holder, Leases, Pace
 from linprobe.records import parse
@@ -80,6 +81,7 @@ def undisturbed(
         pytest.param(part, "sign", 2, False, id="committing"),
         pytest.param(Claims, "settle", 2, False, id="committed"),
         pytest.param(seal, "sign", 1, False, id="sealing"),
+        pytest.param(Staging, "take", 3, False, id="removing parts"),
         pytest.param(claims, "_sealed", 1, True, id="sealed"),
     ],
 )
@@ -100,16 +102,16 @@ def test_what_a_process_leaves_wherever_it_is_killed_is_done_by_the_others(
         with pytest.raises(KilledError):
             run_once(encoder, few, store)
     assert list(store.glob(f"enc-*/{LEASES_FOLDER}/*"))
-    # What is sealed has lost its parts.
-    n_done = 6 if after else len(list(store.glob("enc-*/parts/part-*")))
+    is_sealed = bool(list(store.glob("enc-*/sets/ds-*/train")))
+    n_left = 0 if is_sealed else 6 - len(list(store.glob("enc-*/parts/part-*")))
 
     with ThreadPoolExecutor(2) as pool:
         reports = list(pool.map(lambda _: run_once(encoder, few, store), range(2)))
 
-    assert sum(report.n_shards for report in reports) == 6 - n_done
+    assert sum(report.n_shards for report in reports) == n_left
     sealed = {path: data for path, data in sealed_bytes(store).items() if "/tmp-" not in path}
     assert sealed == undisturbed
-    assert not list(store.glob(f"enc-*/{LEASES_FOLDER}"))
+    assert not [*store.glob(f"enc-*/{LEASES_FOLDER}"), *store.glob("enc-*/parts/part-*")]
 
 
 def test_a_process_that_was_stopped_and_one_that_was_killed_are_followed_by_the_one_that_is_left(

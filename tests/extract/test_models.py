@@ -11,9 +11,9 @@ import torch
 from encoder_factories import CONFIGS, load_small, make_model, random_pixels
 from store_command import run_command
 
+from linprobe import Encoder
 from linprobe.errors import LinprobeError
 from linprobe.terminal import install
-from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.families.demo import MODELS as DEMO_MODELS
 from linprobe_extract.encoders.families.open_clip_names import OPENAI_MODELS, catalog
 from linprobe_extract.encoders.family import known_models, names_of, resolve_model, typed
@@ -54,12 +54,14 @@ def test_an_openai_name_is_loaded_with_quickgelu_whatever_the_architecture_says(
     assert not open_clip.get_model_config("ViT-B-16").get("quick_gelu")
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-16", CONFIGS["vit"])
     monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda _name, _tag: {})
-    encoder = Encoder.load("ViT-B/16", weights=twin.weights, device="cpu", precision="fp32")
+    encoder = Encoder("ViT-B/16", weights=twin.weights, device="cpu", precision="fp32")
     pixels = random_pixels(2, 32)
 
     assert encoder.spec.activation == "quick_gelu"
     expected = load_small(twin)
-    assert torch.equal(encoder.encode(pixels)["embedding"], expected.encode(pixels)["embedding"])
+    assert torch.equal(
+        encoder.encode_pixels(pixels)["embedding"], expected.encode_pixels(pixels)["embedding"]
+    )
     assert encoder.spec.encoder_id == expected.spec.encoder_id
 
 
@@ -70,7 +72,7 @@ def test_a_tag_trained_with_quickgelu_is_loaded_with_it(
     model = make_model(tmp_path, "vit")
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-16", CONFIGS["vit"])
     activations = {
-        tag: Encoder.load(f"ViT-B-16:{tag}", weights=model.weights, device="cpu")
+        tag: Encoder(f"ViT-B-16:{tag}", weights=model.weights, device="cpu")
         for tag in ("dfn2b", "laion2b_s34b_b88k")
     }
 
@@ -88,7 +90,7 @@ def test_quickgelu_that_is_not_in_the_modules_is_refused(
     monkeypatch.setattr("open_clip.model.QuickGELU", torch.nn.GELU)
 
     with pytest.raises(LinprobeError, match="but this open_clip built gelu"):
-        Encoder.load("ViT-B/16", weights=model.weights, device="cpu")
+        Encoder("ViT-B/16", weights=model.weights, device="cpu")
 
 
 def test_a_checkpoint_of_ones_own_is_preprocessed_as_its_architectures_published_ones(
@@ -97,7 +99,7 @@ def test_a_checkpoint_of_ones_own_is_preprocessed_as_its_architectures_published
     """open_clip would give a SigLIP checkpoint OpenAI's mean and a centre crop, silently."""
     model = make_model(tmp_path, "siglip")
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-16-SigLIP", CONFIGS["siglip"])
-    encoder = Encoder.load("ViT-B-16-SigLIP", weights=model.weights, device="cpu", precision="fp32")
+    encoder = Encoder("ViT-B-16-SigLIP", weights=model.weights, device="cpu", precision="fp32")
 
     assert encoder.preprocess.resize_mode == "squash"
     assert encoder.preprocess.mean == (0.5, 0.5, 0.5)
@@ -157,7 +159,7 @@ def test_an_unknown_name_has_the_closest_ones_as_its_hint(
 
 def test_an_unknown_timm_name_has_the_closest_ones_as_its_hint() -> None:
     with pytest.raises(LinprobeError, match="has no model 'vit_base_patch16_clip_224x'") as raised:
-        Encoder.load("timm:vit_base_patch16_clip_224x", device="cpu")
+        Encoder("timm:vit_base_patch16_clip_224x", device="cpu")
     assert "timm:vit_base_patch16_clip_224" in raised.value.hint
 
 
@@ -195,7 +197,7 @@ def test_slugs_are_file_names() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_device_that_is_not_there_is_refused_before_the_model_is_read() -> None:
     with pytest.raises(LinprobeError, match="sees 0 CUDA devices") as raised:
-        Encoder.load("ViT-B/16", device="cuda")
+        Encoder("ViT-B/16", device="cuda")
     assert "--device cpu" in raised.value.hint
 
 

@@ -16,8 +16,9 @@ from run_factories import run_once, split_of
 from tar_factories import write_dataset
 
 from linprobe.errors import LinprobeError
-from linprobe_extract.encoders.encoder import Encoder, load_encoder
+from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.family import EncoderChoice
+from linprobe_extract.encoders.loading import load_encoder
 from linprobe_extract.pixels import nvjpeg
 from linprobe_extract.pixels.canary import MAX_DRIFT, check_preprocess, with_canary
 from linprobe_extract.pixels.preprocess import Note, Outcome, SkipReason, preprocess, preprocess_all

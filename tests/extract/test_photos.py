@@ -17,7 +17,7 @@ from encoder_factories import SmallModel
 from PIL import Image
 from store_command import Result, run_command
 
-from linprobe_extract.encoders import encoder as encoders
+from linprobe_extract.encoders import loading
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.family import EncoderChoice, resolve_model
 from linprobe_store.format.spec import EncoderNames
@@ -37,13 +37,13 @@ def folder(tmp_path: Path, model: SmallModel, monkeypatch: pytest.MonkeyPatch) -
         resolve_model(str(model.config), weights=model.weights),
         names=EncoderNames("ViT-B/16", "vit-b-16-openai"),
     )
-    load = cache(encoders.load_encoder)
+    load = cache(loading.load_encoder)
 
     def load_once(choice: EncoderChoice, local_rank: int = 0) -> Encoder:
         return load(replace(choice, device="cpu", precision="fp32"))
 
     monkeypatch.setattr("linprobe_extract.encoders.family.resolve_model", lambda *_, **__: ref)
-    monkeypatch.setattr("linprobe_extract.encoders.encoder.load_encoder", load_once)
+    monkeypatch.setattr("linprobe_extract.encoders.loading.load_encoder", load_once)
     for plot in ("curve_svg", "calibration_svg"):  # which take longer than all the rest
         monkeypatch.setattr(f"linprobe_train.show.report.{plot}", lambda *_: "")
     monkeypatch.chdir(tmp_path)

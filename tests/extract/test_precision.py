@@ -13,8 +13,9 @@ from tar_factories import image_bytes
 from linprobe.errors import LinprobeError
 from linprobe_extract import doctor
 from linprobe_extract.encoders import encoder as encoders
-from linprobe_extract.encoders.encoder import Encoder, load_untrained
+from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.family import EncoderChoice
+from linprobe_extract.encoders.loading import load_untrained
 from linprobe_extract.encoders.precision import (
     DeviceFacts,
     device_facts,
@@ -107,7 +108,7 @@ def test_auto_on_a_gpu_is_fp16_where_the_built_in_images_stay_finite(
     assert "overflows in fp16" in overflowing.precision_reason
     as_asked = load_small(huge, precision=fallback, storage_dtype="float32")
     pixels = random_pixels(2, 32)
-    ours, theirs = (e.encode(pixels)["embedding"] for e in (overflowing, as_asked))
+    ours, theirs = (e.encode_pixels(pixels)["embedding"] for e in (overflowing, as_asked))
     assert torch.equal(ours, theirs)  # the weights were not cut to fp16 on the way
     with pytest.raises(LinprobeError, match="infinities or NaN, in fp16"):
         load_small(huge, precision="fp16")
@@ -121,9 +122,9 @@ def test_a_tower_that_cannot_compute_in_bf16_is_left_in_fp32_on_a_cpu(
             raise RuntimeError('"fft" not implemented for BFloat16')
         return encode(self, pixels)
 
-    encode = Encoder.encode
+    encode = Encoder.encode_pixels
     units(monkeypatch, avx512_bf16=True)
-    monkeypatch.setattr(Encoder, "encode", refuse)
+    monkeypatch.setattr(Encoder, "encode_pixels", refuse)
 
     assert load_small(model, precision="auto").spec.precision == "fp32"
     with pytest.raises(LinprobeError, match="does not run in bf16 on a CPU"):
@@ -137,11 +138,11 @@ def test_16_bits_are_those_of_the_layers_not_of_the_norms_and_fp16_is_finer(
     small = make_model(tmp_path, kind)
     encoder = load_small(small)
     pixels = random_pixels(4, encoder.image_size)
-    expected = encoder.encode(pixels)["embedding"]
+    expected = encoder.encode_pixels(pixels)["embedding"]
     error = {}
     for precision, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         half = load_small(small, precision=precision)
-        features = half.encode(pixels)["embedding"]
+        features = half.encode_pixels(pixels)["embedding"]
         assert features.dtype == torch.float32
         error[precision] = float((features - expected).norm() / expected.norm())
         modules = list(half._taps.modules())
@@ -181,7 +182,7 @@ def test_convolutions_lie_channels_last_unless_the_librarys_own_arithmetic_is_as
         for e in (fast, exact)
     ]  # fmt: skip
     pixels = random_pixels(3, fast.image_size)
-    one, other = (e.encode(pixels)["embedding"] for e in (fast, exact))
+    one, other = (e.encode_pixels(pixels)["embedding"] for e in (fast, exact))
 
     assert layouts == [{True}, {False}]
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -11,9 +11,8 @@ from encoder_factories import SmallModel, make_model
 from run_factories import Steps, extract_small, run_once, sealed_bytes
 from tar_factories import write_packed
 
-from linprobe import extract_features
+from linprobe import Encoder, extract_features
 from linprobe.errors import ExtractError
-from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.pixels.preprocess import preprocess
 from linprobe_extract.run.ranks import Ranks
 from linprobe_extract.shards.locate import plan_dataset
@@ -41,7 +40,7 @@ def test_features_are_the_encoders_own_in_tar_order(
         pixels = torch.zeros((len(images), 3, 32, 32), dtype=torch.uint8)
         for slot, image in zip(pixels, images, strict=True):
             preprocess(encoder.preprocess, image.data or b"", slot)
-        for tap, expected in encoder.encode(pixels).items():
+        for tap, expected in encoder.encode_pixels(pixels).items():
             stored = np.asarray(split.array(tap), np.float32)
             np.testing.assert_allclose(stored, expected.numpy(), rtol=2e-3, atol=2e-3)
 
@@ -92,7 +91,7 @@ def test_another_model_under_the_same_name_is_another_encoder(
 ) -> None:
     (tmp_path / "other").mkdir()
     other = make_model(tmp_path / "other", "vit-quickgelu", seed=1)
-    changed = Encoder.load(str(other.config), weights=other.weights, device="cpu", precision="fp32")
+    changed = Encoder(str(other.config), weights=other.weights, device="cpu", precision="fp32")
     run_once(encoder, data, tmp_path / "features")
 
     run_once(changed, data, tmp_path / "features")

@@ -26,6 +26,7 @@ from linprobe.terminal import Progress
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.register import register
 from linprobe_extract.run.claims import lease_name
+from linprobe_extract.run.report import ExtractReport
 from linprobe_extract.shards.locate import plan_dataset
 from linprobe_extract.shards.tar import fingerprint_shard
 from linprobe_store.care.remove import find_damaged, remove_leftovers
@@ -94,10 +95,10 @@ def test_a_cut_shard_fails_alone_and_is_finished_once_mended(
 class Cramped(Encoder):
     """An encoder whose device holds two images, or the three of the canary."""
 
-    def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    def encode_pixels(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
         if len(pixels) > 3:
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasSgemm`")
-        return super().encode(pixels)
+        return super().encode_pixels(pixels)
 
 
 def cramped(encoder: Encoder) -> Encoder:
@@ -119,9 +120,9 @@ def test_out_of_memory_halves_the_batch_is_told_and_loses_nothing(
 
 def test_no_room_for_one_image_is_an_error(encoder: Encoder, data: Path, tmp_path: Path) -> None:
     class Full(Encoder):
-        def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        def encode_pixels(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
             if len(pixels) == 3:  # the canary images fit
-                return super().encode(pixels)
+                return super().encode_pixels(pixels)
             raise torch.OutOfMemoryError
 
     parts = encoder.spec, encoder.names, encoder._taps
@@ -144,6 +145,9 @@ def test_after_out_of_memory_a_process_keeps_its_shards_and_takes_none_of_its_pe
     assert report.batch_size == 2
     assert is_stored == [False, True, True, True]
     assert (report.n_shards, report.n_shards_missing, report.sealed) == (3, 1, ())
+    assert report.failed_elsewhere == (shards[0].url,)
+    with pytest.raises(ExtractError, match="1 of the shards failed in another process"):
+        ExtractReport(stored, "pets", (), report).check()
 
 
 def test_stopping_on_a_cpu_ends_after_the_batch_at_hand_and_keeps_finished_shards(

@@ -12,6 +12,7 @@ from encoder_factories import SmallModel
 from pack_factories import write_image
 from run_factories import Steps, run_once
 
+from linprobe import Encoder as PublicEncoder
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.pack.listing import PackOptions
 from linprobe_extract.pack.pack import pack
@@ -32,9 +33,9 @@ class Counting(Encoder):
 
     n_images = 0
 
-    def encode(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    def encode_pixels(self, pixels: torch.Tensor) -> Mapping[str, torch.Tensor]:
         self.n_images += len(pixels)
-        return super().encode(pixels)
+        return super().encode_pixels(pixels)
 
 
 def counting(encoder: Encoder) -> Counting:
@@ -193,7 +194,7 @@ def test_another_precision_takes_nothing(model: SmallModel, stored: Path, tmp_pa
     shutil.copytree(stored, tmp_path / "features")
     write_photos(tmp_path / "few", 8)
     load = {"weights": model.weights, "device": "cpu", "precision": "fp32"}
-    exact = Encoder.load(str(model.config), **load, preprocess="exact")  # type: ignore[arg-type]
+    exact = PublicEncoder(str(model.config), **load, preprocess="exact")  # type: ignore[arg-type]
 
     counted = counting(exact)
     report = run_once(counted, packed(tmp_path / "few", tmp_path / "data"), tmp_path / "features")

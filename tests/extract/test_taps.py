@@ -20,9 +20,8 @@ from encoder_factories import (
 from tar_factories import write_dataset
 from torch import nn
 
-from linprobe import extract_features
+from linprobe import Encoder, extract_features
 from linprobe.errors import LinprobeError
-from linprobe_extract.encoders.encoder import Encoder
 from linprobe_store.handles.store import FeatureStore
 
 TAPS = ("embedding", "pre_projection", "cls", "patch_mean", "block-1", "block-2")
@@ -52,7 +51,7 @@ def test_taps_of_an_open_clip_vit_are_the_tokens_between_its_blocks(vit: SmallMo
             tokens = block(tokens)
             after.append(tokens[:, 0])
         normed = visual.ln_post(tokens)
-    features = encoder.encode(pixels)
+    features = encoder.encode_pixels(pixels)
 
     assert list(features) == list(TAPS)
     torch.testing.assert_close(features["cls"], normed[:, 0])
@@ -63,7 +62,7 @@ def test_taps_of_an_open_clip_vit_are_the_tokens_between_its_blocks(vit: SmallMo
 def test_more_taps_change_nothing_of_those_of_the_model(vit: SmallModel) -> None:
     plain, more = load_small(vit, preprocess="exact"), load_small(vit, taps=TAPS)
     pixels = random_pixels(3, plain.image_size)
-    ours, theirs = more.encode(pixels), plain.encode(pixels)
+    ours, theirs = more.encode_pixels(pixels), plain.encode_pixels(pixels)
 
     assert all(torch.equal(ours[name], theirs[name]) for name in ("embedding", "pre_projection"))
 
@@ -74,7 +73,7 @@ def test_all_taps_are_of_one_forward_pass(vit: SmallModel) -> None:
     blocks = [m for m in encoder._taps.modules() if type(m).__name__ == "ResidualAttentionBlock"]
     for number, block in enumerate(blocks):
         block.register_forward_hook(lambda *_, number=number: seen.append(number))
-    encoder.encode(random_pixels(2, encoder.image_size))
+    encoder.encode_pixels(random_pixels(2, encoder.image_size))
 
     assert seen == [0, 1]
 
@@ -98,15 +97,13 @@ def test_taps_of_a_timm_vit_are_its_own_intermediates(
     monkeypatch.setattr(timm, "create_model", partial(timm.create_model, **options))
     n_prefix, n_blocks = model.num_prefix_tokens, len(model.blocks)
     taps = ["embedding", "patch_mean", *(["cls", "last4"] if n_prefix else [])]
-    encoder = Encoder.load(
-        f"timm:{name}", weights=weights, device="cpu", precision="fp32", taps=taps
-    )
+    encoder = Encoder(f"timm:{name}", weights=weights, device="cpu", precision="fp32", taps=taps)
     pixels = random_pixels(2, encoder.image_size)
     with torch.inference_mode():
         normed, inside = model.forward_intermediates(
             normalised(encoder, pixels), return_prefix_tokens=n_prefix > 0, output_fmt="NLC"
         )
-    features = encoder.encode(pixels)
+    features = encoder.encode_pixels(pixels)
 
     torch.testing.assert_close(features["patch_mean"], normed[:, n_prefix:].mean(dim=1))
     if n_prefix:
@@ -117,7 +114,7 @@ def test_taps_of_a_timm_vit_are_its_own_intermediates(
             torch.testing.assert_close(features[f"block-{number}"], prefix[:, 0])
     else:
         with pytest.raises(LinprobeError, match="no tap 'cls'"):
-            Encoder.load(f"timm:{name}", weights=weights, device="cpu", taps=["cls"])
+            Encoder(f"timm:{name}", weights=weights, device="cpu", taps=["cls"])
 
 
 def test_taps_of_a_timm_trunk_in_open_clip_are_those_of_the_trunk(tmp_path: Path) -> None:
@@ -128,7 +125,7 @@ def test_taps_of_a_timm_trunk_in_open_clip_are_those_of_the_trunk(tmp_path: Path
     with torch.inference_mode():
         tokens = trunk.forward_features(normalised(encoder, pixels))  # type: ignore[operator]
         embedding = small.model.visual(normalised(encoder, pixels))
-    features = encoder.encode(pixels)
+    features = encoder.encode_pixels(pixels)
     n_prefix: Any = trunk.num_prefix_tokens
 
     torch.testing.assert_close(features["patch_mean"], tokens[:, n_prefix:].mean(dim=1))
@@ -146,12 +143,12 @@ def test_the_order_and_the_writing_of_taps_make_no_other_encoder(vit: SmallModel
 @pytest.mark.parametrize(
     ("kind", "tap", "has"),
     [
-        ("vit", "block-3", "embedding, cls, patch_mean, block-1 to block-2"),
+        ("vit", "block-3", "embedding, pre_projection, cls, patch_mean, block-1 to block-2"),
         ("vit", "last4", "block-1 to block-2"),
-        ("coca", "cls", "embedding, block-1 to block-2"),
+        ("coca", "cls", "embedding, pre_projection, block-1 to block-2"),
         ("resnet", "patch_mean", "it has embedding"),
         ("timm-head", "cls", "it has embedding"),
-        ("siglip", "pre_projection", "it gives embedding"),
+        ("siglip", "pre_projection", "it has embedding, patch_mean"),
     ],
 )
 def test_a_tap_that_a_model_does_not_have_is_refused_with_those_it_has(

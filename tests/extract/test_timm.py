@@ -16,7 +16,7 @@ from encoder_factories import (
 from image_factories import encode
 from PIL import Image
 
-from linprobe_extract.encoders.encoder import Encoder
+from linprobe import Encoder
 from linprobe_extract.encoders.family import resolve_model
 from linprobe_extract.pixels.preprocess import preprocess
 
@@ -27,15 +27,13 @@ def test_a_timm_model_gives_its_pooled_features(tmp_path: Path) -> None:
     randomise(model)
     save_weights(model, tmp_path / "w.safetensors")
     weights = tmp_path / "w.safetensors"
-    encoder = Encoder.load(
-        "timm:test_efficientnet", weights=weights, device="cpu", preprocess="exact"
-    )
+    encoder = Encoder("timm:test_efficientnet", weights=weights, device="cpu", preprocess="exact")
     pixels = random_pixels(3, encoder.image_size)
 
     with torch.inference_mode():
         grid = model.forward_features(normalised(encoder, pixels))
         expected = model.forward_head(grid, pre_logits=True)
-    assert torch.equal(encoder.encode(pixels)["embedding"], expected)
+    assert torch.equal(encoder.encode_pixels(pixels)["embedding"], expected)
     assert encoder.preprocess.crop_pct == 0.95
     assert encoder.preprocess.rgb_first
 
@@ -49,7 +47,7 @@ def test_the_demo_encoder_sees_what_is_in_a_photo(image: str, class_id: int) -> 
 
     from linprobe_extract.encoders.weights import read_checkpoint
 
-    encoder = Encoder.load("demo", device="cpu", preprocess="exact")
+    encoder = Encoder("demo", device="cpu", preprocess="exact")
     weights = resolve_model("demo").weights
     assert weights is not None
     state = read_checkpoint(weights)
@@ -57,7 +55,7 @@ def test_the_demo_encoder_sees_what_is_in_a_photo(image: str, class_id: int) -> 
     preprocess(
         encoder.preprocess, encode(Image.fromarray(load_sample_image(image)), "PNG"), slot[0]
     )
-    logits = encoder.encode(slot)["embedding"] @ state["_fc.weight"].T + state["_fc.bias"]
+    logits = encoder.encode_pixels(slot)["embedding"] @ state["_fc.weight"].T + state["_fc.bias"]
 
     assert int(logits.argmax()) == class_id
     assert np.isfinite(logits.numpy()).all()

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision.transforms import Normalize, ToTensor
 
+from linprobe import Encoder as PublicEncoder
 from linprobe_extract.encoders.encoder import Encoder
 
 ModelConfig: TypeAlias = dict[str, Any]
@@ -123,13 +124,13 @@ def save_weights(model: torch.nn.Module, path: Path) -> None:
         torch.save(state, path)
 
 
-def load_small(small: SmallModel, **options: Any) -> Encoder:  # noqa: ANN401 - passed through
+def load_small(small: SmallModel, **options: Any) -> PublicEncoder:  # noqa: ANN401 - passed through
     """Load a small model as a user with ``--model FILE.json --weights FILE`` does, on the CPU.
 
     In fp32 unless told otherwise: ``auto`` is another precision on another machine.
     """
     options = {"precision": "fp32", "device": "cpu"} | options
-    return Encoder.load(str(small.config), weights=small.weights, **options)
+    return PublicEncoder(str(small.config), weights=small.weights, **options)
 
 
 def random_pixels(n: int, side: int, seed: int = 0) -> torch.Tensor:

@@ -55,7 +55,7 @@ from linprobe_store.handles.store import FeatureStore
 from linprobe_store.handles.witness import Provenance
 from linprobe_train.results.answers import Answers, read_result
 from linprobe_train.results.collect import collect
-from linprobe_train.results.probe_file import load_probe
+from linprobe_train.results.saved_probe import load_probe
 from linprobe_train.tasks.fewshot import FewshotResult
 from linprobe_train.tasks.knn import KnnResult
 from linprobe_train.tasks.predict import load_array

@@ -1,6 +1,5 @@
 """The solver and the search on plain arrays and stored splits."""
 
-import doctest
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +10,13 @@ from result_factories import signed_again
 from sklearn.linear_model import LogisticRegression
 from train_factories import SplitData, features, stored_dataset
 
-import linprobe
 from linprobe.errors import DataError, OptionError, ResultError
 from linprobe_train.api import fit_probe, sweep
 from linprobe_train.protocol.protocols import best_C
 from linprobe_train.protocol.scoring import SweepPoint
 from linprobe_train.protocol.search import Sweep
-from linprobe_train.results.probe_file import ProbeCard, load_probe, save_probe
+from linprobe_train.results.probe_file import ProbeCard, save_probe
+from linprobe_train.results.saved_probe import load_probe
 from linprobe_train.solver.fit import FitSettings
 from linprobe_train.solver.lbfgs import FitReport, StopReason, Tolerance
 from linprobe_train.solver.rows import rows_of_array
@@ -224,14 +223,3 @@ def test_a_fit_that_does_not_converge_says_so() -> None:
     _, report = fit_probe(X, y, C=1e4, settings=PLAIN, tolerance=Tolerance(max_iter=3))
 
     assert not report.converged
-
-
-@pytest.mark.parametrize(
-    "name", ["FitReport", "FitSettings", "LinearProbe", "Probe", "Tolerance", "fit_probe", "sweep"]
-)
-def test_the_example_of_a_public_name_holds(name: str) -> None:
-    parts = doctest.DocTestFinder(recurse=False).find(getattr(linprobe, name), name)
-    results = [doctest.DocTestRunner(verbose=False).run(part) for part in parts]
-
-    assert sum(result.attempted for result in results) > 0
-    assert sum(result.failed for result in results) == 0

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from train_factories import make_rows
 
-from linprobe import sweep
 from linprobe.errors import OptionError
+from linprobe_train.api import sweep
 from linprobe_train.protocol.coarse import Around, around, part_trials
 from linprobe_train.protocol.cuts import stratified_part, stratified_tenth
 from linprobe_train.protocol.evidence import standard_error

@@ -27,8 +27,8 @@ from linprobe.records import JsonValue
 from linprobe_store.format.checksums import digest_bytes
 from linprobe_train.results.answers import Answer, Answers, read_result
 from linprobe_train.results.collect import Collected, collect
-from linprobe_train.results.probe_file import load_probe
 from linprobe_train.results.result import ProbeResult, Result
+from linprobe_train.results.saved_probe import load_probe
 from linprobe_train.results.signed import sign
 from linprobe_train.scores.predictions import parse_predictions
 from linprobe_train.show.report import shards_of

@@ -17,7 +17,7 @@ from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.newest import name_newest
 from linprobe_store.handles.store import FeatureStore
 from linprobe_train.results.collect import collect
-from linprobe_train.results.probe_file import load_probe
+from linprobe_train.results.saved_probe import load_probe
 
 
 def two_of_one_name(root: Path, *, is_recorded: bool = True) -> tuple[StoredEncoder, list[str]]:

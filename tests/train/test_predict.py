@@ -15,9 +15,9 @@ from linprobe.errors import DataError, LinprobeError, OptionError, ResultError
 from linprobe_store.format.spec import SkippedSample
 from linprobe_store.handles.store import FeatureStore
 from linprobe_store.image_encoder import ImageRequest, ImageRows
-from linprobe_train.results.probe_file import load_probe
+from linprobe_train.results.on_images import encoder_of
+from linprobe_train.results.saved_probe import load_probe
 from linprobe_train.tasks import predict
-from linprobe_train.tasks.predict import encoder_of
 
 
 def where(root: Path) -> list[str | Path]:

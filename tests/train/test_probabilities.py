@@ -12,8 +12,8 @@ from linprobe.errors import OptionError
 from linprobe_train.protocol import search as searching
 from linprobe_train.protocol.temperature import Temperature
 from linprobe_train.results.answers import read_result
-from linprobe_train.results.probe_file import load_probe
 from linprobe_train.results.result import ProbeResult
+from linprobe_train.results.saved_probe import load_probe
 from linprobe_train.scores.predictions import PREDICTIONS_FILE
 
 

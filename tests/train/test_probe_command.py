@@ -20,7 +20,7 @@ from linprobe_store.handles.split import Split
 from linprobe_train.protocol.search import Search, search
 from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import read_result
-from linprobe_train.results.probe_file import load_probe
+from linprobe_train.results.saved_probe import load_probe
 from linprobe_train.show.report import protocol_sentence
 from linprobe_train.solver import problem
 from linprobe_train.solver.rows import Rows
@@ -234,15 +234,17 @@ def test_the_command_line_imports_neither_torch_nor_scikit_learn() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_next_command_is_one_that_runs(tmp_path: Path) -> None:
+def test_the_next_commands_are_some_that_run(tmp_path: Path) -> None:
     stored_dataset(tmp_path / "features", some_splits("train", "test", n=80), classes=CLASSES)
-    words = shlex.split(probe(tmp_path).splitlines()[-1].removeprefix("next"))
+    *_, following, other = probe(tmp_path).splitlines()
+    words = shlex.split(other.removeprefix("or"))
     out = ["--out", str(tmp_path / "results")]
     done = CliRunner().invoke(app, [*words[1:], *out], catch_exceptions=False)
 
     assert words[0] == "linprobe"
     assert done.exit_code == 0
     assert "clip-readme" in done.stdout
+    assert shlex.split(following)[:3] == ["next", "linprobe", "report"]
 
 
 def test_coarse_rows_are_asked_for_by_name_and_recorded_word_for_word(tmp_path: Path) -> None:

@@ -27,12 +27,12 @@ from typer.testing import CliRunner
 
 from linprobe.door import app
 from linprobe.errors import IntegrityError, ResultError, StoreError
-from linprobe_store.handles.split import Verification
+from linprobe_store.handles.verification import Verification
 from linprobe_train.protocol.splits import StoredSplits
 from linprobe_train.results.answers import Answers, read_result
 from linprobe_train.results.collect import collect
-from linprobe_train.results.probe_file import load_probe
 from linprobe_train.results.result import ProbeResult
+from linprobe_train.results.saved_probe import load_probe
 from linprobe_train.results.signed import sign
 from linprobe_train.solver.rows import Rows
 

@@ -28,7 +28,7 @@ from linprobe_train.protocol.protocols import DEFAULT, parse_grid
 from linprobe_train.readers import choose, remote
 from linprobe_train.readers import crew as crews
 from linprobe_train.readers.crew import ClusterCrew
-from linprobe_train.results.probe_file import load_probe
+from linprobe_train.results.saved_probe import load_probe
 from linprobe_train.solver.fit import FitSettings
 from linprobe_train.solver.lbfgs import Tolerance
 from linprobe_train.solver.passes import crew_of, joined

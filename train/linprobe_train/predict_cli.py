@@ -51,8 +51,9 @@ def predict(
     """Classify images, arrays or stored features with a saved probe."""
     from linprobe_store.format.spec import SkippedSample
     from linprobe_store.image_encoder import ImageRequest
+    from linprobe_train.results.on_images import encoder_of, stored_encoder_of
     from linprobe_train.results.preferred import preferred_folder
-    from linprobe_train.results.probe_file import load_probe
+    from linprobe_train.results.saved_probe import load_probe
     from linprobe_train.show.text import predicted_lines, predictions_json
     from linprobe_train.tasks import predict as task
 
@@ -68,14 +69,14 @@ def predict(
     skipped: list[SkippedSample] = []
     notes: Counter[str] = Counter()
     if images:
-        encoder = task.encoder_of(saved, store)
+        encoder = encoder_of(saved, store)
         paths, upright = tuple(map(Path, images)), saved.card.upright
         request = ImageRequest(encoder, saved.card.encoder, weights, device, paths, upright)
         blocks = task.predict_images(saved, request, top, skipped, notes)
     elif features is not None:
         blocks = task.predict_file(saved, features, top)
     else:
-        stored = task.stored_encoder_of(saved, store, model, lines_only)
+        stored = stored_encoder_of(saved, store, model, lines_only)
         dataset = stored.dataset(data or task.dataset_of(saved), lines_only)
         blocks = task.predict_rows(saved, dataset.split(split), top)
     if as_json:

@@ -9,6 +9,7 @@ import torch
 
 from linprobe_extract.device_memory import DeviceMemoryError, free_memory, memory_of
 from linprobe_extract.encoders.encoder import Encoder
+from linprobe_extract.pixels.own import pixel_dtype
 from linprobe_store.format.spec import FeatureArray
 
 
@@ -27,18 +28,19 @@ Launch: TypeAlias = Callable[[torch.Tensor], Flight]
 
 
 def pixel_room(encoder: Encoder, n: int) -> torch.Tensor:
-    """Give room for uint8 pixels (n, 3, s, s), for decoders to write and :func:`launcher` to read.
+    """Give room for pixels (n, 3, s, s), for decoders to write and :func:`launcher` to read.
 
     In memory the three channels of a pixel lie side by side, as decoders write them: the device
-    turns them to planes (:meth:`Encoder.encode`), at no cost to the threads that decode. For a GPU
-    it is page-locked, so that copies overlap with other work, and on it where that decodes. A
+    turns them to planes (:meth:`Encoder.encode_pixels`), at no cost to the threads that decode. For
+    a GPU it is page-locked, so that copies overlap with other work, and on it where that decodes. A
     DeviceMemoryError is raised where there is not enough of such memory.
     """
     side, on_gpu = encoder.image_size, encoder.device.type == "cuda"
     with memory_of(encoder.device, encoder.names.model, n):
         if encoder.preprocess.path == "nvjpeg":
             return torch.empty((n, 3, side, side), dtype=torch.uint8, device=encoder.device)
-        rows = torch.empty((n, side, side, 3), dtype=torch.uint8, pin_memory=on_gpu)
+        dtype = pixel_dtype(encoder.preprocess)
+        rows = torch.empty((n, side, side, 3), dtype=dtype, pin_memory=on_gpu)
     return rows.permute(0, 3, 1, 2)
 
 
@@ -76,7 +78,7 @@ def _cpu_launcher(encoder: Encoder) -> Launch:
 
     def launch(pixels: torch.Tensor) -> Flight:
         with torch.inference_mode():
-            taps = encoder.encode(pixels)
+            taps = encoder.encode_pixels(pixels)
             features = {name: tap.to(dtype).numpy() for name, tap in taps.items()}
         return Flight(lambda: True, lambda: features)
 
@@ -96,7 +98,7 @@ def _gpu_launcher(encoder: Encoder) -> Launch:
         on_device.record_stream(compute)
         host = {}
         with torch.inference_mode():
-            for name, tap in encoder.encode(on_device).items():
+            for name, tap in encoder.encode_pixels(on_device).items():
                 host[name] = torch.empty(tap.shape, dtype=dtype, pin_memory=True)
                 host[name].copy_(tap.to(dtype), non_blocking=True)
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -9,6 +9,10 @@
                           ``model_configs``), with ``--weights FILE``
 ``hf-hub:ORG/REPO``       an open_clip model on the Hugging Face hub
 ``local-dir:PATH``        a folder with ``open_clip_config.json`` and a checkpoint
+``hf:ORG/NAME``           a vision tower of transformers on the Hugging Face hub: CLIP, SigLIP,
+                          DINOv2 and v3, ViT, ViT-MAE, I-JEPA; ``hf:./FOLDER`` one on disk
+``py:PACKAGE.MODULE:F``   a module of your own with its transform, which F() returns; so does
+                          ``py:NAME``, an entry point of the group ``linprobe.modules``
 ========================  =====================================================================
 
 ``--weights FILE`` replaces the download for any of them. Nothing here imports torch.
@@ -39,7 +43,13 @@ if TYPE_CHECKING:
 
 GROUP = "linprobe.encoders"
 """Entry points of this group are encoder families of other packages, called by their names."""
-BUILT_IN = {"demo": "demo", "timm": "timm", "open_clip": "open_clip_names"}
+BUILT_IN = {
+    "demo": "demo",
+    "timm": "timm",
+    "transformers": "transformers",
+    "own": "own",
+    "open_clip": "open_clip_names",
+}
 """Our families, with their modules in the room ``families``."""
 _LIBRARIES = ("linprobe", "numpy", "torch", "torchvision", "pillow", "simplejpeg")
 """Distributions that the pixels and the forward pass of every family depend on."""
@@ -190,6 +200,10 @@ def resolve_model(name: str, *, weights: Path | None = None) -> ModelRef:
         ref = family.resolve(name, weights) if name.startswith(family.prefix) else None
         if ref is not None:
             return ref
+    for family in reversed([*families().values()]):
+        suggest = getattr(family, "suggest", None)  # of ours, for names that people have elsewhere
+        if suggest is not None and (meant := suggest(name)):
+            raise LinprobeError(f"unknown model: {name}", hint=f"did you mean {meant}?")
     known = list(known_models())
     # An architecture is a name too, with a checkpoint of one's own.
     known += {name.partition(":")[0] for name in families()["open_clip"].names()}

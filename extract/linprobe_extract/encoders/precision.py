@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from linprobe_extract.encoders.family import Arithmetic, Precision, PreprocessPath
+from linprobe_extract.encoders.family import Arithmetic, Precision
 
 _BF16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
 """Units that multiply in bf16, by their flag in ``torch.cpu.get_capabilities``; fastest first."""
@@ -39,9 +39,7 @@ class PrecisionPlan:
     """Why, in a few words for a person."""
 
 
-def plan_precision(
-    asked: Precision, facts: DeviceFacts, path: PreprocessPath
-) -> tuple[PrecisionPlan, ...]:
+def plan_precision(asked: Precision, facts: DeviceFacts, path: str) -> tuple[PrecisionPlan, ...]:
     """Choose the arithmetic of a tower: the first plan in which it computes finite features.
 
     Parameters
@@ -81,7 +79,7 @@ def device_facts(device: torch.device) -> DeviceFacts:
 
 
 def place_tower(
-    tower: nn.Module, device: torch.device, precision: Arithmetic, path: PreprocessPath
+    tower: nn.Module, device: torch.device, precision: Arithmetic, path: str
 ) -> torch.memory_format:
     """Cast a float32 tower, in place, and put it on its device; tell the layout of its grids.
 

@@ -25,7 +25,7 @@ def canary_rate(encoder: Encoder) -> float | None:
     if encoder.device.type != "cpu":
         return None
     pixels, started = canary_pixels(encoder.preprocess), time.perf_counter()
-    encoder.encode(pixels)
+    encoder.encode_pixels(pixels)
     return len(pixels) / (time.perf_counter() - started)
 
 

@@ -37,12 +37,15 @@ class LoadedTower:
     """Digest of the whole tower as loaded (``weights.digest_weights``)."""
     preprocess: PreprocessSpec
     """As the model's configuration says; its path is ``exact`` and its canary empty."""
-    reference: ReferenceTransform
-    """The library's own transform, against which ours is checked."""
+    reference: ReferenceTransform | None
+    """The library's own transform, against which ours is checked; None where ``preprocess`` is an
+    ``OwnPixels``, which is called as it is."""
     more: tuple[str, ...] = ()
     """Taps that ``taps``, a ``TokenTower``, can give beside its own."""
     n_blocks: int = 0
     """Blocks of a transformer, whose class tokens are taps; 0 for another tower."""
+    may_cast: bool = True
+    """Whether ``--precision auto`` may choose 16 bits: not for code that was not tried in them."""
 
 
 def effective_activation(module: nn.Module) -> str:
@@ -66,40 +69,37 @@ def effective_activation(module: nn.Module) -> str:
 
 
 class ChosenTaps(nn.Module):
-    """Some of the taps of a tower."""
+    """Some of the taps of a tower; ``more`` says what else it has, for a refusal."""
 
-    def __init__(self, base: nn.Module, names: Collection[str]) -> None:
+    def __init__(self, base: nn.Module, names: Collection[str], more: str) -> None:
         super().__init__()
         self.base = base
         self._names = frozenset(names)
+        self._more = more
 
     def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Run the tower, and keep its order; a LinprobeError for a tap that it does not give."""
         taps = self.base(pixels)
         if missing := sorted(self._names - taps.keys()):
-            raise LinprobeError(
-                f"this model gives no tap {missing[0]!r}", hint=f"it gives {', '.join(taps)}"
-            )
+            hint = f"it has {', '.join(taps)}{self._more}"
+            raise LinprobeError(f"this encoder has no tap {missing[0]!r}", hint=hint)
         return {name: features for name, features in taps.items() if name in self._names}
 
 
 def choose_taps(tower: LoadedTower, asked: Sequence[str]) -> nn.Module:
     """Give the module of the taps that are asked for, or of the tower's own where none is.
 
-    A LinprobeError names the one that the tower does not have, and those that it has.
+    It raises a LinprobeError for one that the tower does not have, when it runs.
     """
     if not asked:
         return tower.taps
-    names = set(expand_taps(asked, tower.n_blocks))
-    own = {"embedding", "pre_projection"}  # whether there is the second is seen when it runs
-    if unknown := sorted(names - own - {*tower.more}):
-        has = ", ".join(name for name in tower.more if not is_block(name))
-        last = f", block-1 to block-{tower.n_blocks}" if tower.n_blocks else ""
-        hint = f"it has embedding{has and f', {has}'}{last}"
-        raise LinprobeError(f"{tower.architecture} has no tap {unknown[0]!r}", hint=hint)
+    names = expand_taps(asked, tower.n_blocks)
     more = [name for name in tower.more if name in names]
+    others = [name for name in tower.more if not is_block(name) and name not in names]
+    if tower.n_blocks:
+        others.append(f"block-1 to block-{tower.n_blocks}")
     taps = TokenTaps(tower.taps, more, tower.n_blocks) if more else tower.taps
-    return ChosenTaps(taps, names)
+    return ChosenTaps(taps, names, "".join(f", {name}" for name in others))
 
 
 class PooledTaps(nn.Module):
@@ -126,6 +126,25 @@ class PooledTaps(nn.Module):
             normed[:, n_prefix:],
             [prefix[:, 0] for _, prefix in inside] if n_prefix else (),
         )
+
+
+class OwnTaps(nn.Module):
+    """A module of one's own, which gives features, or a dict of them by tap."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run the module; a LinprobeError where it gives no tensors."""
+        out = self.module(pixels)
+        taps = out if isinstance(out, dict) else {"embedding": out}
+        for name, features in taps.items():
+            if not isinstance(features, torch.Tensor):
+                problem = f"the module gives a {type(features).__name__} as {name!r}"
+                hint = "it returns features (b, d), or a dict of them by the names of taps"
+                raise LinprobeError(f"{problem}, expected a tensor", hint=hint)
+        return taps
 
 
 class ParameterTaps(nn.Module):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from linprobe.errors import LinprobeError
 from linprobe_extract.pixels import nvjpeg
+from linprobe_extract.pixels.own import pixel_dtype
 from linprobe_extract.pixels.preprocess import Note, preprocess
 from linprobe_store.format.spec import PreprocessSpec
 
@@ -52,7 +53,7 @@ def with_canary(spec: PreprocessSpec) -> PreprocessSpec:
 
 
 def canary_pixels(spec: PreprocessSpec) -> torch.Tensor:
-    """Give the uint8 pixels (m, 3, s, s) that this machine makes of the canary images."""
+    """Give the pixels (m, 3, s, s) that this machine makes of the canary images; uint8 mostly."""
     return torch.from_numpy(np.stack([_pixels(spec, image) for image in canary_images()]))
 
 
@@ -100,7 +101,8 @@ def _encode(image: Image.Image, format_name: str, **options: int) -> bytes:
 
 def _pixels(spec: PreprocessSpec, data: bytes) -> NDArray[np.uint8]:
     device = nvjpeg.DEVICE if spec.path == "nvjpeg" else "cpu"
-    out = torch.zeros((3, spec.image_size, spec.image_size), dtype=torch.uint8, device=device)
+    side = spec.image_size
+    out = torch.zeros((3, side, side), dtype=pixel_dtype(spec), device=device)
     outcome = preprocess(spec, data, out)
     if outcome.skip is not None:
         hint = "reinstall pillow and simplejpeg; constraints.txt lists the tested versions"

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 import PIL
+from msgspec import UNSET
 
 from linprobe_store.format.spec import PreprocessSpec
 
@@ -62,9 +63,10 @@ def geometry_of(spec: PreprocessSpec, width: int, height: int) -> Geometry | Non
         new_width, new_height = int(side * width / height), side
     if min(new_width, new_height) < 1 or max(new_width, new_height) > MAX_ASPECT * side:
         return None
-    # A centred window; halves round to even where it is cropped, down where it is padded.
+    # A centred window; halves round to even where it is cropped, or down; down where it is padded.
+    halved = round if spec.crop_halves is UNSET else math.floor
     left, top = (
-        round(spare / 2) if spare >= 0 else -(-spare // 2)
+        halved(spare / 2) if spare >= 0 else -(-spare // 2)
         for spare in (new_width - spec.image_size, new_height - spec.image_size)
     )
     return Geometry(new_width, new_height, left, top)

@@ -21,6 +21,7 @@ from torch.nn import functional
 from linprobe.names import image_formats
 from linprobe_extract.pixels import jpeg, nvjpeg
 from linprobe_extract.pixels.geometry import Geometry, geometry_of
+from linprobe_extract.pixels.own import OwnPixels, as_tensor
 from linprobe_extract.pixels.upright import is_heif
 from linprobe_store.format.spec import PreprocessSpec
 
@@ -55,6 +56,8 @@ class SkipReason(StrEnum):
     """A strip that the resize would blow up (``geometry.MAX_ASPECT``)."""
     UNSUPPORTED_16BIT = "unsupported_16bit"
     """Gray of more than 8 bits, which the reference transform turns all white."""
+    TRANSFORM_FAILED = "transform_failed"
+    """A transform of one's own raised, or gave another shape than for other images."""
 
 
 class Note(StrEnum):
@@ -87,23 +90,27 @@ def limit_thread() -> None:
     torch.set_num_threads(1)
 
 
-def preprocess(spec: PreprocessSpec, data: bytes, out: torch.Tensor) -> Outcome:
+def preprocess(spec: PreprocessSpec, data: bytes | Image.Image, out: torch.Tensor) -> Outcome:
     """Write the pixels of one image file; whatever its bytes are, nothing is raised.
 
-    ``out`` is uint8 (3, s, s) on the host, for ``nvjpeg`` on the GPU, s = ``spec.image_size``, with
-    any strides; its content is undefined if the image is skipped.
+    ``out`` is uint8 (3, s, s), or of the dtype of :class:`OwnPixels`, s = ``spec.image_size``, with
+    any strides; on the host, for ``nvjpeg`` on the GPU. Its content is undefined if the image is
+    skipped. ``data`` may be an image that is decoded already: ``exact`` takes it.
     """
-    if spec.path == "nvjpeg":
-        return preprocess_all(spec, (data,), (out,))[0]
-    is_jpeg = data[:3] == jpeg.MAGIC
-    rotated = is_jpeg and jpeg.exif_orientation(data) != 1
+    file = data if isinstance(data, bytes) else b""
+    if spec.path == "nvjpeg" and file:
+        return preprocess_all(spec, (file,), (out,))[0]
+    is_jpeg = file[:3] == jpeg.MAGIC
+    rotated = is_jpeg and jpeg.exif_orientation(file) != 1
     notes: tuple[Note, ...] = (Note.ORIENTATION_IGNORED,) if rotated else ()
     try:
         try:
-            done = is_jpeg and spec.path == "fast" and _write_fast(spec, data, out)
+            done = is_jpeg and spec.path == "fast" and _write_fast(spec, file, out)
         except jpeg.DamagedJpegError:
             done, notes = False, (*notes, Note.DAMAGED_JPEG)
-        if not done:
+        if isinstance(spec, OwnPixels):
+            _write_own(spec, data, out)
+        elif not done:
             _write_exact(spec, data, out)
     except _SkipError as skipped:
         return Outcome(skipped.reason)
@@ -211,19 +218,11 @@ def _resize(pixels: torch.Tensor, height: int, width: int, mode: str) -> torch.T
     return functional.interpolate(pixels, size, mode=mode, antialias=True, align_corners=False)
 
 
-def _write_exact(spec: PreprocessSpec, data: bytes, out: torch.Tensor) -> None:
+def _write_exact(spec: PreprocessSpec, data: bytes | Image.Image, out: torch.Tensor) -> None:
     """Write any image that Pillow reads, as the model's own transform would."""
     image = _open(data)
     geometry = _plan(spec, *image.size)
-    # I;16, I and F would be clipped to white by convert("RGB").
-    if image.mode[0] in "IF":
-        raise _SkipError(SkipReason.UNSUPPORTED_16BIT)
-    try:
-        image.load()
-    except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them do
-        truncated = "truncated" in str(error).lower()
-        raise _SkipError(SkipReason.TRUNCATED if truncated else SkipReason.CORRUPT) from None
-    image.info.pop("transparency", None)  # no effect on RGB, but a warning per image
+    _load(image)
     if spec.rgb_first:
         image = image.convert("RGB")
     kernel = Image.Resampling[spec.interpolation.upper()]
@@ -239,7 +238,37 @@ def _write_exact(spec: PreprocessSpec, data: bytes, out: torch.Tensor) -> None:
     out.copy_(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
 
 
-def _open(data: bytes) -> Image.Image:
+def _write_own(spec: OwnPixels, data: bytes | Image.Image, out: torch.Tensor) -> None:
+    """Write what a transform of one's own makes of any image that Pillow reads."""
+    image = _open(data)
+    if image.width * image.height > MAX_PIXELS:
+        raise _SkipError(SkipReason.TOO_MANY_PIXELS)
+    _load(image)
+    try:
+        pixels = as_tensor(spec.transform(image.convert("RGB")))
+    except Exception:  # the code of another; that it takes images was seen when it was loaded
+        raise _SkipError(SkipReason.TRANSFORM_FAILED) from None
+    if pixels.shape != out.shape or pixels.dtype != out.dtype:
+        raise _SkipError(SkipReason.TRANSFORM_FAILED)
+    out.copy_(pixels)
+
+
+def _load(image: Image.Image) -> None:
+    """Decode an image; skips one that is damaged, or of more than 8 bits."""
+    # I;16, I and F would be clipped to white by convert("RGB").
+    if image.mode[0] in "IF":
+        raise _SkipError(SkipReason.UNSUPPORTED_16BIT)
+    try:
+        image.load()
+    except Exception as error:  # Pillow's plugins raise whatever a damaged file makes them do
+        truncated = "truncated" in str(error).lower()
+        raise _SkipError(SkipReason.TRUNCATED if truncated else SkipReason.CORRUPT) from None
+    image.info.pop("transparency", None)  # no effect on RGB, but a warning per image
+
+
+def _open(data: bytes | Image.Image) -> Image.Image:
+    if isinstance(data, Image.Image):
+        return data.copy()
     try:
         return Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:

@@ -153,7 +153,7 @@ def seal(work: Work, leases: Leases, is_over: IsOver, tell: Tell) -> tuple[tuple
         if seen is None:
             work = work.again()
             if len(work.sealed) == len(work.splits):
-                return tuple(work.sealed.values()), False
+                return work.seal(), False  # which removes parts that are left
         # Also after who died while it sealed, or cleared up after it.
         if (seen is None or leases.is_stale(name)) and leases.take(name):
             try:

@@ -99,8 +99,9 @@ class Run:
             after = self.work.again()
             report.n_shards_missing = len(after.todo)
             report.sealed = tuple(after.sealed.values())
+            report.failed_elsewhere = tuple(shard.url for shard in claims.failed_elsewhere)
             # A bad shard leaves open what the dataset will be.
-            if not report.failed and not claims.failed_elsewhere:
+            if not report.failed and not report.failed_elsewhere:
                 sealed = seal(after, leases, self.stop.is_set, gauge.tell)
                 report.sealed, report.has_sealed = sealed
         return report

@@ -1,6 +1,7 @@
 """The ids of encoders that were loaded before, so that what is finished needs no torch."""
 
 from pathlib import Path
+from uuid import uuid4
 
 from linprobe.records import digest_json, plain
 from linprobe_extract.encoders.family import EncoderChoice, libraries
@@ -14,11 +15,19 @@ def encoder_memo(store: Path) -> JsonCache[str]:
 
 
 def choice_key(choice: EncoderChoice) -> str:
-    """Digest the choice, the state of its files, the libraries and our own version."""
+    """Digest the choice, the state of its files, the libraries and our own version.
+
+    Of a module of one's own nobody can tell what its code reads: it has a key that never returns.
+    """
+    prefix, _, place = choice.model.partition(":")
+    folder = Path(place).expanduser()
+    inside = sorted(folder.iterdir()) if prefix in ("hf", "local-dir") and folder.is_dir() else []
+    files = [choice.model, str(choice.weights or ""), *map(str, inside)]
     return digest_json(
         {
             "request": plain(choice),
-            "files": [file_state(choice.model), file_state(str(choice.weights or ""))],
+            "files": [file_state(file) for file in files],
+            "once": uuid4().hex if prefix == "py" else "",
             "versions": libraries(),
             "key_version": KEY_VERSION,
         }

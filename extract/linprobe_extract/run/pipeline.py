@@ -45,7 +45,7 @@ from linprobe_store.format.spec import (
     SkippedSample,
 )
 
-_TASK_IMAGES = {"fast": 8, "exact": 8, "nvjpeg": 64}
+_TASK_IMAGES = {"fast": 8, "exact": 8, "own": 8, "nvjpeg": 64}
 """Images per decode task: enough to hide its cost, on the GPU of a call, few enough to balance."""
 _MAX_FLYING = 2
 """Batches launched while the next is waited for: when one has landed, the device has another."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from linprobe.errors import ExtractError, LinprobeError
+from linprobe.names import first_few
 from linprobe.records import JsonValue
 from linprobe.terminal import command, human_bytes, one_line
 from linprobe_extract.run.arithmetic import precision_text
@@ -65,6 +66,8 @@ class RunReport:
     """Remarks on their rows, such as ``orientation_ignored``, by count."""
     failed: dict[str, LinprobeError] = field(default_factory=dict)
     """Shards that gave no part, by URL, and why."""
+    failed_elsewhere: tuple[str, ...] = ()
+    """URLs of shards that gave none in another process that shares the work, which says why."""
     timings: Timings = field(default_factory=Timings)
     seconds: float = 0.0
     """Wall time of the encoding."""
@@ -93,12 +96,18 @@ class ExtractReport:
     """128 + the number of the signal that stopped the run, or 0."""
 
     def check(self) -> None:
-        """Raise ExtractError with the first of the failures in ``run.failed``, if any."""
+        """Raise ExtractError with the first of the failures of the run, if any."""
         if self.run is not None and self.run.failed:
             first = next(iter(self.run.failed.values()))
             raise ExtractError(
                 f"{len(self.run.failed)} of the shards failed and are not stored; {first.message}",
                 hint=f"{first.hint}; the same command then does only what is missing",
+            )
+        if self.run is not None and self.run.failed_elsewhere:
+            urls = self.run.failed_elsewhere
+            raise ExtractError(
+                f"{len(urls)} of the shards failed in another process: {first_few(urls)}",
+                hint="it says why; mend them, and the same command then does only what is missing",
             )
 
 
@@ -180,6 +189,7 @@ def _run_json(run: RunReport) -> JsonValue:
             {"shard": url, "error": error.message, "hint": error.hint}
             for url, error in run.failed.items()
         ],
+        "failed_elsewhere": run.failed_elsewhere,
         "images": run.n_images,
         "images_taken": run.n_taken,
         "skipped": run.skipped,

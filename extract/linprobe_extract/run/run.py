@@ -79,7 +79,7 @@ class Extraction:
         if isinstance(encoder, EncoderChoice):
             import torch
 
-            from linprobe_extract.encoders.encoder import load_encoder
+            from linprobe_extract.encoders.loading import load_encoder
 
             # The precision, and with it the id, is that of the device.
             device = encoder.device if torch.cuda.is_available() else "cpu"
@@ -109,7 +109,7 @@ class Extraction:
         work = self._work(ranks, read_only=False, watch=first)
         if work.stored is not None and not work.todo:
             return ExtractReport(work.stored, self.plan.name, seal_alone(work, first), run=None)
-        from linprobe_extract.encoders.encoder import load_encoder
+        from linprobe_extract.encoders.loading import load_encoder
         from linprobe_extract.encoders.register import canary_rate, register
         from linprobe_extract.run.encode import Run
 

@@ -6,9 +6,10 @@ A file is opened once: what is checked of it and what is read of it are the same
 import math
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
 
@@ -136,17 +137,15 @@ class MappedArray:
                 return BadRow(i * self.geometry.file_rows + bad.row, bad.problem)
         return None
 
+    def blocks(self, rows: int) -> Iterator[NDArray[np.generic]]:
+        """Zero-copy views of consecutive rows, at most ``rows`` each; none spans two files."""
+        for (view,) in side_by_side([self], rows):
+            yield view
+
     def between(self, start: int, stop: int) -> NDArray[np.generic]:
         """Zero-copy view of the rows from ``start`` up to ``stop``, at least one, of one file."""
         number, first = divmod(start, self.geometry.file_rows)
         return self.files[number].rows.view(np.ndarray)[first : first + stop - start]
-
-    def blocks(self, rows: int) -> Iterator[NDArray[np.generic]]:
-        """Zero-copy views of consecutive rows, at most ``rows`` each; none spans two files."""
-        for first in range(0, self.geometry.shape[0], self.geometry.file_rows):
-            end = min(first + self.geometry.file_rows, self.geometry.shape[0])
-            for start in range(first, end, rows):
-                yield self.between(start, min(start + rows, end))
 
     def whole(self) -> NDArray[np.generic]:
         """All rows: a view of the map where there is one file, a copy where there are several."""
@@ -186,6 +185,19 @@ def let_go(rows: NDArray[np.generic]) -> None:
         end = min(len(pages), start + rows.nbytes)
         start -= start % mmap.PAGESIZE
         pages.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+
+def side_by_side(
+    arrays: Sequence[MappedArray], rows: int
+) -> Iterator[tuple[NDArray[np.generic], ...]]:
+    """Zero-copy views of the same rows of each array, at most ``rows``; none spans two files."""
+    n = arrays[0].rows
+    # A row may lie in the third file of one array and in the first of another.
+    starts = {start for array in arrays for start in range(0, n, array.geometry.file_rows)}
+    for first, end in pairwise([*sorted(starts), n]):
+        for start in range(first, end, rows):
+            stop = min(start + rows, end)
+            yield tuple(array.between(start, stop) for array in arrays)
 
 
 def map_array(folder: Path, files: Mapping[str, FileDigest], copied_bytes: int = 0) -> MappedArray:

@@ -78,7 +78,14 @@ class PreprocessSpec:
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """A frozen tower with its preprocessing, taps and arithmetic: what makes features."""
+    """A frozen tower with its preprocessing, taps and arithmetic: what makes features.
+
+    Examples
+    --------
+    >>> spec = FeatureStore("features").split("test").encoder_spec
+    >>> spec.taps, spec.storage_dtype, len(spec.encoder_id)    # dim is d of (n, d)
+    ((Tap(name='embedding', dim=12),), 'float16', 64)
+    """
 
     architecture: str
     """Library and name, such as ``open_clip:ViT-B-16`` or ``timm:tf_efficientnet_lite0``."""
@@ -132,7 +139,14 @@ class SplitSpec:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A labelled dataset by its content."""
+    """A labelled dataset by its content.
+
+    Examples
+    --------
+    >>> spec = FeatureStore("features").split("test").dataset_spec
+    >>> spec.classes, [split.name for split in spec.splits]    # k names
+    (('c0', 'c1', 'c2', 'c3'), ['test', 'train'])
+    """
 
     splits: tuple[SplitSpec, ...]
     """All splits, sorted by name."""
@@ -178,7 +192,15 @@ class DatasetNames:
 
 @dataclass(frozen=True)
 class FeatureBlock:
-    """Consecutive rows of one source tar, as the encoder gives them."""
+    """Consecutive rows of one source tar, as the encoder gives them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rows = {"embedding": np.ones((2, 5), np.float16)}    # (n, d) by tap
+    >>> FeatureBlock(("cat/0", "cat/1"), rows, np.zeros(2, np.int64)).labels
+    array([0, 0])
+    """
 
     keys: Sequence[str]
     """Sample keys, n entries, in tar order; unique within the tar, valid UTF-8."""

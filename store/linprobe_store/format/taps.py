@@ -1,11 +1,14 @@
 """What a person calls taps: one, several joined by ``+``, or ``last4`` for four blocks."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
+from typing import cast
+
+import numpy as np
 
 from linprobe.errors import NotFoundError
-from linprobe_store.format.spec import EncoderSpec
+from linprobe_store.format.spec import EncoderSpec, FeatureArray
 
 LAST4 = "last4"
 """The class tokens of the last four blocks, concatenated: DINOv2's linear evaluation."""
@@ -43,3 +46,11 @@ def joined_taps(text: str, spec: EncoderSpec) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise NotFoundError(f"{text!r} names a tap twice", hint=f"join different ones of: {known}")
     return names
+
+
+def join_features(
+    features: Mapping[str, FeatureArray], text: str, spec: EncoderSpec
+) -> FeatureArray:
+    """Features (n, d) of taps joined as :func:`joined_taps` has them, of those by tap."""
+    columns = [features[name] for name in joined_taps(text, spec)]
+    return columns[0] if len(columns) == 1 else cast("FeatureArray", np.concatenate(columns, 1))

@@ -17,7 +17,14 @@ from linprobe_store.handles.witness import Provenance, read_runs
 
 @dataclass(frozen=True)
 class StoredDataset:
-    """A dataset for which an encoder has sealed splits; made by ``StoredEncoder.dataset``."""
+    """A dataset for which an encoder has sealed splits; made by ``StoredEncoder.dataset``.
+
+    Examples
+    --------
+    >>> dataset = FeatureStore("features").encoder().dataset("toys")
+    >>> dataset.splits, dataset.split("test").array("embedding").shape    # (n, d)
+    (('test', 'train'), (60, 12))
+    """
 
     encoder_spec: EncoderSpec
     """Encoder that made the features."""

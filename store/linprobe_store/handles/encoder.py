@@ -37,7 +37,14 @@ from linprobe_store.handles.witness import Provenance
 
 @dataclass(frozen=True)
 class StoredEncoder:
-    """An encoder of a store; made by ``FeatureStore.encoder`` and ``register_encoder``."""
+    """An encoder of a store; made by ``FeatureStore.encoder`` and ``register_encoder``.
+
+    Examples
+    --------
+    >>> encoder = FeatureStore("features").encoder()
+    >>> encoder.names.model, [(tap.name, tap.dim) for tap in encoder.spec.taps]    # d of (n, d)
+    ('ViT-T/8', [('embedding', 12)])
+    """
 
     spec: EncoderSpec
     """What its features are a function of."""

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -12,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linprobe.errors import NotFoundError, StoreError
-from linprobe.records import NonNegative
 from linprobe_store.arrays.keys import Keys
-from linprobe_store.arrays.mapping import MappedArray
+from linprobe_store.arrays.mapping import MappedArray, side_by_side
 from linprobe_store.arrays.unit_maps import UnitArrays
 from linprobe_store.format.commit import SplitCommit
 from linprobe_store.format.layout import DATA_FOLDER
@@ -30,24 +28,13 @@ from linprobe_store.format.spec import (
     Tap,
 )
 from linprobe_store.format.taps import joined_taps
+from linprobe_store.handles.verification import Verification
 
 if TYPE_CHECKING:
     import zarr
 
 
-@dataclass(frozen=True)
-class Verification:
-    """What of a split was verified before it was used."""
-
-    method: str
-    """How."""
-    files: NonNegative
-    """Files, each of them whole."""
-    bytes: NonNegative
-    """Bytes of them."""
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """A sealed split: n rows of features per tap, their labels and keys.
 
@@ -59,9 +46,9 @@ class Split:
 
     Examples
     --------
-    >>> split = FeatureStore("features").split("train")    # doctest: +SKIP
-    >>> for X in split.blocks("embedding", rows=1024):     # doctest: +SKIP
-    ...     print(X.shape, X.dtype)
+    >>> split = FeatureStore("features").split("test")
+    >>> len(split), split.labels.shape, [X.shape for X in split.blocks("embedding", rows=40)]
+    (60, (60,), [(40, 12), (20, 12)])
     """
 
     encoder_spec: EncoderSpec
@@ -78,6 +65,23 @@ class Split:
     """What was committed."""
     arrays: UnitArrays
     """The mapped arrays."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return self.n
+
+    def __array__(
+        self, dtype: np.dtype[np.generic] | None = None, copy: bool | None = None
+    ) -> NDArray[np.generic]:
+        """The embedding of all rows (n, d): the map where one holds them, else a copy."""
+        maps = self.maps("embedding")
+        whole = maps[0] if len(maps) == 1 else np.concatenate([self.rows([], "embedding"), *maps])
+        return np.array(whole, dtype) if copy else np.asarray(whole, dtype)
+
+    def __repr__(self) -> str:
+        taps = ", ".join(f"{tap.name} {tap.dim}" for tap in self.taps)
+        of = f"{self.dataset_name} by {self.encoder_names.model}"
+        return f"Split({self.name} of {of}: {self.n} rows, {len(self.classes)} classes; {taps})"
 
     @property
     def name(self) -> str:
@@ -177,14 +181,8 @@ class Split:
 
     def views(self, tap: str, rows: int = 8192) -> Iterator[tuple[FeatureArray, ...]]:
         """The views of :meth:`blocks` of every tap that is joined, side by side, without a copy."""
-        arrays = [self._mapped(name) for name in self._names(tap)]
-        # A row may lie in the third file of one tap and in the first of another.
-        starts = {start for a in arrays for start in range(0, self.n, a.geometry.file_rows)}
-        edges = [*sorted(starts), self.n]
-        for first, end in pairwise(edges):
-            for start in range(first, end, rows):
-                stop = min(start + rows, end)
-                yield tuple(cast("FeatureArray", a.between(start, stop)) for a in arrays)
+        for views in side_by_side([self._mapped(name) for name in self._names(tap)], rows):
+            yield cast("tuple[FeatureArray, ...]", views)
 
     def maps(self, tap: str) -> tuple[FeatureArray, ...]:
         """One read-only ``np.memmap`` (m, d) per shard file, in row order; none when n is 0.

@@ -10,7 +10,7 @@ from pathlib import Path
 from linprobe.disk import make_folders, store_errors, write_atomic
 from linprobe.errors import MismatchError, NotFoundError, StoreError
 from linprobe.records import canonical_json, plain, read_bytes
-from linprobe.terminal import Watch, ignore
+from linprobe.terminal import Watch, command, ignore
 from linprobe_store.format import layout
 from linprobe_store.format.commit import check_version
 from linprobe_store.format.names import sign_names
@@ -39,8 +39,10 @@ class FeatureStore:
 
     Examples
     --------
-    >>> split = FeatureStore("features").split("train")  # doctest: +SKIP
-    >>> X, y = split.array("embedding"), split.labels    # doctest: +SKIP
+    >>> split = FeatureStore("features").split("train")
+    >>> X, y = split.array("embedding"), split.labels    # (n, d) and (n,), read from maps
+    >>> X.shape, X.dtype.name, y.shape
+    ((180, 12), 'float16', (180,))
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -48,6 +50,10 @@ class FeatureStore:
         line = _read_format_line(self.root / layout.FORMAT_FILE)
         if line is not None:
             check_format_line(line, str(self.root / layout.FORMAT_FILE))
+
+    def __repr__(self) -> str:
+        known = ", ".join(encoder.names.model for encoder in self.encoders())
+        return f"FeatureStore({str(self.root)!r}: {known or 'no encoder'})"
 
     def encoders(self) -> tuple[StoredEncoder, ...]:
         """All encoders, sorted by folder name; those that can be opened."""
@@ -85,6 +91,9 @@ class FeatureStore:
         def names(encoder: StoredEncoder) -> tuple[str, ...]:
             return encoder.encoder_id, encoder.names.slug, encoder.names.model, encoder.path.name
 
+        if not self.root.exists():
+            hint = f"check the path; {command('extract')} makes one"
+            raise NotFoundError(f"'{self.root}' is no feature store: no such folder", hint=hint)
         listing = self.listing()
         listing.tell(watch)
         if tap is not None and len(listing.sound) > 1:

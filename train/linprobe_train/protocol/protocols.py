@@ -112,7 +112,15 @@ BAND: Final = "nll-band-1"
 
 @dataclass(frozen=True)
 class Protocol:
-    """Everything that decides a result besides the features and the seed."""
+    """Everything that decides a result besides the features and the seed.
+
+    Examples
+    --------
+    >>> from linprobe import PROTOCOLS
+    >>> paper = PROTOCOLS["clip-paper"].changed(tap="embedding")
+    >>> paper.name, paper.tap, paper.grid.count    # at most so many values of C
+    ('clip-paper-custom', 'embedding', 15)
+    """
 
     name: str
     """As in ``--protocol``; ends in ``-custom`` once changed."""

@@ -41,8 +41,7 @@ class Sweep:
     rule: Rule = "score"
     """``score``: the best score; of several, the smallest C. ``nll-band-1``: see :mod:`.band`."""
     coarse: Coarse | None = None
-    """The part of the rows that was searched first, where one was asked for. Then the points are of
-    all rows, each with an interval as wide as the noise of the held-out rows."""
+    """The part of the rows searched first, if any; points are of all, as wide as held-out noise."""
 
     @property
     def stages(self) -> str:
@@ -142,7 +141,11 @@ class SplitUse:
 
 @dataclass(frozen=True)
 class Search:
-    """A chosen C and the probe fitted there."""
+    """A chosen C and the probe fitted there.
+
+    >>> sweep(FeatureStore("features").split("train")).search.probe.coef.shape    # (k, d)
+    (4, 12)
+    """
 
     probe: Probe
     """Fitted on train and val."""

@@ -14,8 +14,9 @@ from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.newest import newest
 from linprobe_store.handles.same_images import same_images
-from linprobe_store.handles.split import Split, Verification
+from linprobe_store.handles.split import Split
 from linprobe_store.handles.store import FeatureStore
+from linprobe_store.handles.verification import Verification
 from linprobe_train.scores.metrics import metric_of_labels, score_names
 from linprobe_train.solver.rows import Rows, rows_of_split
 

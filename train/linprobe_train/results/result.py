@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from linprobe.records import digest_json, plain
-from linprobe_store.handles.split import Verification
+from linprobe_store.handles.verification import Verification
 from linprobe_train.protocol.held_out import HeldOut
 from linprobe_train.protocol.protocols import Protocol
 from linprobe_train.protocol.search import SplitUse, Sweep

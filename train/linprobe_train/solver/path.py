@@ -45,9 +45,9 @@ KEPT_LOGITS = 8
 :data:`BASIS`."""
 
 LENT_FAR = 3 * DECADE
-"""Distance from nowhere beyond which a fit from lent solutions is bridged all the same. A tenth
-more rows, passes bridged and not: 1.9 to 2.9 decades away 46 and 33, 50 and 41, 65 and 59, 40 and
-39; 3.5 and more 76 and 82, 89 and 102, 98 and 128, 47 and 56."""
+"""Distance from where fits from nothing begin beyond which one from lent solutions is bridged too.
+Passes, bridged and not, of fits of a tenth more rows: 46 and 33, 50 and 41, 65 and 59, 40 and 39
+from 2.1 to 2.9 decades away; 76 and 82, 89 and 102, 47 and 56, 98 and 128 from 3.5 on."""
 
 LENT = 3
 """Solutions of a sweep, those nearest to the chosen C, that fits of more rows start from."""

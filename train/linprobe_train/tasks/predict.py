@@ -1,6 +1,5 @@
 """A saved probe on new rows, of the store, an array or images: the most probable classes."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,21 +9,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from linprobe.errors import DataError, ResultError
+from linprobe.errors import DataError
 from linprobe.names import first_few, short_id
-from linprobe.records import parse
-from linprobe.terminal import Watch, ignore
-from linprobe_store.format.layout import ENCODER_FILE
 from linprobe_store.format.npy import map_npy, open_npz, read_npz
-from linprobe_store.format.spec import EncoderSpec, SkippedSample
-from linprobe_store.handles.encoder import StoredEncoder
+from linprobe_store.format.spec import SkippedSample
+from linprobe_store.format.taps import join_features
 from linprobe_store.handles.split import Split
-from linprobe_store.handles.store import FeatureStore
 from linprobe_store.image_encoder import ImageRequest, find_image_features
 from linprobe_train.results.answers import read_result
-from linprobe_train.results.probe_file import SavedProbe
-from linprobe_train.results.signed import read_beside
-from linprobe_train.scores.predictions import REMAKE, best_classes
+from linprobe_train.results.saved_probe import SavedProbe
+from linprobe_train.scores.predictions import best_classes
 from linprobe_train.solver.memory import available_bytes
 from linprobe_train.solver.preparation import Float64
 from linprobe_train.solver.rows import Features
@@ -80,7 +74,8 @@ def predict_images(
         notes.update(rows.notes)
         if rows.keys:
             has_rows = True
-            yield _predicted(saved.predict_proba(rows.features[saved.card.tap]), rows.keys, top)
+            features = join_features(rows.features, saved.card.tap, request.encoder)
+            yield _predicted(saved.predict_proba(features), rows.keys, top)
     if not has_rows:
         first = f"; the first is '{skipped[0].key}': {skipped[0].reason}" if skipped else ""
         raise DataError(
@@ -92,34 +87,6 @@ def predict_images(
 def _predicted(p: Float64, keys: tuple[str, ...], top: int) -> Predicted:
     order = best_classes(p, top)
     return Predicted(keys, order, np.take_along_axis(p, order, axis=1))
-
-
-def encoder_of(saved: SavedProbe, store: Path) -> EncoderSpec:
-    """The encoder that a probe was trained on, from beside it (or ``ResultError``) or the store."""
-    beside = saved.folder / ENCODER_FILE
-    if not os.path.lexists(beside):
-        return stored_encoder_of(saved, store).spec
-    data = read_beside(saved.folder, ENCODER_FILE)
-    spec = parse(EncoderSpec, data, str(beside), error=ResultError, hint=REMAKE)
-    if spec.encoder_id != saved.card.encoder_id:
-        raise ResultError(
-            f"'{beside}' is encoder {short_id(spec.encoder_id)}; the probe beside it takes "
-            f"{short_id(saved.card.encoder_id)}",
-            hint=REMAKE,
-        )
-    return spec
-
-
-def stored_encoder_of(
-    saved: SavedProbe, store: Path, query: str | None = None, watch: Watch = ignore
-) -> StoredEncoder:
-    """The encoder to predict with: the one asked for, which must be the probe's.
-
-    ``DataError``: it is another, naming both; ``NotFoundError``: the store does not have it.
-    """
-    encoder = FeatureStore(store).encoder(query or saved.card.encoder_id or None, watch)
-    saved.check_encoder(encoder.encoder_id, encoder.names.model)
-    return encoder
 
 
 def dataset_of(saved: SavedProbe) -> str:

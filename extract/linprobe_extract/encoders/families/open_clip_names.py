@@ -1,5 +1,6 @@
 """The names of open_clip's models: its family, as far as that goes without torch."""
 
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -25,6 +26,8 @@ OPENAI_MODELS = {
     "ViT-L/14@336px": "ViT-L-14-336",
 }
 """Names of the CLIP paper, with their open_clip architectures."""
+
+_ON_HUB = re.compile(r"(?:openai/)?clip-vit-(base|large)-patch(\d+)(-336)?")
 
 prefix = ""
 libraries = ("open_clip_torch", "timm")
@@ -61,6 +64,16 @@ def resolve(name: str, weights: Path | None) -> ModelRef | None:
         hint = f"--model {architecture}:{tags[0]}, or --weights FILE" if tags else "--weights FILE"
         raise LinprobeError(f"{name} is an architecture: which weights?", hint=hint)
     return ModelRef("open_clip", architecture, names_of(name, architecture, weights), weights)
+
+
+def suggest(name: str) -> str:
+    """OpenAI's own models by the names that they have on the Hugging Face hub; "" for others."""
+    match = _ON_HUB.fullmatch(name.lower())
+    if match is None:
+        return ""
+    size, patch, side = match.groups()
+    ours = f"ViT-{size[0].upper()}/{patch}{'@336px' if side else ''}"
+    return f"{ours}, in open_clip, or hf:{name}, in transformers" if ours in OPENAI_MODELS else ""
 
 
 def load(ref: ModelRef) -> "LoadedTower":

@@ -1,6 +1,8 @@
 """timm models up to their classifier as encoders: the only file that imports timm."""
 
+import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 prefix = "timm:"
 libraries = ("timm",)
 
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RESIZE_MODES = {"center": "shortest", "squash": "squash", "border": "longest"}
 """timm's crop modes in open_clip's words."""
 
@@ -33,6 +36,17 @@ def names() -> Mapping[str, str]:
 def resolve(name: str, weights: Path | None) -> ModelRef:
     """Take any name: whether timm has it shows when it is loaded."""
     return ModelRef("timm", name.removeprefix(prefix), names_of(name, name, weights), weights)
+
+
+def suggest(name: str) -> str:
+    """Name of a model of timm without its prefix, found in its sources: an import takes seconds."""
+    architecture = name.partition(".")[0]
+    spec = find_spec("timm") if _NAME.fullmatch(architecture) else None
+    if spec is None or spec.origin is None:
+        return ""
+    models = (Path(spec.origin).parent / "models").glob("*.py")
+    says = f"\ndef {architecture}(pretrained"
+    return f"{prefix}{name}" if any(says in path.read_text("utf-8") for path in models) else ""
 
 
 def load(ref: ModelRef) -> "LoadedTower":
