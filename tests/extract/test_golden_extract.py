@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +112,7 @@ def spec_text(spec: EncoderSpec) -> str:
     """A spec without the canary's digest, and its id then."""
     assert spec.preprocess is not None
     fixed = replace(spec, preprocess=replace(spec.preprocess, canary=NO_CANARY))
-    return json_text({"encoder_id": fixed.encoder_id, "spec": asdict(fixed)})
+    return json_text({"encoder_id": fixed.encoder_id, "spec": plain(fixed)})
 
 
 def dyadic_model(folder: Path, kind: str) -> SmallModel:
