@@ -12,6 +12,7 @@ from image_factories import picture, with_orientation
 from tar_factories import image_bytes, tar_bytes
 
 from linprobe.errors import ExtractError, MismatchError
+from linprobe_extract.encoders import loading
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.images import image_rows
 from linprobe_extract.pixels.upright import turned
@@ -124,7 +125,7 @@ def test_another_encoder_is_refused_with_both_ids_and_what_differs(
     theirs = load_small(other)
     request = ImageRequest(theirs.spec, "mine", small.weights, "cpu", (tmp_path / "a.jpg",))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Encoder, "load", lambda *_, **__: encoder)
+        patch.setattr(loading, "load_encoder", lambda *_, **__: encoder)
         with pytest.raises(MismatchError, match="weights_sha256") as caught:
             next(image_rows(request))
 

@@ -12,7 +12,7 @@ from tar_factories import image_bytes
 
 from linprobe.errors import LinprobeError
 from linprobe_extract import doctor
-from linprobe_extract.encoders import encoder as encoders
+from linprobe_extract.encoders import loading as encoders
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.encoders.family import EncoderChoice
 from linprobe_extract.encoders.loading import load_untrained

@@ -35,7 +35,7 @@ def test_another_way_to_read_labels_needs_no_encoder_and_mixes_nothing(
     store = tmp_path / "features"
     extract_small(model, data, store, keep_parts=True)
     monkeypatch.setattr(
-        "linprobe_extract.encoders.encoder.load_encoder", lambda *_, **__: pytest.fail("loaded")
+        "linprobe_extract.encoders.loading.load_encoder", lambda *_, **__: pytest.fail("loaded")
     )
 
     extract_small(model, data, store, label_source="json:pet")
