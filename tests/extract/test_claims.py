@@ -15,8 +15,10 @@ from linprobe_extract.run.work import Work
 from linprobe_extract.shards.types import Shard
 from linprobe_store.format.spec import ShardFingerprint
 
-PACE = Pace(beat_s=0.0, patience_s=0.02, poll_s=0.001)
-"""Of holders that nothing renews: contexts that were not entered."""
+PATIENT = Pace(beat_s=0.0, patience_s=600.0, poll_s=0.001)
+"""Of holders that nothing renews, as contexts were not entered, and that no test outlasts."""
+QUICK = Pace(beat_s=0.0, patience_s=0.02, poll_s=0.001)
+"""Of those who soon follow a silent holder."""
 
 
 class Board:
@@ -33,9 +35,9 @@ class Board:
 class Process:
     """One of those that share a folder, and what it takes."""
 
-    def __init__(self, folder: Path, board: Board, n_others: int = 0) -> None:
+    def __init__(self, folder: Path, board: Board, n_others: int = 0, pace: Pace = PATIENT) -> None:
         self.board = board
-        self.leases = Leases(folder, PACE)
+        self.leases = Leases(folder, pace)
         self.lines: list[str] = []
         self.claims = Claims(cast("Work", board), self.leases, n_others, self.lines.append)
         self.shards = self.claims.take(lambda: False)
@@ -111,7 +113,7 @@ def test_who_has_nothing_left_waits_for_the_others_says_so_and_follows_who_falls
     tmp_path: Path,
 ) -> None:
     board = Board(2)
-    silent, mine = Process(tmp_path, board), Process(tmp_path, board)
+    silent, mine = Process(tmp_path, board), Process(tmp_path, board, pace=QUICK)
     lost = next(silent.shards)
 
     assert [mine.do(shard) for shard in mine.shards] == [board.todo[1], lost]

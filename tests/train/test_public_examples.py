@@ -48,6 +48,7 @@ def test_reprs_are_short_and_arrays_are_arrays(folder: Path) -> None:
     probe = linprobe.fit_probe(split)
 
     assert repr(store) == "FeatureStore('features': ViT-T/8)"
+    assert repr(linprobe.FeatureStore("nowhere")) == "FeatureStore('nowhere': no such folder yet)"
     assert repr(split).startswith("Split(train of toys by ViT-T/8: 180 rows, 4 classes; embedding")
     assert repr(probe) == "FittedProbe(12 features, 4 classes: c0, c1, c2 and 1 more; C = 1)"
     assert len(split) == 180

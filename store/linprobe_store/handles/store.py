@@ -53,7 +53,8 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         known = ", ".join(encoder.names.model for encoder in self.encoders())
-        return f"FeatureStore({str(self.root)!r}: {known or 'no encoder'})"
+        nothing = "no encoder" if self.root.exists() else "no such folder yet"
+        return f"FeatureStore({str(self.root)!r}: {known or nothing})"
 
     def encoders(self) -> tuple[StoredEncoder, ...]:
         """All encoders, sorted by folder name; those that can be opened."""
