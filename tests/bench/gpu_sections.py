@@ -200,7 +200,7 @@ def encoder_alone(bench: Bench) -> None:
         encoder = bench.encoder(precision)
         for size in bench.batches:
             pixels = bench.pixels(size)
-            rate = bench.rate(partial(encoder.encode, pixels), size)
+            rate = bench.rate(partial(encoder.encode_pixels, pixels), size)
             bench.rates[precision] = max(rate, bench.rates.get(precision, 0.0))
             room, launch = pixel_room(encoder, size).copy_(pixels), launcher(encoder)
             copied = bench.rate(partial(_launch_and_wait, launch, room), size)

@@ -148,7 +148,7 @@ def test_the_order_and_the_writing_of_taps_make_no_other_encoder(vit: SmallModel
         ("coca", "cls", "embedding, pre_projection, block-1 to block-2"),
         ("resnet", "patch_mean", "it has embedding"),
         ("timm-head", "cls", "it has embedding"),
-        ("siglip", "pre_projection", "it has embedding, patch_mean"),
+        ("siglip", "pre_projection", "it has embedding, cls, patch_mean, block-1 to block-6"),
     ],
 )
 def test_a_tap_that_a_model_does_not_have_is_refused_with_those_it_has(

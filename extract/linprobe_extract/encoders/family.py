@@ -200,13 +200,14 @@ def resolve_model(name: str, *, weights: Path | None = None) -> ModelRef:
         ref = family.resolve(name, weights) if name.startswith(family.prefix) else None
         if ref is not None:
             return ref
-    for family in reversed([*families().values()]):
-        suggest = getattr(family, "suggest", None)  # of ours, for names that people have elsewhere
-        if suggest is not None and (meant := suggest(name)):
-            raise LinprobeError(f"unknown model: {name}", hint=f"did you mean {meant}?")
     known = list(known_models())
     # An architecture is a name too, with a checkpoint of one's own.
     known += {name.partition(":")[0] for name in families()["open_clip"].names()}
+    is_misspelt = name.lower() in {text.lower() for text in known}
+    for family in reversed([*families().values()]):
+        suggest = getattr(family, "suggest", None)  # of ours, for names that people have elsewhere
+        if suggest is not None and not is_misspelt and (meant := suggest(name)):
+            raise LinprobeError(f"unknown model: {name}", hint=f"did you mean {meant}?")
     raise LinprobeError(f"unknown model: {name}", hint=closest(name, known))
 
 
