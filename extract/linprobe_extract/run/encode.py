@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from linprobe.errors import ShardError
@@ -92,19 +92,32 @@ class Run:
         if self.ranks.rank == 0:
             self._clear_leftovers(gauge)
         with Leases(self.work.stored.path) as leases:
-            claims = Claims(self.work, leases, self.ranks.world_size - 1, gauge.tell)
-            self._encode(report, gauge, claims, stored_rows(self.work, gauge.tell))
+            after = self._encode_all(report, gauge, leases)
             report.seconds = time.perf_counter() - started
             report.stopped = self.stop.is_set()
-            after = self.work.again()
             report.n_shards_missing = len(after.todo)
             report.sealed = tuple(after.sealed.values())
-            report.failed_elsewhere = tuple(shard.url for shard in claims.failed_elsewhere)
             # A bad shard leaves open what the dataset will be.
             if not report.failed and not report.failed_elsewhere:
                 sealed = seal(after, leases, self.stop.is_set, gauge.tell)
                 report.sealed, report.has_sealed = sealed
         return report
+
+    def _encode_all(self, report: RunReport, gauge: Gauge, leases: Leases) -> Work:
+        """Encode until nothing is missing, has failed or is stopped; give the work as it is then.
+
+        A run on another dataset with the same shards removes their parts once it has sealed them:
+        what counted as done is then taken from the store.
+        """
+        run = self
+        while True:
+            claims = Claims(run.work, leases, self.ranks.world_size - 1, gauge.tell)
+            run._encode(report, gauge, claims, stored_rows(run.work, gauge.tell))
+            report.failed_elsewhere = tuple(shard.url for shard in claims.failed_elsewhere)
+            run = replace(self, work=run.work.again())
+            has_failed = bool(report.failed or report.failed_elsewhere)
+            if not run.work.todo or has_failed or self.stop.is_set():
+                return run.work
 
     def _encode(
         self, report: RunReport, gauge: Gauge, claims: Claims, stored: StoredRows | None

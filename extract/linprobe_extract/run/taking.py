@@ -65,7 +65,7 @@ class StoredRows:
                 heads += [_heads(block) for block in images.blocks(_BLOCK_ROWS)]
         self._starts = np.array(starts)
         unsorted = np.concatenate(heads)
-        self._order = np.argsort(unsorted).astype(np.uint32)
+        self._order = np.argsort(unsorted, kind="stable").astype(np.uint32)
         self._heads = unsorted[self._order]
 
     def __len__(self) -> int:

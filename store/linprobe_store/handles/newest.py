@@ -26,7 +26,7 @@ def newest(datasets: Sequence[StoredDataset], watch: Watch = ignore) -> tuple[St
     kept: list[StoredDataset] = []
     for name in dict.fromkeys(dataset.name for dataset in datasets):
         same = [dataset for dataset in datasets if dataset.name == name]
-        times = _naming_times(same[0].path.parents[1]) if len(same) > 1 else {}
+        times = _naming_times(same[0].path.parents[1], watch) if len(same) > 1 else {}
         same.sort(key=lambda dataset: times.get(dataset.dataset_id, ("", 0)), reverse=True)
         if same[0].dataset_id in times:
             meant, *older = (short_id(dataset.dataset_id) for dataset in same)
@@ -52,11 +52,13 @@ def name_newest(dataset: StoredDataset, datasets: Sequence[StoredDataset]) -> No
         append_provenance(dataset.path.parents[1], entry)
 
 
-def _naming_times(encoder_path: Path) -> Mapping[str, tuple[str, int]]:
+def _naming_times(encoder_path: Path, watch: Watch) -> Mapping[str, tuple[str, int]]:
     """When each dataset was last given its name, and by which line; none where that is damaged."""
     try:
         entries = read_provenance(encoder_path)
-    except StoreError:
+    except StoreError as error:
+        line = f"which dataset of a name is the newest cannot be told: {error.message}"
+        watch(Progress(0, None, "datasets", line=line))
         return {}
     named = enumerate(entries)
     return {

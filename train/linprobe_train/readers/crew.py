@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from linprobe.errors import OptionError, ProbeError
 from linprobe.terminal import human_bytes
+from linprobe_train.cluster.members import CONTACT_SECONDS
 from linprobe_train.readers.cost import pass_cost
 from linprobe_train.readers.remote import (
     Facts,
@@ -82,7 +83,7 @@ class ClusterCrew(Crew):
 
         def tree() -> "Future":
             shared = self._share(rows)
-            (sent,) = self.client.scatter([read], hash=False)
+            sent = self._send(read)
 
             def leaf(start: int, stop: int, home: str) -> "Future":
                 job = self.expected, shared, sent, join, start, stop
@@ -122,7 +123,7 @@ class ClusterCrew(Crew):
         """Send W', (d, m), and add up gradients of no rows: all of a pass but its rows."""
 
         def tree() -> "Future":
-            (sent,) = self.client.scatter([W], hash=False)
+            sent = self._send(W)
 
             def leaf(_start: int, _stop: int, home: str) -> "Future":
                 return self._submit(empty_sums, sent, home=home)
@@ -151,9 +152,15 @@ class ClusterCrew(Crew):
         if key not in self._shared:
             stored = stored_rows(rows)
             self.places.update(stored.places)
-            (self._shared[key],) = self.client.scatter([stored], hash=False)
+            self._shared[key] = self._send(stored)
             weakref.finalize(rows, self._shared.pop, key, None)
         return self._shared[key]
+
+    def _send(self, value: object) -> "Future":
+        """Give a value to the workers, once the scheduler has answered: scatter waits for ever."""
+        self._threads()
+        (sent,) = self.client.scatter([value], hash=False)
+        return sent
 
     def _submit(self, work: Callable[..., object], *job: object, home: str) -> "Future":
         return self.client.submit(work, *job, pure=False, workers=[home], allow_other_workers=True)
@@ -162,7 +169,7 @@ class ClusterCrew(Crew):
         """Address of the worker of every thread; ``ProbeError``: there is none for a while."""
         for _ in range(PATIENCE):
             try:
-                threads = self.client.nthreads()
+                threads = self.client.nthreads(callback_timeout=CONTACT_SECONDS)
             # What Dask raises here differs from version to version; all of it means the same.
             except Exception as error:
                 raise ProbeError(
