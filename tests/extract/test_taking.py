@@ -11,8 +11,11 @@ import torch
 from encoder_factories import SmallModel
 from pack_factories import write_image
 from run_factories import Steps, run_once
+from tar_factories import write_dataset
 
 from linprobe import Encoder as PublicEncoder
+from linprobe import extract_features
+from linprobe.terminal import Progress
 from linprobe_extract.encoders.encoder import Encoder
 from linprobe_extract.pack.listing import PackOptions
 from linprobe_extract.pack.pack import pack
@@ -166,6 +169,26 @@ def test_rows_of_shards_that_no_split_holds_are_taken_from_their_parts(
 
     assert report.n_taken in (first.n_images - 1, first.n_images)
     assert report.n_images == report.n_taken + counted.n_images == 39
+
+
+def test_shards_whose_parts_another_run_removes_meanwhile_are_done_again_from_its_splits(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    data, store = write_dataset(tmp_path / "a", splits={"train": [5], "test": [3]}), tmp_path / "s"
+    more = shutil.copytree(data, tmp_path / "b")
+    write_dataset(tmp_path / "other", splits={"val": [4]})
+    shutil.copytree(tmp_path / "other" / "val", more / "val")
+    extract_features(encoder, data, store, keep_parts=True)
+    others = iter([data])
+
+    def removed_by_another(_: Progress) -> None:
+        for first in others:
+            run_once(encoder, first, store)
+
+    report = run_once(encoder, more, store, watch=removed_by_another)
+
+    assert [split.name for split in report.sealed] == ["test", "train", "val"]
+    assert (report.n_shards_missing, report.n_taken) == (0, 12)  # those of val are the same
 
 
 def test_damaged_rows_are_not_taken_but_encoded_and_told(encoder: Encoder, tmp_path: Path) -> None:

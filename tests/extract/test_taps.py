@@ -22,6 +22,7 @@ from torch import nn
 
 from linprobe import Encoder, extract_features
 from linprobe.errors import LinprobeError
+from linprobe_extract.run.report import report_text
 from linprobe_store.handles.store import FeatureStore
 
 TAPS = ("embedding", "pre_projection", "cls", "patch_mean", "block-1", "block-2")
@@ -158,6 +159,15 @@ def test_a_tap_that_a_model_does_not_have_is_refused_with_those_it_has(
     with pytest.raises(LinprobeError, match=f"no tap '{tap}'") as refusal:
         load_small(small, taps=("embedding", tap))
     assert has in refusal.value.hint
+
+
+def test_without_the_embedding_the_next_command_names_a_tap(
+    vit: SmallModel, tmp_path: Path
+) -> None:
+    data = write_dataset(tmp_path / "pets", splits={"train": [5], "test": [3]})
+    report = extract_features(load_small(vit, taps=("cls", "patch_mean")), data, tmp_path / "s")
+
+    assert "--data pets --tap cls" in report_text(report)
 
 
 def test_more_taps_are_another_encoder_beside_the_one_that_stays(

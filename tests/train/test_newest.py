@@ -12,6 +12,7 @@ from train_factories import SplitData, stored_dataset
 
 from linprobe.errors import LinprobeError, StoreError
 from linprobe_store.care.copy import copy_store
+from linprobe_store.format.layout import folder_named
 from linprobe_store.handles.dataset import StoredDataset
 from linprobe_store.handles.encoder import StoredEncoder
 from linprobe_store.handles.newest import name_newest
@@ -144,7 +145,9 @@ def test_predict_takes_the_newest_probe_of_the_protocol_default_and_says_which(
         return done.err
 
     assert str(by_question[second, "default"]) in taken()
-    assert "the newest of 3; another: linprobe predict FOLDER" in taken()
+    assert "the newest by default among 3; another: linprobe predict FOLDER" in taken()
+    for query in (first[:12], folder_named("ds-", "toys", first)):
+        assert str(by_question[first, "default"]) in taken("--data", query)
     name_newest(dataset_with(encoder, first), encoder.datasets())
     assert str(by_question[first, "default"]) in taken()
     with pytest.raises(LinprobeError, match="no probe of 'other'"):

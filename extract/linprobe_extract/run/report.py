@@ -151,7 +151,10 @@ def report_text(report: ExtractReport) -> str:
             lines.append(f"metric   {sealed[0].metric}")
         if name != report.dataset:
             lines.append(f"name     {name}: the store keeps the first name of a dataset")
-        probe = command("probe", store=store, model=encoder.names.model, data=name)
+        names = [tap.name for tap in encoder.spec.taps]
+        # The protocol that is meant where none is named takes the embedding.
+        own = None if "embedding" in names else names[0]
+        probe = command("probe", store=store, model=encoder.names.model, data=name, tap=own)
         lines += [f"store    {store}", f"next     {probe}"]
     return "\n".join(map(one_line, lines))
 

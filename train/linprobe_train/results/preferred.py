@@ -47,13 +47,17 @@ def preferred_folder(
     def rank(probe: Collected) -> tuple[bool, bool, bool, str]:
         result = probe.result
         is_default = result.question.protocol.name == DEFAULT.name
-        is_asked = data is not None and result.dataset == data
+        own = result.question.dataset_id, result.dataset, folder_of(result)
+        is_asked = data is not None and is_meant(data, *own)
         return is_asked, not _is_older(result, meant), is_default, result.environment.time
 
     best = max(probes, key=rank)
     line = f"with the probe {best.folder}: {best.label} on {best.result.dataset}"
     if len(probes) > 1:
-        line += f", the newest of {len(probes)}; another: {command('predict', 'FOLDER')}"
+        name = best.result.question.protocol.name
+        line += (
+            f", the newest by {name} among {len(probes)}; another: {command('predict', 'FOLDER')}"
+        )
     watch(Progress(0, None, "results", line=line))
     return best.folder
 

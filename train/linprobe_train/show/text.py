@@ -12,7 +12,7 @@ from linprobe.options import RESULTS
 from linprobe.records import JsonValue, plain
 from linprobe.terminal import command, install, json_text, one_line, text_table
 from linprobe_store.format.spec import SkippedSample
-from linprobe_train.protocol.protocols import BAND
+from linprobe_train.protocol.protocols import BAND, PROTOCOLS
 from linprobe_train.results.answers import Answer
 from linprobe_train.results.result import ProbeResult, R
 from linprobe_train.scores.intervals import Interval
@@ -76,7 +76,8 @@ def answer_text(answer: Answer[ProbeResult], store: Path) -> str:
     other = "dino" if protocol.name == "clip-readme" else "clip-readme"
     out = None if answer.folder.parent == RESULTS else answer.folder.parent
     model, data = result.encoder, result.dataset
-    again = command("probe", store=store, model=model, data=data, out=out, protocol=other)
+    tap = protocol.tap if protocol.tap not in {p.tap for p in PROTOCOLS.values()} else None
+    again = command("probe", store=store, model=model, data=data, out=out, protocol=other, tap=tap)
     chosen = {"score": "best", BAND: "by likelihood"}[protocol.rule]
     how = f"{chosen} on {result.held_out.source}" if result.sweep else "not chosen"
     if result.sweep and result.sweep.coarse:
