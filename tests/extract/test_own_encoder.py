@@ -2,8 +2,12 @@
 
 import importlib.metadata
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +23,20 @@ from typer.testing import CliRunner
 
 from linprobe import Encoder, FeatureStore, extract_features
 from linprobe.door import app
-from linprobe.errors import LinprobeError
+from linprobe.errors import LinprobeError, MismatchError
 from linprobe_extract.encoders.families import own
 from linprobe_extract.encoders.family import known_models, resolve_model
+from linprobe_extract.encoders.register import register
 
 IMAGES = [picture(40, 30, seed=1), picture(31, 50, seed=2), picture(22, 22, mode="L", seed=3)]
+SCALES = [1.0]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """An attribute of a module."""
+
+    by: int
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +152,111 @@ def test_the_identity_covers_weights_code_and_pixels(encoder: Encoder) -> None:
     sources = encoder.spec.config["sources"]
     assert set(sources) == {"own_encoder.Colours", "own_encoder.shrink"}
     assert all(len(digest) == 64 for digest in sources.values())
+
+
+NET = """
+import torch
+from torch import nn
+
+SCALE = 1.0
+
+def helper(x):
+    return x * SCALE
+
+class Net(nn.Module):
+    def __init__(self, kind="mean", k=1, eps=1e-5, table=0.0, buffer=0.0, steps=(1,), **more):
+        super().__init__()
+        self.inner = nn.Module()
+        self.inner.kind, self.inner.k, self.inner.steps = kind, k, steps
+        self.inner.table = torch.full((2,), table)
+        self.inner.register_buffer("buffer", torch.full((2,), buffer), persistent=False)
+        self.norm = nn.LayerNorm(12, eps=eps)
+        vars(self).update(more)
+
+    def forward(self, pixels):
+        return helper(self.norm(pixels).amax((2, 3)))
+
+def make():
+    return Net(), None
+"""
+
+
+def net_id(folder: Path, source: str = NET, **settings: Any) -> str:  # noqa: ANN401 - of the source
+    """Id of a module that is made anew of the source, as another process has it."""
+    file = folder / "net_of_test.py"
+    file.write_text(source, newline="")
+    code = ModuleType("net_of_test")
+    code.__file__ = str(file)
+    exec(compile(source, file, "exec"), vars(code))
+    sys.modules["net_of_test"] = code
+    try:
+        made = Encoder(code.Net(**settings), shrink, name="net", device="cpu")
+    finally:
+        del sys.modules["net_of_test"]
+    return made.spec.encoder_id
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kind": "max"},
+        {"k": 2},
+        {"steps": (1, 2)},
+        {"eps": 1e-3},
+        {"table": 1.0},
+        {"buffer": 1.0},
+        {"source": NET.replace("SCALE = 1.0", "SCALE = 10.0")},
+        {"source": NET.replace("return x * SCALE", "return x * SCALE + 1")},
+        {"pool": torch.amax},
+        {"pool": lambda x: x.mean()},
+        {"parts": [nn.Linear(2, 2)]},
+        {"config": {"a": SimpleNamespace(b=np.ones(3))}},
+        {"spec": Split(2)},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_what_changes_a_module_beside_its_weights_changes_its_id(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    assert net_id(tmp_path, **settings) != net_id(tmp_path)
+
+
+def test_the_same_module_has_the_same_id_wherever_its_file_is(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+
+    def around() -> dict[str, Any]:
+        loop: list[object] = [object(), {3, 1, 2}, np.float32(1), torch.empty(2, device="meta")]
+        loop.append(loop)
+        return {"loop": loop, "act": nn.functional.gelu, "cut": partial(torch.clamp, min=0)}
+
+    first = net_id(tmp_path, **around())
+    assert net_id(tmp_path / "other", NET.replace("\n", "\r\n"), **around()) == first
+
+
+def test_functions_and_objects_count_with_what_they_hold(tmp_path: Path) -> None:
+    def scaled(by: float) -> Callable[[float], float]:
+        return lambda x: x * by
+
+    pair = [lambda x: x.mean(), lambda x: x.amax()]
+    held = [scaled(1), scaled(2), *pair, Split(1), Split(2), partial(scaled, 1), partial(scaled, 2)]
+    assert len({net_id(tmp_path, pool=each) for each in held}) == len(held)
+    assert net_id(tmp_path, pool=scaled(1)) == net_id(tmp_path, pool=scaled(1))
+
+
+def test_a_change_that_no_id_sees_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    class Scaled(Colours):
+        def forward(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {tap: SCALES[0] * x for tap, x in super().forward(pixels).items()}
+
+    register(Encoder(Scaled(), shrink, name="net", device="cpu"), tmp_path, batch_size=2)
+    SCALES[0] = 10.0
+    try:
+        with pytest.raises(MismatchError, match=r"norm within 1%.* found 10 times") as refusal:
+            register(Encoder(Scaled(), shrink, name="net", device="cpu"), tmp_path, batch_size=2)
+    finally:
+        SCALES[0] = 1.0
+    assert "the module may have changed" in refusal.value.hint
+    assert "self.version = 2" in refusal.value.hint
 
 
 def test_the_module_that_was_given_stays_as_it_was() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -71,6 +72,30 @@ def test_bf16_may_differ_more_between_machines(tmp_path: Path) -> None:
         fp32.check_canary({"embedding": other})
     with pytest.raises(MismatchError, match=r"at least 0\.999 "):
         bf16.check_canary({"embedding": X + np.float16(0.2)})
+
+
+@pytest.mark.parametrize(
+    ("precision", "most", "within", "beyond"),
+    [("fp32", "1%", 1.008, 1.02), ("bf16", "5%", 0.96, 0.93), ("fp16", "5%", 1.04, 10)],
+)
+def test_a_change_of_scale_is_refused(
+    tmp_path: Path,
+    precision: Literal["fp32", "bf16", "fp16"],
+    most: str,
+    within: float,
+    beyond: float,
+) -> None:
+    """Every cosine stays as it is."""
+    spec = replace(encoder_spec(), precision=precision)
+    encoder = FeatureStore(tmp_path).register_encoder(spec, NAMES)
+    x = X.astype(np.float32)
+    encoder.check_canary({"embedding": x})
+
+    encoder.check_canary({"embedding": x * np.float32(within)})
+    one = x.copy()
+    one[1] *= np.float32(beyond)
+    with pytest.raises(MismatchError, match=f"image 1, embedding: expected a norm within {most}"):
+        encoder.check_canary({"embedding": one})
 
 
 def test_a_canary_that_is_not_finite_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -111,8 +111,13 @@ def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: s
 
 def digest_weights(module: nn.Module) -> str:
     """Sha256 over the sorted (name, dtype, shape, bytes) of a module's state, as 64 hex digits."""
+    return digest_tensors(sorted(module.state_dict().items()))
+
+
+def digest_tensors(named: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Sha256 over the (name, dtype, shape, bytes) of tensors in their order, as 64 hex digits."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in named:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)

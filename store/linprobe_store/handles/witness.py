@@ -21,12 +21,24 @@ from linprobe.errors import REPAIR, IntegrityError, MismatchError
 from linprobe.records import MAX_BYTES, NonNegative, canonical_json, parse, plain, read_bytes
 from linprobe_store.format.layout import CANARY_FOLDER, PROVENANCE_FILE
 from linprobe_store.format.npy import read_npz
-from linprobe_store.format.spec import FeatureArray
+from linprobe_store.format.spec import EncoderSpec, FeatureArray
 
 _FILE = "canary.npz"
 _MIN_COSINE, _MIN_COSINE_BF16 = 0.9999, 0.999
 """Above what another model, activation or preprocessing gives; below what another GPU gives. In
 bf16 two processors were 4.5e-5 from each other in 12 blocks, as either is from float32."""
+_NORM, _NORM_16 = 0.01, 0.05
+"""By how much a norm may differ: the angle that is allowed, as noise is no longer along the feature
+than across it; a change of scale leaves every cosine as it is."""
+_OTHER_MACHINE = (
+    "this machine computes other features for the same encoder: compare the library versions in "
+    "provenance.jsonl, or extract into another store"
+)
+_OTHER_MODULE = (
+    "the module may have changed where its identity does not see it, as in a file that it imports: "
+    "undo that, or give the module another attribute (self.version = 2) to make it another "
+    "encoder; if it is the same, compare the library versions in provenance.jsonl"
+)
 
 
 def read_canary(encoder_path: Path) -> Mapping[str, FeatureArray] | None:
@@ -42,9 +54,13 @@ def read_canary(encoder_path: Path) -> Mapping[str, FeatureArray] | None:
     return cast("Mapping[str, FeatureArray]", arrays)
 
 
-def check_canary(encoder_path: Path, features: Mapping[str, FeatureArray], precision: str) -> None:
-    """See ``StoredEncoder.check_canary``; ``precision`` is the encoder's."""
-    least = _MIN_COSINE_BF16 if precision == "bf16" else _MIN_COSINE
+def check_canary(
+    encoder_path: Path, features: Mapping[str, FeatureArray], spec: EncoderSpec
+) -> None:
+    """See ``StoredEncoder.check_canary``; ``spec`` is the encoder's."""
+    least = _MIN_COSINE_BF16 if spec.precision == "bf16" else _MIN_COSINE
+    most = _NORM_16 if spec.precision in ("bf16", "fp16") else _NORM
+    hint = _OTHER_MODULE if spec.architecture.startswith("module:") else _OTHER_MACHINE
     stored = read_canary(encoder_path)
     if stored is None:
         refuse_links(encoder_path)
@@ -64,15 +80,22 @@ def check_canary(encoder_path: Path, features: Mapping[str, FeatureArray], preci
     for tap, reference in stored.items():
         x, y = reference.astype(np.float64), features[tap].astype(np.float64)
         with np.errstate(all="ignore"):  # what is not finite has no cosine, and is refused
-            norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-            cosines = np.einsum("ij,ij->i", x, y) / norms
+            norms, others = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
+            cosines = np.einsum("ij,ij->i", x, y) / (norms * others)
+            ratios = others / norms
         worst = int(cosines.argmin()) if len(cosines) else 0
         if len(cosines) and not cosines[worst] >= least:
             raise MismatchError(
                 f"{encoder_path}: canary image {worst}, {tap}: expected a cosine of at least "
                 f"{least} with the stored features, found {cosines[worst]:.6f}",
-                hint="this machine computes other features for the same encoder: compare the "
-                "library versions in provenance.jsonl, or extract into another store",
+                hint=hint,
+            )
+        worst = int(np.abs(ratios - 1).argmax()) if len(ratios) else 0
+        if len(ratios) and not abs(ratios[worst] - 1) <= most:
+            raise MismatchError(
+                f"{encoder_path}: canary image {worst}, {tap}: expected a norm within {most:.0%} "
+                f"of that of the stored features, found {ratios[worst]:.4g} times it",
+                hint=hint,
             )
 
 

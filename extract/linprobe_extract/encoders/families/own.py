@@ -75,10 +75,12 @@ def tower_of(module: object, transform: object, *, factory: object = None) -> "L
     """A tower of a module and its transform; a LinprobeError where they are none.
 
     Its identity is the weights, the code path (names and sources of the classes of the module, of
-    the transform and of ``factory``, with the versions of their packages), and the canary.
+    the transform and of ``factory``, with the versions of their packages), the state beside the
+    weights with the whole files of that code (:func:`.own_state.digest_state`), and the canary.
     """
     from torch import nn
 
+    from linprobe_extract.encoders.families.own_state import digest_state
     from linprobe_extract.encoders.tower import LoadedTower, OwnTaps, effective_activation
     from linprobe_extract.encoders.weights import digest_weights
     from linprobe_extract.pixels.own import own_pixels
@@ -97,7 +99,7 @@ def tower_of(module: object, transform: object, *, factory: object = None) -> "L
     return LoadedTower(
         taps=OwnTaps(own),
         architecture=f"module:{_qualified(type(module))}",
-        config=_code_path(code),
+        config={**_code_path(code), "state": digest_state(own, code)},
         activation=effective_activation(own),
         weights_sha256=digest_weights(own),
         preprocess=pixels,
