@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import ArrayLike, NDArray
 
 from linprobe.errors import DataError
@@ -12,6 +13,7 @@ from linprobe_store.handles.split import Split
 from linprobe_train import api
 from linprobe_train.protocol.protocols import DEFAULT, Protocol
 from linprobe_train.protocol.search import Search
+from linprobe_train.results.labels import as_labels, kind_of
 from linprobe_train.results.probe_file import ProbeCard
 from linprobe_train.results.saved_probe import SavedProbe
 from linprobe_train.solver.fit import FitSettings
@@ -204,30 +206,24 @@ def _numbered(
         return None, np.array(features.classes)
     if labels is None:
         raise DataError("an array of features needs labels", hint="pass labels of shape (n,)")
-    parts = [np.asarray(part) for part in (labels, val_labels) if part is not None]
+    parts = [as_labels(part) for part in (labels, val_labels) if part is not None]
     first = parts[0]
     if all(part.ndim == 2 for part in parts):
         if any(part.dtype.kind not in "iub" for part in parts):
             hint = "give a multi-hot matrix (n, k) of 0 and 1"
             raise DataError(f"labels of shape {first.shape} and type {first.dtype}", hint=hint)
         return np.concatenate(parts), np.arange(first.shape[1])
-    is_text = all(part.dtype == object and _all_texts(part) for part in parts)
-    parts = [part.astype(str) if is_text else part for part in parts]
-    if any(part.ndim != 1 or part.dtype.kind not in "iubU" for part in parts):
+    if any(part.ndim != 1 or kind_of(part) is None for part in parts):
         raise DataError(
             f"labels of shape {first.shape} and type {first.dtype}; expected classes (n,) that are "
             "texts, integers or booleans, or a multi-hot matrix (n, k)",
             hint="give every row the name of its class",
         )
-    if len({part.dtype.kind == "U" for part in parts}) > 1:
+    if len({kind_of(part) for part in parts}) > 1 or kind_of(np.concatenate(parts)) is None:
         problem = "the labels of train are of another kind than those of val"
-        raise DataError(problem, hint="give texts for both, or numbers for both")
+        raise DataError(problem, hint="give texts, integers or booleans for both")
     values, ids = np.unique(np.concatenate(parts), return_inverse=True)
     return ids.astype(np.int64), values
-
-
-def _all_texts(labels: NDArray[np.generic]) -> bool:
-    return all(isinstance(label, str) for label in labels.ravel().tolist())
 
 
 def _fitted(
@@ -250,5 +246,6 @@ def _fitted(
         C=fit.C,
         temperature=probe.temperature,
         upright=isinstance(features, Split) and features.dataset_names.upright is True,
+        label_kind=kind if (kind := kind_of(labels)) in ("int", "bool") else UNSET,
     )
     return FittedProbe(probe, card, Path(), spec, labels=labels, fit=fit)

@@ -1,10 +1,10 @@
 """A saved probe on images: its encoder, found beside it or in a store."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,7 @@ class ImagePredictions:
 
 def classify_images(
     saved: "SavedProbe",
-    images: Sequence[str | Path],
+    images: str | Path | Iterable[object],
     encoder: Any,  # noqa: ANN401 - of the extract stage, which this one does not know
     weights: Path | str | None,
     device: Device,
@@ -60,14 +60,25 @@ def classify_images(
     keys: list[str] = []
     skipped: list[SkippedSample] = []
     blocks = [np.empty((0, len(saved.classes)))]
+    if isinstance(images, str | Path):
+        images = [images]
     if encoder is not None:
+        if not (hasattr(encoder, "spec") and hasattr(encoder, "encode")):
+            problem = f"expected an Encoder, found a {type(encoder).__name__}"
+            raise DataError(problem, hint="encoder=Encoder(NAME) loads one by its name")
+        for image in images if isinstance(images, list | tuple) else ():
+            _refuse_empty(image)
         saved.check_encoder(encoder.spec.encoder_id, encoder.names.model)
         features, names = encoder.encode(images, upright=card.upright)
         keys += names
         blocks.append(saved.predict_proba(join_features(features, card.tap, encoder.spec)))
     else:
+        paths = tuple(_paths(images))
+        if not card.encoder_id and encoder_beside(saved) is None:
+            problem = "the probe was fitted on plain arrays and knows no encoder"
+            hint = "give the one that made its features: encoder=Encoder(NAME)"
+            raise DataError(problem, hint=hint)
         spec, file = encoder_of(saved, store), None if weights is None else Path(weights)
-        paths = tuple(map(Path, images))
         request = ImageRequest(spec, card.encoder, file, device, paths, card.upright)
         for rows in find_image_features()(request):
             skipped += rows.skipped
@@ -79,8 +90,27 @@ def classify_images(
         hint = "check that the files are whole images"
         raise DataError(f"none of {len(skipped)} images could be decoded; {first}", hint=hint)
     p = np.concatenate(blocks)
-    labels = getattr(saved, "labels", np.array(saved.classes, dtype=np.str_))
+    labels = getattr(saved, "labels", card.labels)
     return ImagePredictions(tuple(keys), labels[p.argmax(axis=1)], p, tuple(skipped))
+
+
+def _paths(images: object) -> Iterator[Path]:
+    """Paths of images; ``DataError`` for anything else, which only a loaded encoder takes."""
+    is_one = isinstance(images, bytes | Mapping | np.ndarray) or not isinstance(images, Iterable)
+    for image in [images] if is_one else cast("Iterable[object]", images):
+        if not isinstance(image, str | Path):
+            raise DataError(
+                f"expected paths of images, found a {type(image).__name__}",
+                hint="give paths, or the loaded encoder as well, encoder=Encoder(NAME), which "
+                "takes PIL images, arrays, bytes and datasets",
+            )
+        _refuse_empty(image)
+        yield Path(image)
+
+
+def _refuse_empty(image: object) -> None:
+    if isinstance(image, str) and not image:
+        raise DataError("the path of an image is empty", hint="give the path of a file or folder")
 
 
 def encoder_of(saved: "SavedProbe", store: Path) -> EncoderSpec:

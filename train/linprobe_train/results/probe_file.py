@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -12,6 +13,7 @@ from safetensors.numpy import load, save
 from linprobe.disk import write_atomic
 from linprobe.errors import ResultError, StoreError
 from linprobe.terminal import command
+from linprobe_train.results.labels import LabelKind, Labels, labels_of
 from linprobe_train.results.signed import parse_signed, read_beside, sign
 from linprobe_train.solver.losses import Loss
 from linprobe_train.solver.preparation import Float64
@@ -51,8 +53,27 @@ class ProbeCard:
     """What logits are divided by before they become probabilities; 1 for nothing."""
     upright: bool = False
     """Whether images were turned as their EXIF says; new ones are then, too."""
+    label_kind: Literal["int", "bool"] | UnsetType = UNSET
+    """What the program that fitted the probe has for classes; left out where they are texts."""
     format: Literal[3] = 3
     """Version of the files."""
+
+    def __post_init__(self) -> None:
+        try:
+            labels_of(self.classes, self.kind)
+        except (ValueError, OverflowError):
+            problem = f"classes that are no labels of the kind {self.kind}"
+            raise ValueError(problem) from None
+
+    @property
+    def kind(self) -> LabelKind:
+        """What the classes are: texts, where the card does not say."""
+        return "text" if self.label_kind is UNSET else self.label_kind
+
+    @property
+    def labels(self) -> Labels:
+        """The classes as labels of their kind, (k,)."""
+        return labels_of(self.classes, self.kind)
 
 
 def save_probe(folder: Path, probe: Probe, card: ProbeCard) -> None:

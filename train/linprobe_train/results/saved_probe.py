@@ -1,6 +1,6 @@
 """A probe with what it is of: a classifier of features, of stored splits and of images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from linprobe.records import canonical_json, plain
 from linprobe_store.format.layout import ENCODER_FILE
 from linprobe_store.format.spec import EncoderSpec
 from linprobe_store.handles.split import Split
+from linprobe_train.results.labels import as_labels, as_names
 from linprobe_train.results.on_images import ImagePredictions, classify_images, encoder_beside
 from linprobe_train.results.probe_file import (
     ARRAYS_FILE,
@@ -81,18 +82,20 @@ class SavedProbe:
         return np.concatenate(blocks) if blocks else np.empty((0, len(self.classes)))
 
     def predict(self, features: Features) -> NDArray[np.generic]:
-        """Name of the most probable class of every row, (n,); of equal ones, of the smaller id.
+        """Most probable class of every row, (n,); of equal ones the first.
 
-        It takes the ``features`` of :meth:`predict_proba` and raises what it raises.
+        Texts, integers or booleans, as the labels of the fit were. It takes the ``features`` of
+        :meth:`predict_proba` and raises what it raises.
         """
-        names = np.array(self.classes, dtype=np.str_)
-        return np.asarray(names[self.predict_proba(features).argmax(axis=1)])
+        return np.asarray(self.card.labels[self.predict_proba(features).argmax(axis=1)])
 
     def score(self, features: Features, labels: ArrayLike | None = None) -> float:
         """Share of rows whose class is the most probable one; mean average precision of multi-hot.
 
-        ``labels`` are (n,) names of classes, or (n, k) multi-hot; a stored split brings its own.
-        ``DataError``: there are none, or not one for every row; else as :meth:`predict_proba`.
+        ``labels`` are (n,) classes, or (n, k) multi-hot; a stored split brings its own. Those of
+        another kind than the probe was fitted on are taken as the classes that they mean: 1 as "1".
+        ``DataError``: there are none, or not one for every row, or one of another kind means no
+        class of the probe; else as :meth:`predict_proba`.
         """
         if isinstance(features, Split) and labels is None:
             own = features.labels
@@ -100,8 +103,9 @@ class SavedProbe:
             labels = own if own.ndim == 2 else names[own]
         if labels is None:
             raise DataError("an array of features needs labels", hint="pass labels of shape (n,)")
-        wanted, p = np.asarray(labels), self.predict_proba(features)
-        if len(wanted) != len(p) or (wanted.ndim == 2) != self.probe.multi_label:
+        wanted, p = as_labels(labels), self.predict_proba(features)
+        n_axes = 2 if self.probe.multi_label else 1
+        if wanted.ndim != n_axes or len(wanted) != len(p):
             what = f"{len(p)} rows of features and labels of shape {wanted.shape}"
             raise DataError(what, hint="give one label for every row, as the probe was fitted on")
         if wanted.ndim == 2:
@@ -110,11 +114,11 @@ class SavedProbe:
             some = wanted.any(axis=0)
             return float(average_precision_score(wanted[:, some], p[:, some], average="macro"))
         named = np.array(self.classes, dtype=np.str_)[p.argmax(axis=1)]
-        return float((named == wanted.astype(np.str_)).mean())
+        return float((named == as_names(wanted, self.classes, self.card.kind)).mean())
 
     def predict_images(
         self,
-        images: Sequence[str | Path],
+        images: str | Path | Iterable[object],
         *,
         encoder: object | None = None,
         weights: Path | str | None = None,
@@ -125,7 +129,7 @@ class SavedProbe:
 
         Parameters
         ----------
-        images : paths. With ``encoder``, whatever its ``encode`` takes.
+        images : a path, or several. With ``encoder``, whatever its ``encode`` takes.
         encoder : the :class:`linprobe.Encoder` of the probe: one that is loaded already, or of a
             module of one's own; None loads it by its name.
         weights : checkpoint of the encoder, where it was extracted with one.
@@ -138,6 +142,7 @@ class SavedProbe:
 
         Raises
         ------
+        DataError : images are no paths, or the probe knows no encoder, and none is given.
         LinprobeError : no encoder of images is here, or it is not the probe's; nothing decodes.
         """
         return classify_images(self, images, encoder, weights, device, Path(store))
@@ -200,14 +205,14 @@ class SavedProbe:
     def to_sklearn(self) -> "Pipeline":
         """Copy into a fitted classifier of raw features (n, d) that needs nothing of ours.
 
-        Its ``classes_`` are the names of the classes that the probe was fitted on; a multi-label
+        Its ``classes_`` are the classes that the probe was fitted on, as labels; a multi-label
         probe gives scikit-learn's indicator matrix, with a column for each fitted class. The
         temperature is in its weights.
         """
         from sklearn.pipeline import Pipeline
         from sklearn.preprocessing import Normalizer
 
-        names = np.array([self.classes[i] for i in self.probe.fitted])
+        names = self.card.labels[self.probe.fitted]
         # scikit-learn checks that a pipeline was fitted by its last step alone.
         unit = [("unit", Normalizer())] if self.probe.normalize else []
         return Pipeline([*unit, ("probe", classifier_of(self.probe, names))])
