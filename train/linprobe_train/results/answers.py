@@ -4,9 +4,9 @@ A result is committed by one rename, so a folder that exists is a finished answe
 after every file in it was verified by the digests in ``result.json``.
 """
 
-import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -134,7 +134,7 @@ class Answers(Generic[R]):
                         break
                     if stored is not None:  # None where another run has just removed it
                         replaced = stored.message
-                        remove_unit(folder)
+                        _remove(folder)
         return Answer(result, folder, fresh=True, damage=replaced)
 
     def _find(self, folder: Path, question: Asked) -> R | ResultError | None:
@@ -151,9 +151,10 @@ class Answers(Generic[R]):
             if digest_of(result.question) == digest_of(question):
                 return result
             damage = ResultError(f"{folder / self.file} answers another question", hint=REMAKE)
-        if not os.path.lexists(folder):
+        try:
+            _check_ours(folder, damage)
+        except FileNotFoundError:
             return None
-        _check_ours(folder, damage)
         return damage
 
     def _remove_abandoned(self) -> None:
@@ -173,9 +174,21 @@ def read_result(folder: Path) -> ProbeResult | None:
     return Answers(folder.parent, ProbeResult).read(folder)
 
 
+def _remove(folder: Path) -> None:
+    """Remove a damaged answer, unless another run has just done so."""
+    try:
+        remove_unit(folder)
+    except StoreError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+
+
 def _check_ours(folder: Path, damage: ResultError) -> None:
-    """Refuse to replace what is no folder of a result, or holds files of somebody else."""
-    is_folder = folder.is_dir() and not folder.is_symlink()
+    """Refuse to replace what is no folder of a result, or holds files of somebody else.
+
+    ``FileNotFoundError``: nothing is there any more.
+    """
+    is_folder = stat.S_ISDIR(folder.lstat().st_mode)
     names = sorted(path.name for path in folder.iterdir()) if is_folder else []
     others = [name for name in names if not OURS.fullmatch(name)]
     if others or not is_folder:
