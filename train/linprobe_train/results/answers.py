@@ -4,6 +4,7 @@ A result is committed by one rename, so a folder that exists is a finished answe
 after every file in it was verified by the digests in ``result.json``.
 """
 
+import os
 import re
 import shutil
 import stat
@@ -151,9 +152,11 @@ class Answers(Generic[R]):
             if digest_of(result.question) == digest_of(question):
                 return result
             damage = ResultError(f"{folder / self.file} answers another question", hint=REMAKE)
+        if not os.path.lexists(folder):
+            return None
         try:
             _check_ours(folder, damage)
-        except FileNotFoundError:
+        except FileNotFoundError:  # removed between the two looks
             return None
         return damage
 
