@@ -35,22 +35,12 @@ def fit_probe(
     tolerance: Tolerance | None = None,
     sample_weight: ArrayLike | None = None,
 ) -> tuple[Probe, FitReport]:
-    """Fit one probe: the minimum of ``C sum_i w_i loss_i + ||W||^2 / 2``, intercept free.
-
-    The loss is scikit-learn's: multinomial for three classes and more, one logit for two, and one
-    logit a class for multi-label rows.
+    """Fit one probe on numbered classes; :func:`linprobe_train.fitted.fit_probe` takes any labels.
 
     Parameters
     ----------
-    features : a stored split, or an array (n, d) of numbers. float16 and float32 are not copied;
-        float64 is used as such only where ``settings.arithmetic`` is ``float64``.
     labels : (n,) class ids 0 to k - 1, or (n, k) multi-hot of 0 and 1; a stored split brings its
-        own.
-    C : inverse L2 strength, > 0, scikit-learn's meaning.
-    tap : which features of a stored split: ``embedding``, ``cls+patch_mean``, ``last4``, ...
-    settings : preparation, class weights, solver, threads, memory; the default L2-normalises rows.
-    tolerance : when to stop; the default asks for a rigorous relative gap of 1e-6.
-    sample_weight : (n,) weights >= 0, not all 0.
+        own. All else is as there.
 
     Returns
     -------
@@ -59,20 +49,7 @@ def fit_probe(
 
     Raises
     ------
-    DataError : shapes, labels or values that no probe can be fitted on.
-    OptionError : C or the memory limit is out of range.
-    IntegrityError : a stored split is damaged, or changed while it was read.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from linprobe import fit_probe
-    >>> rng = np.random.default_rng(0)
-    >>> y = np.arange(60) % 3
-    >>> X = np.eye(3)[y] + 0.1 * rng.standard_normal((60, 3))
-    >>> probe, report = fit_probe(X, y, C=10.0)
-    >>> probe.coef.shape, report.converged
-    ((3, 3), True)
+    DataError, OptionError, IntegrityError : as there.
     """
     rows, settings = as_rows(features, labels, tap=tap), settings or FitSettings()
     tolerance = tolerance or Tolerance()
@@ -95,22 +72,11 @@ def sweep(
     seed: int = 0,
     settings: FitSettings | None = None,
 ) -> Search:
-    """Choose C by a protocol on rows that are held out; fit on everything.
+    """Choose C for numbered classes, and fit; :func:`linprobe_train.fitted.sweep` takes any labels.
 
     Parameters
     ----------
-    features, labels : the training rows, as in :func:`fit_probe`.
-    val, val_labels : the rows C is chosen on, as ``features`` and ``labels``; None cuts them from
-        the training rows. The default protocol has 5 folds over all rows where val has less than
-        100. They may have classes that the training rows lack.
-    protocol : values of C, how one is chosen, and preparation; its tap is used for stored splits.
-    metric : held-out score that C is chosen by, a name of :mod:`linprobe_train.scores.metrics`;
-        losses are minimised. None for the protocol's rule: ``default`` chooses by likelihood.
-    folds : folds of cross-validation over all rows, C by the best score; 0 for the protocol's rule.
-    coarse_rows : where there are more rows to fit, about so many of them, a stratified part, are
-        searched first, and all rows only around what the part leaves in doubt. 0 for all rows.
-    seed : of the cut, the folds or the part.
-    settings : class weights, solver, threads, memory; its preparation is the protocol's.
+    labels, val_labels : class ids or multi-hot, as in :func:`fit_probe`. All else is as there.
 
     Returns
     -------
@@ -120,22 +86,7 @@ def sweep(
 
     Raises
     ------
-    DataError : as in :func:`fit_probe`; also val of another encoder or dimension.
-    OptionError : a metric that does not exist for these labels, or that C cannot be chosen by;
-        too little memory; ``coarse_rows`` below the number of classes, for rows with several
-        classes, or for a single C.
-    IntegrityError : as in :func:`fit_probe`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from linprobe import sweep
-    >>> rng = np.random.default_rng(0)
-    >>> y = np.arange(300) % 3
-    >>> X = np.eye(3)[y] + 0.3 * rng.standard_normal((300, 3))
-    >>> search = sweep(X[:200], y[:200], val=X[200:], val_labels=y[200:])
-    >>> search.fitted_on.n, search.fit.converged
-    (300, True)
+    DataError, OptionError, IntegrityError : as there.
     """
     protocol = protocol.changed(coarse_rows=coarse_rows) if coarse_rows else protocol
     settings, protocol = settings or FitSettings(), protocol.asked(metric, folds)
